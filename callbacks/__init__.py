@@ -1,0 +1,1 @@
+"""What is logged and drawn during and after training: one callback per file."""

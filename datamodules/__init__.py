@@ -1,0 +1,1 @@
+"""Recordings and labels in, shards and batches of chunks out."""

@@ -1,0 +1,1 @@
+"""Disentangled multidimensional metric learning for music similarity."""

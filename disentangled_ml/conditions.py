@@ -1,0 +1,180 @@
+"""Labels to relations: who is similar to whom under a condition.
+
+A condition is a notion of similarity. It encodes the labels of N tracks as one tensor and relates two sets of encoded
+tracks by two boolean matrices, ``positive`` and ``negative``, both (A, B). A pair can be neither: a track without a label
+takes no part, and relative tempo leaves an undecided zone. No pair is ever both. The relations are symmetric.
+
+* Tags (J. Lee et al., ICASSP 2020): positive if two tracks share at least one tag, negative if both are labelled and
+  share none.
+* Tempo, absolute (the same paper): positive within 5 BPM, negative otherwise.
+* Tempo, relative: positive within 4 %; negative when farther apart than a margin *and* not within 4 % of an octave
+  relation (ratios 2, 4, ...), since estimated tempi err by octaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+MIN_BPM, MAX_BPM = 10.0, 1000.0  # what a tempo can be; anything else is a unit or parsing error
+
+
+class Relation(NamedTuple):
+    """Hold the two boolean matrices of a relation.
+
+    Shape:
+        positive: (A, B) bool.
+        negative: (A, B) bool, never True where ``positive`` is.
+    """
+
+    positive: Tensor
+    negative: Tensor
+
+
+@dataclass(frozen=True)
+class TagCondition:
+    """Relate tracks by shared tags out of a vocabulary.
+
+    >>> genre = TagCondition("genre", ("jazz", "rock"))
+    >>> labels = genre.encode([["rock"], ["jazz", "rock"], ["jazz"], None])
+    >>> genre.relate(labels, labels).positive.int().tolist()
+    [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    >>> genre.relate(labels, labels).negative.int().tolist()
+    [[0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    """
+
+    name: str
+    vocabulary: tuple[str, ...]
+
+    def encode(self, labels: Sequence[Iterable[str] | None]) -> Tensor:
+        """Encode the tags of N tracks; tags outside the vocabulary are ignored.
+
+        Shape:
+            returns: (N, V) bool, V the size of the vocabulary.
+        """
+        column = {tag: i for i, tag in enumerate(self.vocabulary)}
+        encoded = torch.zeros(len(labels), len(self.vocabulary), dtype=torch.bool)
+        for row, tags in enumerate(labels):
+            known = [column[tag] for tag in tags or () if tag in column]
+            encoded[row, known] = True
+        return encoded
+
+    def relate(self, a: Tensor, b: Tensor) -> Relation:
+        """Relate encoded tracks a (A, V) and b (B, V)."""
+        shares = (a.float() @ b.float().T) > 0
+        both_labelled = a.any(1)[:, None] & b.any(1)[None, :]
+        return Relation(shares, both_labelled & ~shares)
+
+    def rarity(self, labels: Tensor) -> Tensor:
+        """Weigh tracks so that drawing by the weights is drawing a present tag first, then one of its tracks.
+
+        Shape:
+            labels: (N, V) as encoded.
+            returns: (N,) weights, 0 for tracks without label.
+
+        >>> genre = TagCondition("genre", ("jazz", "rock"))
+        >>> genre.rarity(genre.encode([["rock"], ["rock"], ["jazz"], None])).tolist()
+        [0.5, 0.5, 1.0, 0.0]
+        """
+        count = labels.float().sum(0)
+        return labels.float() @ torch.where(count > 0, 1 / count.clamp(min=1), 0.0)
+
+
+@dataclass(frozen=True)
+class TempoCondition:
+    """Relate tracks by tempo.
+
+    Args:
+        name: Name of the condition.
+        relation: ``absolute`` or ``relative``, see the module's description.
+        tolerance_bpm: Half width of the positive zone of ``absolute``, in BPM.
+        tolerance: Half width of the positive and octave zones of ``relative``, as a ratio.
+        margin: Ratio beyond which ``relative`` takes two tempi as different.
+
+    Raises:
+        ValueError: for an unknown relation or a margin below the tolerance.
+
+    >>> tempo = TempoCondition(relation="relative")
+    >>> labels = tempo.encode([100, 103, 109, 130, 201])
+    >>> relation = tempo.relate(labels[:1], labels)
+    >>> relation.positive.int().tolist(), relation.negative.int().tolist()
+    ([[1, 1, 0, 0, 0]], [[0, 0, 0, 1, 0]])
+    """
+
+    name: str = "tempo"
+    relation: Literal["absolute", "relative"] = "absolute"
+    tolerance_bpm: float = 5.0
+    tolerance: float = 0.04
+    margin: float = 0.16
+
+    def __post_init__(self):
+        if self.relation not in ("absolute", "relative"):
+            raise ValueError(f"tempo relation {self.relation!r} is unknown: choose absolute or relative")
+        if self.margin < self.tolerance:
+            raise ValueError(f"tempo margin {self.margin} must not be below the tolerance {self.tolerance}")
+
+    def encode(self, labels: Sequence[float | None]) -> Tensor:
+        """Encode the tempi of N tracks.
+
+        Shape:
+            returns: (N, 1) float32 in BPM, NaN where unknown.
+        """
+        values = [float("nan") if bpm is None else float(bpm) for bpm in labels]
+        return torch.tensor(values, dtype=torch.float32)[:, None]
+
+    def relate(self, a: Tensor, b: Tensor) -> Relation:
+        """Relate encoded tracks a (A, 1) and b (B, 1)."""
+        known = ~a.isnan() & ~b.isnan().T
+        if self.relation == "absolute":
+            positive = (a - b.T).abs() <= self.tolerance_bpm
+            return Relation(positive & known, ~positive & known)
+        octaves = (a / b.T).log2().abs()
+        tolerance, margin = (torch.tensor(1 + x).log2() for x in (self.tolerance, self.margin))
+        to_octave = (octaves - octaves.round().clamp(min=1)).abs()
+        negative = (octaves > margin) & (to_octave > tolerance)
+        return Relation((octaves <= tolerance) & known, negative & known)
+
+    def rarity(self, labels: Tensor) -> Tensor:
+        """Weigh all tracks that have a tempo alike; (N, 1) to (N,)."""
+        return (~labels[:, 0].isnan()).float()
+
+
+Condition = TagCondition | TempoCondition
+
+
+def relate_tracks(track: Tensor, start: Tensor, min_gap: int) -> Relation:
+    """Relate chunks by the recording they come from.
+
+    Positive are chunks of one track that begin at least ``min_gap`` frames apart, negative those of two tracks.
+
+    Shape:
+        track: (B,) int64, number of the track.
+        start: (B,) int64, first frame of the chunk.
+
+    >>> relation = relate_tracks(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 10, 70, 0]), min_gap=64)
+    >>> relation.positive.int().tolist()
+    [[0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    """
+    same = track[:, None] == track[None, :]
+    apart = (start[:, None] - start[None, :]).abs() >= min_gap
+    return Relation(same & apart, ~same)
+
+
+def forbid_positives(relation: Relation, forbidden: Tensor) -> Relation:
+    """Take pairs (A, B) out of the positives, such as chunks of one track or tracks by one artist."""
+    return Relation(relation.positive & ~forbidden, relation.negative)
+
+
+def same_group(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """Tell which pairs belong to one known group (artist); -1 stands for unknown and equals nothing.
+
+    Shape:
+        a: (A,) int64; b: (B,) int64, a itself by default.
+        returns: (A, B) bool.
+    """
+    b = a if b is None else b
+    return (a[:, None] == b[None, :]) & (a[:, None] >= 0)

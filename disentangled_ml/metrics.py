@@ -1,0 +1,73 @@
+"""Triplet accuracy: the share of triplets with D(anchor, positive) < D(anchor, negative), strictly.
+
+A collapsed embedding, whose distances are all equal, scores 0. Counts are summed over batches and processes before they
+are divided: never means of means. Intervals are 95 % bootstrap intervals over the anchor tracks, since triplets with one
+anchor are not independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+N_RESAMPLES = 1000
+
+
+def count_correct(dist_ap: Tensor, dist_an: Tensor, condition: Tensor, n_conditions: int) -> tuple[Tensor, Tensor]:
+    """Count correct and all triplets per condition.
+
+    Shape:
+        dist_ap, dist_an, condition: (T,).
+        returns: correct, total, both (n_conditions,) float64.
+
+    >>> correct, total = count_correct(torch.tensor([.1, .5, .5]), torch.tensor([.2, .5, .6]), torch.tensor([0, 0, 1]), 2)
+    >>> correct.tolist(), total.tolist()
+    ([1.0, 1.0], [2.0, 1.0])
+    """
+    correct, total = torch.zeros(2, n_conditions, dtype=torch.float64, device=dist_ap.device)
+    correct.index_add_(0, condition, (dist_ap < dist_an).double())
+    total.index_add_(0, condition, torch.ones_like(condition, dtype=torch.float64))
+    return correct, total
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Hold a triplet accuracy with its 95 % interval and the number of triplets; NaN where there are none."""
+
+    accuracy: float
+    ci95: tuple[float, float]
+    n: int
+
+
+def triplet_accuracy(correct: Tensor, anchors: Sequence[str], seed: int = 0) -> Accuracy:
+    """Average the outcomes of triplets, with a bootstrap interval over anchor tracks.
+
+    Args:
+        correct: Outcome per triplet.
+        anchors: Anchor track of each triplet.
+        seed: Of the resampling.
+
+    Shape:
+        correct: (T,) bool.
+
+    >>> triplet_accuracy(torch.tensor([True, True, False, True]), ["a", "a", "b", "c"]).accuracy
+    0.75
+    """
+    if len(correct) == 0:
+        return Accuracy(float("nan"), (float("nan"), float("nan")), 0)
+    row = {anchor: i for i, anchor in enumerate(dict.fromkeys(anchors))}
+    member = torch.tensor([row[anchor] for anchor in anchors])
+    hits = torch.zeros(len(row), dtype=torch.float64).index_add_(0, member, correct.double())
+    trials = torch.zeros(len(row), dtype=torch.float64).index_add_(0, member, torch.ones(len(member)).double())
+    generator = torch.Generator().manual_seed(seed)
+    resampled = torch.stack(
+        [
+            hits[drawn].sum() / trials[drawn].sum()
+            for drawn in (torch.randint(len(row), (len(row),), generator=generator) for _ in range(N_RESAMPLES))
+        ]
+    )
+    low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Accuracy(correct.double().mean().item(), (low, high), len(correct))

@@ -1,0 +1,125 @@
+"""Shapes that travel between the data modules, the model and the callbacks.
+
+Conventions, used everywhere in the project:
+
+* ``B`` chunks in a batch, ``T`` triplets, ``C`` conditions, ``D`` embedding dimensions.
+* A *condition index* is the position of a condition in the configured order; the index ``C`` stands for ``track``.
+* A triplet is always (anchor, positive, negative).
+* A *start* is counted in frames of the spectrogram; ``None`` stands for the whole track.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+TRACK = "track"  # the name of the condition "from the same recording"
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class AudioSettings:
+    """Describe how a recording becomes a log-mel spectrogram (J. Lee et al., ICASSP 2020).
+
+    Attributes:
+        sample_rate: In Hz; every recording is resampled to it.
+        n_fft: Window and FFT length in samples.
+        hop_length: Step between frames in samples.
+        n_mels: Number of mel bands (Slaney scale and norm, magnitude, as librosa's).
+    """
+
+    sample_rate: int = 22050
+    n_fft: int = 1024
+    hop_length: int = 512
+    n_mels: int = 128
+
+    def seconds(self, frames: int) -> float:
+        """Give the time in seconds at which a frame begins.
+
+        >>> round(AudioSettings().seconds(129), 3)
+        2.995
+        """
+        return frames * self.hop_length / self.sample_rate
+
+    def frames(self, seconds: float) -> int:
+        """Give the frame nearest to a time in seconds; undoes ``seconds``.
+
+        >>> AudioSettings().frames(AudioSettings().seconds(77))
+        77
+        """
+        return round(seconds * self.sample_rate / self.hop_length)
+
+    def chunk_samples(self, frames: int) -> int:
+        """Give the number of samples whose centred spectrogram has ``frames`` frames.
+
+        >>> AudioSettings().chunk_samples(129)
+        65536
+        """
+        return (frames - 1) * self.hop_length
+
+
+class TripletBatch(NamedTuple):
+    """Hold triplets as index rows into a batch of chunks.
+
+    Shape:
+        indices: (T, 3) int64, columns anchor, positive, negative.
+        condition: (T,) int64, condition index of each triplet; ``C`` for track.
+    """
+
+    indices: Tensor
+    condition: Tensor
+
+
+class ChunkBatch(NamedTuple):
+    """Hold the chunks of a training batch, each to be embedded once, and their triplets.
+
+    Shape:
+        audio: (B, 1, n_mels, frames) log-mel, or (B, samples) waveform.
+        triplets: rows into ``audio``.
+    """
+
+    audio: Tensor
+    triplets: TripletBatch
+
+
+class TrackChunks(NamedTuple):
+    """Hold chunks of whole tracks for evaluation.
+
+    Shape:
+        audio: (B, 1, n_mels, frames) or (B, samples).
+        track: (B,) int64, row into ``track_ids``.
+        start: (B,) int64, first frame of each chunk.
+        in_mean: (B,) bool, True for the non-overlapping chunks whose mean is the track's embedding.
+        track_ids: the tracks, one string each.
+    """
+
+    audio: Tensor
+    track: Tensor
+    start: Tensor
+    in_mean: Tensor
+    track_ids: list[str]
+
+
+class Member(NamedTuple):
+    """Name one member of a listed triplet: a track, or the chunk of it that begins at frame ``start``."""
+
+    track_id: str
+    start: int | None = None
+
+
+class TrackInfo(NamedTuple):
+    """Hold what is known about one track besides its audio.
+
+    Attributes:
+        track_id: Unique name.
+        artist: Name of the artist, None where unknown.
+        frames: Length of its spectrogram.
+        labels: Per condition the tags (list of str) or the tempo (float, BPM); a condition without label is absent.
+    """
+
+    track_id: str
+    artist: str | None
+    frames: int
+    labels: dict[str, list[str] | float]

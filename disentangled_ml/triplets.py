@@ -1,0 +1,87 @@
+"""Relations to triplets: drawn without loops and deterministic given a generator.
+
+Anchors are drawn uniformly among the rows that have at least one positive and one negative, then a positive
+and a negative uniformly among those of the anchor's row. Drawing is with replacement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from disentangled_ml.conditions import Condition, Relation, forbid_positives, same_group
+from disentangled_ml.structures import TripletBatch
+
+ANCHORS_PER_BLOCK = 256  # rows of a relation held at a time when a whole split is related
+
+
+def draw_columns(allowed: Tensor, generator: Generator) -> Tensor:
+    """Draw one True column per row, uniformly.
+
+    Shape:
+        allowed: (N, B) bool, at least one True per row.
+        returns: (N,) int64.
+
+    >>> draw_columns(torch.tensor([[False, True, False], [True, False, False]]), torch.Generator()).tolist()
+    [1, 0]
+    """
+    rank = allowed.cumsum(1)
+    wanted = torch.rand(len(allowed), 1, generator=generator, dtype=torch.float64) * rank[:, -1:]
+    return (rank > wanted).int().argmax(1)
+
+
+def draw_triplets(relation: Relation, n: int, generator: Generator) -> Tensor:
+    """Draw n triplets from a relation of B items with themselves.
+
+    Shape:
+        returns: (n, 3) int64 rows (anchor, positive, negative), or (0, 3) where the relation allows no triplet.
+    """
+    positive, negative = relation
+    anchors = (positive.any(1) & negative.any(1)).nonzero()[:, 0]
+    if n == 0 or len(anchors) == 0:
+        return torch.empty(0, 3, dtype=torch.int64)
+    anchor = anchors[torch.randint(len(anchors), (n,), generator=generator)]
+    return torch.stack(
+        [anchor, draw_columns(positive[anchor], generator), draw_columns(negative[anchor], generator)], dim=1
+    )
+
+
+def draw_batch(relations: Sequence[Relation], counts: Sequence[int], generator: Generator) -> TripletBatch:
+    """Draw ``counts[c]`` triplets from each relation c; the position of a relation becomes the condition index.
+
+    A relation that allows no triplet gives none.
+    """
+    drawn = [draw_triplets(relation, n, generator) for relation, n in zip(relations, counts, strict=True)]
+    sizes = torch.tensor([len(rows) for rows in drawn])
+    return TripletBatch(torch.cat(drawn), torch.arange(len(drawn)).repeat_interleave(sizes))
+
+
+def draw_from_split(condition: Condition, labels: Tensor, artist: Tensor, n: int, generator: Generator) -> Tensor:
+    """Draw n triplets of whole tracks from a split, of which only a block of rows is related at a time.
+
+    Tracks are tried as anchors in random order, over and over, until n triplets are found or a whole round gives none.
+
+    Shape:
+        labels: (N, V) as encoded by the condition.
+        artist: (N,) int64, -1 where unknown; anchor and positive are never by the same artist.
+        returns: (n, 3) int64, fewer rows (0, 3) only where the split allows no triplet at all.
+    """
+    found, wanted = [torch.empty(0, 3, dtype=torch.int64)], n
+    while wanted > 0:
+        before = wanted
+        for anchor in torch.randperm(len(labels), generator=generator).split(ANCHORS_PER_BLOCK):
+            forbidden = same_group(artist[anchor], artist) | (anchor[:, None] == torch.arange(len(labels)))
+            positive, negative = forbid_positives(condition.relate(labels[anchor], labels), forbidden)
+            valid = positive.any(1) & negative.any(1)
+            anchor, positive, negative = anchor[valid][:wanted], positive[valid][:wanted], negative[valid][:wanted]
+            found.append(
+                torch.stack([anchor, draw_columns(positive, generator), draw_columns(negative, generator)], dim=1)
+            )
+            wanted -= len(anchor)
+            if wanted == 0:
+                break
+        if wanted == before:
+            break
+    return torch.cat(found)
