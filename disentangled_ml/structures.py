@@ -123,3 +123,12 @@ class TrackInfo(NamedTuple):
     artist: str | None
     frames: int
     labels: dict[str, list[str] | float]
+
+
+class ListedTriplet(NamedTuple):
+    """Hold one triplet of a fixed list; the condition may be ``track``."""
+
+    condition: str
+    anchor: Member
+    positive: Member
+    negative: Member

@@ -1,0 +1,121 @@
+"""Recordings in: mono samples out; and the FLAC members of shards (the only file that imports soundfile).
+
+Conventions: a waveform is float32, shape (n,), full scale 1. What cannot be used raises ``UnusableAudio``, whose message is
+the reason that stands in ``rejected.csv``: one line, without the path.
+
+libsndfile's mp3 decoder writes its own notes about damaged streams to stderr; they cannot be silenced from here.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+LEGAL_SAMPLE_RATES = (4_000, 768_000)  # beyond, the header is wrong, and resampling to 22,050 Hz could fill the memory
+SILENCE_DBFS = -80.0
+MAX_PEAK = 1e6  # floating-point files may exceed full scale; beyond this a float16 spectrogram of them may overflow
+BLOCK_FRAMES = 1 << 16  # bounds the memory of a block at the 1,024 channels that libsndfile allows to 256 MB
+
+
+class UnusableAudio(ValueError):
+    """Say in one line why a recording is rejected."""
+
+
+class _Stream(soundfile.SoundFile):
+    """Read forwards only.
+
+    On seekable files soundfile cuts reads to the header's length and seeks after each; the first loses samples, the second
+    fails at the end of FLAC streams of unknown length and restarts the mp3 decoder between blocks.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def decode(path: Path) -> tuple[np.ndarray, int]:
+    """Decode a recording (wav, flac, ogg, mp3, ...) to mono, the mean of its channels.
+
+    The length is that of what decodes, whatever the header says. Of a file cut off in the middle, what the decoder gives is
+    kept (wav, ogg, mp3; FLAC raises an error, as the decoder does). Channels of opposite phase cancel in the mean: such a
+    recording has no mono signal, and silence is then the reason it is given.
+
+    Returns:
+        Waveform and sample rate in Hz.
+
+    Shape:
+        waveform: (n,) float32, n >= 1.
+
+    Raises:
+        UnusableAudio: The file is missing, empty, not a recording, silent, or holds no usable samples.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UnusableAudio("missing file")
+    if not path.is_file():
+        raise UnusableAudio("not a file")
+    if path.stat().st_size == 0:
+        raise UnusableAudio("empty file")
+    blocks = []
+    try:
+        with _Stream(os.fsencode(path)) as file, np.errstate(invalid="ignore", over="ignore"):
+            sample_rate = file.samplerate
+            while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                blocks.append(block.mean(axis=1))
+    except soundfile.LibsndfileError as error:
+        detail = " ".join(error.error_string.split()).removeprefix("Error : ").rstrip(".")
+        raise UnusableAudio(f"not a decodable recording: {detail}") from error
+    except TypeError as error:  # soundfile asks for the sample rate of a file named *.raw
+        raise UnusableAudio("not a decodable recording: samples without a header") from error
+    if not blocks:
+        raise UnusableAudio("no samples")
+    low, high = LEGAL_SAMPLE_RATES
+    if not low <= sample_rate <= high:
+        raise UnusableAudio(f"sample rate of {sample_rate} Hz (legal: {low} to {high})")
+    waveform = np.concatenate(blocks)
+    peak = np.abs(waveform).max()
+    if not peak < MAX_PEAK:  # so written that NaN fails it
+        raise UnusableAudio(f"non-finite samples, or above {MAX_PEAK:g} (full scale is 1)")
+    if peak < 10 ** (SILENCE_DBFS / 20):
+        raise UnusableAudio(f"silent (peak below {SILENCE_DBFS:.0f} dBFS)")
+    return waveform, sample_rate
+
+
+def encode_flac(waveform: np.ndarray, sample_rate: int) -> bytes:
+    """Encode a waveform as 16-bit FLAC, clipped to [-1, 1]; ``decode_flac`` undoes it to one step of 16 bits.
+
+    Shape:
+        waveform: (n,) floating point.
+
+    Raises:
+        ValueError: If the waveform is not one-dimensional.
+        soundfile.LibsndfileError: If FLAC does not know the sample rate (above 655,350 Hz).
+
+    >>> decode_flac(encode_flac(np.array([0.5, -2.0, 0.25]), 22050)).round(3).tolist()
+    [0.5, -1.0, 0.25]
+    """
+    if waveform.ndim != 1:
+        raise ValueError(f"a waveform has one dimension, got shape {waveform.shape}")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(waveform, -1.0, 1.0), sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def decode_flac(data: bytes, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Decode the samples ``start`` to ``stop`` of a FLAC stream, and little more than those.
+
+    Equal to ``decode_flac(data)[start:stop]``, also beyond the end.
+
+    Shape:
+        returns: (n,) float32.
+
+    Raises:
+        soundfile.LibsndfileError: If the bytes are no recording.
+
+    >>> decode_flac(encode_flac(np.arange(8) / 8, 22050), start=2, stop=4).round(3).tolist()
+    [0.25, 0.375]
+    """
+    return soundfile.read(io.BytesIO(data), start=start, stop=stop, dtype="float32")[0]

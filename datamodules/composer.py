@@ -1,0 +1,201 @@
+"""From a stream of tracks to training batches: which tracks, which chunks, which triplets.
+
+A bounded pool of tracks stands between the stream and the batches. Half of the tracks of a batch are *fresh*: drawn from the
+pool at random, each once per epoch, so an epoch shows every track. The other half are *partners*: pairs of a rare anchor and
+a positive of it, for one condition after the other, so that every condition has triplets in every batch and rare tags are not
+drowned. Everything is drawn from one generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from disentangled_ml.conditions import Condition, Relation, forbid_positives, relate_tracks, same_group
+from disentangled_ml.structures import ChunkBatch, TripletBatch
+from disentangled_ml.triplets import draw_batch, draw_columns
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Say how batches are composed.
+
+    Attributes:
+        chunk_frames: Length of a chunk.
+        chunks_per_track: Chunks of a track in a batch, at most half overlapping where the track is long enough.
+        tracks_per_batch: Tracks in a batch, half of them fresh.
+        pool_tracks: Tracks held to choose from.
+        triplets_per_condition: Triplets drawn per batch for each condition.
+        track_triplets: Triplets drawn per batch for the track condition.
+    """
+
+    chunk_frames: int = 129
+    chunks_per_track: int = 4
+    tracks_per_batch: int = 16
+    pool_tracks: int = 512
+    triplets_per_condition: int = 256
+    track_triplets: int = 256
+
+    @property
+    def fresh_tracks(self) -> int:
+        """Number of tracks in a batch that are seen for the first time in the epoch."""
+        return max(1, self.tracks_per_batch // 2)
+
+
+class StreamedTrack(NamedTuple):
+    """Hold one track as it comes from the shards.
+
+    Attributes:
+        frames: Length of the spectrogram.
+        read_chunk: Gives the audio of the chunk that begins at a frame.
+        labels: Encoded label per condition, each (1, V).
+        artist: Code of the artist, -1 where unknown.
+    """
+
+    frames: int
+    read_chunk: Callable[[int], np.ndarray]
+    labels: list[Tensor]
+    artist: int
+
+
+def draw_starts(frames: int, chunk_frames: int, n: int, generator: Generator) -> Tensor:
+    """Draw the first frames of n chunks of a track.
+
+    Where the track is long enough no two chunks overlap by more than half, and every legal start can occur, the first and
+    the last included; in a shorter track the starts are drawn independently.
+
+    Shape:
+        returns: (n,) int64, from 0 to frames - chunk_frames.
+
+    >>> draw_starts(129, 129, 2, torch.Generator()).tolist()
+    [0, 0]
+    """
+    last, gap = frames - chunk_frames, -(-chunk_frames // 2)
+    slack = last - (n - 1) * gap
+    if slack < 0:
+        return torch.randint(last + 1, (n,), generator=generator)
+    starts = torch.randint(slack + 1, (n,), generator=generator).sort().values
+    return starts + gap * torch.arange(n)
+
+
+class TrackPool:
+    """Hold a bounded number of streamed tracks, and know which were fresh already."""
+
+    def __init__(self, stream: Iterable[StreamedTrack], size: int):
+        self.stream = iter(stream)
+        self.size = size
+        self.tracks: list[StreamedTrack] = []
+        self.used: list[bool] = []
+
+    def refill(self) -> None:
+        """Fill up from the stream; tracks that were used give way."""
+        for track in islice(self.stream, self.size - len(self.tracks)):
+            self.tracks.append(track)
+            self.used.append(False)
+        if len(self.tracks) == self.size:
+            slots = [slot for slot, used in enumerate(self.used) if used]
+            for slot, track in zip(slots, self.stream, strict=False):  # zip takes a slot first, so no track is lost
+                self.tracks[slot], self.used[slot] = track, False
+
+    def draw_fresh(self, n: int, generator: Generator) -> list[int]:
+        """Draw up to n slots of tracks not yet used, and mark them used."""
+        slots = torch.tensor([slot for slot, used in enumerate(self.used) if not used], dtype=torch.int64)
+        drawn = slots[torch.randperm(len(slots), generator=generator)[:n]].tolist()
+        for slot in drawn:
+            self.used[slot] = True
+        return drawn
+
+    def labels(self, condition: int) -> Tensor:
+        """Give the encoded labels (N, V) of all tracks held."""
+        return torch.cat([track.labels[condition] for track in self.tracks])
+
+    def artists(self) -> Tensor:
+        """Give the artist codes (N,) of all tracks held."""
+        return torch.tensor([track.artist for track in self.tracks])
+
+
+def draw_pair(condition: Condition, labels: Tensor, artist: Tensor, generator: Generator) -> list[int]:
+    """Draw an anchor, rare tags first, and a positive of it; an empty list where there is none.
+
+    Shape:
+        labels: (N, V) as encoded; artist: (N,).
+    """
+    weight = condition.rarity(labels)
+    if not weight.any():
+        return []
+    anchor = torch.multinomial(weight, 1, generator=generator)
+    forbidden = same_group(artist[anchor], artist) | (anchor[:, None] == torch.arange(len(labels)))
+    positive = forbid_positives(condition.relate(labels[anchor], labels), forbidden).positive
+    if not positive.any():
+        return []
+    return [anchor.item(), draw_columns(positive, generator).item()]
+
+
+def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan, generator: Generator) -> list[int]:
+    """Choose the slots of a batch: fresh tracks, then pairs for one condition after the other, then any."""
+    wanted = min(plan.tracks_per_batch, len(pool.tracks))
+    chosen = dict.fromkeys(pool.draw_fresh(plan.fresh_tracks, generator))
+    artist = pool.artists()
+    labels = [pool.labels(c) for c in range(len(conditions))]
+    offset = int(torch.randint(len(conditions), (1,), generator=generator))
+    for turn in range(wanted - len(chosen)):  # a turn adds two tracks at the most, perhaps none
+        if len(chosen) >= wanted:
+            break
+        c = (offset + turn) % len(conditions)
+        chosen.update(dict.fromkeys(draw_pair(conditions[c], labels[c], artist, generator)))
+    rest = [slot for slot in torch.randperm(len(pool.tracks), generator=generator).tolist() if slot not in chosen]
+    return [*chosen, *rest][:wanted]
+
+
+def draw_chunk_triplets(
+    conditions: list[Condition], tracks: list[StreamedTrack], start: Tensor, plan: BatchPlan, generator: Generator
+) -> TripletBatch:
+    """Draw the triplets of a batch whose chunks lie track by track.
+
+    Condition triplets are drawn between tracks, then a chunk of each; track triplets between chunks.
+
+    Shape:
+        start: (tracks, chunks_per_track) int64, first frames.
+    """
+    k = plan.chunks_per_track
+    artist = torch.tensor([track.artist for track in tracks])
+    forbidden = same_group(artist) | torch.eye(len(tracks), dtype=torch.bool)
+    relations: list[Relation] = []
+    for c, condition in enumerate(conditions):
+        labels = torch.cat([track.labels[c] for track in tracks])
+        relations.append(forbid_positives(condition.relate(labels, labels), forbidden))
+    between = draw_batch(relations, [plan.triplets_per_condition] * len(relations), generator)
+    chunk = torch.randint(k, between.indices.shape, generator=generator)
+    same_track = relate_tracks(
+        torch.arange(len(tracks)).repeat_interleave(k), start.flatten(), min_gap=-(-plan.chunk_frames // 2)
+    )
+    within = draw_batch([same_track], [plan.track_triplets], generator)
+    return TripletBatch(
+        torch.cat([between.indices * k + chunk, within.indices]),
+        torch.cat([between.condition, within.condition + len(conditions)]),
+    )
+
+
+def compose_batches(
+    stream: Iterable[StreamedTrack], conditions: list[Condition], plan: BatchPlan, n_batches: int, generator: Generator
+) -> Iterator[ChunkBatch]:
+    """Compose exactly n batches; every track of the stream is in at least one, if n_batches * fresh_tracks suffices."""
+    pool = TrackPool(stream, plan.pool_tracks)
+    for _ in range(n_batches):
+        pool.refill()
+        if not pool.tracks:
+            return
+        tracks = [pool.tracks[slot] for slot in choose_tracks(pool, conditions, plan, generator)]
+        starts = [draw_starts(t.frames, plan.chunk_frames, plan.chunks_per_track, generator) for t in tracks]
+        audio = np.stack(
+            [track.read_chunk(start) for track, row in zip(tracks, starts, strict=True) for start in row.tolist()]
+        )
+        yield ChunkBatch(
+            torch.from_numpy(audio), draw_chunk_triplets(conditions, tracks, torch.stack(starts), plan, generator)
+        )

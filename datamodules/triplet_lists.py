@@ -1,0 +1,147 @@
+"""Fixed lists of triplets for validation and test, and their CSV form.
+
+Columns: ``condition, anchor_id, anchor_start, positive_id, positive_start, negative_id, negative_start``; starts are in
+seconds, empty for the whole track; the condition may be ``track``. Lists that are made compare whole tracks for every
+condition and chunks for ``track``. They are made once per split, seed and settings, and kept beside the shards.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from datamodules.index import ShardIndex
+from datamodules.streams import artist_code, seeded_generator
+from disentangled_ml.conditions import Condition
+from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member, TrackInfo
+from disentangled_ml.triplets import draw_from_split
+
+ROLES = ("anchor", "positive", "negative")
+COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))
+logger = logging.getLogger(__name__)
+
+
+class TripletListError(ValueError):
+    """Tell which line of a triplet list is wrong, and what would be right."""
+
+
+class ListSettings(NamedTuple):
+    """Say what a list is made of: how many triplets per condition, from which seed, with which length of chunks."""
+
+    triplets_per_condition: int = 1000
+    seed: int = 0
+    chunk_frames: int = 129
+
+
+def make_triplets(infos: list[TrackInfo], conditions: list[Condition], settings: ListSettings) -> list[ListedTriplet]:
+    """Draw the triplets of every condition between whole tracks, and the track triplets between their chunks.
+
+    The chunks of a track triplet are non-overlapping ones, which the whole tracks' embeddings need anyway. A condition
+    without any valid triplet gives none, and says so in the log.
+    """
+    triplets = []
+    artist = torch.tensor([artist_code(info.artist) for info in infos])
+    for c, condition in enumerate(conditions):
+        labels = condition.encode([info.labels.get(condition.name) for info in infos])
+        generator = seeded_generator(settings.seed, c)
+        rows = draw_from_split(condition, labels, artist, settings.triplets_per_condition, generator).tolist()
+        if not rows:
+            logger.warning("no triplet of condition %s is possible among %d tracks", condition.name, len(infos))
+        triplets += [ListedTriplet(condition.name, *(Member(infos[track].track_id) for track in row)) for row in rows]
+    return triplets + make_track_triplets(infos, len(conditions), settings)
+
+
+def make_track_triplets(infos: list[TrackInfo], c: int, settings: ListSettings) -> list[ListedTriplet]:
+    """Draw triplets of chunks: two of one track, one of another."""
+    chunks = [range(0, info.frames - settings.chunk_frames + 1, settings.chunk_frames) for info in infos]
+    able = [i for i, starts in enumerate(chunks) if len(starts) > 1]
+    if not able or len(infos) < 2:
+        logger.warning("no track triplet is possible among %d tracks: too few or too short", len(infos))
+        return []
+    generator = seeded_generator(settings.seed, c)
+
+    def draw(n: int) -> int:
+        return int(torch.randint(n, (1,), generator=generator))
+
+    triplets = []
+    for turn in range(settings.triplets_per_condition):
+        anchor = able[turn % len(able)]
+        negative = (anchor + 1 + draw(len(infos) - 1)) % len(infos)
+        first, second = torch.randperm(len(chunks[anchor]), generator=generator)[:2].tolist()
+        members = [(anchor, first), (anchor, second), (negative, draw(len(chunks[negative])))]
+        triplets.append(ListedTriplet(TRACK, *(Member(infos[i].track_id, chunks[i][k]) for i, k in members)))
+    return triplets
+
+
+def kept_triplets(
+    index: ShardIndex, split: str, infos: list[TrackInfo], conditions: list[Condition], settings: ListSettings
+) -> list[ListedTriplet]:
+    """Read the list of a split that is kept beside the shards; make it where there is none for these settings."""
+    content = repr((index.fingerprint(), conditions, settings))
+    digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
+    path = index.root / "triplets" / f"{split}-seed{settings.seed}-{digest}.csv"
+    if not path.is_file():
+        triplets = make_triplets(infos, conditions, settings)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_triplets(path, triplets, index.audio)
+        except OSError as error:
+            logger.warning("the triplet list cannot be kept beside the shards (%s)", error)
+        return triplets
+    return read_triplets(path, index.audio)
+
+
+def write_triplets(path: Path, triplets: list[ListedTriplet], audio: AudioSettings) -> None:
+    """Write a list, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for condition, *members in triplets:
+            starts = ["" if m.start is None else f"{audio.seconds(m.start):.6f}" for m in members]
+            writer.writerow(
+                [condition, *(cell for m, s in zip(members, starts, strict=True) for cell in (m.track_id, s))]
+            )
+    temporary.replace(path)
+
+
+def read_triplets(path: Path, audio: AudioSettings) -> list[ListedTriplet]:
+    """Read a list.
+
+    Raises:
+        TripletListError: naming the file and line, if a column is missing or a cell has no legal value.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return list(parse_triplets(csv.DictReader(file), path, audio))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TripletListError(f"triplet list {path} cannot be read: {error}") from error
+
+
+def parse_triplets(reader: csv.DictReader, path: Path, audio: AudioSettings) -> Iterator[ListedTriplet]:
+    """Parse the rows of a list."""
+    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        raise TripletListError(f"triplet list {path} has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        members = []
+        for role in ROLES:
+            track_id, start = row[f"{role}_id"], row[f"{role}_start"]
+            if not track_id or start is None:
+                raise TripletListError(f"{where}: {role}_id is empty or the row is too short")
+            try:
+                seconds = float(start) if start else None
+                if seconds is not None and not 0 <= seconds < 1e6:
+                    raise ValueError
+            except ValueError:
+                raise TripletListError(f"{where}: {role}_start={start!r} is not a number of seconds >= 0") from None
+            members.append(Member(track_id, None if seconds is None else audio.frames(seconds)))
+        yield ListedTriplet(row["condition"], *members)

@@ -1,0 +1,371 @@
+"""Configuration: dataclass schemas, YAML files and ``key=value`` arguments to one read-only tree.
+
+Order, later wins: schema -> ``conf/config.yaml`` -> the chosen file of each group (``backbone=resnet`` takes
+``conf/backbone/resnet.yaml``) -> ``conf/experiment/NAME.yaml`` (which may choose groups too, under ``choices``) ->
+``key=value`` arguments -> resolve -> fail on what is still ``???`` -> checks across fields -> read-only.
+
+Arguments are ``key=value`` or ``--key=value`` (what a W&B agent passes); everything behind the first ``=`` is the value;
+``None``, ``True`` and lists may be written as in Python. An unknown key or choice is an error that names the legal ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+GROUPS = ("backbone", "frontend", "mask", "data", "trainer", "experiment")
+
+
+class ConfigError(ValueError):
+    """Tell what is wrong with the configuration, and what would be right."""
+
+
+@dataclass
+class BackboneConfig:
+    """Choose and size the network."""
+
+    name: str = MISSING
+    width: float = MISSING
+
+
+@dataclass
+class FrontendConfig:
+    """Choose how audio becomes a spectrogram."""
+
+    name: str = MISSING
+    trainable_stft: bool = False
+    trainable_mel: bool = False
+
+
+@dataclass
+class MaskConfig:
+    """Choose the condition masks."""
+
+    name: str = MISSING
+    start: str = MISSING
+
+
+@dataclass
+class TempoConfig:
+    """Say when two tempi are similar."""
+
+    relation: str = MISSING
+    tolerance_bpm: float = MISSING
+    tolerance: float = MISSING
+    margin: float = MISSING
+
+
+@dataclass
+class DataConfig:
+    """Say which shards are streamed and how batches are composed."""
+
+    shards: str = MISSING
+    conditions: list[str] | None = None
+    tempo: TempoConfig = field(default_factory=TempoConfig)
+    chunk_frames: int = MISSING
+    chunks_per_track: int = MISSING
+    tracks_per_batch: int = MISSING
+    pool_tracks: int = MISSING
+    triplets_per_condition: int = MISSING
+    track_triplets: int = MISSING
+    workers: int | None = None
+
+
+@dataclass
+class TrainerConfig:
+    """Say on what hardware training runs."""
+
+    accelerator: str = MISSING
+    devices: Any = MISSING
+    num_nodes: int = MISSING
+    strategy: str = MISSING
+    precision: str = MISSING
+    channels_last: bool = MISSING
+
+
+@dataclass
+class LossConfig:
+    """Weigh the parts of the loss."""
+
+    margin: float = MISSING
+    track_weight: float = MISSING
+    embedding_penalty: float = MISSING
+    mask_penalty: float = MISSING
+
+
+@dataclass
+class TrainingConfig:
+    """Say how long and how fast to train."""
+
+    max_epochs: int = MISSING
+    learning_rate: float = MISSING
+    weight_decay: float = MISSING
+    lr_factor: float = MISSING
+    lr_patience: int = MISSING
+    lr_reductions: int = MISSING
+    early_stopping_patience: int | None = None
+    gradient_clip: float | None = None
+
+
+@dataclass
+class EvaluationConfig:
+    """Size the fixed triplet lists of validation and test."""
+
+    triplets_per_condition: int = MISSING
+    tracks_per_batch: int = MISSING
+
+
+@dataclass
+class WandbConfig:
+    """Say where the run is logged."""
+
+    mode: str = MISSING
+    project: str = MISSING
+    entity: str | None = None
+
+
+@dataclass
+class TrainConfig:
+    """Hold everything ``python -m disentangled_ml.train`` takes."""
+
+    choices: dict[str, str] = field(default_factory=dict)
+    seed: int = MISSING
+    runs: str = MISSING
+    run_name: str | None = None
+    resume: bool = MISSING
+    embedding_dim: int | None = None
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+@dataclass
+class AudioConfig:
+    """Say how a recording becomes a log-mel spectrogram."""
+
+    sample_rate: int = MISSING
+    n_fft: int = MISSING
+    hop_length: int = MISSING
+    n_mels: int = MISSING
+
+
+@dataclass
+class PrepareConfig:
+    """Hold everything ``python -m disentangled_ml.prepare`` takes."""
+
+    manifest: str = MISSING
+    out: str = MISSING
+    conditions: list[str] | None = None
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    chunk_frames: int = MISSING
+    store_waveform: bool = MISSING
+    tempo: str = MISSING
+    split_shares: list[float] = MISSING
+    tracks_per_shard: int = MISSING
+    workers: int | None = None
+
+
+@dataclass
+class EvaluateConfig:
+    """Hold everything ``python -m disentangled_ml.evaluate`` takes."""
+
+    checkpoint: str = MISSING
+    shards: str = MISSING
+    triplets: str | None = None
+    out: str | None = None
+    seed: int = MISSING
+    triplets_per_condition: int = MISSING
+    tracks_per_batch: int = MISSING
+    accelerator: str = MISSING
+
+
+@dataclass
+class DemoConfig:
+    """Hold everything ``python -m disentangled_ml.demo`` takes."""
+
+    out: str = MISSING
+    pieces: int = MISSING
+    seconds: float = MISSING
+    seed: int = MISSING
+    workers: int | None = None
+
+
+SCHEMAS = {"config": TrainConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig, "demo": DemoConfig}
+
+
+def load_config(name: str, argv: list[str]) -> DictConfig:
+    """Build the read-only configuration ``name`` (a key of ``SCHEMAS`` and a file of ``conf/``) from arguments.
+
+    Raises:
+        ConfigError: for an unknown or ill-typed key, an unknown choice or a value that is still missing.
+    """
+    overrides = [split_argument(argument) for argument in argv]
+    base = OmegaConf.load(CONF / f"{name}.yaml")
+    tree = OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), base)
+    try:
+        if name == "config":
+            tree, overrides = merge_groups(tree, overrides)
+        for key, value in overrides:
+            check_key(tree, key)
+            tree = OmegaConf.merge(tree, parse_override(key, value))
+        OmegaConf.resolve(tree)
+    except OmegaConfBaseException as error:
+        key = error.full_key or ""
+        hint = legal_keys(tree, key) if isinstance(error, ConfigKeyError) else ""
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}{hint}") from error
+    missing = sorted(OmegaConf.missing_keys(tree))
+    if missing:
+        raise ConfigError(f"no value for {', '.join(missing)}: give it as {missing[0]}=VALUE")
+    check_fields(tree)
+    OmegaConf.set_readonly(tree, True)
+    return tree
+
+
+def split_argument(argument: str) -> tuple[str, str]:
+    """Split an argument at its first ``=``.
+
+    >>> split_argument("--resume=epoch=3.ckpt")
+    ('resume', 'epoch=3.ckpt')
+    """
+    key, equals, value = argument.removeprefix("--").partition("=")
+    if not equals or not key:
+        raise ConfigError(f"argument {argument!r} is not of the form key=value")
+    return key, value
+
+
+def parse_override(key: str, value: str) -> DictConfig:
+    """Parse one override into a tree; a Python ``None`` becomes null."""
+    return OmegaConf.from_dotlist([f"{key}={'null' if value == 'None' else value}"])
+
+
+def group_choices(group: str) -> list[str]:
+    """List the files of a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def merge_groups(tree: DictConfig, overrides: list[tuple[str, str]]) -> tuple[DictConfig, list[tuple[str, str]]]:
+    """Merge the chosen file of each group and the experiment; give the tree and the arguments that choose none."""
+    chosen = {key: value for key, value in overrides if key in GROUPS}
+    experiment = load_group("experiment", chosen.get("experiment", tree.choices.experiment))
+    choices = {**tree.choices, **experiment.get("choices", {}), **chosen}
+    for group in GROUPS:
+        if group != "experiment":
+            tree = OmegaConf.merge(tree, {group: load_group(group, choices[group])})
+    tree = OmegaConf.merge(tree, experiment, {"choices": choices})
+    return tree, [(key, value) for key, value in overrides if key not in GROUPS]
+
+
+def load_group(group: str, choice: str) -> DictConfig:
+    """Load the file of a choice.
+
+    Raises:
+        ConfigError: if there is none; names those there are.
+    """
+    if choice not in group_choices(group):
+        raise ConfigError(f"{group}={choice} is unknown: choose one of {', '.join(group_choices(group))}")
+    return OmegaConf.load(CONF / group / f"{choice}.yaml")
+
+
+def check_key(tree: DictConfig, key: str) -> None:
+    """Raise a ConfigError for a key that the schema does not know, with the legal ones."""
+    node: Any = tree
+    for depth, part in enumerate(key.split(".")):
+        if not isinstance(node, DictConfig) or part not in list(node.keys()):
+            where = ".".join(key.split(".")[:depth])
+            raise ConfigError(f"key {key!r} is unknown" + legal_keys(tree, f"{where}.{part}" if where else part))
+        if depth < key.count("."):
+            node = node[part]
+
+
+def legal_keys(tree: DictConfig, key: str) -> str:
+    """Name the keys beside ``key``, the likely one first."""
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(tree, parent) if parent else tree
+    if not isinstance(node, DictConfig):
+        return f"; {parent} has no keys of its own"
+    legal = [f"{parent}.{k}" if parent else str(k) for k in node]
+    close = difflib.get_close_matches(last, [str(k) for k in node], n=1)
+    hint = f" (did you mean {close[0]}?)" if close and close[0] != last else ""
+    return f"{hint}; legal here: {', '.join(legal)}"
+
+
+def check_fields(tree: DictConfig) -> None:
+    """Check numbers and choices that the types do not.
+
+    Raises:
+        ConfigError: naming the key, the value and what is legal.
+    """
+    for key, legal in LEGAL_VALUES.items():
+        value = OmegaConf.select(tree, key)
+        if value is not None and value not in legal:
+            raise ConfigError(f"{key}={value} is not legal: choose one of {', '.join(map(str, legal))}")
+    for key, least in LEAST_VALUES.items():
+        value = OmegaConf.select(tree, key)
+        if value is not None and not value >= least:
+            raise ConfigError(f"{key}={value} is too small: it must be at least {least}")
+    shares = OmegaConf.select(tree, "split_shares")
+    if shares is not None and (len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6):
+        raise ConfigError(f"split_shares={list(shares)} must be three shares (train, val, test) that sum to 1")
+    precision, accelerator = OmegaConf.select(tree, "trainer.precision"), OmegaConf.select(tree, "trainer.accelerator")
+    if precision == "16-mixed" and accelerator == "cpu":
+        raise ConfigError("trainer.precision=16-mixed needs a GPU: use bf16-mixed or 32-true on the CPU")
+    batch, pool = OmegaConf.select(tree, "data.tracks_per_batch"), OmegaConf.select(tree, "data.pool_tracks")
+    if batch is not None and batch > pool:
+        raise ConfigError(f"data.pool_tracks={pool} must hold at least data.tracks_per_batch={batch} tracks")
+
+
+LEGAL_VALUES: dict[str, tuple] = {
+    "trainer.precision": ("32-true", "16-mixed", "bf16-mixed"),
+    "mask.start": ("disjoint", "random"),
+    "data.tempo.relation": ("absolute", "relative"),
+    "wandb.mode": ("auto", "online", "offline", "disabled"),
+    "tempo": ("madmom", "manifest"),
+    "accelerator": ("auto", "cpu", "gpu"),
+}
+LEAST_VALUES: dict[str, float] = {
+    "seed": 0,
+    "embedding_dim": 1,
+    "backbone.width": 1e-6,
+    "data.chunk_frames": 16,
+    "data.chunks_per_track": 2,
+    "data.tracks_per_batch": 2,
+    "data.triplets_per_condition": 1,
+    "data.track_triplets": 0,
+    "data.workers": 0,
+    "loss.margin": 0,
+    "loss.track_weight": 0,
+    "loss.embedding_penalty": 0,
+    "loss.mask_penalty": 0,
+    "training.max_epochs": 1,
+    "training.learning_rate": 1e-12,
+    "training.weight_decay": 0,
+    "training.lr_patience": 0,
+    "training.lr_reductions": 0,
+    "training.early_stopping_patience": 1,
+    "evaluation.triplets_per_condition": 1,
+    "evaluation.tracks_per_batch": 1,
+    "trainer.num_nodes": 1,
+    "audio.sample_rate": 1000,
+    "audio.n_fft": 16,
+    "audio.hop_length": 1,
+    "audio.n_mels": 16,
+    "chunk_frames": 16,
+    "tracks_per_shard": 1,
+    "tracks_per_batch": 1,
+    "triplets_per_condition": 1,
+    "workers": 1,
+    "pieces": 12,
+    "seconds": 3.0,
+}

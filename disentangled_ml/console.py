@@ -1,0 +1,40 @@
+"""What every command does at its edges: configuration in, messages on the screen, a clear word where it fails."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from omegaconf import DictConfig
+
+from disentangled_ml.config import CONF, GROUPS, ConfigError, group_choices, load_config
+
+
+def usage(name: str, command: str, purpose: str) -> str:
+    """Describe a command: its purpose and every key with unit, legal values and default."""
+    lines = [f"usage: python -m disentangled_ml.{command} key=value ...", "", purpose.strip(), ""]
+    if name == "config":
+        lines += ["Choices, each a file of conf/GROUP/:"]
+        lines += [f"  {group}={'|'.join(group_choices(group))}" for group in GROUPS] + [""]
+    return "\n".join([*lines, "Keys, with their defaults:", "", (CONF / f"{name}.yaml").read_text().strip()])
+
+
+def run_command(main: Callable[[DictConfig], None], name: str, command: str, purpose: str) -> None:
+    """Run a command on ``sys.argv``.
+
+    Configuration and input errors (``ValueError``, ``OSError``) end it with one clear line and status 1; anything else is a
+    fault of the program and shows its traceback.
+    """
+    argv = sys.argv[1:]
+    if any(argument in ("-h", "--help", "help") for argument in argv):
+        sys.stdout.write(usage(name, command, purpose) + "\n")
+        return
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        main(load_config(name, argv))
+    except ConfigError as error:
+        raise SystemExit(f"configuration error: {error}") from error
+    except (ValueError, OSError) as error:
+        logging.getLogger(command).debug("", exc_info=True)
+        raise SystemExit(f"error: {error}") from error

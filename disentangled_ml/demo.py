@@ -1,0 +1,23 @@
+"""Make the demo corpus: generated pieces with true labels of genre, mood, instrument and tempo."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from datamodules.corpora.demo import generate_demo
+from disentangled_ml.console import run_command
+
+
+def main(config: DictConfig) -> None:
+    """Make the corpus of a configuration."""
+    workers = config.workers or os.cpu_count() or 1
+    manifest = generate_demo(Path(config.out), config.pieces, config.seed, config.seconds, workers)
+    logging.getLogger("demo").info("%s", manifest)
+
+
+if __name__ == "__main__":
+    run_command(main, "demo", "demo", __doc__)
