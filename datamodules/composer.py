@@ -1,9 +1,9 @@
 """From a stream of tracks to training batches: which tracks, which chunks, which triplets.
 
 A bounded pool of tracks stands between the stream and the batches. Half of the tracks of a batch are *fresh*: drawn from the
-pool at random, each once per epoch, so an epoch shows every track. The other half are *partners*: pairs of a rare anchor and
-a positive of it, for one condition after the other, so that every condition has triplets in every batch and rare tags are not
-drowned. Everything is drawn from one generator.
+pool at random, each once per epoch, so an epoch shows every track. The other half are *partners*: a rare anchor, a positive of
+it and, where the batch has none, a negative, for one condition after the other, so that every condition has triplets in every
+batch and rare tags are not drowned. Everything is drawn from one generator.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch import Generator, Tensor
 from disentangled_ml.conditions import Condition, Relation, forbid_positives, relate_tracks, same_group
 from disentangled_ml.structures import ChunkBatch, TripletBatch
 from disentangled_ml.triplets import draw_batch, draw_columns
+
+ANCHORS_PER_TRY = 16  # candidates that are related to the whole pool at a time
 
 
 @dataclass(frozen=True)
@@ -120,35 +122,64 @@ class TrackPool:
         return torch.tensor([track.artist for track in self.tracks])
 
 
-def draw_pair(condition: Condition, labels: Tensor, artist: Tensor, generator: Generator) -> list[int]:
-    """Draw an anchor, rare tags first, and a positive of it; an empty list where there is none.
+def relate_slots(condition: Condition, labels: Tensor, artist: Tensor, rows: Tensor) -> Relation:
+    """Relate some tracks to all; anchor and positive are two tracks, and not by one artist.
+
+    Shape:
+        labels: (N, V) as encoded; artist: (N,); rows: (A,) int64.
+        returns: relation (A, N).
+    """
+    forbidden = same_group(artist[rows], artist) | (rows[:, None] == torch.arange(len(labels)))
+    return forbid_positives(condition.relate(labels[rows], labels), forbidden)
+
+
+def allows_triplet(condition: Condition, labels: Tensor, artist: Tensor, slots: list[int]) -> bool:
+    """Tell whether the tracks in some slots have a triplet among them."""
+    everyone = torch.arange(len(slots))
+    positive, negative = relate_slots(condition, labels[slots], artist[slots], everyone)
+    return bool((positive.any(1) & negative.any(1)).any())
+
+
+def draw_slots(
+    condition: Condition, labels: Tensor, artist: Tensor, chosen: list[int], generator: Generator
+) -> list[int]:
+    """Draw the slots of an anchor, rare tags first, of a positive, and of a negative unless one is chosen already.
+
+    Empty only where the tracks (N) allow no triplet at all.
 
     Shape:
         labels: (N, V) as encoded; artist: (N,).
     """
     weight = condition.rarity(labels)
-    if not weight.any():
-        return []
-    anchor = torch.multinomial(weight, 1, generator=generator)
-    forbidden = same_group(artist[anchor], artist) | (anchor[:, None] == torch.arange(len(labels)))
-    positive = forbid_positives(condition.relate(labels[anchor], labels), forbidden).positive
-    if not positive.any():
-        return []
-    return [anchor.item(), draw_columns(positive, generator).item()]
+    n_labelled = int((weight > 0).sum())
+    order = torch.multinomial(weight, n_labelled, generator=generator) if n_labelled else torch.empty(0).long()
+    for anchor in order.split(ANCHORS_PER_TRY):
+        positive, negative = relate_slots(condition, labels, artist, anchor)
+        able = (positive.any(1) & negative.any(1)).nonzero()[:1, 0]
+        if len(able):
+            slots = [anchor[able].item(), draw_columns(positive[able], generator).item()]
+            if not negative[able][:, chosen].any():
+                slots.append(draw_columns(negative[able], generator).item())
+            return slots
+    return []
 
 
 def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan, generator: Generator) -> list[int]:
-    """Choose the slots of a batch: fresh tracks, then pairs for one condition after the other, then any."""
+    """Choose the slots of a batch: fresh tracks, then partners for one condition after the other, then any.
+
+    Conditions of which the fresh tracks have no triplet come first.
+    """
     wanted = min(plan.tracks_per_batch, len(pool.tracks))
     chosen = dict.fromkeys(pool.draw_fresh(plan.fresh_tracks, generator))
     artist = pool.artists()
     labels = [pool.labels(c) for c in range(len(conditions))]
-    offset = int(torch.randint(len(conditions), (1,), generator=generator))
-    for turn in range(wanted - len(chosen)):  # a turn adds two tracks at the most, perhaps none
+    turns = torch.randperm(len(conditions), generator=generator).tolist()
+    turns.sort(key=lambda c: allows_triplet(conditions[c], labels[c], artist, list(chosen)))
+    for turn in range(wanted - len(chosen)):  # a turn adds three tracks at the most, perhaps none
         if len(chosen) >= wanted:
             break
-        c = (offset + turn) % len(conditions)
-        chosen.update(dict.fromkeys(draw_pair(conditions[c], labels[c], artist, generator)))
+        c = turns[turn % len(turns)]
+        chosen.update(dict.fromkeys(draw_slots(conditions[c], labels[c], artist, list(chosen), generator)))
     rest = [slot for slot in torch.randperm(len(pool.tracks), generator=generator).tolist() if slot not in chosen]
     return [*chosen, *rest][:wanted]
 

@@ -11,14 +11,18 @@ import csv
 import hashlib
 import json
 import logging
+import os
+import shutil
+import signal
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -97,6 +101,28 @@ def prepare_or_reject(record: TrackRecord, settings: PreparationSettings) -> dic
         return Rejected(record.track_id, record.path, f"unexpected {type(error).__name__}: {error}")
 
 
+def start_worker() -> None:
+    """Prepare a process for its tasks.
+
+    Ctrl-C reaches every process of the terminal: it is for the main one alone, since a worker that is interrupted while it
+    holds the lock of the queue leaves the others hanging. When the main one dies its workers do not notice by themselves.
+    """
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended."""
+    parent_process().join()
+    os._exit(1)
+
+
+def new_pool(n: int) -> ProcessPoolExecutor:
+    """Make a pool of n processes; never by fork, since torch has run in this one."""
+    return ProcessPoolExecutor(n, get_context("forkserver"), initializer=start_worker)
+
+
 class Workers:
     """Processes that prepare tracks, in order; a track whose decoder takes its process down is rejected."""
 
@@ -106,11 +132,11 @@ class Workers:
         self.start()
 
     def start(self) -> None:
-        """Start the processes; never by fork, since torch has run in this one."""
-        self.pool = ProcessPoolExecutor(self.n, get_context("forkserver"), torch.set_num_threads, (1,))
+        """Start the processes."""
+        self.pool = new_pool(self.n)
 
     def stop(self) -> None:
-        """End the processes without waiting for what they are at."""
+        """End the processes, when they are done with what they are at."""
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def map(self, records: Iterable[TrackRecord]) -> Iterator[dict[str, Any] | Rejected]:
@@ -136,9 +162,7 @@ class Workers:
         try:
             return future.result()
         except BrokenProcessPool:
-            with ProcessPoolExecutor(
-                1, get_context("forkserver"), initializer=torch.set_num_threads, initargs=(1,)
-            ) as one:
+            with new_pool(1) as one:
                 try:
                     return one.submit(self.task, record).result()
                 except BrokenProcessPool:
@@ -168,7 +192,7 @@ def claim(out: Path, records: list[TrackRecord], settings: PreparationSettings) 
     fingerprint = hashlib.blake2b(repr((records, settings)).encode(), digest_size=16).hexdigest()
     note = out / NOTES / "plan.json"
     if note.is_file():
-        if json.loads(note.read_text())["fingerprint"] != fingerprint:
+        if read_json(note)["fingerprint"] != fingerprint:
             raise ShardsError(
                 f"{out} holds shards of another manifest or other settings: give another out=DIR, or delete that folder"
             )
@@ -179,11 +203,22 @@ def claim(out: Path, records: list[TrackRecord], settings: PreparationSettings) 
     write_json(note, {"fingerprint": fingerprint})
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     temporary.replace(path)
+
+
+def is_made(out: Path, name: str) -> bool:
+    """Tell whether a shard is there, its note and its tar."""
+    note = out / NOTES / f"{name}.json"
+    return note.is_file() and (not read_json(note)["samples"] or (out / f"{name}.tar").is_file())
 
 
 def make_shard(out: Path, name: str, results: Iterable[dict[str, Any] | Rejected]) -> None:
@@ -221,7 +256,7 @@ def prepare_shards(
     """
     claim(out, records, settings)
     plan = plan_shards(records, settings.tracks_per_shard)
-    todo = {name: members for name, members in plan.items() if not (out / NOTES / f"{name}.json").is_file()}
+    todo = {name: members for name, members in plan.items() if not is_made(out, name)}
     if len(todo) < len(plan):
         logger.info("%d of %d shards are there already", len(plan) - len(todo), len(plan))
     pool = Workers(workers, settings)
@@ -251,7 +286,7 @@ def write_index(
     vocabulary: dict[str, set[str]] = {}
     rejected = list(rejected)
     for name in names:
-        note = json.loads((out / NOTES / f"{name}.json").read_text(encoding="utf-8"))
+        note = read_json(out / NOTES / f"{name}.json")
         if note["samples"]:
             splits[name.rpartition("-")[0]].append(Shard(f"{name}.tar", note["samples"]))
         rejected += [Rejected(*line) for line in note["rejected"]]
@@ -266,6 +301,9 @@ def write_index(
     ]
     index = ShardIndex(out, settings.audio, settings.store_waveform, entries, splits)
     if not any(splits.values()):
+        shutil.rmtree(
+            out / NOTES
+        )  # nothing was made: the folder is free for a corrected manifest, or files that are there now
         raise ShardsError(f"no track is usable, see the reasons in {out / 'rejected.csv'}")
     index.write()
     return index

@@ -11,19 +11,21 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import numpy as np
 from webdataset import TarWriter
-from webdataset.tariterators import tarfile_samples
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from datamodules.index import Shard, ShardIndex, ShardsError
 from disentangled_ml.structures import TrackInfo
 
 MEMBERS = {"mel": "mel.npy", "waveform": "flac"}  # source of a frontend -> member of a sample
+ESCAPED = {code: f"%{code:02X}" for code in (*range(32), *map(ord, "%./\\"))}
 
 
 class ShardSlice(NamedTuple):
@@ -40,7 +42,7 @@ def sample_key(track_id: str) -> str:
     >>> sample_key("Track 2.0/live")
     'Track 2%2E0%2Flive'
     """
-    escaped = track_id.translate({ord(character): f"%{ord(character):02X}" for character in "%./\\"})
+    escaped = track_id.translate(ESCAPED)
     return "%5F" + escaped[1:] if escaped.startswith("_") else escaped
 
 
@@ -79,7 +81,7 @@ def share_slices(shards: list[Shard], consumer: int, n_consumers: int) -> list[S
 
 
 def read_samples(root: Path, slices: list[ShardSlice], members: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Stream the named members of samples, undecoded, as ``{member: bytes}``.
+    """Stream the named members of samples, undecoded, as ``{member: bytes}``, and their ``__key__``.
 
     Raises:
         ShardsError: naming the shard, if it is missing, damaged, or lacks a sample or a member.
@@ -88,10 +90,14 @@ def read_samples(root: Path, slices: list[ShardSlice], members: tuple[str, ...])
         url = str(Path(root) / shard.file)
         found = 0
         try:
-            with closing(tarfile_samples([{"url": url}], select_files=lambda name: name.endswith(members))) as samples:
-                for sample in islice(samples, start, stop):
-                    found += 1
-                    yield {member: sample[member] for member in members}
+            with open(url, "rb") as stream:  # not by webdataset: to it some legal file names are addresses
+                files = tar_file_expander(
+                    [{"url": url, "stream": stream}], select_files=lambda name: name.endswith(members)
+                )
+                with closing(group_by_keys(files)) as samples:
+                    for sample in islice(samples, start, stop):
+                        found += 1
+                        yield {member: sample[member] for member in ("__key__", *members)}
         except (OSError, ValueError, EOFError, tarfile.TarError) as error:
             raise ShardsError(f"shard {url} cannot be read ({error}): prepare it anew") from error
         except KeyError as error:
@@ -101,8 +107,15 @@ def read_samples(root: Path, slices: list[ShardSlice], members: tuple[str, ...])
 
 
 def decode_info(data: bytes) -> TrackInfo:
-    """Decode the ``json`` member."""
-    return TrackInfo(**json.loads(data))
+    """Decode the ``json`` member.
+
+    Raises:
+        ShardsError: if it is not that of a track.
+    """
+    try:
+        return TrackInfo(**json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise ShardsError(f"member json does not hold the labels of a track ({error})") from error
 
 
 def decode_mel(data: bytes) -> np.ndarray:
@@ -122,11 +135,24 @@ def decode_mel(data: bytes) -> np.ndarray:
         if fortran_order or dtype != np.float16 or len(shape) != 2:
             raise ValueError(f"{dtype} of shape {shape}")
         return np.frombuffer(data, np.float16, offset=buffer.tell()).reshape(shape)
-    except ValueError as error:
+    except (ValueError, TypeError, TokenError) as error:
         raise ShardsError(f"member mel.npy is not a float16 matrix ({error})") from error
+
+
+@contextmanager
+def naming(root: Path, sample: dict[str, Any]) -> Iterator[None]:
+    """Name the sample in the errors of its decoding."""
+    try:
+        yield
+    except ShardsError as error:
+        raise ShardsError(f"{root}, sample {sample['__key__']!r}: {error}: prepare it anew") from error
 
 
 def read_infos(index: ShardIndex, split: str) -> list[TrackInfo]:
     """Read the labels of all tracks of a split, without their audio."""
     slices = share_slices(index.splits[split], consumer=0, n_consumers=1)
-    return [decode_info(sample["json"]) for sample in read_samples(index.root, slices, ("json",))]
+    infos = []
+    for sample in read_samples(index.root, slices, ("json",)):
+        with naming(index.root, sample):
+            infos.append(decode_info(sample["json"]))
+    return infos

@@ -11,7 +11,7 @@ from datamodules.composer import BatchPlan
 from datamodules.index import ShardIndex, ShardsError
 from datamodules.shards import read_infos
 from datamodules.streams import EvaluationStream, Source, TrainingStream
-from datamodules.triplet_lists import ListSettings, kept_triplets
+from datamodules.triplet_lists import ListSettings, kept_triplets, requested_starts
 from disentangled_ml.conditions import Condition, TagCondition, TempoCondition
 from disentangled_ml.structures import ListedTriplet, TrackInfo
 
@@ -115,11 +115,7 @@ class SimilarityDataModule(pl.LightningDataModule):
 
     def evaluation_dataloader(self, split: str) -> DataLoader:
         """Stream the whole tracks of a split, with the chunks that its triplets name."""
-        requested: dict[str, set[int]] = {}
-        for _, *members in self.triplets[split]:
-            for member in members:
-                if member.start is not None:
-                    requested.setdefault(member.track_id, set()).add(member.start)
+        requested = requested_starts(self.triplets[split])
         return self.loader(EvaluationStream(self.placed_source(), split, self.eval_tracks_per_batch, requested))
 
     def val_dataloader(self) -> DataLoader:

@@ -21,7 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from datamodules.audio import decode_flac
 from datamodules.composer import BatchPlan, StreamedTrack, compose_batches
 from datamodules.index import Shard, ShardIndex, ShardsError
-from datamodules.shards import MEMBERS, decode_info, decode_mel, read_samples, share_slices
+from datamodules.shards import MEMBERS, decode_info, decode_mel, naming, read_samples, share_slices
 from disentangled_ml.conditions import Condition
 from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo
 
@@ -97,14 +97,18 @@ class Source:
         member = MEMBERS[self.audio]
         slices = share_slices(shards, share, self.n_consumers)
         for sample in read_samples(self.index.root, slices, ("json", member)):
-            info = decode_info(sample["json"])
+            with naming(self.index.root, sample):
+                info = decode_info(sample["json"])
+                mel = decode_mel(sample[member]) if self.audio == "mel" else None
+                if mel is not None and mel.shape != (self.index.audio.n_mels, info.frames):
+                    raise ShardsError(f"its spectrogram has shape {mel.shape}, its labels say {info.frames} frames")
             if info.frames < self.chunk_frames:
                 raise ShardsError(
                     f"track {info.track_id} of {self.index.root} has {info.frames} frames, fewer than "
                     f"data.chunk_frames={self.chunk_frames}: shorten the chunks, or prepare with that chunk_frames"
                 )
-            if self.audio == "mel":
-                read_chunk = partial(mel_chunk, decode_mel(sample[member]), self.chunk_frames)
+            if mel is not None:
+                read_chunk = partial(mel_chunk, mel, self.chunk_frames)
             else:
                 read_chunk = partial(waveform_chunk, sample[member], self.index.audio, self.chunk_frames)
             labels = [condition.encode([info.labels.get(condition.name)]) for condition in self.conditions]
@@ -170,6 +174,7 @@ class EvaluationStream(IterableDataset):
         split: ``train``, ``val`` or ``test``.
         tracks_per_batch: Tracks per batch.
         requested: Further starts (frames) per track.
+        only: Tracks to give, the others are left out; then ranks may get different numbers of batches.
 
     Raises:
         ShardsError: if a requested chunk lies outside of its track.
@@ -179,6 +184,7 @@ class EvaluationStream(IterableDataset):
     split: str
     tracks_per_batch: int = 8
     requested: dict[str, set[int]] = field(default_factory=dict)
+    only: frozenset[str] | None = None
 
     @property
     def batches_per_consumer(self) -> int:
@@ -194,6 +200,8 @@ class EvaluationStream(IterableDataset):
         batch, given, last = [], 0, []
         shards = self.source.index.splits[self.split]
         for track in self.source.read(shards, self.source.consumer()):
+            if self.only is not None and track[0].track_id not in self.only:
+                continue
             batch.append(track)
             if len(batch) == self.tracks_per_batch:
                 yield self.cut(batch)
@@ -201,6 +209,8 @@ class EvaluationStream(IterableDataset):
         if batch:
             yield self.cut(batch)
             given, last = given + 1, batch[-1:]
+        if self.only is not None:
+            return
         last = last or list(
             islice(self.source.read(shards, self.source.n_consumers - 1), 1)
         )  # the last share is the largest

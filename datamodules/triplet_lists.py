@@ -60,6 +60,7 @@ def make_triplets(infos: list[TrackInfo], conditions: list[Condition], settings:
 
 def make_track_triplets(infos: list[TrackInfo], c: int, settings: ListSettings) -> list[ListedTriplet]:
     """Draw triplets of chunks: two of one track, one of another."""
+    infos = [info for info in infos if info.frames >= settings.chunk_frames]  # of a list; in a stream it is an error
     chunks = [range(0, info.frames - settings.chunk_frames + 1, settings.chunk_frames) for info in infos]
     able = [i for i, starts in enumerate(chunks) if len(starts) > 1]
     if not able or len(infos) < 2:
@@ -96,6 +97,16 @@ def kept_triplets(
             logger.warning("the triplet list cannot be kept beside the shards (%s)", error)
         return triplets
     return read_triplets(path, index.audio)
+
+
+def requested_starts(triplets: list[ListedTriplet]) -> dict[str, set[int]]:
+    """Collect the first frames of the chunks that triplets name, per track."""
+    requested: dict[str, set[int]] = {}
+    for _, *members in triplets:
+        for member in members:
+            if member.start is not None:
+                requested.setdefault(member.track_id, set()).add(member.start)
+    return requested
 
 
 def write_triplets(path: Path, triplets: list[ListedTriplet], audio: AudioSettings) -> None:

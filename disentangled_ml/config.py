@@ -13,13 +13,15 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("backbone", "frontend", "mask", "data", "trainer", "experiment")
+CHOICES = tuple(f"choices.{group}" for group in GROUPS)  # what the tree calls them
 
 
 class ConfigError(ValueError):
@@ -214,17 +216,20 @@ def load_config(name: str, argv: list[str]) -> DictConfig:
     overrides = [split_argument(argument) for argument in argv]
     base = OmegaConf.load(CONF / f"{name}.yaml")
     tree = OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), base)
+    given = ""  # the argument that is merged
     try:
         if name == "config":
             tree, overrides = merge_groups(tree, overrides)
         for key, value in overrides:
             check_key(tree, key)
-            tree = OmegaConf.merge(tree, parse_override(key, value))
+            given = f"{key}={value}"
+            tree = OmegaConf.merge(tree, parse_override(tree, key, value))
+        given = ""
         OmegaConf.resolve(tree)
-    except OmegaConfBaseException as error:
-        key = error.full_key or ""
+    except (OmegaConfBaseException, YAMLError) as error:
+        key = getattr(error, "full_key", None) or given
         hint = legal_keys(tree, key) if isinstance(error, ConfigKeyError) else ""
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}{hint}") from error
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}{hint}".removeprefix(": ")) from error
     missing = sorted(OmegaConf.missing_keys(tree))
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}: give it as {missing[0]}=VALUE")
@@ -245,8 +250,18 @@ def split_argument(argument: str) -> tuple[str, str]:
     return key, value
 
 
-def parse_override(key: str, value: str) -> DictConfig:
-    """Parse one override into a tree; a Python ``None`` becomes null."""
+def parse_override(tree: DictConfig, key: str, value: str) -> DictConfig:
+    """Parse one override into a tree; a Python ``None`` becomes null.
+
+    The value of a key that holds text is taken as it is: ``run_name=007`` is no number, ``shards=@home`` no YAML error.
+    """
+    parent, _, last = key.rpartition(".")
+    schema = OmegaConf.get_type(OmegaConf.select(tree, parent) if parent else tree)
+    if value not in ("", "None", "null") and get_type_hints(schema).get(last) in (str, str | None):
+        literal: Any = value
+        for part in reversed(key.split(".")):
+            literal = {part: literal}
+        return OmegaConf.create(literal)
     return OmegaConf.from_dotlist([f"{key}={'null' if value == 'None' else value}"])
 
 
@@ -257,10 +272,13 @@ def group_choices(group: str) -> list[str]:
 
 def merge_groups(tree: DictConfig, overrides: list[tuple[str, str]]) -> tuple[DictConfig, list[tuple[str, str]]]:
     """Merge the chosen file of each group and the experiment; give the tree and the arguments that choose none."""
+    overrides = [(key.removeprefix("choices.") if key in CHOICES else key, value) for key, value in overrides]
     chosen = {key: value for key, value in overrides if key in GROUPS}
     experiment = load_group("experiment", chosen.get("experiment", tree.choices.experiment))
     choices = {**tree.choices, **experiment.get("choices", {}), **chosen}
-    for group in GROUPS:
+    for group in choices:
+        if group not in GROUPS:
+            raise ConfigError(f"choices.{group} is unknown: the groups are {', '.join(GROUPS)}")
         if group != "experiment":
             tree = OmegaConf.merge(tree, {group: load_group(group, choices[group])})
     tree = OmegaConf.merge(tree, experiment, {"choices": choices})
@@ -271,11 +289,15 @@ def load_group(group: str, choice: str) -> DictConfig:
     """Load the file of a choice.
 
     Raises:
-        ConfigError: if there is none; names those there are.
+        ConfigError: if there is none, naming those there are; or if it is no YAML.
     """
     if choice not in group_choices(group):
         raise ConfigError(f"{group}={choice} is unknown: choose one of {', '.join(group_choices(group))}")
-    return OmegaConf.load(CONF / group / f"{choice}.yaml")
+    path = CONF / group / f"{choice}.yaml"
+    try:
+        return OmegaConf.load(path)
+    except YAMLError as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def check_key(tree: DictConfig, key: str) -> None:
@@ -296,7 +318,9 @@ def legal_keys(tree: DictConfig, key: str) -> str:
     if not isinstance(node, DictConfig):
         return f"; {parent} has no keys of its own"
     legal = [f"{parent}.{k}" if parent else str(k) for k in node]
-    close = difflib.get_close_matches(last, [str(k) for k in node], n=1)
+    if not parent and "choices" in node:
+        legal += [group for group in GROUPS if group not in legal]
+    close = difflib.get_close_matches(last, [name.rpartition(".")[2] for name in legal], n=1)
     hint = f" (did you mean {close[0]}?)" if close and close[0] != last else ""
     return f"{hint}; legal here: {', '.join(legal)}"
 

@@ -68,7 +68,7 @@ def draw_from_split(condition: Condition, labels: Tensor, artist: Tensor, n: int
         artist: (N,) int64, -1 where unknown; anchor and positive are never by the same artist.
         returns: (n, 3) int64, fewer rows (0, 3) only where the split allows no triplet at all.
     """
-    found, wanted = [torch.empty(0, 3, dtype=torch.int64)], n
+    found, wanted = [torch.empty(0, 3, dtype=torch.int64)], n if len(labels) else 0
     while wanted > 0:
         before = wanted
         for anchor in torch.randperm(len(labels), generator=generator).split(ANCHORS_PER_BLOCK):

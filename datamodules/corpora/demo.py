@@ -45,10 +45,10 @@ SAMPLE_RATE = 22050
 RECIPE = 1  # to be raised when the pieces come to sound otherwise
 COLUMNS = ("track_id", "path", "split", "genre", "mood", "instrument", "tempo")
 
-STEM_DB = {"lead": 0.0, "chords": -7.0, "bass": -5.0, "drums": -1.0}
+STEM_DB = {"lead": 2.0, "chords": -8.0, "bass": -6.0, "drums": -1.0}
 MOODY_STEMS = ("lead", "chords")
 STEM_SPREAD_DB = 1.5  # mixing level, to either side
-LOUDNESS_DB = (-20.0, -15.0)  # RMS of the whole, re full scale
+LOUDNESS_DB = (-22.0, -17.0)  # RMS of the whole, re full scale
 REFERENCE_VELOCITY = 80  # of the mood; played at 0 dB
 MAX_VELOCITY = 127
 CLOSING_PITCH = 60
@@ -71,18 +71,18 @@ def generate_demo(out: Path, n_pieces: int = 360, seed: int = 0, seconds: float 
         n_pieces: Number of pieces.
         seed: Fixes labels and music.
         seconds: Duration of each piece.
-        workers: Number of processes.
+        workers: Number of processes; with more than one, a calling script needs ``if __name__ == "__main__"``.
 
     Returns:
         The path of the manifest.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If a number is below 1.
         FileNotFoundError: If the SoundFont is not installed.
     """
     for name, value in (("seconds", seconds), ("workers", workers)):
-        if value <= 0:
-            raise ValueError(f"{name} is {value}, must be positive")
+        if value < 1:
+            raise ValueError(f"{name} is {value}, must be at least 1")
     pieces = plan_pieces(n_pieces, seed)
     out = Path(out)
     manifest, text = out / "manifest.csv", _manifest_text(pieces)
@@ -127,10 +127,9 @@ def render_piece(piece: Piece, seconds: float, soundfont: Path) -> np.ndarray:
     for name, part in parts.items():
         level = STEM_DB[name] + rng.uniform(-STEM_SPREAD_DB, STEM_SPREAD_DB)
         level += dynamics * (name in MOODY_STEMS)
-        mix += _levelled(_render_part(part, total, soundfont)[start : start + length], level)
-    return np.tanh(
-        _levelled(mix, rng.uniform(*LOUDNESS_DB))
-    )  # tanh: the rare peak beyond full scale is rounded, not clipped
+        mix += _levelled(_render_part(part, total, soundfont), level)[start : start + length]
+    # the rare peak beyond full scale is rounded, not clipped
+    return np.tanh(_levelled(mix, rng.uniform(*LOUDNESS_DB)))
 
 
 def _decibels(ratio: float) -> float:
@@ -233,7 +232,7 @@ def _file_name(piece: Piece) -> str:
 
 def _recipe(piece: Piece, seconds: float) -> str:
     """State all that the audio depends on."""
-    return f"recipe {RECIPE}, {seconds} s: {piece}"
+    return f"recipe {RECIPE}, {seconds:g} s: {piece}"
 
 
 def _is_written(path: Path, piece: Piece, seconds: float) -> bool:

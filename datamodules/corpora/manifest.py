@@ -96,6 +96,8 @@ def condition_columns(
 ) -> list[str]:
     """Name the columns that are conditions."""
     offered = [column for column in columns if column not in RESERVED]
+    if TRACK in (offered if conditions is None else conditions):
+        raise ManifestError(f"manifest {manifest}: a condition cannot be called {TRACK!r}; rename that column")
     if conditions is not None:
         unknown = [name for name in conditions if name not in offered and name != TEMPO]
         if unknown:
@@ -103,8 +105,6 @@ def condition_columns(
                 f"manifest {manifest} has no column {', '.join(unknown)} for a condition; choose from: {', '.join(offered)}"
             )
         return list(conditions)
-    if TRACK in offered:
-        raise ManifestError(f"manifest {manifest}: a condition cannot be called {TRACK!r}; rename that column")
     numeric = [name for name in offered if name != TEMPO and all(is_number(row[name]) for row in rows if row[name])]
     if numeric:
         logger.warning("columns taken as no condition, for they hold numbers, not tags: %s", ", ".join(numeric))
@@ -132,6 +132,8 @@ def parse_row(
         raise ValueError("no track_id")
     if path is None:
         raise ValueError("no path")
+    if any(cell.strip() for cell in row.get(None, ())):
+        raise ValueError("more cells than the header has columns: put cells that hold a comma in quotes")
     artist = (row.get("artist") or "").strip() or None
     split = (row.get("split") or "").strip()
     if split and split not in SPLITS:

@@ -1,0 +1,62 @@
+# One target per job; `make help` lists them. Whatever a target needs and does not find, it makes.
+PYTHON ?= python3
+PY := .venv/bin/python
+BACKBONE ?=
+MASK ?=
+DATA ?= demo
+EXPERIMENT ?=
+ARGS ?=
+MANIFEST ?= data/demo/manifest.csv
+OUT ?= shards/demo
+CHECKPOINT ?= $(shell ls -t runs/*/checkpoints/best.ckpt 2>/dev/null | head -n 1)
+
+data-is-demo := $(filter demo,$(DATA))
+shards := $(if $(data-is-demo),shards/demo,$(DATA))
+choices := $(if $(BACKBONE),backbone=$(BACKBONE)) $(if $(MASK),mask=$(MASK)) $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) \
+	$(if $(data-is-demo),data=demo,data=shards data.shards=$(DATA))
+
+.PHONY: help setup demo train evaluate prepare test lint bench
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@echo
+	@echo 'make train BACKBONE=conv|resnet|se|inception [MASK=fixed|learned|none] [DATA=demo|DIR of shards]'
+	@echo '           [EXPERIMENT=demo|icassp2020] [ARGS="key=value ..."]   (keys: $(PY) -m disentangled_ml.train --help)'
+
+setup: .venv/ready ## make the virtual environment .venv
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo 'Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ...' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: shards/demo/index.json ## make the demo corpus and its shards
+
+data/demo/manifest.csv: | .venv/ready
+	$(PY) -m disentangled_ml.demo out=data/demo
+
+shards/demo/index.json: data/demo/manifest.csv
+	$(PY) -m disentangled_ml.prepare manifest=$< out=$(@D)
+
+train: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## train a network on DATA and test it
+	$(PY) -m disentangled_ml.train $(choices) $(ARGS)
+
+evaluate: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## evaluate CHECKPOINT (the newest run's) on DATA
+	$(PY) -m disentangled_ml.evaluate checkpoint=$(or $(CHECKPOINT),$(error no checkpoint in runs/: make train first, or give CHECKPOINT=FILE)) \
+		shards=$(shards) $(ARGS)
+
+prepare: .venv/ready $(if $(filter data/demo/manifest.csv,$(MANIFEST)),data/demo/manifest.csv) ## turn MANIFEST and its recordings into shards in OUT
+	$(PY) -m disentangled_ml.prepare manifest=$(MANIFEST) out=$(OUT) $(ARGS)
+
+test: .venv/ready ## run all tests
+	$(PY) -m pytest $(ARGS)
+
+lint: .venv/ready ## check style and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+bench: .venv/ready shards/demo/index.json ## measure speed against peers
+	$(PY) -m benchmarks.run $(ARGS)

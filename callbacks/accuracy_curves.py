@@ -1,0 +1,111 @@
+"""The course of triplet accuracy over the epochs, drawn when training ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import isfinite
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
+
+from callbacks.figures import GREY, INK, condition_colors, new_panels, save_figure
+from disentangled_ml.structures import TRACK
+
+CHANCE = 0.5
+PANELS = {"train": "Training batches", "val": "Validation list"}
+LABEL_GAP = 0.055  # between two labels, as a share of the panel's height
+
+
+def spread(positions: Sequence[float], gap: float) -> list[float]:
+    """Move positions apart until neighbours are (nearly) ``gap`` apart, keeping their order.
+
+    >>> [round(position, 2) for position in spread([0.5, 0.9, 0.5], 0.1)]
+    [0.45, 0.9, 0.55]
+    """
+    moved = list(positions)
+    order = sorted(range(len(moved)), key=moved.__getitem__)
+    for _ in range(100):
+        for low, high in pairwise(order):
+            overlap = max(0.0, gap - (moved[high] - moved[low]))
+            moved[low] -= overlap / 2
+            moved[high] += overlap / 2
+    return moved
+
+
+class AccuracyCurves(pl.Callback):
+    """Keep what ``TripletAccuracy`` (which must come before it) logs, and draw ``figures/triplet_accuracy.png``.
+
+    The history, ``{key: [[epoch, value], ...]}``, is in the checkpoint: a resumed run draws the whole course.
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[list[float]]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the history."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.history = state_dict["history"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the values of a validation."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.keep(trainer, "val")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the values of an epoch."""
+        self.keep(trainer, "train")
+
+    def keep(self, trainer: pl.Trainer, split: str) -> None:
+        """Append the current values; an epoch that is done again replaces what it gave before."""
+        epoch = trainer.current_epoch + 1
+        for key, value in trainer.callback_metrics.items():
+            if key.startswith(f"{split}/triplet_accuracy/") and isfinite(value):
+                earlier = [point for point in self.history.get(key, []) if point[0] < epoch]
+                self.history[key] = [*earlier, [epoch, float(value)]]
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw both panels, each line labelled where it ends."""
+        if not trainer.is_global_zero or not self.history:
+            return
+        styles = {
+            **{name: {"color": color} for name, color in condition_colors(pl_module.condition_names).items()},
+            TRACK: {"color": GREY, "linestyle": (0, (4, 2))},
+            "mean": {"color": INK, "linewidth": 2.6},
+        }
+        figure, panels = new_panels(1, len(PANELS), 4.8, 3.9, sharey=True)
+        values = [value for points in self.history.values() for _, value in points]
+        low, high = max(0.0, min(CHANCE, *values) - 0.04), min(1.0, max(CHANCE, *values)) + 0.02
+        for panel, (split, title) in zip(panels, PANELS.items(), strict=True):
+            panel.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
+            panel.set_xlabel("epoch")
+            panel.set_ylim(low, high)
+            panel.xaxis.get_major_locator().set_params(integer=True)
+            panel.axhline(CHANCE, color=GREY, linewidth=1, linestyle=":")
+            panel.text(
+                0.01, CHANCE, "chance", color=GREY, fontsize=8, va="bottom", transform=panel.get_yaxis_transform()
+            )
+            curves = {name: self.history.get(f"{split}/triplet_accuracy/{name}") for name in styles}
+            curves = {name: points for name, points in curves.items() if points}
+            heights = spread([points[-1][1] for points in curves.values()], LABEL_GAP * (high - low))
+            for (name, points), height in zip(curves.items(), heights, strict=True):
+                epochs, accuracy = zip(*points, strict=True)
+                style = {"linewidth": 1.8, **styles[name]}
+                panel.plot(epochs, accuracy, **style, solid_capstyle="round", clip_on=False)
+                panel.plot(epochs[-1], accuracy[-1], "o", color=style["color"], markersize=4, clip_on=False)
+                panel.text(
+                    1.03,
+                    height,
+                    f"{name} {accuracy[-1]:.2f}",
+                    color=style["color"],
+                    fontsize=9,
+                    fontweight="bold" if name == "mean" else "normal",
+                    va="center",
+                    transform=panel.get_yaxis_transform(),
+                )
+        panels[0].set_ylabel("triplet accuracy")
+        save_figure(trainer, figure, "triplet_accuracy")

@@ -1,0 +1,108 @@
+"""The test tracks in the subspace of each condition, brought to two dimensions and coloured by the condition's labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import ceil, sqrt
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from callbacks.figures import GREY, INK, PALE, TAG_COLORS, condition_colors, new_panels, save_figure
+from disentangled_ml.structures import TrackInfo
+
+SEED = 0
+MIN_TRACKS = 10  # fewer have no neighbourhoods that t-SNE could keep
+
+
+def plane(points: np.ndarray) -> np.ndarray:
+    """Bring points to two dimensions: by t-SNE, or by PCA where they are few or do not vary.
+
+    Shape:
+        points: (N, D), N >= 1; returns: (N, 2).
+
+    >>> plane(np.zeros((3, 5))).shape
+    (3, 2)
+    """
+    points = points[:, points.any(axis=0)]
+    spread = points.std(axis=0) if points.size else np.zeros(0)
+    if not spread.any():
+        return np.zeros((len(points), 2))
+    if len(points) >= MIN_TRACKS:
+        perplexity = min(30.0, (len(points) - 1) / 3)
+        init = "pca" if points.shape[1] >= 2 else "random"
+        return TSNE(2, perplexity=perplexity, init=init, random_state=SEED).fit_transform(points)
+    flat = PCA(min(2, *points.shape)).fit_transform(points)
+    return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))
+
+
+class EmbeddingMap(pl.Callback):
+    """Draw ``figures/embedding_map.png`` after the test: one panel per condition.
+
+    Tags are coloured by the first tag of a track (in alphabetical order), the most frequent by name; tempo by its value.
+
+    Args:
+        max_tracks: How many tracks are drawn at most; which is drawn by lot, but always the same.
+    """
+
+    def __init__(self, max_tracks: int = 2000):
+        self.max_tracks = max_tracks
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the test tracks of all ranks."""
+        track_ids, embedding = pl_module.evaluated()[0].tracks()  # on every rank: the ranks may have to gather
+        if not trainer.is_global_zero or not track_ids:
+            return
+        chosen = np.sort(np.random.default_rng(SEED).permutation(len(track_ids))[: self.max_tracks])
+        infos = {info.track_id: info for info in trainer.datamodule.infos["test"]}
+        drawn = [infos[track_ids[row]] for row in chosen]
+        masks = pl_module.network.masks().detach().float().cpu().numpy()
+        names = pl_module.condition_names
+        columns = len(names) if len(names) <= 3 else ceil(sqrt(len(names)))
+        figure, panels = new_panels(ceil(len(names) / columns), columns, 5.0, 3.9)
+        for panel in panels[len(names) :]:
+            panel.remove()
+        for panel, name, color, mask in zip(panels, names, condition_colors(names).values(), masks, strict=False):
+            draw_condition(figure, panel, name, plane(embedding.numpy()[chosen] * mask), drawn)
+            panel.set_title(name, loc="left", color=color, fontsize=12, fontweight="bold")
+        save_figure(trainer, figure, "embedding_map")
+
+
+def draw_condition(figure: Any, panel: Any, name: str, places: np.ndarray, infos: list[TrackInfo]) -> None:
+    """Draw the tracks at their places (N, 2), coloured by their labels for the condition."""
+    panel.set(xticks=[], yticks=[])
+    panel.spines[:].set(visible=True, color=PALE)
+    size = float(np.clip(3000 / len(infos), 7, 45))
+    labels = [info.labels.get(name) for info in infos]
+    missing = np.array([label is None or label == [] for label in labels])
+
+    def scatter(rows: np.ndarray, **style: Any) -> Any:
+        return panel.scatter(*places[rows].T, s=size, linewidths=0.3, edgecolors="white", **style)
+
+    known = [label for label in labels if isinstance(label, int | float)]
+    if known:
+        dots = scatter(~missing, c=known, cmap="viridis", zorder=3)
+        bar = figure.colorbar(dots, ax=panel, pad=0.02, aspect=25, label="BPM")
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(color=GREY, labelcolor=INK, labelsize=8)
+    first = np.array([min(label) if label and not known else "" for label in labels])
+    ranking = [tag for tag, _ in Counter(sorted(first[first != ""])).most_common(len(TAG_COLORS))]
+    for tag, color in zip(ranking, TAG_COLORS, strict=False):
+        scatter(first == tag, color=color, zorder=3, label=tag)
+    groups = {"other": (~np.isin(first, ["", *ranking]), GREY, 2), "no label": (missing, PALE, 1)}
+    for text, (rows, color, zorder) in groups.items():
+        if rows.any():
+            scatter(rows, color=color, zorder=zorder, label=text)
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+            frameon=False,
+            fontsize=8.5,
+            labelcolor=INK,
+            handletextpad=0.2,
+            markerscale=1.6,
+        )

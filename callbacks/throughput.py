@@ -1,0 +1,65 @@
+"""How fast training is, and whether the data keep up with the device."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from disentangled_ml.structures import ChunkBatch
+
+
+class Throughput(pl.Callback):
+    """Log ``train/chunks_per_second`` of all ranks and ``train/data_wait_share``, the share of the time spent fetching batches.
+
+    The clock runs from the beginning of an epoch to the end of its last batch, and not during validation. It is the host's: a
+    fetch that overlaps with work still queued on the device counts as waiting, so the share is an upper bound there.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin at zero."""
+        self.chunks = 0
+        self.waiting = self.working = 0.0
+        self.since = perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, before the first batch is fetched."""
+        self.since = perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: ChunkBatch, batch_idx: int
+    ) -> None:
+        """Count the time since the last batch as waiting."""
+        self.waiting += self.lap()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: ChunkBatch, batch_idx: int
+    ) -> None:
+        """Count a batch."""
+        if trainer.is_last_batch and pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)  # once per epoch: what is still queued belongs to it
+        self.working += self.lap()
+        self.chunks += len(batch.audio)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave out the time of validation."""
+        self.since = perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the epoch, of all ranks, and begin again; NaN for an epoch without batches."""
+        own = torch.tensor([self.chunks, self.waiting, self.working], dtype=torch.float64, device=pl_module.device)
+        chunks, waiting, working = trainer.strategy.reduce(own, reduce_op="sum")
+        seconds = waiting + working  # of all ranks together
+        values = {
+            "train/chunks_per_second": (chunks * trainer.world_size / seconds).item(),
+            "train/data_wait_share": (waiting / seconds).item(),
+        }
+        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        self.on_train_start(trainer, pl_module)
+
+    def lap(self) -> float:
+        """Give the seconds since the last lap."""
+        before, self.since = self.since, perf_counter()
+        return self.since - before

@@ -1,0 +1,91 @@
+"""Triplet accuracy per condition, for ``track``, and as the plain mean over the conditions, in every split.
+
+Training counts the triplets of its batches as they come; validation and test count the fixed lists. Correct and total are
+summed over batches and ranks before they are divided. Every rank logs the same keys at every epoch (NaN for a condition
+without a triplet on any rank), so no rank waits for another. ``sync_dist`` averages values that are equal already: it changes
+nothing, but Lightning asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from disentangled_ml.metrics import count_correct
+from disentangled_ml.structures import TRACK, ChunkBatch
+
+
+def accuracies(correct: Tensor, total: Tensor, condition_names: Sequence[str]) -> dict[str, float]:
+    """Divide counts: one accuracy per condition, ``track``, and ``mean`` over the conditions that have triplets.
+
+    Shape:
+        correct, total: (C + 1,), track last.
+
+    >>> accuracies(torch.tensor([3.0, 0.0, 1.0]), torch.tensor([4.0, 0.0, 1.0]), ["genre", "mood"])
+    {'genre': 0.75, 'mood': nan, 'track': 1.0, 'mean': 0.75}
+    """
+    accuracy = correct / total
+    values = dict(zip([*condition_names, TRACK], accuracy.tolist(), strict=True))
+    return {**values, "mean": accuracy[:-1].nanmean().item()}
+
+
+class TripletAccuracy(pl.Callback):
+    """Log ``{train,val,test}/triplet_accuracy/{<condition>,track,mean}`` and ``{val,test}/loss``.
+
+    Put it before the callbacks that read these values.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin at zero."""
+        self.counts = torch.zeros(2, len(pl_module.condition_names) + 1, dtype=torch.float64, device=pl_module.device)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: dict[str, Tensor],
+        batch: ChunkBatch,
+        batch_idx: int,
+    ) -> None:
+        """Add the counts of a batch."""
+        self.counts += torch.stack([outputs["correct"], outputs["total"]])
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the accuracies of the epoch's batches, of all ranks."""
+        correct, total = trainer.strategy.reduce(self.counts, reduce_op="sum")
+        self.log_accuracies(pl_module, "train", correct, total)
+        self.on_train_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the accuracies and the loss of the validation list."""
+        if not trainer.sanity_checking:
+            self.log_evaluation(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the accuracies and the loss of the test list."""
+        self.log_evaluation(pl_module, "test")
+
+    def log_evaluation(self, pl_module: pl.LightningModule, split: str) -> None:
+        """Log the accuracies and the loss of a list; the module has gathered its distances from all ranks."""
+        _, distances = pl_module.evaluated()
+        n_rows = len(pl_module.condition_names) + 1
+        self.log_accuracies(
+            pl_module, split, *count_correct(distances.dist_ap, distances.dist_an, distances.condition, n_rows)
+        )
+        pl_module.log(f"{split}/loss", pl_module.evaluation_loss(), batch_size=1, sync_dist=True)
+
+    def log_accuracies(self, pl_module: pl.LightningModule, split: str, correct: Tensor, total: Tensor) -> None:
+        """Log the accuracies of a split."""
+        for name, value in accuracies(correct, total, pl_module.condition_names).items():
+            pl_module.log(
+                f"{split}/triplet_accuracy/{name}",
+                value,
+                prog_bar=split == "val" and name == "mean",
+                on_step=False,
+                on_epoch=True,
+                batch_size=1,
+                sync_dist=True,
+            )

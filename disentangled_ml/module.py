@@ -1,0 +1,114 @@
+"""The LightningModule: glue between the network, the loss, the evaluation and the trainer. No maths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from disentangled_ml.evaluation import Distances, EmbeddingTable, listed_distances, listed_loss
+from disentangled_ml.losses import DisentangledTripletLoss
+from disentangled_ml.metrics import count_correct
+from disentangled_ml.model import ConditionalSimilarityNetwork
+from disentangled_ml.structures import ChunkBatch, ListedTriplet, Member, TrackChunks
+
+CHUNKS_PER_PASS = 256  # bounds the memory of embedding whole tracks
+
+
+class SimilarityModule(pl.LightningModule):
+    """Train and evaluate a conditional similarity network.
+
+    Args:
+        network: To train.
+        loss: Of a batch.
+        learning_rate: Of Adam.
+        weight_decay: Of Adam.
+        checkpoint_notes: Plain values that every checkpoint carries (configuration, conditions, audio settings).
+    """
+
+    def __init__(
+        self,
+        network: ConditionalSimilarityNetwork,
+        loss: DisentangledTripletLoss,
+        learning_rate: float = 0.001,
+        weight_decay: float = 0.0,
+        checkpoint_notes: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.network, self.loss = network, loss
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.checkpoint_notes = checkpoint_notes or {}
+        self.table = EmbeddingTable()
+
+    @property
+    def condition_names(self) -> list[str]:
+        """Names of the conditions, in order."""
+        return self.network.condition_names
+
+    def training_step(self, batch: ChunkBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Compute the loss of a batch; give it with the counts (C + 1,) of correct and all triplets."""
+        terms = self.loss(self.network.raw_embedding(batch.audio), self.network.masks(), batch.triplets)
+        size = len(batch.audio)
+        self.log(
+            "train/loss", terms.total, prog_bar=True, on_step=False, on_epoch=True, batch_size=size, sync_dist=True
+        )
+        correct, total = count_correct(
+            terms.dist_ap.detach(), terms.dist_an.detach(), batch.triplets.condition, len(self.condition_names) + 1
+        )
+        return {"loss": terms.total, "correct": correct, "total": total}
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the embeddings of the last evaluation."""
+        self.start_evaluation(self.trainer.datamodule.triplets["val"])
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the embeddings of the last evaluation."""
+        self.start_evaluation(self.trainer.datamodule.triplets["test"])
+
+    def start_evaluation(self, triplets: list[ListedTriplet]) -> None:
+        """Begin a table for a list of triplets."""
+        self.triplets = triplets
+        self.table = EmbeddingTable(wanted=wanted_chunks(triplets))
+        self.gathered = False
+
+    def validation_step(self, batch: TrackChunks, batch_idx: int) -> None:
+        """Embed whole tracks."""
+        self.table.add(batch, embed(self.network, batch.audio))
+
+    test_step = validation_step
+
+    def evaluated(self) -> tuple[EmbeddingTable, Distances]:
+        """Give the embeddings of all ranks and the distances of the triplets in their subspaces; call on every rank."""
+        if not self.gathered:
+            if self.trainer.world_size > 1:
+                parts: list[dict | None] = [None] * self.trainer.world_size
+                torch.distributed.all_gather_object(parts, self.table.rows)
+                self.table.rows = {member: row for part in parts for member, row in (part or {}).items()}
+            self.distances = listed_distances(self.table, self.triplets, self.network.masks(), self.condition_names)
+            self.gathered = True
+        return self.table, self.distances
+
+    def evaluation_loss(self) -> float:
+        """Give the loss of the listed triplets."""
+        return listed_loss(self.evaluated()[1], len(self.condition_names), self.loss.margin, self.loss.track_weight)
+
+    def configure_optimizers(self) -> Adam:
+        """Optimise everything by Adam; the schedule is a callback, which sees the validation loss."""
+        return Adam(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to rebuild the network without this run."""
+        checkpoint.update(self.checkpoint_notes)
+
+
+def wanted_chunks(triplets: list[ListedTriplet]) -> set[Member]:
+    """Collect the chunks that triplets name."""
+    return {member for _, *members in triplets for member in members if member.start is not None}
+
+
+def embed(network: ConditionalSimilarityNetwork, audio: Tensor) -> Tensor:
+    """Embed any number of chunks, a bounded number at a time: (N, ...) to (N, D)."""
+    return torch.cat([network(part) for part in audio.split(CHUNKS_PER_PASS)])

@@ -1,0 +1,52 @@
+"""The run folder: ``RUNS/RUN_NAME/`` with config.yaml, metrics.json, checkpoints/, figures/ and the W&B files."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from disentangled_ml.config import ConfigError
+
+RUN_DIR_VARIABLE = "DISENTANGLED_ML_RUN_DIR"  # tells the rank processes, started again from argv, what was chosen
+JOB_VARIABLES = ("SLURM_JOB_ID", "WANDB_RUN_ID")  # names that all ranks, and a requeued job, have in common
+
+
+def choose_run_dir(runs: Path, default_name: str, run_name: str | None, resume: bool) -> Path:
+    """Choose and make the run folder.
+
+    A given name is taken as it is; else the default name, with the job's id where there is one, or else numbered where taken.
+
+    Raises:
+        ConfigError: if a named folder holds a run already and resume is not set, or resume is set without a name.
+    """
+    if chosen := os.environ.get(RUN_DIR_VARIABLE):
+        return Path(chosen)
+    job = next((os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)), None)
+    if resume and not run_name:
+        raise ConfigError("resume=true needs run_name=NAME, the run to go on with")
+    if run_name or job:
+        run_dir = runs / (run_name or f"{default_name}-{job}")
+        if run_name and not resume and (run_dir / "checkpoints").exists():
+            raise ConfigError(f"{run_dir} holds a run already: go on with it by resume=true, or give another run_name")
+    else:
+        numbered = (runs / (default_name if n == 1 else f"{default_name}-{n}") for n in count(1))
+        run_dir = next(path for path in numbered if not path.exists())
+    run_dir.mkdir(parents=True, exist_ok=True)
+    os.environ[RUN_DIR_VARIABLE] = str(run_dir)
+    return run_dir
+
+
+def last_checkpoint(run_dir: Path) -> Path | None:
+    """Give the checkpoint to go on from, if there is one."""
+    path = run_dir / "checkpoints" / "last.ckpt"
+    return path if path.is_file() else None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)

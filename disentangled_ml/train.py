@@ -1,0 +1,69 @@
+"""Train a conditional similarity network on shards: ``python -m disentangled_ml.train key=value ...``.
+
+Leaves in runs/RUN_NAME/: config.yaml, checkpoints/{best,last}.ckpt, metrics.json and evaluation.json (the best checkpoint on
+validation and test), figures/*.png and the W&B files.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from disentangled_ml import builders
+from disentangled_ml.console import run_command
+from disentangled_ml.evaluation import evaluation_report, without_nan
+from disentangled_ml.report import accuracy_table
+from disentangled_ml.run_folder import choose_run_dir, last_checkpoint, write_json
+from disentangled_ml.tracking import finish
+
+
+def default_name(config: DictConfig) -> str:
+    """Name a run after its data, backbone and mask."""
+    return f"{Path(config.data.shards).name}-{config.backbone.name}-{config.mask.name}"
+
+
+def main(config: DictConfig) -> None:
+    """Train, then validate and test the best checkpoint."""
+    quieten()
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data = builders.build_data(config)
+    module = builders.build_module(config, data.conditions, data.index.audio)
+    run_dir = choose_run_dir(Path(config.runs), default_name(config), config.run_name, config.resume)
+    trainer = builders.build_trainer(config, run_dir)
+    if trainer.is_global_zero:
+        OmegaConf.save(config, run_dir / "config.yaml")
+    trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir) if config.resume else None, weights_only=True)
+    if trainer.interrupted:
+        raise SystemExit(f"interrupted: run_name={run_dir.name} resume=true goes on with {run_dir}")
+    metrics = {}
+    for evaluate in (trainer.validate, trainer.test):
+        evaluate(
+            module, datamodule=data, ckpt_path=run_dir / "checkpoints" / "best.ckpt", verbose=False, weights_only=True
+        )
+        metrics.update({key: float(value) for key, value in trainer.callback_metrics.items()})
+    table, _ = module.evaluated()
+    if trainer.is_global_zero:
+        masks = module.network.masks().detach().cpu()
+        report = evaluation_report(table, module.triplets, masks, module.condition_names)
+        write_json(run_dir / "metrics.json", without_nan(metrics))
+        write_json(run_dir / "evaluation.json", report)
+        sys.stdout.write(f"\n{accuracy_table(report)}\n\n{run_dir}\n")
+    finish()
+
+
+def quieten() -> None:
+    """Silence Lightning's advice that does not apply here: our streams shard themselves, and choose their workers."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*IterableDataset.*__len__.*",
+        ".*checkpoint directory.*not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+if __name__ == "__main__":
+    run_command(main, "config", "train", __doc__)

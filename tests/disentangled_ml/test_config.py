@@ -1,0 +1,438 @@
+"""Configuration: the order of its layers, every choice of every group, and errors that say what is right."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import ReadonlyConfigError
+
+from disentangled_ml import config, console
+from disentangled_ml.config import (
+    CONF,
+    GROUPS,
+    LEAST_VALUES,
+    LEGAL_VALUES,
+    SCHEMAS,
+    ConfigError,
+    group_choices,
+    load_config,
+    split_argument,
+)
+
+REQUIRED = {
+    "config": [],
+    "prepare": ["manifest=m.csv", "out=shards/x"],
+    "evaluate": ["checkpoint=best.ckpt", "shards=shards/x"],
+    "demo": [],
+}
+OWNERS = {  # a command that has the key, for keys of the tables of limits
+    key: next(name for name, schema in SCHEMAS.items() if key.split(".")[0] in schema.__dataclass_fields__)
+    for key in (*LEGAL_VALUES, *LEAST_VALUES)
+}
+CHOICES = [(group, choice) for group in GROUPS for choice in group_choices(group)]
+
+
+def load(key_of: str, *arguments: str):
+    """Load the configuration that has the key, with what it requires."""
+    name = OWNERS[key_of]
+    return load_config(name, [*REQUIRED[name], *arguments])
+
+
+@pytest.fixture
+def conf(tmp_path, monkeypatch) -> Path:
+    """Copy conf/ to a place where a test may change it."""
+    shutil.copytree(CONF, tmp_path / "conf")
+    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
+    return tmp_path / "conf"
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_configuration_loads_with_what_it_requires(name):
+    tree = load_config(name, REQUIRED[name])
+    assert not OmegaConf.missing_keys(tree)
+    fields = SCHEMAS[name].__dataclass_fields__
+    assert set(tree) == set(fields)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_file_names_every_key_with_its_unit_or_legal_values(name):
+    text = OmegaConf.load(CONF / f"{name}.yaml")
+
+    def keys(node, prefix=""):
+        for key in node:
+            child = OmegaConf.select(node, key, throw_on_missing=False)
+            yield from keys(child, f"{prefix}{key}.") if OmegaConf.is_dict(child) else [f"{prefix}{key}"]
+
+    schema = OmegaConf.structured(SCHEMAS[name])
+    filled = OmegaConf.merge(schema, text)
+    assert set(keys(text)) == set(keys(filled))
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{g}={c}" for g, c in CHOICES])
+def test_every_choice_of_every_group_loads(group, choice):
+    tree = load_config("config", [*([] if group == "data" else ["data=shards"]), "data.shards=d", f"{group}={choice}"])
+    assert tree.choices[group] == choice
+    expected = OmegaConf.load(CONF / group / f"{choice}.yaml")
+    if group not in ("experiment", "data"):  # whose keys stand elsewhere, and are given above
+        assert {key: tree[group][key] for key in expected} == expected
+
+
+def test_there_is_a_choice_in_every_group():
+    assert {group for group, _ in CHOICES} == set(GROUPS)
+    assert group_choices("backbone") == ["conv", "inception", "resnet", "se"]
+    assert group_choices("mask") == ["fixed", "learned", "none"]
+    assert {"demo", "shards"} <= set(group_choices("data"))
+
+
+def test_each_layer_beats_the_one_before(conf):
+    key = "backbone.width"
+    assert OmegaConf.is_missing(OmegaConf.structured(SCHEMAS["config"]).backbone, "width")
+    (conf / "backbone" / "plain.yaml").write_text("name: conv\n")
+    (conf / "experiment" / "empty.yaml").write_text("")
+    (conf / "experiment" / "wide.yaml").write_text("backbone:\n  width: 5.0\n")
+    text = (conf / "config.yaml").read_text()
+    (conf / "config.yaml").write_text(text.replace("  width: ???", "  width: 7.0"))
+
+    def width(*arguments: str) -> float:
+        return OmegaConf.select(load_config("config", list(arguments)), key)
+
+    assert width("experiment=empty", "backbone=plain") == 7.0  # config.yaml over the schema
+    assert width("experiment=empty", "backbone=conv") == 0.25  # the group over config.yaml
+    assert width("experiment=wide", "backbone=conv") == 5.0  # the experiment over the group
+    assert width(f"{key}=3", "backbone=conv", "experiment=wide") == 3.0  # the argument over all, wherever it stands
+    assert width(f"{key}=3", f"{key}=4") == 4.0  # the last argument
+
+
+def test_schema_default_stands_where_nothing_else_says(conf):
+    text = (conf / "config.yaml").read_text()
+    (conf / "config.yaml").write_text("\n".join(line for line in text.split("\n") if "trainable_stft" not in line))
+    assert load_config("config", []).frontend.trainable_stft is False
+
+
+def test_experiment_chooses_groups_and_arguments_choose_again():
+    paper = load_config("config", ["experiment=icassp2020"])
+    assert (paper.choices.backbone, paper.backbone.name, paper.backbone.width) == ("inception", "inception", 1.0)
+    assert (paper.choices.experiment, paper.training.max_epochs) == ("icassp2020", 1000)
+    for arguments in (["experiment=icassp2020", "backbone=conv"], ["backbone=conv", "experiment=icassp2020"]):
+        tree = load_config("config", arguments)
+        assert (tree.choices.backbone, tree.backbone.name) == ("conv", "conv")
+        assert tree.backbone.width == 1.0  # what the experiment says of the group's keys stays
+    assert load_config("config", []).training.max_epochs == 30
+
+
+def test_experiment_chooses_every_group(conf):
+    (conf / "experiment" / "all.yaml").write_text(
+        "choices: {backbone: se, frontend: nnaudio, mask: learned, data: shards, trainer: cpu}\ndata: {shards: there}\n"
+    )
+    tree = load_config("config", ["experiment=all"])
+    assert (tree.backbone.name, tree.frontend.name, tree.mask.name) == ("se", "nnaudio", "learned")
+    assert (tree.data.shards, tree.trainer.accelerator, tree.trainer.devices) == ("there", "cpu", 1)
+
+
+def test_the_last_choice_counts():
+    assert load_config("config", ["mask=none", "mask=learned"]).mask.name == "learned"
+
+
+def test_a_choice_under_its_full_name_is_taken():
+    tree = load_config("config", ["choices.backbone=conv", "--choices.experiment=icassp2020"])
+    assert (tree.choices.backbone, tree.backbone.name) == ("conv", "conv")
+    assert tree.training.max_epochs == 1000
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("seed=3", ("seed", "3")),
+        ("--seed=3", ("seed", "3")),
+        ("--resume=epoch=3-step=10.ckpt", ("resume", "epoch=3-step=10.ckpt")),
+        ("a.b=--c", ("a.b", "--c")),
+        ("a=", ("a", "")),
+    ],
+)
+def test_split_argument(argument, expected):
+    assert split_argument(argument) == expected
+
+
+@pytest.mark.parametrize("argument", ["seed", "--seed", "=3", "--=3", "", "seed 3"])
+def test_argument_without_key_and_value(argument):
+    with pytest.raises(ConfigError, match="is not of the form key=value"):
+        load_config("config", [argument])
+
+
+@pytest.mark.parametrize("dashes", ["", "--"])
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("seed=3", 3),
+        ("training.learning_rate=1e-3", 0.001),
+        ("training.learning_rate=1", 1.0),
+        ("loss.margin=0.25", 0.25),
+        ("resume=True", True),
+        ("resume=false", False),
+        ("embedding_dim=None", None),
+        ("embedding_dim=null", None),
+        ("run_name=None", None),
+        ("run_name=", None),
+        ("training.gradient_clip=0.5", 0.5),
+        ("data.conditions=[genre, tempo]", ["genre", "tempo"]),
+        ("data.conditions=['genre','tempo']", ["genre", "tempo"]),
+        ('data.conditions=["mood"]', ["mood"]),
+        ("data.conditions=None", None),
+        ("trainer.devices=2", 2),
+        ("trainer.devices=auto", "auto"),
+        ("trainer.devices=[0, 1]", [0, 1]),
+        ("run_name=epoch=3-step=10", "epoch=3-step=10"),
+        ("run_name=${backbone.name}-${seed}", "resnet-0"),
+    ],
+)
+def test_values(argument, expected, dashes):
+    value = OmegaConf.select(load_config("config", [dashes + argument]), argument.split("=")[0])
+    assert (OmegaConf.to_object(value) if OmegaConf.is_config(value) else value) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["007", "12:30", "2024_01", "1e3", "on", "a b # c", "@home", "x: y", "[1", "{}", "~", "-x"]
+)
+def test_text_stays_as_it_was_typed(text):
+    tree = load_config("config", [f"run_name={text}", f"wandb.entity={text}", f"data.shards={text}"])
+    assert (tree.run_name, tree.wandb.entity, tree.data.shards) == (text, text, text)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("sed=1", r"'sed' is unknown \(did you mean seed\?\); legal here: .*\bseed, runs\b"),
+        ("backbone.nme=conv", r"'backbone.nme' is unknown \(did you mean name\?\); legal here: backbone.name, "),
+        ("data.tempo.tolerence=1", r"'data.tempo.tolerence'.*did you mean tolerance\?.*data.tempo.tolerance_bpm"),
+        ("bakbone=conv", r"'bakbone' is unknown \(did you mean backbone\?\); legal here: .*mask"),
+        ("experimnt=demo", r"'experimnt' is unknown \(did you mean experiment\?\); legal here: .*experiment"),
+        ("nothing.at.all=1", r"'nothing.at.all' is unknown; legal here: choices, seed"),
+        ("seed.x=1", r"'seed.x' is unknown; seed has no keys of its own"),
+        ("data.conditions.0=genre", r"'data.conditions.0' is unknown; data.conditions has no keys"),
+        ("seed[0]=1", r"'seed\[0\]' is unknown"),
+        ("data.=1", r"'data.' is unknown; legal here: data.shards"),
+        ("choices.colour=red", r"'choices.colour' is unknown; legal here: choices.backbone, choices.frontend"),
+        ("backbone=vgg", r"backbone=vgg is unknown: choose one of conv, inception, resnet, se"),
+        ("backbone=", r"backbone= is unknown: choose one of conv"),
+        ("experiment=paper", r"experiment=paper is unknown: choose one of demo, icassp2020"),
+        ("mask=Fixed", r"mask=Fixed is unknown: choose one of fixed, learned, none"),
+    ],
+)
+def test_unknown_keys_and_choices(argument, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("config", [argument])
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMAS if name != "config"])
+def test_unknown_keys_of_other_commands(name):
+    with pytest.raises(ConfigError, match=r"'sheds' is unknown.*legal here: ") as error:
+        load_config(name, [*REQUIRED[name], "sheds=1"])
+    assert "experiment" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"'backbone' is unknown"):
+        load_config(name, [*REQUIRED[name], "backbone=conv"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("seed=x", r"^seed: Value 'x'.*Integer"),
+        ("seed=1.5", r"^seed: Value '1.5'"),
+        ("seed=True", r"^seed: Value 'True'"),
+        ("seed=None", r"^seed: "),
+        ("resume=maybe", r"^resume: Value 'maybe' is not a valid bool"),
+        ("loss.margin=wide", r"^loss.margin: Value 'wide'.*Float"),
+        ("data.conditions=genre", r"^data.conditions: .*list"),
+        ("data.shards=None", r"^data.shards: "),
+        ("data.tempo=3", r"^data.tempo=3: .*TempoConfig"),
+        ("data.conditions=[genre", r"^data.conditions=\[genre: while parsing"),
+        ("run_name=${nothing}", r"'nothing' not found"),
+        ("run_name=${", r"^run_name: "),
+    ],
+)
+def test_wrong_types(argument, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("config", [argument])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("config", ["data=shards"], "no value for data.shards: give it as data.shards=VALUE"),
+        ("prepare", [], "no value for manifest, out: give it as manifest=VALUE"),
+        ("prepare", ["manifest=m.csv"], "no value for out: give it as out=VALUE"),
+        ("evaluate", ["shards=d"], "no value for checkpoint: give it"),
+        ("evaluate", ["checkpoint=???", "shards=d"], "no value for checkpoint: give it"),
+    ],
+)
+def test_missing_values(name, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(name, arguments)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_read_only(name):
+    tree = load_config(name, REQUIRED[name])
+    key = next(key for key, value in tree.items() if isinstance(value, int | str))
+    with pytest.raises(ReadonlyConfigError):
+        tree[key] = tree[key]
+    for node in tree.values():
+        if OmegaConf.is_config(node):
+            assert OmegaConf.is_readonly(node)
+
+
+@pytest.mark.parametrize("key", LEGAL_VALUES)
+def test_legal_values(key):
+    for value in LEGAL_VALUES[key]:
+        assert (
+            OmegaConf.select(load(key, f"{key}={value}", *(["trainer=gpu"] if value == "16-mixed" else [])), key)
+            == value
+        )
+    with pytest.raises(ConfigError, match=rf"{key}=odd is not legal: choose one of {LEGAL_VALUES[key][0]}, "):
+        load(key, f"{key}=odd")
+
+
+@pytest.mark.parametrize("key", LEAST_VALUES)
+def test_least_values(key):
+    least = LEAST_VALUES[key]
+    accepted = OmegaConf.select(load(key, f"{key}={least}"), key)
+    assert accepted == least
+    whole = isinstance(accepted, int)
+    for value in (least - 1,) if whole else (least - 1e-9, least - 1, "nan"):
+        with pytest.raises(ConfigError, match=rf"{key}=\S+ is too small: it must be at least {least}$"):
+            load(key, f"{key}={value}")
+
+
+def test_every_limit_is_of_a_key_that_exists():
+    trees = {name: load_config(name, REQUIRED[name]) for name in SCHEMAS}
+    for key in (*LEGAL_VALUES, *LEAST_VALUES):
+        tree = trees[OWNERS[key]]
+        *parents, last = key.split(".")
+        assert last in (OmegaConf.select(tree, ".".join(parents)) if parents else tree), key
+
+
+@pytest.mark.parametrize("shares", ["[0.5,0.5]", "[0.5,0.5,0.1]", "[1.2,-0.1,-0.1]", "[]", "[0.25,0.25,0.25,0.25]"])
+def test_split_shares(shares):
+    with pytest.raises(ConfigError, match=r"split_shares=\[.*\] must be three shares .* sum to 1"):
+        load_config("prepare", [*REQUIRED["prepare"], f"split_shares={shares}"])
+    assert load_config("prepare", [*REQUIRED["prepare"], "split_shares=[1,0,0]"]).split_shares == [1, 0, 0]
+
+
+def test_half_precision_needs_a_gpu():
+    with pytest.raises(ConfigError, match="16-mixed needs a GPU: use bf16-mixed or 32-true"):
+        load_config("config", ["trainer=cpu", "trainer.precision=16-mixed"])
+    load_config("config", ["trainer=cpu", "trainer.precision=bf16-mixed"])
+    load_config("config", ["trainer=gpu", "trainer.precision=16-mixed"])
+
+
+def test_pool_holds_a_batch():
+    with pytest.raises(ConfigError, match=r"data.pool_tracks=9 must hold at least data.tracks_per_batch=10"):
+        load_config("config", ["data.pool_tracks=9", "data.tracks_per_batch=10"])
+    load_config("config", ["data.pool_tracks=10", "data.tracks_per_batch=10"])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("backbone/bad.yaml", "name: conv\nwdith: 1.0\n", r"backbone.wdith: .*did you mean width\?.*backbone.name"),
+        ("experiment/bad.yaml", "training: {max_epoch: 3}\n", r"training.max_epoch: .*did you mean max_epochs\?"),
+        ("experiment/bad.yaml", "trainning: {max_epochs: 3}\n", r"trainning: .*did you mean training\?"),
+        ("experiment/bad.yaml", "choices: {bakbone: conv}\n", r"choices.bakbone is unknown: the groups are backbone, "),
+        ("experiment/bad.yaml", "choices: {backbone: vgg}\n", r"backbone=vgg is unknown: choose one of conv, "),
+        ("experiment/bad.yaml", "seed: many\n", r"^seed: Value 'many'"),
+        ("experiment/bad.yaml", "seed: [\n", r"experiment/bad.yaml: while parsing"),
+    ],
+)
+def test_faults_in_files(conf, file, text, message):
+    (conf / file).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config("config", [f"{file.split('/')[0]}=bad"])
+
+
+def test_configuration_is_a_plain_dict_for_checkpoints():
+    plain = OmegaConf.to_container(load_config("config", []))
+
+    def types(value):
+        yield type(value)
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from types(item)
+
+    assert set(types(plain)) <= {dict, list, str, int, float, bool, type(None)}
+
+
+def run_main(monkeypatch, main, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["prepare", *arguments])
+    console.run_command(main, "prepare", "prepare", "Purpose.")
+
+
+@pytest.mark.parametrize("word", ["-h", "--help", "help"])
+def test_help_names_every_key_and_runs_nothing(monkeypatch, capsys, word):
+    run_main(monkeypatch, lambda _: pytest.fail("ran"), "manifest=m", word)
+    out = capsys.readouterr().out
+    assert "usage: python -m disentangled_ml.prepare key=value" in out
+    assert "Purpose." in out
+    for key in SCHEMAS["prepare"].__dataclass_fields__:
+        assert f"\n{key}:" in out
+
+
+def test_help_of_training_names_the_choices():
+    text = console.usage("config", "train", "Train.")
+    for group in GROUPS:
+        assert f"  {group}={'|'.join(group_choices(group))}\n" in text
+
+
+def test_command_gets_its_configuration(monkeypatch):
+    seen = []
+    run_main(monkeypatch, seen.append, "--manifest=m.csv", "out=o", "chunk_frames=64")
+    assert (seen[0].manifest, seen[0].chunk_frames) == ("m.csv", 64)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConfigError("no such backbone"), "configuration error: no such backbone"),
+        (ValueError("bad manifest"), "error: bad manifest"),
+        (FileNotFoundError(2, "No such file", "m.csv"), "error: .*m.csv"),
+    ],
+)
+def test_input_errors_end_a_command_with_one_line(monkeypatch, error, message):
+    def main(_):
+        raise error
+
+    with pytest.raises(SystemExit, match=message) as stop:
+        run_main(monkeypatch, main, "manifest=m", "out=o")
+    assert stop.value.code != 0
+    assert "\n" not in str(stop.value.code)
+
+
+def test_faults_of_the_program_show_themselves(monkeypatch):
+    def main(_):
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError, match="ours"):
+        run_main(monkeypatch, main, "manifest=m", "out=o")
+
+
+def run_prepare(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "disentangled_ml.prepare", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=CONF.parent)
+
+
+def test_help_in_a_process():
+    done = run_prepare("--help")
+    assert done.returncode == 0
+    assert "manifest:" in done.stdout
+
+
+def test_bad_key_in_a_process():
+    done = run_prepare("manifset=m.csv")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "did you mean manifest?" in done.stderr
+    assert not done.stdout
