@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
-from callbacks.figures import GREY, INK, condition_colors, new_panels, save_figure
+from callbacks.figures import GREY, INK, PALE, condition_colors, new_panels, save_figure
 from disentangled_ml.structures import TRACK
 
 CHANCE = 0.5
@@ -79,29 +79,30 @@ class AccuracyCurves(pl.Callback):
         }
         figure, panels = new_panels(1, len(PANELS), 4.8, 3.9, sharey=True)
         values = [value for points in self.history.values() for _, value in points]
-        low, high = max(0.0, min(CHANCE, *values) - 0.04), min(1.0, max(CHANCE, *values)) + 0.02
+        last = max(points[-1][0] for points in self.history.values())
+        low, high = min(CHANCE, *values) - 0.03, max(CHANCE, *values) + 0.03
         for panel, (split, title) in zip(panels, PANELS.items(), strict=True):
             panel.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
             panel.set_xlabel("epoch")
             panel.set_ylim(low, high)
-            panel.xaxis.get_major_locator().set_params(integer=True)
-            panel.axhline(CHANCE, color=GREY, linewidth=1, linestyle=":")
-            panel.text(
-                0.01, CHANCE, "chance", color=GREY, fontsize=8, va="bottom", transform=panel.get_yaxis_transform()
-            )
-            curves = {name: self.history.get(f"{split}/triplet_accuracy/{name}") for name in styles}
-            curves = {name: points for name, points in curves.items() if points}
-            heights = spread([points[-1][1] for points in curves.values()], LABEL_GAP * (high - low))
-            for (name, points), height in zip(curves.items(), heights, strict=True):
-                epochs, accuracy = zip(*points, strict=True)
-                style = {"linewidth": 1.8, **styles[name]}
-                panel.plot(epochs, accuracy, **style, solid_capstyle="round", clip_on=False)
-                panel.plot(epochs[-1], accuracy[-1], "o", color=style["color"], markersize=4, clip_on=False)
+            panel.set_xlim(0.5, last + 0.5)
+            panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+            panel.grid(axis="y", color=PALE, linewidth=0.6)
+            panel.axhline(CHANCE, color=GREY, linewidth=1.2, linestyle=":")
+            ends = {"chance": CHANCE}
+            for name, style in styles.items():
+                if points := self.history.get(f"{split}/triplet_accuracy/{name}"):
+                    epochs, accuracy = zip(*points, strict=True)
+                    panel.plot(epochs, accuracy, **{"linewidth": 1.8, **style}, solid_capstyle="round")
+                    panel.plot(epochs[-1], accuracy[-1], "o", color=style["color"], markersize=4)
+                    ends[name] = accuracy[-1]
+            heights = spread(list(ends.values()), LABEL_GAP * (high - low))
+            for (name, value), height in zip(ends.items(), heights, strict=True):
                 panel.text(
-                    1.03,
+                    1.02,
                     height,
-                    f"{name} {accuracy[-1]:.2f}",
-                    color=style["color"],
+                    f"{name} {value:.2f}",
+                    color=styles.get(name, {"color": GREY})["color"],
                     fontsize=9,
                     fontweight="bold" if name == "mean" else "normal",
                     va="center",

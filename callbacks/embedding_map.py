@@ -16,6 +16,7 @@ from disentangled_ml.structures import TrackInfo
 
 SEED = 0
 MIN_TRACKS = 10  # fewer have no neighbourhoods that t-SNE could keep
+LEGEND_SIZE = 28.0  # area of a dot, in square points
 
 
 def plane(points: np.ndarray) -> np.ndarray:
@@ -75,7 +76,7 @@ def draw_condition(figure: Any, panel: Any, name: str, places: np.ndarray, infos
     """Draw the tracks at their places (N, 2), coloured by their labels for the condition."""
     panel.set(xticks=[], yticks=[])
     panel.spines[:].set(visible=True, color=PALE)
-    size = float(np.clip(3000 / len(infos), 7, 45))
+    size = float(np.clip(9000 / len(infos), 9, 45))
     labels = [info.labels.get(name) for info in infos]
     missing = np.array([label is None or label == [] for label in labels])
 
@@ -85,7 +86,7 @@ def draw_condition(figure: Any, panel: Any, name: str, places: np.ndarray, infos
     known = [label for label in labels if isinstance(label, int | float)]
     if known:
         dots = scatter(~missing, c=known, cmap="viridis", zorder=3)
-        bar = figure.colorbar(dots, ax=panel, pad=0.02, aspect=25, label="BPM")
+        bar = figure.colorbar(dots, cax=panel.inset_axes([1.03, 0.0, 0.035, 1.0]), label="BPM")
         bar.outline.set_visible(False)
         bar.ax.tick_params(color=GREY, labelcolor=INK, labelsize=8)
     first = np.array([min(label) if label and not known else "" for label in labels])
@@ -98,11 +99,12 @@ def draw_condition(figure: Any, panel: Any, name: str, places: np.ndarray, infos
             scatter(rows, color=color, zorder=zorder, label=text)
     if panel.get_legend_handles_labels()[0]:
         panel.legend(
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
+            loc="upper left",
+            bbox_to_anchor=(0.0, 0.0) if known else (1.0, 1.0),  # beside the panel is the colour bar's place
+            borderaxespad=0.2,
             frameon=False,
             fontsize=8.5,
             labelcolor=INK,
             handletextpad=0.2,
-            markerscale=1.6,
+            markerscale=(LEGEND_SIZE / size) ** 0.5,
         )

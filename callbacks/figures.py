@@ -30,6 +30,7 @@ def condition_colors(names: Sequence[str]) -> dict[str, str]:
 def new_panels(rows: int, columns: int, width: float, height: float, **sharing: bool) -> tuple[Figure, list[Axes]]:
     """Make a figure of equal panels, each ``width`` x ``height`` inches, in reading order; ``sharing`` as in ``subplots``."""
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     panels = list(figure.subplots(rows, columns, squeeze=False, **sharing).flat)
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)

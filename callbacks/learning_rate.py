@@ -39,7 +39,7 @@ class ReduceLearningRate(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the learning rate that the epoch is trained with."""
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        pl_module.log("train/learning_rate", rate, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        pl_module.log("train/learning_rate", rate, on_step=False, on_epoch=True, batch_size=1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lower the rate, or stop, where that is due."""

@@ -56,7 +56,7 @@ class Throughput(pl.Callback):
             "train/chunks_per_second": (chunks * trainer.world_size / seconds).item(),
             "train/data_wait_share": (waiting / seconds).item(),
         }
-        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
         self.on_train_start(trainer, pl_module)
 
     def lap(self) -> float:

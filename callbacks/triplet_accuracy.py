@@ -1,9 +1,8 @@
-"""Triplet accuracy per condition, for ``track``, and as the plain mean over the conditions, in every split.
+"""Loss and triplet accuracy per condition, for ``track``, and as the plain mean over the conditions, in every split.
 
 Training counts the triplets of its batches as they come; validation and test count the fixed lists. Correct and total are
-summed over batches and ranks before they are divided. Every rank logs the same keys at every epoch (NaN for a condition
-without a triplet on any rank), so no rank waits for another. ``sync_dist`` averages values that are equal already: it changes
-nothing, but Lightning asks for it.
+summed over batches and ranks before they are divided. Every rank logs the same keys with the same values at every epoch (NaN
+for a condition without a triplet on any rank), so nothing is left for Lightning to synchronise.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def accuracies(correct: Tensor, total: Tensor, condition_names: Sequence[str]) -
 
 
 class TripletAccuracy(pl.Callback):
-    """Log ``{train,val,test}/triplet_accuracy/{<condition>,track,mean}`` and ``{val,test}/loss``.
+    """Log ``{train,val,test}/triplet_accuracy/{<condition>,track,mean}`` and ``{train,val,test}/loss``.
 
     Put it before the callbacks that read these values.
     """
@@ -41,6 +40,7 @@ class TripletAccuracy(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin at zero."""
         self.counts = torch.zeros(2, len(pl_module.condition_names) + 1, dtype=torch.float64, device=pl_module.device)
+        self.losses = torch.zeros(2, dtype=torch.float64, device=pl_module.device)  # their sum and number
 
     def on_train_batch_end(
         self,
@@ -50,13 +50,17 @@ class TripletAccuracy(pl.Callback):
         batch: ChunkBatch,
         batch_idx: int,
     ) -> None:
-        """Add the counts of a batch."""
+        """Add the counts and the loss of a batch."""
         self.counts += torch.stack([outputs["correct"], outputs["total"]])
+        loss = outputs["loss"].detach().double()
+        self.losses += torch.stack([loss, torch.ones_like(loss)])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the accuracies of the epoch's batches, of all ranks."""
         correct, total = trainer.strategy.reduce(self.counts, reduce_op="sum")
+        loss, n_batches = trainer.strategy.reduce(self.losses, reduce_op="sum")
         self.log_accuracies(pl_module, "train", correct, total)
+        pl_module.log("train/loss", (loss / n_batches).item(), batch_size=1)
         self.on_train_start(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -75,7 +79,7 @@ class TripletAccuracy(pl.Callback):
         self.log_accuracies(
             pl_module, split, *count_correct(distances.dist_ap, distances.dist_an, distances.condition, n_rows)
         )
-        pl_module.log(f"{split}/loss", pl_module.evaluation_loss(), batch_size=1, sync_dist=True)
+        pl_module.log(f"{split}/loss", pl_module.evaluation_loss(), batch_size=1)
 
     def log_accuracies(self, pl_module: pl.LightningModule, split: str, correct: Tensor, total: Tensor) -> None:
         """Log the accuracies of a split."""
@@ -87,5 +91,4 @@ class TripletAccuracy(pl.Callback):
                 on_step=False,
                 on_epoch=True,
                 batch_size=1,
-                sync_dist=True,
             )

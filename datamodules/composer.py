@@ -35,6 +35,9 @@ class BatchPlan:
         pool_tracks: Tracks held to choose from.
         triplets_per_condition: Triplets drawn per batch for each condition.
         track_triplets: Triplets drawn per batch for the track condition.
+
+    Raises:
+        ValueError: if the pool is smaller than a batch, for then an epoch would miss tracks.
     """
 
     chunk_frames: int = 129
@@ -43,6 +46,12 @@ class BatchPlan:
     pool_tracks: int = 512
     triplets_per_condition: int = 256
     track_triplets: int = 256
+
+    def __post_init__(self):
+        if self.pool_tracks < self.tracks_per_batch:
+            raise ValueError(
+                f"pool_tracks={self.pool_tracks} must be at least tracks_per_batch={self.tracks_per_batch}"
+            )
 
     @property
     def fresh_tracks(self) -> int:
@@ -69,8 +78,8 @@ class StreamedTrack(NamedTuple):
 def draw_starts(frames: int, chunk_frames: int, n: int, generator: Generator) -> Tensor:
     """Draw the first frames of n chunks of a track.
 
-    Where the track is long enough no two chunks overlap by more than half, and every legal start can occur, the first and
-    the last included; in a shorter track the starts are drawn independently.
+    Where the track is long enough no two chunks overlap by more than half; in a shorter track the starts are drawn
+    independently. The first and the last legal start can occur, and all between them unless the track is hardly long enough.
 
     Shape:
         returns: (n,) int64, from 0 to frames - chunk_frames.

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,11 @@ from datamodules.index import Shard, ShardIndex, ShardsError
 from disentangled_ml.structures import TrackInfo
 
 MEMBERS = {"mel": "mel.npy", "waveform": "flac"}  # source of a frontend -> member of a sample
+# Of a C-ordered float16 matrix as np.save writes it; numpy's own parser fails on damaged ones in half a dozen ways.
+NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \((\d{1,9}), (\d{1,9})\), \} *\n",
+    re.DOTALL,
+)
 ESCAPED = {code: f"%{code:02X}" for code in (*range(32), *map(ord, "%./\\"))}
 
 
@@ -94,12 +99,12 @@ def read_samples(root: Path, slices: list[ShardSlice], members: tuple[str, ...])
                 files = tar_file_expander(
                     [{"url": url, "stream": stream}], select_files=lambda name: name.endswith(members)
                 )
-                with closing(group_by_keys(files)) as samples:
-                    for sample in islice(samples, start, stop):
-                        found += 1
-                        yield {member: sample[member] for member in ("__key__", *members)}
+                for sample in islice(group_by_keys(files), start, stop):
+                    found += 1
+                    yield {member: sample[member] for member in ("__key__", *members)}
         except (OSError, ValueError, EOFError, tarfile.TarError) as error:
-            raise ShardsError(f"shard {url} cannot be read ({error}): prepare it anew") from error
+            reason = error if isinstance(error, OSError) else (*error.args, error)[0]  # webdataset appends to the args
+            raise ShardsError(f"shard {url} cannot be read ({reason}): prepare it anew") from error
         except KeyError as error:
             raise ShardsError(f"shard {url}, sample {start + found - 1}: no member {error}: prepare it anew") from error
         if found < stop - start:
@@ -127,16 +132,13 @@ def decode_mel(data: bytes) -> np.ndarray:
     Shape:
         returns: (n_mels, frames) float16.
     """
-    buffer = io.BytesIO(data)
-    try:
-        if np.lib.format.read_magic(buffer) != (1, 0):
-            raise ValueError("version of the npy format")
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
-        if fortran_order or dtype != np.float16 or len(shape) != 2:
-            raise ValueError(f"{dtype} of shape {shape}")
-        return np.frombuffer(data, np.float16, offset=buffer.tell()).reshape(shape)
-    except (ValueError, TypeError, TokenError) as error:
-        raise ShardsError(f"member mel.npy is not a float16 matrix ({error})") from error
+    header = NPY_HEADER.match(data)
+    if header is None:
+        raise ShardsError(f"member mel.npy is not a float16 matrix, it begins with {data[:100]!r}")
+    n_mels, frames = int(header[1]), int(header[2])
+    if len(data) - header.end() != n_mels * frames * 2:
+        raise ShardsError(f"member mel.npy is not a whole float16 matrix: {len(data)} bytes for {n_mels} x {frames}")
+    return np.frombuffer(data, np.float16, offset=header.end()).reshape(n_mels, frames)
 
 
 @contextmanager

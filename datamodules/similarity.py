@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
@@ -42,6 +44,40 @@ def build_conditions(
         else TagCondition(name, tuple(known[name]["vocabulary"]))
         for name in names
     ]
+
+
+class StreamLoader(DataLoader):
+    """Load the ready batches of a stream; workers are started afresh, never forked from a process that ran torch.
+
+    Args:
+        stream: To load from.
+        workers: Loading processes.
+        pin_memory: Whether batches go to a GPU.
+        epoch_of: Asked for the epoch at each iteration, and told to a stream that draws by it. Lightning makes iterators
+            ahead of its epochs, and on resuming before it knows the epoch: neither counting them nor ``current_epoch`` would do.
+    """
+
+    def __init__(
+        self,
+        stream: TrainingStream | EvaluationStream,
+        workers: int = 0,
+        pin_memory: bool = False,
+        epoch_of: Callable[[], int] | None = None,
+    ):
+        super().__init__(
+            stream,
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context="forkserver" if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+        )
+        self.epoch_of = epoch_of
+
+    def __iter__(self) -> Iterator:
+        if self.epoch_of is not None:
+            self.dataset.set_epoch(self.epoch_of())
+        return super().__iter__()
 
 
 class SimilarityDataModule(pl.LightningDataModule):
@@ -94,34 +130,29 @@ class SimilarityDataModule(pl.LightningDataModule):
             return self.source
         return replace(self.source, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
 
-    def loader(self, stream: TrainingStream | EvaluationStream) -> DataLoader:
-        """Wrap a stream of ready batches; workers are started afresh, never forked from a process that ran torch."""
-        return DataLoader(
-            stream,
-            batch_size=None,
-            num_workers=self.workers,
-            multiprocessing_context="forkserver" if self.workers else None,
-            persistent_workers=self.workers > 0,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-        )
+    def loader(
+        self, stream: TrainingStream | EvaluationStream, epoch_of: Callable[[], int] | None = None
+    ) -> StreamLoader:
+        """Wrap a stream."""
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return StreamLoader(stream, self.workers, on_gpu, epoch_of)
 
-    def train_dataloader(self) -> DataLoader:
-        """Stream training batches, from the trainer's current epoch on."""
-        epoch = self.trainer.current_epoch if self.trainer else 0
+    def train_dataloader(self) -> StreamLoader:
+        """Stream the training batches of the trainer's current epoch; without a trainer, of one epoch after the other."""
         share = max(self.plan.tracks_per_batch, self.plan.pool_tracks // max(1, self.workers))
-        return self.loader(
-            TrainingStream(self.placed_source(), replace(self.plan, pool_tracks=share), self.seed, epoch)
-        )
+        stream = TrainingStream(self.placed_source(), replace(self.plan, pool_tracks=share), self.seed)
+        trainer = self.trainer
+        return self.loader(stream, count().__next__ if trainer is None else lambda: trainer.global_step // len(stream))
 
-    def evaluation_dataloader(self, split: str) -> DataLoader:
+    def evaluation_dataloader(self, split: str) -> StreamLoader:
         """Stream the whole tracks of a split, with the chunks that its triplets name."""
         requested = requested_starts(self.triplets[split])
         return self.loader(EvaluationStream(self.placed_source(), split, self.eval_tracks_per_batch, requested))
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> StreamLoader:
         """Stream the validation tracks."""
         return self.evaluation_dataloader("val")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> StreamLoader:
         """Stream the test tracks."""
         return self.evaluation_dataloader("test")

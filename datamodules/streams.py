@@ -116,20 +116,20 @@ class Source:
 
 
 class TrainingStream(IterableDataset):
-    """Iterate over one epoch of ``ChunkBatch``; each iteration is the next epoch.
+    """Iterate over the ``ChunkBatch``es of the epoch last set.
 
     Args:
         source: What is read.
         plan: How batches are composed.
         seed: Of everything drawn.
-        first_epoch: Epoch of the first iteration.
 
     Raises:
         ShardsError: if there are fewer training tracks than loading processes.
     """
 
-    def __init__(self, source: Source, plan: BatchPlan, seed: int, first_epoch: int = 0):
-        self.source, self.plan, self.seed, self.epoch = source, plan, seed, first_epoch
+    def __init__(self, source: Source, plan: BatchPlan, seed: int):
+        self.source, self.plan, self.seed = source, plan, seed
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
         self.n_tracks = source.index.count("train")
         if not self.n_tracks:
             raise ShardsError(f"{source.index.root} has no training tracks: check the manifest's split column")
@@ -138,6 +138,10 @@ class TrainingStream(IterableDataset):
                 f"{source.index.root} has {self.n_tracks} training tracks for {source.n_consumers} loading processes: "
                 "use fewer devices or data.workers"
             )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next iteration."""
+        self.epoch.fill_(epoch)
 
     @property
     def batches_per_consumer(self) -> int:
@@ -150,7 +154,7 @@ class TrainingStream(IterableDataset):
         return self.batches_per_consumer * max(1, self.source.workers)
 
     def __iter__(self) -> Iterator[ChunkBatch]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
+        epoch = int(self.epoch)
         shards = self.source.index.splits["train"]
         order = torch.randperm(len(shards), generator=seeded_generator(self.seed, epoch)).tolist()
         consumer = self.source.consumer()

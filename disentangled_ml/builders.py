@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,9 @@ def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSe
 def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
     """Build what logs, draws, saves and ends a run."""
     training = config.training
+    checkpoint = partial(
+        ModelCheckpoint, run_dir / "checkpoints", save_on_train_epoch_end=True, enable_version_counter=False
+    )
     callbacks: list[Callback] = [
         TQDMProgressBar(),
         Throughput(),
@@ -136,15 +140,8 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
         AccuracyCurves(),
         MaskHeatmap(),
         EmbeddingMap(),
-        ModelCheckpoint(
-            run_dir / "checkpoints",
-            filename="best",
-            monitor=MONITOR,
-            mode="max",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
+        checkpoint(filename="best", monitor=MONITOR, mode="max"),
+        checkpoint(filename="last"),  # by its own callback: save_last=True saves only in epochs that are the best
     ]
     if training.early_stopping_patience:
         callbacks.append(EarlyStopping(MONITOR, patience=training.early_stopping_patience, mode="max"))

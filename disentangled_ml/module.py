@@ -49,12 +49,13 @@ class SimilarityModule(pl.LightningModule):
         return self.network.condition_names
 
     def training_step(self, batch: ChunkBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Compute the loss of a batch; give it with the counts (C + 1,) of correct and all triplets."""
+        """Compute the loss of a batch; give it with the counts (C + 1,) of correct and all triplets.
+
+        What is logged of an epoch is summed over the ranks by the callbacks. Lightning's own ``sync_dist`` is not used: it
+        synchronises when a value is first read, which the progress bar does on rank zero alone.
+        """
         terms = self.loss(self.network.raw_embedding(batch.audio), self.network.masks(), batch.triplets)
-        size = len(batch.audio)
-        self.log(
-            "train/loss", terms.total, prog_bar=True, on_step=False, on_epoch=True, batch_size=size, sync_dist=True
-        )
+        self.log("loss", terms.total.detach(), prog_bar=True, logger=False)
         correct, total = count_correct(
             terms.dist_ap.detach(), terms.dist_an.detach(), batch.triplets.condition, len(self.condition_names) + 1
         )
@@ -69,7 +70,10 @@ class SimilarityModule(pl.LightningModule):
         self.start_evaluation(self.trainer.datamodule.triplets["test"])
 
     def start_evaluation(self, triplets: list[ListedTriplet]) -> None:
-        """Begin a table for a list of triplets."""
+        """Begin a table for a list of triplets, with one network on all ranks: batch norm's statistics are each rank's own."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
         self.triplets = triplets
         self.table = EmbeddingTable(wanted=wanted_chunks(triplets))
         self.gathered = False

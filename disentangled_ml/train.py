@@ -44,7 +44,7 @@ def main(config: DictConfig) -> None:
         evaluate(
             module, datamodule=data, ckpt_path=run_dir / "checkpoints" / "best.ckpt", verbose=False, weights_only=True
         )
-        metrics.update({key: float(value) for key, value in trainer.callback_metrics.items()})
+        metrics.update({key: round(float(value), 6) for key, value in trainer.callback_metrics.items()})  # float32 kept
     table, _ = module.evaluated()
     if trainer.is_global_zero:
         masks = module.network.masks().detach().cpu()
@@ -56,11 +56,17 @@ def main(config: DictConfig) -> None:
 
 
 def quieten() -> None:
-    """Silence Lightning's advice that does not apply here: our streams shard themselves, and choose their workers."""
+    """Silence advice that does not apply here.
+
+    Our streams shard themselves and choose their workers; what is logged is equal on all ranks already.
+    """
     for message in (
         ".*does not have many workers.*",
         ".*IterableDataset.*__len__.*",
-        ".*checkpoint directory.*not empty.*",
+        ".*heckpoint directory.*not empty.*",
+        ".*sync_dist=True.*",
+        ".*LeafSpec.*is deprecated.*",
+        ".*litlogger.*",
     ):
         warnings.filterwarnings("ignore", message)
 

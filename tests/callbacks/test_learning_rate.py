@@ -34,7 +34,16 @@ class Rates(pl.Callback):
 
 def fit(folder, epochs=None, checkpoint=None, **settings):
     schedule, rates, recorder = ReduceLearningRate(**{**SETTINGS, **settings}), Rates(), Recorder()
-    trainer = tiny_trainer(folder, Scripted(), schedule, rates, recorder, epochs=epochs or len(VALUES))
+    trainer = tiny_trainer(
+        folder,
+        Scripted(),
+        schedule,
+        rates,
+        recorder,
+        epochs=epochs or len(VALUES),
+        limit_train_batches=1,
+        limit_val_batches=1,
+    )
     trainer.fit(tiny_module(learning_rate=1.0), datamodule=TinyData(), ckpt_path=checkpoint, weights_only=True)
     return trainer, schedule, rates.rates, recorder.epochs
 
@@ -48,7 +57,7 @@ def test_follows_the_schedule_logs_it_and_stops(tmp_path):
     assert schedule.state_dict() == {"plateaus": 3, "best": pytest.approx(0.7), "bad_epochs": 0}
 
 
-@pytest.mark.parametrize("epochs", [1, 3, 4, 7, 9])
+@pytest.mark.parametrize("epochs", [1, 4, 8])
 def test_resumed_run_goes_on_exactly(tmp_path, epochs):
     _, whole, _, _ = fit(tmp_path)
     trainer, first, before, _ = fit(tmp_path, epochs)

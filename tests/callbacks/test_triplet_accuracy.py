@@ -66,12 +66,28 @@ def assert_logged(metrics, split, expected):
 
 def test_training_sums_over_batches_of_different_size(tmp_path):
     module, data, recorder = tiny_module(learning_rate=0.0), TinyData(), Recorder()
-    tiny_trainer(tmp_path, TripletAccuracy(), recorder, epochs=2).fit(module, datamodule=data)
+    tiny_trainer(tmp_path, TripletAccuracy(), recorder).fit(module, datamodule=data)
     expected = count(training_outcomes(module, data.train))
     per_batch = [count(training_outcomes(module, [batch]))["mean"] for batch in data.train]
     assert expected["mean"] != pytest.approx(sum(per_batch) / len(per_batch), abs=0.01)  # a mean of means would fail
-    for epoch in recorder.epochs:  # the second epoch begins at zero again
-        assert_logged(epoch, "train", expected)
+    assert_logged(recorder.epochs[0], "train", expected)
+
+
+class TwoHalves(TinyData):
+    """Give half of the batches in each of two epochs."""
+
+    def train_dataloader(self):
+        return self.loader(self.train[2 * self.trainer.current_epoch :][:2])
+
+
+def test_every_epoch_begins_at_zero(tmp_path):
+    module, data, recorder = tiny_module(learning_rate=0.0), TwoHalves(), Recorder()
+    trainer = tiny_trainer(tmp_path, TripletAccuracy(), recorder, epochs=2, reload_dataloaders_every_n_epochs=1)
+    trainer.fit(module, datamodule=data)
+    first, second = (count(training_outcomes(module, half)) for half in (data.train[:2], data.train[2:]))
+    assert first != second
+    assert_logged(recorder.epochs[0], "train", first)
+    assert_logged(recorder.epochs[1], "train", second)
 
 
 def test_a_condition_without_a_triplet_is_nan_and_not_in_the_mean(tmp_path):
@@ -102,19 +118,22 @@ def test_validation_and_test_agree_with_a_loop(tmp_path):
         assert metrics[f"{split}/loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_sanity_check_logs_nothing(tmp_path):
-    trainer = tiny_trainer(tmp_path, TripletAccuracy(), num_sanity_val_steps=-1, limit_train_batches=0)
-    trainer.fit(tiny_module(), datamodule=TinyData())
-    assert not trainer.callback_metrics
+def test_sanity_check_evaluates_nothing(tmp_path, monkeypatch):
+    module = tiny_module()
+    monkeypatch.setattr(module, "evaluated", lambda: pytest.fail("evaluated in the sanity check"))
+    trainer = tiny_trainer(tmp_path, TripletAccuracy(), num_sanity_val_steps=1, check_val_every_n_epoch=2)
+    trainer.fit(module, datamodule=TinyData())
+    assert "val/loss" not in trainer.callback_metrics
 
 
 @pytest.mark.ddp
 @pytest.mark.slow
-@pytest.mark.filterwarnings("error:.*sync_dist.*")
 def test_two_processes_count_everything_once(tmp_path):
     module, data = tiny_module(learning_rate=0.0), TinyData()
     trainer = tiny_trainer(tmp_path, TripletAccuracy(), devices=2, strategy="ddp_spawn")
     trainer.fit(module, datamodule=data)
-    assert_logged(trainer.callback_metrics, "train", count(training_outcomes(module, data.train)))
     outcomes = [(name, near < far) for name, near, far in listed_distances(module, data, "val")]
     assert_logged(trainer.callback_metrics, "val", count(outcomes))
+    assert_logged(
+        trainer.callback_metrics, "train", count(training_outcomes(module, data.train))
+    )  # moves the statistics

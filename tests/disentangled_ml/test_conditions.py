@@ -42,7 +42,7 @@ def relative_verdict(a: float, b: float, condition: TempoCondition, slack: float
     ratio = max(a, b) / min(a, b)
     if ratio <= 1 + condition.tolerance + slack:
         return True
-    octaves = (2.0**k for k in range(1, 7))  # up to a ratio of 64, more than there is
+    octaves = (2.0**k for k in range(1, 9))  # up to a ratio of 256, more than there is
     near_octave = any(max(ratio / o, o / ratio) <= 1 + condition.tolerance + slack for o in octaves)
     return False if ratio > 1 + condition.margin + slack and not near_octave else None
 

@@ -29,7 +29,7 @@ REQUIRED = {
     "demo": [],
 }
 OWNERS = {  # a command that has the key, for keys of the tables of limits
-    key: next(name for name, schema in SCHEMAS.items() if key.split(".")[0] in schema.__dataclass_fields__)
+    key: next((name for name, schema in SCHEMAS.items() if key.split(".")[0] in schema.__dataclass_fields__), "config")
     for key in (*LEGAL_VALUES, *LEAST_VALUES)
 }
 CHOICES = [(group, choice) for group in GROUPS for choice in group_choices(group)]

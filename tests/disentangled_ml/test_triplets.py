@@ -94,6 +94,13 @@ def test_columns_are_drawn_uniformly(allowed):
     assert (count[row] > 0).all()
 
 
+@pytest.mark.parametrize(("chance", "column"), [(0.0, 1), (0.4999, 1), (0.5, 3), (1 - 2.0**-53, 3)])
+def test_columns_at_the_ends_of_chance(monkeypatch, chance, column):
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, chance, dtype=torch.float64))
+    allowed = torch.tensor([[False, True, False, True, False]])
+    assert draw_columns(allowed, seeded()).tolist() == [column]
+
+
 def test_anchors_are_drawn_uniformly_however_many_positives_they_have():
     positive = torch.tensor([[0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
     relation = Relation(positive, ~positive)

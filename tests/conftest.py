@@ -1,0 +1,76 @@
+"""Shards that a tiny network can learn from in seconds, for the tests that train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.index import Shard, ShardIndex
+from datamodules.shards import write_shard
+from disentangled_ml.structures import AudioSettings, TrackInfo
+
+N_MELS, CHUNK_FRAMES = 16, 16
+GENRES, MOODS = ("bass", "treble"), ("dark", "bright", "plain")
+TINY = (
+    f"data.chunk_frames={CHUNK_FRAMES}",
+    "data=shards",
+    "data.tracks_per_batch=8",
+    "data.chunks_per_track=2",
+    "data.triplets_per_condition=32",
+    "data.track_triplets=32",
+    "backbone=conv",
+    "backbone.width=0.1",
+    "embedding_dim=24",
+    "evaluation.triplets_per_condition=60",
+    "training.learning_rate=0.01",
+    "trainer=cpu",
+    "wandb.mode=disabled",
+)
+
+
+def tiny_sample(number: int) -> dict:
+    """Make a track: its genre is where the energy lies, its mood the level, its tempo the period of a beat."""
+    rng = np.random.default_rng(number)
+    genre, mood = rng.integers(2), rng.integers(3)
+    period = int(rng.integers(3, 9))
+    frames = int(rng.integers(3, 6)) * CHUNK_FRAMES + int(rng.integers(CHUNK_FRAMES))
+    mel = rng.uniform(0, 0.1, (N_MELS, frames))
+    mel[8 * genre : 8 * genre + 8] += 0.2 + 0.2 * mood
+    mel[:, ::period] += 0.3
+    labels = {"genre": [GENRES[genre]], "mood": [MOODS[mood]], "tempo": 60.0 + 10 * period}
+    artist = f"artist {number % 17}" if number % 3 else None
+    return {"info": TrackInfo(f"t{number}", artist, frames, labels), "mel": mel.astype(np.float16)}
+
+
+def write_tiny_shards(root: Path, **counts: int) -> Path:
+    """Write shards of 8 tracks: ``write_tiny_shards(root, train=48, val=16, test=20)``."""
+    root.mkdir(parents=True)
+    splits: dict[str, list[Shard]] = {"train": [], "val": [], "test": []}
+    number = 0
+    for split, count in counts.items():
+        for first in range(0, count, 8):
+            shard = Shard(f"{split}-{len(splits[split]):06d}.tar", min(8, count - first))
+            write_shard(root / shard.file, (tiny_sample(number + i) for i in range(shard.samples)))
+            splits[split].append(shard)
+            number += shard.samples
+    conditions = [
+        {"name": "genre", "kind": "tags", "vocabulary": list(GENRES)},
+        {"name": "mood", "kind": "tags", "vocabulary": list(MOODS)},
+        {"name": "tempo", "kind": "tempo"},
+    ]
+    ShardIndex(root, AudioSettings(n_mels=N_MELS), False, conditions, splits).write()
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory) -> Path:
+    """Give a folder of shards with 48, 16 and 20 tracks."""
+    return write_tiny_shards(tmp_path_factory.mktemp("tiny") / "shards", train=48, val=16, test=20)
+
+
+@pytest.fixture
+def tiny_arguments(tiny_shards) -> tuple[str, ...]:
+    """Give the arguments of ``train`` for a run of about a second per epoch."""
+    return (*TINY, f"data.shards={tiny_shards}")

@@ -1,0 +1,120 @@
+"""Conditions by name, and the data module without a trainer."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from datamodules.composer import BatchPlan
+from datamodules.index import ShardsError
+from datamodules.similarity import SimilarityDataModule, build_conditions
+from disentangled_ml.conditions import TagCondition, TempoCondition
+from disentangled_ml.structures import ChunkBatch, TrackChunks
+
+PLAN = BatchPlan(
+    chunk_frames=16, chunks_per_track=2, tracks_per_batch=8, pool_tracks=16, triplets_per_condition=12, track_triplets=9
+)
+TEMPO = TempoCondition(relation="relative", margin=0.2)
+
+
+@pytest.fixture
+def index(make_shards):
+    return make_shards(train=30, val=10, test=12)
+
+
+def test_all_conditions_of_the_shards(index):
+    genre, mood, tempo = build_conditions(index)
+    assert genre == TagCondition("genre", ("blues", "jazz", "rock"))
+    assert (mood.name, tempo) == ("mood", TempoCondition())
+
+
+def test_named_conditions_in_their_order(index):
+    assert [condition.name for condition in build_conditions(index, ["tempo", "genre"])] == ["tempo", "genre"]
+    assert build_conditions(index, ["tempo"], TEMPO) == [TEMPO]
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        (["genre", "gnere"], "condition 'gnere' is not in .*: choose from genre, mood, tempo"),
+        ([], r"conditions \[\] are none or not distinct; .* has genre, mood, tempo"),
+        (["mood", "mood"], "are none or not distinct"),
+    ],
+)
+def test_conditions_that_cannot_be(index, names, match):
+    with pytest.raises(ShardsError, match=match):
+        build_conditions(index, names)
+
+
+def test_shards_without_any_label(index):
+    with pytest.raises(ShardsError, match="are none"):
+        build_conditions(replace(index, conditions=[]))
+
+
+@pytest.fixture
+def data(index):
+    data = SimilarityDataModule(index, build_conditions(index), plan=PLAN, list_size=20, eval_tracks_per_batch=4)
+    data.setup("fit")
+    return data
+
+
+def test_training_batches(data):
+    loader = data.train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader) == 8
+    for batch in batches:
+        assert isinstance(batch, ChunkBatch)
+        assert batch.audio.shape == (16, 1, 4, 16)
+        assert torch.bincount(batch.triplets.condition).tolist() == [12, 12, 12, 9]
+
+
+@pytest.mark.parametrize(("split", "n"), [("val", 10), ("test", 12)])
+def test_evaluation_batches_hold_every_member_of_the_list(data, split, n):
+    loader = getattr(data, f"{split}_dataloader")()
+    batches = list(loader)
+    assert len(batches) == len(loader) == 3
+    assert all(isinstance(batch, TrackChunks) for batch in batches)
+    there = set()
+    for batch in batches:
+        there |= {
+            (batch.track_ids[row], start) for row, start in zip(batch.track.tolist(), batch.start.tolist(), strict=True)
+        }
+    assert {track_id for track_id, _ in there} == {info.track_id for info in data.infos[split]}
+    assert len(data.infos[split]) == n
+    for triplet in data.triplets[split]:
+        for member in triplet[1:]:
+            assert (member.track_id, member.start or 0) in there
+
+
+def test_setup_reads_once(data, monkeypatch):
+    before = dict(data.triplets)
+    monkeypatch.setattr("datamodules.similarity.read_infos", None)
+    data.setup("test")
+    assert data.triplets == before
+
+
+def test_place_and_epoch_are_the_trainer_s(data):
+    device = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(global_rank=1, world_size=3, global_step=0, strategy=device)
+    loader = data.train_dataloader()
+    assert (loader.dataset.source.rank, loader.dataset.source.world_size) == (1, 3)
+    assert data.val_dataloader().dataset.source.rank == 1
+    for epoch in (0, 1, 5):
+        data.trainer.global_step = epoch * len(loader)
+        iter(loader)
+        assert loader.dataset.epoch == epoch
+
+
+def test_without_a_trainer_epoch_follows_epoch(data):
+    loader = data.train_dataloader()
+    first, second = list(loader), list(loader)
+    assert not any(torch.equal(a.audio, b.audio) for a, b in zip(first, second, strict=True))
+
+
+def test_the_pool_is_shared_by_the_workers(index):
+    def pool(workers: int) -> int:
+        data = SimilarityDataModule(index, build_conditions(index), plan=PLAN, workers=workers)
+        return data.train_dataloader().dataset.plan.pool_tracks
+
+    assert [pool(workers) for workers in (0, 1, 2)] == [16, 16, 8]
