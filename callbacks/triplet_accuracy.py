@@ -7,28 +7,12 @@ for a condition without a triplet on any rank), so nothing is left for Lightning
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from disentangled_ml.metrics import count_correct
-from disentangled_ml.structures import TRACK, ChunkBatch
-
-
-def accuracies(correct: Tensor, total: Tensor, condition_names: Sequence[str]) -> dict[str, float]:
-    """Divide counts: one accuracy per condition, ``track``, and ``mean`` over the conditions that have triplets.
-
-    Shape:
-        correct, total: (C + 1,), track last.
-
-    >>> accuracies(torch.tensor([3.0, 0.0, 1.0]), torch.tensor([4.0, 0.0, 1.0]), ["genre", "mood"])
-    {'genre': 0.75, 'mood': nan, 'track': 1.0, 'mean': 0.75}
-    """
-    accuracy = correct / total
-    values = dict(zip([*condition_names, TRACK], accuracy.tolist(), strict=True))
-    return {**values, "mean": accuracy[:-1].nanmean().item()}
+from disentangled_ml.metrics import accuracies, count_correct
+from disentangled_ml.structures import ChunkBatch
 
 
 class TripletAccuracy(pl.Callback):

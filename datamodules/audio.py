@@ -84,8 +84,13 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
     return waveform, sample_rate
 
 
-def encode_flac(waveform: np.ndarray, sample_rate: int) -> bytes:
+def encode_flac(waveform: np.ndarray, sample_rate: int, comment: str = "") -> bytes:
     """Encode a waveform as 16-bit FLAC, clipped to [-1, 1]; ``decode_flac`` undoes it to one step of 16 bits.
+
+    Args:
+        waveform: To encode.
+        sample_rate: In Hz.
+        comment: Kept in the stream; ``read_comment`` gives it back.
 
     Shape:
         waveform: (n,) floating point.
@@ -100,8 +105,23 @@ def encode_flac(waveform: np.ndarray, sample_rate: int) -> bytes:
     if waveform.ndim != 1:
         raise ValueError(f"a waveform has one dimension, got shape {waveform.shape}")
     buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(waveform, -1.0, 1.0), sample_rate, format="FLAC", subtype="PCM_16")
+    with soundfile.SoundFile(buffer, "w", sample_rate, channels=1, subtype="PCM_16", format="FLAC") as file:
+        if comment:
+            file.comment = comment
+        file.write(np.clip(waveform, -1.0, 1.0))
     return buffer.getvalue()
+
+
+def read_comment(path: Path) -> str | None:
+    """Read the comment of a recording; None if there is no such recording.
+
+    >>> read_comment(Path("nowhere.flac"))
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            return file.comment
+    except soundfile.LibsndfileError:
+        return None
 
 
 def decode_flac(data: bytes, start: int = 0, stop: int | None = None) -> np.ndarray:

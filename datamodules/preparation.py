@@ -301,9 +301,8 @@ def write_index(
     ]
     index = ShardIndex(out, settings.audio, settings.store_waveform, entries, splits)
     if not any(splits.values()):
-        shutil.rmtree(
-            out / NOTES
-        )  # nothing was made: the folder is free for a corrected manifest, or files that are there now
+        # Nothing was made: the folder is free for a corrected manifest, or for files that are there by then.
+        shutil.rmtree(out / NOTES)
         raise ShardsError(f"no track is usable, see the reasons in {out / 'rejected.csv'}")
     index.write()
     return index

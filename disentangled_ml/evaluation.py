@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from disentangled_ml.losses import masked_distance, masked_mean, triplet_violation, with_track
-from disentangled_ml.metrics import Accuracy, count_correct, triplet_accuracy
+from disentangled_ml.metrics import Accuracy, mean_accuracy, triplet_accuracy
 from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks
 
 TRIPLETS_PER_BLOCK = 8192  # bounds the memory of the distances
@@ -117,24 +117,6 @@ def listed_loss(distances: Distances, n_conditions: int, margin: float, track_we
     violation = triplet_violation(distances.dist_ap, distances.dist_an, margin)
     is_track = distances.condition == n_conditions
     return (masked_mean(violation, ~is_track) + track_weight * masked_mean(violation, is_track)).item()
-
-
-def listed_accuracy(distances: Distances, condition_names: Sequence[str]) -> dict[str, float]:
-    """Compute the accuracy per condition, of track, and the mean over the conditions; NaN where there is no triplet."""
-    names = [*condition_names, TRACK]
-    correct, total = count_correct(distances.dist_ap, distances.dist_an, distances.condition, len(names))
-    accuracy = dict(zip(names, (correct / total).tolist(), strict=True))
-    return {**accuracy, "mean": mean_accuracy([accuracy[name] for name in condition_names])}
-
-
-def mean_accuracy(accuracies: Sequence[float]) -> float:
-    """Average over the conditions that have triplets.
-
-    >>> mean_accuracy([0.5, 1.0, float("nan")])
-    0.75
-    """
-    known = [value for value in accuracies if not math.isnan(value)]
-    return sum(known) / len(known) if known else float("nan")
 
 
 def evaluation_report(

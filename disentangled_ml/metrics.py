@@ -7,11 +7,14 @@ anchor are not independent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from disentangled_ml.structures import TRACK
 
 N_RESAMPLES = 1000
 
@@ -31,6 +34,29 @@ def count_correct(dist_ap: Tensor, dist_an: Tensor, condition: Tensor, n_conditi
     correct.index_add_(0, condition, (dist_ap < dist_an).double())
     total.index_add_(0, condition, torch.ones_like(condition, dtype=torch.float64))
     return correct, total
+
+
+def accuracies(correct: Tensor, total: Tensor, condition_names: Sequence[str]) -> dict[str, float]:
+    """Divide counts: one accuracy per condition, ``track``, and ``mean`` over the conditions that have triplets.
+
+    Shape:
+        correct, total: (C + 1,), track last.
+
+    >>> accuracies(torch.tensor([3.0, 0.0, 1.0]), torch.tensor([4.0, 0.0, 1.0]), ["genre", "mood"])
+    {'genre': 0.75, 'mood': nan, 'track': 1.0, 'mean': 0.75}
+    """
+    accuracy = (correct / total).tolist()
+    return {**dict(zip([*condition_names, TRACK], accuracy, strict=True)), "mean": mean_accuracy(accuracy[:-1])}
+
+
+def mean_accuracy(accuracies: Sequence[float]) -> float:
+    """Average over the conditions that have triplets.
+
+    >>> mean_accuracy([0.5, 1.0, float("nan")])
+    0.75
+    """
+    known = [value for value in accuracies if not math.isnan(value)]
+    return sum(known) / len(known) if known else float("nan")
 
 
 @dataclass(frozen=True)

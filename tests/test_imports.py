@@ -123,18 +123,7 @@ def test_the_packages_are_read(imports):
     assert any(file.startswith("callbacks/") for file in imports)
 
 
-@pytest.mark.parametrize(
-    "framework",
-    [
-        pytest.param(
-            name,
-            marks=[pytest.mark.xfail(reason="datamodules/corpora/demo.py imports soundfile", strict=True)]
-            if name == "soundfile"
-            else [],
-        )
-        for name in ONE_FILE
-    ],
-)
+@pytest.mark.parametrize("framework", ONE_FILE)
 def test_one_framework_one_file(imports, framework):
     assert not strays(imports, framework, ONE_FILE[framework])
 

@@ -33,10 +33,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import soundfile
 import symusic
 from tqdm import tqdm
 
+from datamodules.audio import encode_flac, read_comment
 from datamodules.corpora.demo_score import MOODS, Note, Part, Piece, compose, plan_pieces
 
 logger = logging.getLogger(__name__)
@@ -237,10 +237,7 @@ def _recipe(piece: Piece, seconds: float) -> str:
 
 def _is_written(path: Path, piece: Piece, seconds: float) -> bool:
     """Tell whether the file is there and made by the recipe of this piece."""
-    if not path.exists():
-        return False
-    with soundfile.SoundFile(path) as file:
-        return file.comment == _recipe(piece, seconds)
+    return read_comment(path) == _recipe(piece, seconds)
 
 
 def _write_piece(folder: Path, seconds: float, soundfont: Path, piece: Piece) -> None:
@@ -248,9 +245,7 @@ def _write_piece(folder: Path, seconds: float, soundfont: Path, piece: Piece) ->
     path = folder / _file_name(piece)
     temporary = path.with_suffix(".tmp")
     samples = render_piece(piece, seconds, soundfont)
-    with soundfile.SoundFile(temporary, "w", SAMPLE_RATE, 1, subtype="PCM_16", format="FLAC") as file:
-        file.comment = _recipe(piece, seconds)
-        file.write(samples)
+    temporary.write_bytes(encode_flac(samples, SAMPLE_RATE, _recipe(piece, seconds)))
     os.replace(temporary, path)
 
 

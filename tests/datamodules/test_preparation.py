@@ -252,7 +252,9 @@ def test_a_track_that_takes_its_process_down_is_rejected_alone(make_catalogue, m
     records[1] = Deadly(*records[1])
     workers = Workers(1, SETTINGS)
     results = list(workers.map(records))
+    on_interrupt = workers.pool.submit(signal.getsignal, signal.SIGINT).result()
     workers.stop()
+    assert on_interrupt == signal.SIG_IGN, "Ctrl-C is for the main process alone"
     assert results[1] == Rejected("t1", records[1].path, "its decoding takes the process down")
     assert [results[i]["info"].track_id for i in (0, 2, 3)] == ["t0", "t2", "t3"]
 
