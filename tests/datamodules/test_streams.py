@@ -61,7 +61,7 @@ def equal(a: ChunkBatch, b: ChunkBatch) -> bool:
 @pytest.mark.parametrize(("n", "per_batch"), [(15, 8), (16, 8), (17, 8), (61, 8), (61, 2)])
 def test_an_epoch_shows_every_track(make_shards, source_of, everywhere, recognise, n, per_batch, ranks, workers):
     index = make_shards(train=n, val=3)
-    plan = replace(PLAN, tracks_per_batch=per_batch, pool_tracks=per_batch)
+    plan = replace(PLAN, tracks_per_batch=per_batch, pool_tracks=per_batch + 2)
     for epoch in range(2):
         batches = everywhere(source_of(index), partial(training, epoch=epoch, plan=plan), ranks, workers)
         chunks = [chunk for rank in batches for worker in rank for batch in worker for chunk in recognise(batch.audio)]
