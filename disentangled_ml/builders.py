@@ -81,6 +81,9 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
     data = config.data
     index = ShardIndex.read(Path(data.shards))
     names = None if data.conditions is None else list(data.conditions)
+    source = choose(FRONTENDS, config.frontend.name, "frontend.name").source
+    if data.max_stretch and source != "mel":
+        raise ConfigError("data.max_stretch stretches spectrograms: it needs frontend=mel")
     workers = data.workers
     if workers is None:
         gpus = torch.cuda.device_count() if config.trainer.accelerator != "cpu" else 0
@@ -88,7 +91,7 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
     return SimilarityDataModule(
         index,
         build_conditions(index, names, build_tempo(config)),
-        audio=choose(FRONTENDS, config.frontend.name, "frontend.name").source,
+        audio=source,
         plan=BatchPlan(
             data.chunk_frames,
             data.chunks_per_track,
@@ -96,6 +99,7 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
             data.pool_tracks,
             data.triplets_per_condition,
             data.track_triplets,
+            data.max_stretch,
         ),
         workers=workers,
         seed=config.seed,

@@ -85,6 +85,10 @@ class TagCondition:
         count = labels.float().sum(0)
         return labels.float() @ torch.where(count > 0, 1 / count.clamp(min=1), 0.0)
 
+    def at_rate(self, labels: Tensor, rate: float) -> Tensor:
+        """Give the labels of tracks played ``rate`` times as fast: tags stay; (N, V) to (N, V)."""
+        return labels
+
 
 @dataclass(frozen=True)
 class TempoCondition:
@@ -143,6 +147,10 @@ class TempoCondition:
     def rarity(self, labels: Tensor) -> Tensor:
         """Weigh all tracks that have a tempo alike; (N, 1) to (N,)."""
         return (~labels[:, 0].isnan()).float()
+
+    def at_rate(self, labels: Tensor, rate: float) -> Tensor:
+        """Give the labels of tracks played ``rate`` times as fast, (N, 1) to (N, 1)."""
+        return labels * rate
 
 
 Condition = TagCondition | TempoCondition

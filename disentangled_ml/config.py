@@ -76,6 +76,7 @@ class DataConfig:
     pool_tracks: int = MISSING
     triplets_per_condition: int = MISSING
     track_triplets: int = MISSING
+    max_stretch: float = MISSING
     workers: int | None = None
 
 
@@ -367,6 +368,7 @@ LEAST_VALUES: dict[str, float] = {
     "data.tracks_per_batch": 2,
     "data.triplets_per_condition": 1,
     "data.track_triplets": 0,
+    "data.max_stretch": 0,
     "data.workers": 0,
     "loss.margin": 0,
     "loss.track_weight": 0,
