@@ -1,19 +1,19 @@
 # One target per job; `make help` lists them. Whatever a target needs and does not find, it makes.
 PYTHON ?= python3
 PY := .venv/bin/python
-BACKBONE ?=
-MASK ?=
-DATA ?= demo
-EXPERIMENT ?=
-ARGS ?=
-MANIFEST ?= data/demo/manifest.csv
-OUT ?= shards/demo
-CHECKPOINT ?= $(shell ls -t runs/*/checkpoints/best.ckpt 2>/dev/null | head -n 1)
+BACKBONE =
+MASK =
+DATA = demo
+EXPERIMENT =
+ARGS =
+MANIFEST = data/demo/manifest.csv
+OUT = shards/demo
+CHECKPOINT = $(shell ls -t runs/*/checkpoints/best.ckpt 2>/dev/null | head -n 1)
 
 data-is-demo := $(filter demo,$(DATA))
 shards := $(if $(data-is-demo),shards/demo,$(DATA))
 choices := $(if $(BACKBONE),backbone=$(BACKBONE)) $(if $(MASK),mask=$(MASK)) $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) \
-	$(if $(data-is-demo),data=demo,data=shards data.shards=$(DATA))
+	$(if $(data-is-demo),data=demo,data=shards 'data.shards=$(DATA)')
 
 .PHONY: help setup demo train evaluate prepare test lint bench
 .DEFAULT_GOAL := help
@@ -44,12 +44,13 @@ shards/demo/index.json: data/demo/manifest.csv
 train: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## train a network on DATA and test it
 	$(PY) -m disentangled_ml.train $(choices) $(ARGS)
 
-evaluate: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## evaluate CHECKPOINT (the newest run's) on DATA
-	$(PY) -m disentangled_ml.evaluate checkpoint=$(or $(CHECKPOINT),$(error no checkpoint in runs/: make train first, or give CHECKPOINT=FILE)) \
-		shards=$(shards) $(ARGS)
+evaluate: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## evaluate CHECKPOINT (the newest run's; trained when missing) on DATA
+	$(if $(CHECKPOINT),,$(MAKE) train DATA='$(DATA)')
+	$(PY) -m disentangled_ml.evaluate "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
+		'shards=$(shards)' $(ARGS)
 
 prepare: .venv/ready $(if $(filter data/demo/manifest.csv,$(MANIFEST)),data/demo/manifest.csv) ## turn MANIFEST and its recordings into shards in OUT
-	$(PY) -m disentangled_ml.prepare manifest=$(MANIFEST) out=$(OUT) $(ARGS)
+	$(PY) -m disentangled_ml.prepare 'manifest=$(MANIFEST)' 'out=$(OUT)' $(ARGS)
 
 test: .venv/ready ## run all tests
 	$(PY) -m pytest $(ARGS)

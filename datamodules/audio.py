@@ -17,6 +17,7 @@ import soundfile
 
 LEGAL_SAMPLE_RATES = (4_000, 768_000)  # beyond, the header is wrong, and resampling to 22,050 Hz could fill the memory
 SILENCE_DBFS = -80.0
+MISSING_FILE = "missing file"
 MAX_PEAK = 1e6  # floating-point files may exceed full scale; beyond this a float16 spectrogram of them may overflow
 BLOCK_FRAMES = 1 << 16  # bounds the memory of a block at the 1,024 channels that libsndfile allows to 256 MB
 
@@ -54,7 +55,7 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
     """
     path = Path(path)
     if not path.exists():
-        raise UnusableAudio("missing file")
+        raise UnusableAudio(MISSING_FILE)
     if not path.is_file():
         raise UnusableAudio("not a file")
     if path.stat().st_size == 0:

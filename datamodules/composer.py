@@ -8,10 +8,8 @@ batch and rare tags are not drowned. Everything is drawn from one generator.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -37,7 +35,6 @@ class BatchPlan:
         pool_tracks: Tracks held to choose from.
         triplets_per_condition: Triplets drawn per batch for each condition.
         track_triplets: Triplets drawn per batch for the track condition.
-        max_stretch: Tracks are played faster or slower by up to this ratio, and their tempo is changed with them; 0: never.
 
     Raises:
         ValueError: if the pool is smaller than a batch, for then an epoch would miss tracks.
@@ -49,7 +46,6 @@ class BatchPlan:
     pool_tracks: int = 512
     triplets_per_condition: int = 256
     track_triplets: int = 256
-    max_stretch: float = 0.0
 
     def __post_init__(self):
         if self.pool_tracks < self.tracks_per_batch:
@@ -68,13 +64,13 @@ class StreamedTrack(NamedTuple):
 
     Attributes:
         frames: Length of the spectrogram.
-        read_chunk: Called with a first frame and a number of frames, gives the audio of that chunk.
+        read_chunk: Gives the audio of the chunk that begins at a frame.
         labels: Encoded label per condition, each (1, V).
         artist: Code of the artist, -1 where unknown.
     """
 
     frames: int
-    read_chunk: Callable[[int, int], np.ndarray]
+    read_chunk: Callable[[int], np.ndarray]
     labels: list[Tensor]
     artist: int
 
@@ -97,44 +93,6 @@ def draw_starts(frames: int, chunk_frames: int, n: int, generator: Generator) ->
         return torch.randint(last + 1, (n,), generator=generator)
     starts = torch.randint(slack + 1, (n,), generator=generator).sort().values
     return starts + gap * torch.arange(n)
-
-
-def stretch_track(track: StreamedTrack, conditions: list[Condition], rate: float) -> StreamedTrack:
-    """Give a track of spectrograms as if it were played ``rate`` times as fast, at the same pitch (its tempo with it).
-
-    After "scale & crop" of H. Schreiber, M. Mueller, "A single-step approach to musical tempo estimation using a
-    convolutional neural network", ISMIR 2018.
-    """
-    return track._replace(
-        frames=int((track.frames - 1) / rate) + 1,
-        read_chunk=partial(read_stretched, track.read_chunk, rate),
-        labels=[condition.at_rate(label, rate) for condition, label in zip(conditions, track.labels, strict=True)],
-    )
-
-
-def read_stretched(read_chunk: Callable[[int, int], np.ndarray], rate: float, start: int, frames: int) -> np.ndarray:
-    """Read a chunk of a stretched track: linear interpolation between the frames of the original.
-
-    Shape:
-        returns: (1, n_mels, frames) float16.
-    """
-    position = (start + np.arange(frames)) * rate
-    first = int(position[0])
-    chunk = read_chunk(first, math.ceil(position[-1]) - first + 1).astype(np.float32)
-    left = (position - first).astype(np.int64)
-    right = np.minimum(left + 1, chunk.shape[-1] - 1)
-    weight = (position - first - left).astype(np.float32)
-    return (chunk[..., left] * (1 - weight) + chunk[..., right] * weight).astype(np.float16)
-
-
-def stretch_randomly(
-    stream: Iterable[StreamedTrack], conditions: list[Condition], plan: BatchPlan, generator: Generator
-) -> Iterator[StreamedTrack]:
-    """Stretch every track by a random rate, from 1 / (1 + max_stretch) to 1 + max_stretch, that leaves it a chunk long."""
-    span = math.log1p(plan.max_stretch)
-    for track in stream:
-        rate = math.exp(span * (2 * torch.rand((), generator=generator).item() - 1))
-        yield stretch_track(track, conditions, min(rate, (track.frames - 1) / (plan.chunk_frames - 1)))
 
 
 class TrackPool:
@@ -268,8 +226,6 @@ def compose_batches(
     stream: Iterable[StreamedTrack], conditions: list[Condition], plan: BatchPlan, n_batches: int, generator: Generator
 ) -> Iterator[ChunkBatch]:
     """Compose exactly n batches; every track of the stream is in at least one, if n_batches * fresh_tracks suffices."""
-    if plan.max_stretch:
-        stream = stretch_randomly(stream, conditions, plan, generator)
     pool = TrackPool(stream, plan.pool_tracks)
     for _ in range(n_batches):
         pool.refill()
@@ -278,11 +234,7 @@ def compose_batches(
         tracks = [pool.tracks[slot] for slot in choose_tracks(pool, conditions, plan, generator)]
         starts = [draw_starts(t.frames, plan.chunk_frames, plan.chunks_per_track, generator) for t in tracks]
         audio = np.stack(
-            [
-                track.read_chunk(start, plan.chunk_frames)
-                for track, row in zip(tracks, starts, strict=True)
-                for start in row.tolist()
-            ]
+            [track.read_chunk(start) for track, row in zip(tracks, starts, strict=True) for start in row.tolist()]
         )
         yield ChunkBatch(
             torch.from_numpy(audio), draw_chunk_triplets(conditions, tracks, torch.stack(starts), plan, generator)

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from disentangled_ml.structures import SPLITS, AudioSettings
+from disentangled_ml.structures import RESERVED_NAMES, SPLITS, AudioSettings
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
+
+
+KINDS = ("tags", "tempo")
 
 
 class ShardsError(ValueError):
@@ -91,6 +94,44 @@ class ShardIndex:
                 raise ShardsError(f"{path} has format version {version}, expected {FORMAT_VERSION}: prepare it anew")
             splits = {split: [Shard(**s) for s in content["splits"][split]["shards"]] for split in SPLITS}
             audio = AudioSettings(**content["audio"])
+            check_index(splits, audio, content["conditions"])
             return cls(Path(root), audio, bool(content["has_waveform"]), content["conditions"], splits)
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except ShardsError:
+            raise
+        except UnicodeDecodeError as error:
+            raise ShardsError(f"{path} is not a shard index (no UTF-8 text): prepare it anew") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ShardsError(f"{path} is not a shard index ({error!r}): prepare it anew") from error
+
+
+def check_index(splits: dict[str, list[Shard]], audio: AudioSettings, conditions: Any) -> None:
+    """Check what was read: an index may come with shards from elsewhere.
+
+    Raises:
+        ValueError: for a shard outside of the folder or named twice, a number that is none, or a condition that is none.
+    """
+    shards = [shard for split in SPLITS for shard in splits[split]]
+    for shard in shards:
+        if not isinstance(shard.file, str) or shard.file in ("", "..") or Path(shard.file).name != shard.file:
+            raise ValueError(f"shard {shard.file!r} is not the name of a file in this folder")
+        if type(shard.samples) is not int or shard.samples < 1:
+            raise ValueError(f"shard {shard.file!r} has {shard.samples!r} samples")
+    if len({shard.file for shard in shards}) < len(shards):
+        raise ValueError("a shard is named twice")
+    for key, value in asdict(audio).items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"audio setting {key} is {value!r}, not a number from 1 on")
+    names = [entry["name"] for entry in conditions]
+    for name, entry in zip(names, conditions, strict=True):
+        if not isinstance(name, str) or name in ("", *RESERVED_NAMES) or names.count(name) > 1:
+            raise ValueError(f"a condition cannot be called {name!r}, or only one")
+        if entry["kind"] not in KINDS:
+            raise ValueError(f"condition {name!r} is of kind {entry['kind']!r}, legal: {', '.join(KINDS)}")
+        if entry["kind"] == "tags":
+            tags = entry["vocabulary"]
+            if (
+                not isinstance(tags, list)
+                or not all(isinstance(tag, str) for tag in tags)
+                or len(set(tags)) < len(tags)
+            ):
+                raise ValueError(f"the vocabulary of condition {name!r} is not a list of distinct tags")

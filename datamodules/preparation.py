@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from datamodules.audio import UnusableAudio, decode, encode_flac
-from datamodules.corpora.manifest import TEMPO, Rejected, TrackRecord
+from datamodules.audio import MISSING_FILE, UnusableAudio, decode, encode_flac
+from datamodules.corpora.manifest import TEMPO, Catalogue, Rejected, TrackRecord
 from datamodules.index import Shard, ShardIndex, ShardsError
 from datamodules.shards import write_shard
 from datamodules.spectrogram import log_mel, resample
@@ -189,23 +189,33 @@ def claim(out: Path, records: list[TrackRecord], settings: PreparationSettings) 
     Raises:
         ShardsError: if it holds shards of another plan.
     """
-    fingerprint = hashlib.blake2b(repr((records, settings)).encode(), digest_size=16).hexdigest()
+    moved = [record._replace(path=Path(record.path).name) for record in records]  # a catalogue may lie elsewhere today
+    fingerprint = hashlib.blake2b(repr((moved, settings)).encode(), digest_size=16).hexdigest()
     note = out / NOTES / "plan.json"
     if note.is_file():
-        if read_json(note)["fingerprint"] != fingerprint:
+        if read_json(note).get("fingerprint") != fingerprint:
             raise ShardsError(
                 f"{out} holds shards of another manifest or other settings: give another out=DIR, or delete that folder"
             )
         return
     if any(out.glob("*.tar")):
         raise ShardsError(f"{out} holds tars that prepare did not make: give another out=DIR")
-    note.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ShardsError(
+            f"out={out} cannot be made ({error.strerror}): give a folder that can be written to"
+        ) from error
     write_json(note, {"fingerprint": fingerprint})
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; a damaged one holds nothing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -216,9 +226,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def is_made(out: Path, name: str) -> bool:
-    """Tell whether a shard is there, its note and its tar."""
-    note = out / NOTES / f"{name}.json"
-    return note.is_file() and (not read_json(note)["samples"] or (out / f"{name}.tar").is_file())
+    """Tell whether a shard is there whole, its note and its tar."""
+    path, tar = out / NOTES / f"{name}.json", out / f"{name}.tar"
+    note = read_json(path) if path.is_file() else {}
+    if not {"samples", "bytes", "rejected", "vocabulary"} <= set(note):
+        return False
+    if any(reason == MISSING_FILE and Path(track).is_file() for _, track, reason in note["rejected"]):
+        return False  # a recording that was missing is there now
+    return note["bytes"] == (tar.stat().st_size if tar.is_file() else 0)
 
 
 def make_shard(out: Path, name: str, results: Iterable[dict[str, Any] | Rejected]) -> None:
@@ -240,20 +255,26 @@ def make_shard(out: Path, name: str, results: Iterable[dict[str, Any] | Rejected
 
     tar = out / f"{name}.tar"
     write_shard(tar, kept())
+    size = tar.stat().st_size
     if not count:
         tar.unlink()
-    note = {"samples": count, "rejected": rejected, "vocabulary": {c: sorted(tags) for c, tags in vocabulary.items()}}
+        size = 0
+    note = {
+        "samples": count,
+        "bytes": size,
+        "rejected": rejected,
+        "vocabulary": {c: sorted(tags) for c, tags in vocabulary.items()},
+    }
     write_json(out / NOTES / f"{name}.json", note)
 
 
-def prepare_shards(
-    records: list[TrackRecord], rejected: list[Rejected], out: Path, settings: PreparationSettings, workers: int
-) -> ShardIndex:
+def prepare_shards(catalogue: Catalogue, out: Path, settings: PreparationSettings, workers: int) -> ShardIndex:
     """Make all shards, ``rejected.csv`` and ``index.json``; shards that are there already are kept.
 
     Raises:
         ShardsError: if the folder holds something else, or no track is usable.
     """
+    records, rejected, conditions = catalogue
     claim(out, records, settings)
     plan = plan_shards(records, settings.tracks_per_shard)
     todo = {name: members for name, members in plan.items() if not is_made(out, name)}
@@ -267,8 +288,8 @@ def prepare_shards(
                 make_shard(out, name, (take(results, progress) for _ in members))
     finally:
         pool.stop()
-    given = dict.fromkeys(name for record in records for name in record.labels if name != TEMPO)
-    return write_index(out, list(plan), [*given, TEMPO], rejected, settings)
+    estimated = [TEMPO] if TEMPO not in conditions else []
+    return write_index(out, list(plan), [*conditions, *estimated], rejected, settings)
 
 
 def take(results: Iterator[dict[str, Any] | Rejected], progress: tqdm) -> dict[str, Any] | Rejected:

@@ -118,9 +118,13 @@ def decode_info(data: bytes) -> TrackInfo:
         ShardsError: if it is not that of a track.
     """
     try:
-        return TrackInfo(**json.loads(data))
-    except (ValueError, TypeError) as error:
+        info = TrackInfo(**json.loads(data))
+    except (ValueError, TypeError, RecursionError) as error:
         raise ShardsError(f"member json does not hold the labels of a track ({error})") from error
+    legal = (str, str | None, int, dict)
+    if not all(isinstance(value, kind) for value, kind in zip(info, legal, strict=True)):
+        raise ShardsError(f"member json does not hold the labels of a track ({info})")
+    return info
 
 
 def decode_mel(data: bytes) -> np.ndarray:

@@ -15,7 +15,7 @@ from datamodules.shards import read_infos
 from datamodules.streams import EvaluationStream, Source, TrainingStream
 from datamodules.triplet_lists import ListSettings, kept_triplets, requested_starts
 from disentangled_ml.conditions import Condition, TagCondition, TempoCondition
-from disentangled_ml.structures import ListedTriplet, TrackInfo
+from disentangled_ml.structures import TRACK, ListedTriplet, TrackInfo
 
 
 def build_conditions(
@@ -36,6 +36,8 @@ def build_conditions(
     for name in names:
         if name not in known:
             raise ShardsError(f"condition {name!r} is not in {index.root}: choose from {', '.join(known)}")
+    if not known:
+        raise ShardsError(f"{index.root} has no conditions: no track had a tag or a tempo, see the manifest's columns")
     if not names or len(set(names)) < len(names):
         raise ShardsError(f"conditions {names} are none or not distinct; {index.root} has {', '.join(known)}")
     return [
@@ -116,13 +118,24 @@ class SimilarityDataModule(pl.LightningDataModule):
         self.triplets: dict[str, list[ListedTriplet]] = {}
 
     def setup(self, stage: str) -> None:
-        """Read the labels and the fixed triplet lists of validation and test."""
+        """Read the labels and the fixed triplet lists of validation and test.
+
+        Raises:
+            ShardsError: if there are no tracks, or none that the conditions tell apart, to choose the best network by.
+        """
         for split in ("val", "test"):
             if split not in self.triplets:
+                if not self.index.count(split):
+                    raise ShardsError(f"{self.index.root} has no {split} tracks: check the manifest's split column")
                 self.infos[split] = read_infos(self.index, split)
                 self.triplets[split] = kept_triplets(
                     self.index, split, self.infos[split], self.conditions, self.list_settings
                 )
+        if all(triplet.condition == TRACK for triplet in self.triplets["val"]):
+            raise ShardsError(
+                f"{self.index.root}: no triplet of {', '.join(c.name for c in self.conditions)} is possible among the "
+                f"{self.index.count('val')} val tracks: the best network is chosen by them, so label more of them"
+            )
 
     def placed_source(self) -> Source:
         """Give the source with the rank of this process."""

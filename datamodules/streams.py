@@ -39,12 +39,12 @@ def artist_code(artist: str | None) -> int:
     return int.from_bytes(hashlib.blake2b(artist.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def mel_chunk(mel: np.ndarray, start: int, frames: int) -> np.ndarray:
+def mel_chunk(mel: np.ndarray, frames: int, start: int) -> np.ndarray:
     """Cut a chunk out of a spectrogram (n_mels, F); gives (1, n_mels, frames)."""
     return mel[None, :, start : start + frames]
 
 
-def waveform_chunk(flac: bytes, audio: AudioSettings, start: int, frames: int) -> np.ndarray:
+def waveform_chunk(flac: bytes, audio: AudioSettings, frames: int, start: int) -> np.ndarray:
     """Decode the samples whose spectrogram is the chunk; gives (samples,)."""
     first = start * audio.hop_length
     return decode_flac(flac, first, first + audio.chunk_samples(frames))
@@ -107,8 +107,10 @@ class Source:
                     f"track {info.track_id} of {self.index.root} has {info.frames} frames, fewer than "
                     f"data.chunk_frames={self.chunk_frames}: shorten the chunks, or prepare with that chunk_frames"
                 )
-            read_waveform = partial(waveform_chunk, sample[member], self.index.audio)
-            read_chunk = read_waveform if mel is None else partial(mel_chunk, mel)
+            if mel is not None:
+                read_chunk = partial(mel_chunk, mel, self.chunk_frames)
+            else:
+                read_chunk = partial(waveform_chunk, sample[member], self.index.audio, self.chunk_frames)
             labels = [condition.encode([info.labels.get(condition.name)]) for condition in self.conditions]
             yield info, StreamedTrack(info.frames, read_chunk, labels, artist_code(info.artist))
 
@@ -231,7 +233,7 @@ class EvaluationStream(IterableDataset):
                     f"a triplet asks for the chunk of track {info.track_id} from frame {starts[-1]}, "
                     f"but the last one begins at frame {info.frames - frames}"
                 )
-            audio += [track.read_chunk(start, frames) for start in starts]
+            audio += [track.read_chunk(start) for start in starts]
             rows += [(row, start, start in grid) for start in starts]
         track_row, start, in_mean = (torch.tensor(column) for column in zip(*rows, strict=True))
         ids = [info.track_id for info, _ in tracks]

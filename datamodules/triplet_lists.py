@@ -88,15 +88,18 @@ def kept_triplets(
     content = repr((index.fingerprint(), conditions, settings))
     digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
     path = index.root / "triplets" / f"{split}-seed{settings.seed}-{digest}.csv"
-    if not path.is_file():
-        triplets = make_triplets(infos, conditions, settings)
+    if path.is_file():
         try:
-            path.parent.mkdir(exist_ok=True)
-            write_triplets(path, triplets, index.audio)
-        except OSError as error:
-            logger.warning("the triplet list cannot be kept beside the shards (%s)", error)
-        return triplets
-    return read_triplets(path, index.audio)
+            return read_triplets(path, index.audio)
+        except TripletListError as error:
+            logger.warning("the kept triplet list is damaged and made anew (%s)", error)
+    triplets = make_triplets(infos, conditions, settings)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_triplets(path, triplets, index.audio)
+    except OSError as error:
+        logger.warning("the triplet list cannot be kept beside the shards (%s)", error)
+    return triplets
 
 
 def requested_starts(triplets: list[ListedTriplet]) -> dict[str, set[int]]:
@@ -141,9 +144,12 @@ def parse_triplets(reader: csv.DictReader, path: Path, audio: AudioSettings) -> 
     missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
         raise TripletListError(f"triplet list {path} has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+    row = None
     for row in reader:
         where = f"{path}, line {reader.line_num}"
         members = []
+        if row.get(None):
+            raise TripletListError(f"{where}: more cells than columns, put cells that hold a comma in quotes")
         for role in ROLES:
             track_id, start = row[f"{role}_id"], row[f"{role}_start"]
             if not track_id or start is None:
@@ -156,3 +162,5 @@ def parse_triplets(reader: csv.DictReader, path: Path, audio: AudioSettings) -> 
                 raise TripletListError(f"{where}: {role}_start={start!r} is not a number of seconds >= 0") from None
             members.append(Member(track_id, None if seconds is None else audio.frames(seconds)))
         yield ListedTriplet(row["condition"], *members)
+    if row is None:
+        raise TripletListError(f"triplet list {path} has no rows below its header")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,50 +23,33 @@ from callbacks.triplet_accuracy import TripletAccuracy
 from datamodules.composer import BatchPlan
 from datamodules.index import ShardIndex
 from datamodules.similarity import SimilarityDataModule, build_conditions
-from disentangled_ml.backbones import BACKBONES
+from disentangled_ml.checkpointing import WholeCheckpointIO
 from disentangled_ml.conditions import Condition, TempoCondition
 from disentangled_ml.config import ConfigError
 from disentangled_ml.frontends import FRONTENDS
 from disentangled_ml.losses import DisentangledTripletLoss
-from disentangled_ml.masks import MASKS
-from disentangled_ml.model import ConditionalSimilarityNetwork
 from disentangled_ml.module import SimilarityModule
+from disentangled_ml.networks import build_network, choose, load_checkpoint
 from disentangled_ml.structures import AudioSettings
 from disentangled_ml.tracking import build_logger
 
-SUBSPACE_DIM = 64  # dimensions of a condition where embedding_dim is null (J. Lee et al., ICASSP 2020)
 MONITOR = "val/triplet_accuracy/mean"
+MAY_CHANGE = (  # in a resumed run
+    "choices.",
+    "resume",
+    "run",
+    "trainer.",
+    "wandb.",
+    "data.workers",
+    "evaluation.tracks_per_batch",
+    "training.max_epochs",
+    "training.lr_reductions",
+    "training.early_stopping_patience",
+)
+TRAINING_STATE = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "pytorch-lightning_version"}
 MAX_WORKERS = 8  # loading processes per GPU that are started unasked
 
 logger = logging.getLogger(__name__)
-
-
-def choose(registry: dict[str, Any], name: str, key: str) -> Any:
-    """Take an entry of a registry.
-
-    Raises:
-        ConfigError: if there is none; names those there are.
-    """
-    if name not in registry:
-        raise ConfigError(f"{key}={name} is unknown: choose one of {', '.join(registry)}")
-    return registry[name]
-
-
-def build_network(config: DictConfig, condition_names: list[str], audio: AudioSettings) -> ConditionalSimilarityNetwork:
-    """Build the network of a training configuration."""
-    n_conditions = len(condition_names)
-    embedding_dim = config.embedding_dim or SUBSPACE_DIM * n_conditions
-    frontend_class = choose(FRONTENDS, config.frontend.name, "frontend.name")
-    trainable = {"trainable_stft": config.frontend.trainable_stft, "trainable_mel": config.frontend.trainable_mel}
-    if config.frontend.name == "mel" and any(trainable.values()):
-        raise ConfigError("frontend.trainable_* needs frontend=nnaudio: the stored mel has nothing to train")
-    frontend = frontend_class(audio, **(trainable if config.frontend.name == "nnaudio" else {}))
-    backbone = choose(BACKBONES, config.backbone.name, "backbone.name")(embedding_dim, config.backbone.width)
-    start = {"start": config.mask.start} if config.mask.name == "learned" else {}
-    masks = choose(MASKS, config.mask.name, "mask.name")(n_conditions, embedding_dim, **start)
-    if config.trainer.channels_last:
-        backbone = backbone.to(memory_format=torch.channels_last)
-    return ConditionalSimilarityNetwork(frontend, backbone, masks, condition_names)
 
 
 def build_tempo(config: DictConfig) -> TempoCondition:
@@ -81,9 +63,6 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
     data = config.data
     index = ShardIndex.read(Path(data.shards))
     names = None if data.conditions is None else list(data.conditions)
-    source = choose(FRONTENDS, config.frontend.name, "frontend.name").source
-    if data.max_stretch and source != "mel":
-        raise ConfigError("data.max_stretch stretches spectrograms: it needs frontend=mel")
     workers = data.workers
     if workers is None:
         gpus = torch.cuda.device_count() if config.trainer.accelerator != "cpu" else 0
@@ -91,7 +70,7 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
     return SimilarityDataModule(
         index,
         build_conditions(index, names, build_tempo(config)),
-        audio=source,
+        audio=choose(FRONTENDS, config.frontend.name, "frontend.name").source,
         plan=BatchPlan(
             data.chunk_frames,
             data.chunks_per_track,
@@ -99,7 +78,6 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
             data.pool_tracks,
             data.triplets_per_condition,
             data.track_triplets,
-            data.max_stretch,
         ),
         workers=workers,
         seed=config.seed,
@@ -123,7 +101,9 @@ def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSe
     loss, training = config.loss, config.training
     return SimilarityModule(
         build_network(config, names, audio),
-        DisentangledTripletLoss(loss.margin, loss.track_weight, loss.embedding_penalty, loss.mask_penalty),
+        DisentangledTripletLoss(
+            loss.margin, loss.track_weight, config.mask.embedding_penalty, config.mask.mask_penalty
+        ),
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         checkpoint_notes=checkpoint_notes(config, conditions, audio),
@@ -153,11 +133,20 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
 
 
 def build_trainer(config: DictConfig, run_dir: Path) -> pl.Trainer:
-    """Build the trainer of a configuration."""
+    """Build the trainer of a configuration.
+
+    Raises:
+        ConfigError: if a GPU is asked for and there is none.
+    """
     trainer, wandb = config.trainer, config.wandb
+    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu, but there is no CUDA device: use trainer=auto or trainer=cpu")
+    accelerator = trainer.accelerator
+    if accelerator == "auto":  # Lightning's own "auto" takes Apple's GPUs, which lack float64
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     plain = OmegaConf.to_container(config)
     return pl.Trainer(
-        accelerator=trainer.accelerator,
+        accelerator=accelerator,
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
         strategy=trainer.strategy,
@@ -166,6 +155,7 @@ def build_trainer(config: DictConfig, run_dir: Path) -> pl.Trainer:
         gradient_clip_val=config.training.gradient_clip,
         logger=build_logger(run_dir, plain, wandb.mode, wandb.project, wandb.entity) or False,
         callbacks=build_callbacks(config, run_dir),
+        plugins=[WholeCheckpointIO()],
         default_root_dir=run_dir,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -174,39 +164,33 @@ def build_trainer(config: DictConfig, run_dir: Path) -> pl.Trainer:
     )
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint of this project without unpickling anything but tensors and plain values.
+def resumed_settings(notes: dict[str, Any]) -> dict[str, Any]:
+    """Give, key by key, the settings that a resumed run must have in common with the one it goes on with."""
+    flat = {"conditions": notes["conditions"], "audio": notes["audio"]}
+    for key, value in (notes["config"] if isinstance(notes["config"], dict) else {}).items():
+        flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
+    return {key: value for key, value in flat.items() if not key.startswith(MAY_CHANGE)}
+
+
+def check_resumable(path: Path, module: SimilarityModule, max_epochs: int) -> None:
+    """Check that training can go on from a checkpoint with the network that is configured.
 
     Raises:
-        ValueError: if it is missing, damaged, or another program's.
+        ValueError: if it is damaged.
+        ConfigError: if it is another network's, or lacks the state of the training.
     """
-    if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist: runs keep theirs in RUN/checkpoints/")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"checkpoint {path} cannot be read ({reason}): give one that train wrote") from error
-    missing = {"state_dict", "config", "conditions", "audio"} - set(checkpoint if isinstance(checkpoint, dict) else ())
+    checkpoint, notes = load_checkpoint(path), module.checkpoint_notes
+    missing = TRAINING_STATE - set(checkpoint)
     if missing:
-        raise ValueError(f"checkpoint {path} lacks {', '.join(sorted(missing))}: give one that train wrote")
-    return checkpoint
-
-
-def network_from(checkpoint: dict[str, Any]) -> ConditionalSimilarityNetwork:
-    """Rebuild the network of a loaded checkpoint, in evaluation mode."""
-    config = OmegaConf.create(checkpoint["config"])
-    network = build_network(config, checkpoint["conditions"], AudioSettings(**checkpoint["audio"]))
-    prefix = "network."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    network.load_state_dict(weights)
-    return network.eval()
-
-
-def load_network(path: str | Path) -> ConditionalSimilarityNetwork:
-    """Rebuild the network of a checkpoint file for inference, without Lightning.
-
-    Raises:
-        ValueError: if the file is no checkpoint of this project.
-    """
-    return network_from(load_checkpoint(Path(path)))
+        raise ConfigError(f"{path} lacks {', '.join(sorted(missing))}: training cannot go on from it")
+    if checkpoint["epoch"] >= max_epochs:
+        raise ConfigError(f"{path} is of epoch {checkpoint['epoch'] + 1}, beyond training.max_epochs={max_epochs}")
+    kept, given = resumed_settings(checkpoint), resumed_settings(notes)
+    for key in [*given, *(kept.keys() - given.keys())]:
+        if kept.get(key) != given.get(key):
+            raise ConfigError(
+                f"{path} was trained with {key}={kept.get(key)}, not {given.get(key)}: give that, or another run_name"
+            )
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    if {name: tuple(getattr(value, "shape", ())) for name, value in checkpoint["state_dict"].items()} != shapes:
+        raise ConfigError(f"{path} holds weights of other shapes than this configuration's: give another run_name")

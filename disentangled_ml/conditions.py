@@ -57,10 +57,15 @@ class TagCondition:
 
         Shape:
             returns: (N, V) bool, V the size of the vocabulary.
+
+        Raises:
+            ValueError: for a label that is no list of tags.
         """
         column = {tag: i for i, tag in enumerate(self.vocabulary)}
         encoded = torch.zeros(len(labels), len(self.vocabulary), dtype=torch.bool)
         for row, tags in enumerate(labels):
+            if isinstance(tags, str | int | float):
+                raise ValueError(f"condition {self.name}: label {tags!r} is not a list of tags")
             known = [column[tag] for tag in tags or () if tag in column]
             encoded[row, known] = True
         return encoded
@@ -84,10 +89,6 @@ class TagCondition:
         """
         count = labels.float().sum(0)
         return labels.float() @ torch.where(count > 0, 1 / count.clamp(min=1), 0.0)
-
-    def at_rate(self, labels: Tensor, rate: float) -> Tensor:
-        """Give the labels of tracks played ``rate`` times as fast: tags stay; (N, V) to (N, V)."""
-        return labels
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,13 @@ class TempoCondition:
 
         Shape:
             returns: (N, 1) float32 in BPM, NaN where unknown.
+
+        Raises:
+            ValueError: for a label that is no number.
         """
+        for bpm in labels:
+            if not isinstance(bpm, int | float | None):
+                raise ValueError(f"condition {self.name}: label {bpm!r} is not a tempo in BPM")
         values = [float("nan") if bpm is None else float(bpm) for bpm in labels]
         return torch.tensor(values, dtype=torch.float32)[:, None]
 
@@ -147,10 +154,6 @@ class TempoCondition:
     def rarity(self, labels: Tensor) -> Tensor:
         """Weigh all tracks that have a tempo alike; (N, 1) to (N,)."""
         return (~labels[:, 0].isnan()).float()
-
-    def at_rate(self, labels: Tensor, rate: float) -> Tensor:
-        """Give the labels of tracks played ``rate`` times as fast, (N, 1) to (N, 1)."""
-        return labels * rate
 
 
 Condition = TagCondition | TempoCondition

@@ -11,11 +11,13 @@ Arguments are ``key=value`` or ``--key=value`` (what a W&B agent passes); everyt
 from __future__ import annotations
 
 import difflib
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -51,6 +53,8 @@ class MaskConfig:
 
     name: str = MISSING
     start: str = MISSING
+    embedding_penalty: float = MISSING
+    mask_penalty: float = MISSING
 
 
 @dataclass
@@ -76,7 +80,6 @@ class DataConfig:
     pool_tracks: int = MISSING
     triplets_per_condition: int = MISSING
     track_triplets: int = MISSING
-    max_stretch: float = MISSING
     workers: int | None = None
 
 
@@ -98,8 +101,6 @@ class LossConfig:
 
     margin: float = MISSING
     track_weight: float = MISSING
-    embedding_penalty: float = MISSING
-    mask_penalty: float = MISSING
 
 
 @dataclass
@@ -326,6 +327,24 @@ def legal_keys(tree: DictConfig, key: str) -> str:
     return f"{hint}; legal here: {', '.join(legal)}"
 
 
+def float_values(tree: DictConfig, parent: str = "") -> Iterator[tuple[str, float]]:
+    """Give every key that holds a floating point number, with the number."""
+    for key, value in tree.items():
+        if isinstance(value, DictConfig):
+            yield from float_values(value, f"{parent}{key}.")
+        elif isinstance(value, float):
+            yield f"{parent}{key}", value
+
+
+def is_count(value: Any, least: int) -> bool:
+    """Tell whether a value is a whole number from ``least`` on.
+
+    >>> is_count(2, 1), is_count(0, 1), is_count(True, 1), is_count("2", 1)
+    (True, False, False, False)
+    """
+    return type(value) is int and value >= least
+
+
 def check_fields(tree: DictConfig) -> None:
     """Check numbers and choices that the types do not.
 
@@ -340,8 +359,20 @@ def check_fields(tree: DictConfig) -> None:
         value = OmegaConf.select(tree, key)
         if value is not None and not value >= least:
             raise ConfigError(f"{key}={value} is too small: it must be at least {least}")
+    for key, most in MOST_VALUES.items():
+        value = OmegaConf.select(tree, key)
+        if value is not None and not value <= most:
+            raise ConfigError(f"{key}={value} is too large: it must be at most {most}")
+    for key, value in float_values(tree):
+        if not math.isfinite(value):
+            raise ConfigError(f"{key}={value} is not a finite number")
+    devices = OmegaConf.select(tree, "trainer.devices", default="auto")
+    listed = list(devices) if isinstance(devices, ListConfig) else []
+    gpus = bool(listed) and len(set(listed)) == len(listed) and all(is_count(device, 0) for device in listed)
+    if devices != "auto" and not is_count(devices, 1) and not gpus:
+        raise ConfigError(f"trainer.devices={devices} is not legal: give auto, a number from 1 on, or GPUs as [0,1]")
     shares = OmegaConf.select(tree, "split_shares")
-    if shares is not None and (len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6):
+    if shares is not None and not (len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
         raise ConfigError(f"split_shares={list(shares)} must be three shares (train, val, test) that sum to 1")
     precision, accelerator = OmegaConf.select(tree, "trainer.precision"), OmegaConf.select(tree, "trainer.accelerator")
     if precision == "16-mixed" and accelerator == "cpu":
@@ -352,6 +383,8 @@ def check_fields(tree: DictConfig) -> None:
 
 
 LEGAL_VALUES: dict[str, tuple] = {
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "trainer.strategy": ("auto", "ddp"),
     "trainer.precision": ("32-true", "16-mixed", "bf16-mixed"),
     "mask.start": ("disjoint", "random"),
     "data.tempo.relation": ("absolute", "relative"),
@@ -368,18 +401,22 @@ LEAST_VALUES: dict[str, float] = {
     "data.tracks_per_batch": 2,
     "data.triplets_per_condition": 1,
     "data.track_triplets": 0,
-    "data.max_stretch": 0,
+    "data.tempo.tolerance_bpm": 0,
+    "data.tempo.tolerance": 0,
+    "data.tempo.margin": 0,
     "data.workers": 0,
     "loss.margin": 0,
     "loss.track_weight": 0,
-    "loss.embedding_penalty": 0,
-    "loss.mask_penalty": 0,
+    "mask.embedding_penalty": 0,
+    "mask.mask_penalty": 0,
     "training.max_epochs": 1,
     "training.learning_rate": 1e-12,
     "training.weight_decay": 0,
+    "training.lr_factor": 1e-6,
     "training.lr_patience": 0,
     "training.lr_reductions": 0,
     "training.early_stopping_patience": 1,
+    "training.gradient_clip": 0,
     "evaluation.triplets_per_condition": 1,
     "evaluation.tracks_per_batch": 1,
     "trainer.num_nodes": 1,
@@ -394,4 +431,31 @@ LEAST_VALUES: dict[str, float] = {
     "workers": 1,
     "pieces": 12,
     "seconds": 3.0,
+}
+MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far beyond what makes sense
+    "seed": 2**32 - 1,
+    "embedding_dim": 65_536,
+    "backbone.width": 64,
+    "data.chunk_frames": 1_000_000,
+    "data.chunks_per_track": 1_000,
+    "data.tracks_per_batch": 1_000_000,
+    "data.pool_tracks": 1_000_000_000,
+    "data.triplets_per_condition": 10_000_000,
+    "data.track_triplets": 10_000_000,
+    "data.workers": 1_024,
+    "training.max_epochs": 1_000_000_000,
+    "training.lr_factor": 0.999,
+    "evaluation.triplets_per_condition": 100_000_000,
+    "evaluation.tracks_per_batch": 1_000_000,
+    "audio.sample_rate": 768_000,
+    "audio.n_fft": 2**20,
+    "audio.hop_length": 2**20,
+    "audio.n_mels": 8_192,
+    "chunk_frames": 1_000_000,
+    "tracks_per_shard": 1_000_000,
+    "tracks_per_batch": 1_000_000,
+    "triplets_per_condition": 100_000_000,
+    "workers": 1_024,
+    "pieces": 1_000_000,
+    "seconds": 3_600.0,
 }

@@ -34,7 +34,18 @@ def run_command(main: Callable[[DictConfig], None], name: str, command: str, pur
     try:
         main(load_config(name, argv))
     except ConfigError as error:
-        raise SystemExit(f"configuration error: {error}") from error
+        raise SystemExit(f"configuration error: {one_line(error)}") from error
     except (ValueError, OSError) as error:
         logging.getLogger(command).debug("", exc_info=True)
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {one_line(error)}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted: what is made is kept") from None
+
+
+def one_line(error: Exception) -> str:
+    """Show an error, which may quote names with line breaks or say nothing, in one line.
+
+    >>> one_line(ValueError("two\\nlines")), one_line(ValueError())
+    ('two lines', 'ValueError')
+    """
+    return " ".join(str(error).split()) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from disentangled_ml.console import run_command
 from disentangled_ml.evaluation import EmbeddingTable, evaluation_report
 from disentangled_ml.model import ConditionalSimilarityNetwork
 from disentangled_ml.module import embed, wanted_chunks
+from disentangled_ml.networks import load_checkpoint, network_from
 from disentangled_ml.report import accuracy_table
 from disentangled_ml.run_folder import write_json
-from disentangled_ml.structures import SPLITS, AudioSettings, ListedTriplet
+from disentangled_ml.structures import SPLITS, TRACK, AudioSettings, ListedTriplet
 
 logger = logging.getLogger("evaluate")
 
@@ -39,12 +41,34 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def writable(out: str) -> Path:
+    """Make the folder of the report, before anything long begins.
+
+    Raises:
+        ConfigError: if there can be no such file.
+    """
+    path = Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={out}: {path.parent} cannot be made ({error.strerror}), give out=FILE.json") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"out={out} is a folder, or in one that cannot be written to: give out=FILE.json")
+    return path
+
+
 def list_triplets(
     config: DictConfig, index: ShardIndex, names: list[str], trained: DictConfig
 ) -> tuple[list[ListedTriplet], tuple[str, ...]]:
     """Read the given list, or take that of the test split; give it with the splits that hold its tracks."""
     if config.triplets is not None:
-        return read_triplets(Path(config.triplets), index.audio), SPLITS
+        triplets = read_triplets(Path(config.triplets), index.audio)
+        unknown = {triplet.condition for triplet in triplets} - {*names, TRACK}
+        if unknown:
+            raise ConfigError(
+                f"triplets={config.triplets} has conditions {sorted(unknown)}, the checkpoint knows {[*names, TRACK]}"
+            )
+        return triplets, SPLITS
     known = {entry["name"] for entry in index.conditions}
     common = [name for name in names if name in known]
     if len(common) < len(names):
@@ -75,9 +99,10 @@ def embed_tracks(
 
 def main(config: DictConfig) -> None:
     """Evaluate the checkpoint of a configuration."""
+    out = None if config.out is None else writable(config.out)
     device = choose_device(config.accelerator)
-    checkpoint = builders.load_checkpoint(Path(config.checkpoint))
-    network = builders.network_from(checkpoint).to(device)
+    checkpoint = load_checkpoint(Path(config.checkpoint))
+    network = network_from(checkpoint).to(device)
     trained = OmegaConf.create(checkpoint["config"])
     index = ShardIndex.read(Path(config.shards))
     if index.audio != AudioSettings(**checkpoint["audio"]):
@@ -86,9 +111,8 @@ def main(config: DictConfig) -> None:
     source = Source(index, [], network.frontend.source, trained.data.chunk_frames)
     table = embed_tracks(network, source, triplets, splits, config.tracks_per_batch)
     report = evaluation_report(table, triplets, network.masks(), network.condition_names)
-    if config.out is not None:
-        Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(config.out), report)
+    if out is not None:
+        write_json(out, report)
     sys.stdout.write(accuracy_table(report) + "\n")
 
 

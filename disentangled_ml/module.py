@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -88,16 +89,24 @@ class SimilarityModule(pl.LightningModule):
         """Give the embeddings of all ranks and the distances of the triplets in their subspaces; call on every rank."""
         if not self.gathered:
             if self.trainer.world_size > 1:
-                parts: list[dict | None] = [None] * self.trainer.world_size
-                torch.distributed.all_gather_object(parts, self.table.rows)
-                self.table.rows = {member: row for part in parts for member, row in (part or {}).items()}
+                self.table.rows = gather_rows(self.table.rows, self.trainer.world_size)
             self.distances = listed_distances(self.table, self.triplets, self.network.masks(), self.condition_names)
             self.gathered = True
         return self.table, self.distances
 
     def evaluation_loss(self) -> float:
-        """Give the loss of the listed triplets."""
-        return listed_loss(self.evaluated()[1], len(self.condition_names), self.loss.margin, self.loss.track_weight)
+        """Give the loss of the listed triplets.
+
+        Raises:
+            ValueError: if it is not finite; the checkpoints of the epochs before are still there.
+        """
+        distances = self.evaluated()[1]
+        loss = listed_loss(distances, len(self.condition_names), self.loss.margin, self.loss.track_weight)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"training diverged, the loss is {loss}: lower training.learning_rate or set training.gradient_clip"
+            )
+        return loss
 
     def configure_optimizers(self) -> Adam:
         """Optimise everything by Adam; the schedule is a callback, which sees the validation loss."""
@@ -106,6 +115,14 @@ class SimilarityModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild the network without this run."""
         checkpoint.update(self.checkpoint_notes)
+
+
+def gather_rows(rows: dict[Member, Tensor], world_size: int) -> dict[Member, Tensor]:
+    """Merge the rows of all ranks; they travel as one matrix, for a row alone would bring along the batch it is a view of."""
+    own = (list(rows), torch.stack(list(rows.values())) if rows else torch.empty(0))
+    parts: list[tuple] = [()] * world_size
+    torch.distributed.all_gather_object(parts, own)
+    return {member: row for members, matrix in parts for member, row in zip(members, matrix, strict=True)}
 
 
 def wanted_chunks(triplets: list[ListedTriplet]) -> set[Member]:

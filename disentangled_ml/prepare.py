@@ -28,13 +28,17 @@ def main(config: DictConfig) -> None:
         estimate_tempo=config.tempo == "madmom" and (config.conditions is None or "tempo" in config.conditions),
         tracks_per_shard=config.tracks_per_shard,
     )
-    records, rejected = read_manifest(Path(config.manifest), config.split_shares, config.conditions)
+    catalogue = read_manifest(Path(config.manifest), config.split_shares, config.conditions)
     workers = config.workers or os.cpu_count() or 1
-    index = prepare_shards(records, rejected, Path(config.out), settings, workers)
+    index = prepare_shards(catalogue, Path(config.out), settings, workers)
     counts = ", ".join(f"{index.count(split)} {split}" for split in SPLITS)
     names = ", ".join(entry["name"] for entry in index.conditions)
     logger.info("%s: %s tracks; conditions: %s", index.root, counts, names)
-    n_rejected = len(records) + len(rejected) - sum(index.count(split) for split in SPLITS)
+    if not index.conditions:
+        logger.warning(
+            "no track has a tag or a tempo, so nothing can be trained on these shards: see the manifest's columns"
+        )
+    n_rejected = len(catalogue.records) + len(catalogue.rejected) - sum(index.count(split) for split in SPLITS)
     if n_rejected:
         logger.info("%d tracks rejected, see %s", n_rejected, index.root / "rejected.csv")
 

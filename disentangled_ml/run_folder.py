@@ -11,32 +11,51 @@ from typing import Any
 from disentangled_ml.config import ConfigError
 
 RUN_DIR_VARIABLE = "DISENTANGLED_ML_RUN_DIR"  # tells the rank processes, started again from argv, what was chosen
-JOB_VARIABLES = ("SLURM_JOB_ID", "WANDB_RUN_ID")  # names that all ranks, and a requeued job, have in common
+SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_ID")  # set by srun: the same for all ranks, and for a requeued job
+AGENT_RUN = ("WANDB_RUN_ID",)  # set by a W&B agent
 
 
 def choose_run_dir(runs: Path, default_name: str, run_name: str | None, resume: bool) -> Path:
     """Choose and make the run folder.
 
-    A given name is taken as it is; else the default name, with the job's id where there is one, or else numbered where taken.
+    A given name is taken as it is; else the default name, with the job's id under srun or a W&B agent, or else
+    numbered where taken.
 
     Raises:
-        ConfigError: if a named folder holds a run already and resume is not set, or resume is set without a name.
+        ConfigError: if that folder holds a run already and resume is not set, or resume is set without a name, or the
+            folder cannot be made.
     """
     if chosen := os.environ.get(RUN_DIR_VARIABLE):
         return Path(chosen)
-    job = next((os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)), None)
-    if resume and not run_name:
+    job = job_name()
+    if resume and not (run_name or job):
         raise ConfigError("resume=true needs run_name=NAME, the run to go on with")
+    if run_name and (Path(run_name).name != run_name or run_name == ".."):
+        raise ConfigError(f"run_name={run_name} is not the name of a folder: say where it lies by runs=DIR")
     if run_name or job:
         run_dir = runs / (run_name or f"{default_name}-{job}")
-        if run_name and not resume and (run_dir / "checkpoints").exists():
+        if not resume and (run_dir / "checkpoints").exists():
             raise ConfigError(f"{run_dir} holds a run already: go on with it by resume=true, or give another run_name")
     else:
         numbered = (runs / (default_name if n == 1 else f"{default_name}-{n}") for n in count(1))
         run_dir = next(path for path in numbered if not path.exists())
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder {run_dir} cannot be made ({error.strerror}): give another runs=DIR"
+        ) from error
     os.environ[RUN_DIR_VARIABLE] = str(run_dir)
     return run_dir
+
+
+def job_name() -> str | None:
+    """Name the job that all ranks of this run belong to, where srun or a W&B agent started it."""
+    for variables in (AGENT_RUN, SLURM_STEP):
+        values = [os.environ.get(name) for name in variables]
+        if all(values):
+            return "-".join(values)
+    return None
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:

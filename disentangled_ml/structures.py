@@ -16,6 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 TRACK = "track"  # the name of the condition "from the same recording"
+RESERVED_NAMES = (TRACK, "mean")  # of no condition: reports and logs have entries of these names
 SPLITS = ("train", "val", "test")
 
 

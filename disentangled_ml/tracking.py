@@ -17,6 +17,8 @@ import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from disentangled_ml.config import ConfigError
+
 ID_FILE = "wandb_run_id"
 
 
@@ -42,7 +44,7 @@ def resolve_mode(mode: str) -> str:
 def keep_run_id(run_dir: Path) -> str:
     """Give the id of the run folder's W&B run: the kept one, a sweep agent's, or a new one; keep it."""
     path = run_dir / ID_FILE
-    if not path.is_file():
+    if not path.is_file() or not path.read_text().strip():
         path.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
     return path.read_text().strip()
 
@@ -58,10 +60,17 @@ def build_logger(
         mode: ``auto``, ``online``, ``offline`` or ``disabled``.
         project: Of W&B.
         entity: Of W&B; None for the default.
+
+    Raises:
+        ConfigError: if the run is to be online and there is no API key.
     """
     mode = resolve_mode(mode)
     if mode == "disabled":
         return None
+    if mode == "online" and not has_api_key():
+        raise ConfigError(
+            "wandb.mode=online needs an API key: run `wandb login`, set WANDB_API_KEY, or use mode offline"
+        )
     return WandbLogger(
         name=run_dir.name,
         save_dir=run_dir,
@@ -72,6 +81,21 @@ def build_logger(
         config=config,
         resume="allow",
     )
+
+
+def start(logger: WandbLogger | None) -> None:
+    """Start the W&B run, before anything long begins.
+
+    Raises:
+        ConfigError: if it cannot be, for want of a key, a legal name or a connection.
+    """
+    try:
+        if logger is not None:
+            _ = logger.experiment
+    except (wandb.Error, ValueError) as error:
+        raise ConfigError(
+            f"W&B does not start ({error}): mend wandb.* or WANDB_*, or use wandb.mode=offline or disabled"
+        ) from error
 
 
 def finish() -> None:

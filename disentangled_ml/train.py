@@ -18,7 +18,7 @@ from disentangled_ml.console import run_command
 from disentangled_ml.evaluation import evaluation_report, without_nan
 from disentangled_ml.report import accuracy_table
 from disentangled_ml.run_folder import choose_run_dir, last_checkpoint, write_json
-from disentangled_ml.tracking import finish
+from disentangled_ml.tracking import finish, start
 
 
 def default_name(config: DictConfig) -> str:
@@ -33,12 +33,17 @@ def main(config: DictConfig) -> None:
     data = builders.build_data(config)
     module = builders.build_module(config, data.conditions, data.index.audio)
     run_dir = choose_run_dir(Path(config.runs), default_name(config), config.run_name, config.resume)
+    last = last_checkpoint(run_dir) if config.resume else None
+    if last is not None:
+        builders.check_resumable(last, module, config.training.max_epochs)
     trainer = builders.build_trainer(config, run_dir)
+    start(trainer.logger)
     if trainer.is_global_zero:
         OmegaConf.save(config, run_dir / "config.yaml")
-    trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir) if config.resume else None, weights_only=True)
-    if trainer.interrupted:
-        raise SystemExit(f"interrupted: run_name={run_dir.name} resume=true goes on with {run_dir}")
+    try:
+        trainer.fit(module, data, ckpt_path=last, weights_only=True)
+    except SystemExit as error:  # how Lightning ends on Ctrl-C, and on SIGTERM as if nothing was left to do
+        raise SystemExit(f"interrupted: run_name={run_dir.name} resume=true goes on with {run_dir}") from error
     metrics = {}
     for evaluate in (trainer.validate, trainer.test):
         evaluate(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from disentangled_ml.conditions import MAX_BPM, MIN_BPM
-from disentangled_ml.structures import SPLITS, TRACK
+from disentangled_ml.structures import RESERVED_NAMES, SPLITS
 
 REQUIRED = ("track_id", "path")
 RESERVED = (*REQUIRED, "artist", "split")
@@ -53,9 +53,15 @@ class Rejected(NamedTuple):
     reason: str
 
 
-def read_manifest(
-    manifest: Path, split_shares: Sequence[float], conditions: Sequence[str] | None = None
-) -> tuple[list[TrackRecord], list[Rejected]]:
+class Catalogue(NamedTuple):
+    """Hold what a reader gives: usable records, rejected rows, and the names of the conditions in order."""
+
+    records: list[TrackRecord]
+    rejected: list[Rejected]
+    conditions: list[str]
+
+
+def read_manifest(manifest: Path, split_shares: Sequence[float], conditions: Sequence[str] | None = None) -> Catalogue:
     """Read a manifest.
 
     Args:
@@ -64,7 +70,7 @@ def read_manifest(
         conditions: Columns to take as conditions; by default ``tempo`` and all others that do not hold numbers.
 
     Raises:
-        ManifestError: if the file is missing, empty, not UTF-8 CSV, or lacks a column.
+        ManifestError: if the file is missing, empty, not UTF-8 CSV, or lacks a column or has one twice.
     """
     try:
         with open(manifest, newline="", encoding="utf-8-sig") as file:
@@ -75,6 +81,8 @@ def read_manifest(
     missing = [column for column in REQUIRED if column not in columns]
     if missing:
         raise ManifestError(f"manifest {manifest} has no column {', '.join(missing)}; it has: {', '.join(columns)}")
+    if len(set(columns)) < len(columns):
+        raise ManifestError(f"manifest {manifest} has two columns of one name; it has: {', '.join(columns)}")
     if not rows:
         raise ManifestError(f"manifest {manifest} has no rows below its header")
     names = condition_columns(manifest, rows, columns, conditions)
@@ -88,7 +96,7 @@ def read_manifest(
             seen.add(track_id)
         except ValueError as error:
             rejected.append(Rejected(track_id, path, str(error)))
-    return records, rejected
+    return Catalogue(records, rejected, names)
 
 
 def condition_columns(
@@ -96,19 +104,24 @@ def condition_columns(
 ) -> list[str]:
     """Name the columns that are conditions."""
     offered = [column for column in columns if column not in RESERVED]
-    if TRACK in (offered if conditions is None else conditions):
-        raise ManifestError(f"manifest {manifest}: a condition cannot be called {TRACK!r}; rename that column")
-    if conditions is not None:
-        unknown = [name for name in conditions if name not in offered and name != TEMPO]
+    if conditions is None:
+        numeric = [name for name in offered if name != TEMPO and all(is_number(row[name]) for row in rows if row[name])]
+        if numeric:
+            logger.warning("columns taken as no condition, for they hold numbers, not tags: %s", ", ".join(numeric))
+        names = [name for name in offered if name not in numeric]
+    else:
+        names = list(conditions)
+        if not names or len(set(names)) < len(names):
+            raise ManifestError(f"conditions={names} are none or not distinct; choose from: {', '.join(offered)}")
+        unknown = [name for name in names if name not in offered and name != TEMPO]
         if unknown:
             raise ManifestError(
                 f"manifest {manifest} has no column {', '.join(unknown)} for a condition; choose from: {', '.join(offered)}"
             )
-        return list(conditions)
-    numeric = [name for name in offered if name != TEMPO and all(is_number(row[name]) for row in rows if row[name])]
-    if numeric:
-        logger.warning("columns taken as no condition, for they hold numbers, not tags: %s", ", ".join(numeric))
-    return [name for name in offered if name not in numeric]
+    for name in RESERVED_NAMES:
+        if name in names:
+            raise ManifestError(f"manifest {manifest}: a condition cannot be called {name!r}; rename that column")
+    return names
 
 
 def is_number(text: str) -> bool:

@@ -12,16 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.composer import (
-    BatchPlan,
-    StreamedTrack,
-    allows_triplet,
-    compose_batches,
-    draw_slots,
-    draw_starts,
-    stretch_randomly,
-    stretch_track,
-)
+from datamodules.composer import BatchPlan, StreamedTrack, allows_triplet, compose_batches, draw_slots, draw_starts
 from datamodules.streams import artist_code
 from disentangled_ml.conditions import TagCondition, TempoCondition
 from disentangled_ml.structures import TrackInfo
@@ -44,9 +35,9 @@ class Reader:
         self.number = number
         self.alive.add(self)
 
-    def __call__(self, start: int, frames: int) -> np.ndarray:
-        chunk = np.full((1, 2, frames), self.number, np.float16)
-        chunk[0, 1] = np.arange(start, start + frames)
+    def __call__(self, start: int) -> np.ndarray:
+        chunk = np.full((1, 2, CHUNK_FRAMES), self.number, np.float16)
+        chunk[0, 1] = np.arange(start, start + CHUNK_FRAMES)
         return chunk
 
 
@@ -268,51 +259,3 @@ def test_an_empty_stream_gives_no_batch():
 def test_a_pool_smaller_than_a_batch_would_lose_tracks():
     with pytest.raises(ValueError, match="pool_tracks=11 must be at least tracks_per_batch=12"):
         replace(PLAN, pool_tracks=11)
-
-
-def ramp(frames: int) -> StreamedTrack:
-    """Make a track whose every frame tells its position, and that has a tempo and a genre."""
-    labels = [TempoCondition().encode([120.0]), TagCondition("genre", ("jazz", "rock")).encode([["rock"]])]
-    mel = np.broadcast_to(np.arange(frames, dtype=np.float16), (1, 2, frames))
-    return StreamedTrack(frames, lambda start, n: mel[:, :, start : start + n], labels, -1)
-
-
-@pytest.mark.parametrize("rate", [0.8, 1.0, 1.25])
-def test_stretched_track_runs_at_its_rate_with_its_tempo(rate):
-    conditions = [TempoCondition(), TagCondition("genre", ("jazz", "rock"))]
-    track = stretch_track(ramp(101), conditions, rate)
-    assert track.frames == int(100 / rate) + 1
-    for start in (0, 3, track.frames - CHUNK_FRAMES):
-        chunk = track.read_chunk(start, CHUNK_FRAMES)
-        assert chunk.shape == (1, 2, CHUNK_FRAMES)
-        np.testing.assert_allclose(chunk[0, 0], (start + np.arange(CHUNK_FRAMES)) * rate, atol=0.05)  # float16 near 100
-    assert track.labels[0].item() == pytest.approx(120 * rate)
-    assert torch.equal(track.labels[1], ramp(101).labels[1])
-
-
-def test_random_stretching_keeps_to_its_range_and_leaves_a_chunk():
-    plan = BatchPlan(chunk_frames=CHUNK_FRAMES, max_stretch=0.25)
-    long = list(stretch_randomly([ramp(1001)] * 300, [TempoCondition()] * 2, plan, generator()))
-    rates = torch.tensor([track.labels[0].item() / 120 for track in long])
-    assert 0.8 <= rates.min() < 0.81
-    assert 1.23 < rates.max() <= 1.25
-    short = stretch_randomly([ramp(CHUNK_FRAMES + 1)] * 100, [TempoCondition()] * 2, plan, generator())
-    assert all(track.frames >= CHUNK_FRAMES for track in short)
-
-
-def test_stretched_batches_have_valid_tempo_triplets():
-    conditions = [TempoCondition()]
-    infos = [TrackInfo(f"t{i}", None, 200, {"tempo": 60.0 + i}) for i in range(60)]
-    tracks = [
-        StreamedTrack(200, Reader(i), [conditions[0].encode([info.labels["tempo"]])], -1)
-        for i, info in enumerate(infos)
-    ]
-    plan = BatchPlan(CHUNK_FRAMES, 2, 8, 60, 50, 10, max_stretch=0.2)
-    seen = {track.read_chunk.args[0].number: track.labels[0].item()
-            for track in stretch_randomly(tracks, conditions, plan, generator(5))}  # fmt: skip
-    for batch in compose_batches(tracks, conditions, plan, 10, generator(5)):
-        tempo = [seen[int(chunk[0, 0, 0])] for chunk in batch.audio]
-        rows = batch.triplets.indices[batch.triplets.condition == 0].tolist()
-        assert len(rows) == 50
-        for anchor, positive, negative in rows:
-            assert abs(tempo[anchor] - tempo[positive]) <= 5.001 < abs(tempo[anchor] - tempo[negative]) + 0.002

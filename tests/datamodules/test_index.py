@@ -83,3 +83,27 @@ def test_keys_of_another_kind(index, key):
     (index.root / INDEX_NAME).write_text(json.dumps(content))
     with pytest.raises(ShardsError, match="is not a shard index"):
         ShardIndex.read(index.root)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c["splits"]["train"]["shards"][0].update(file="../x.tar"), "not the name of a file in this folder"),
+        (lambda c: c["splits"]["train"]["shards"][0].update(file=5), "not the name of a file"),
+        (lambda c: c["splits"]["train"]["shards"][0].update(samples=-1), "has -1 samples"),
+        (lambda c: c["splits"]["val"].update(shards=c["splits"]["train"]["shards"]), "named twice"),
+        (lambda c: c["audio"].update(n_mels=16.5), "n_mels is 16.5"),
+        (lambda c: c.update(conditions=["genre"]), "not a shard index"),
+        (lambda c: c["conditions"][0].update(kind="odd"), "of kind 'odd', legal: tags, tempo"),
+        (lambda c: c["conditions"][0].update(name="mean"), "cannot be called 'mean'"),
+        (lambda c: c["conditions"][0].update(vocabulary=["a", "a"]), "not a list of distinct tags"),
+    ],
+    ids=["outside", "no name", "samples", "twice", "audio", "condition", "kind", "reserved", "vocabulary"],
+)
+def test_hostile_contents(index, change, match):
+    path = index.write()
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ShardsError, match=match):
+        ShardIndex.read(index.root)

@@ -45,8 +45,8 @@ def prepare(tmp_path) -> Callable[..., ShardIndex]:
     def prepare(
         manifest: Path, settings: PreparationSettings = SETTINGS, out: str = "out", workers: int = 2
     ) -> ShardIndex:
-        records, rejected = read_manifest(manifest, SHARES)
-        return prepare_shards(records, rejected, tmp_path / out, settings, workers)
+        catalogue = read_manifest(manifest, SHARES)
+        return prepare_shards(catalogue, tmp_path / out, settings, workers)
 
     return prepare
 
@@ -248,7 +248,7 @@ class Deadly(TrackRecord):
 @pytest.mark.slow
 def test_a_track_that_takes_its_process_down_is_rejected_alone(make_catalogue, monkeypatch):
     monkeypatch.setattr(preparation, "IN_FLIGHT", 2)
-    records, _ = read_manifest(make_catalogue(4), SHARES)
+    records, *_ = read_manifest(make_catalogue(4), SHARES)
     records[1] = Deadly(*records[1])
     workers = Workers(1, SETTINGS)
     results = list(workers.map(records))

@@ -48,7 +48,7 @@ def test_conditions_that_cannot_be(index, names, match):
 
 
 def test_shards_without_any_label(index):
-    with pytest.raises(ShardsError, match="are none"):
+    with pytest.raises(ShardsError, match="has no conditions"):
         build_conditions(replace(index, conditions=[]))
 
 

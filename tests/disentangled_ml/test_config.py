@@ -15,6 +15,7 @@ from disentangled_ml.config import (
     GROUPS,
     LEAST_VALUES,
     LEGAL_VALUES,
+    MOST_VALUES,
     SCHEMAS,
     ConfigError,
     group_choices,
@@ -30,7 +31,7 @@ REQUIRED = {
 }
 OWNERS = {  # a command that has the key, for keys of the tables of limits
     key: next((name for name, schema in SCHEMAS.items() if key.split(".")[0] in schema.__dataclass_fields__), "config")
-    for key in (*LEGAL_VALUES, *LEAST_VALUES)
+    for key in (*LEGAL_VALUES, *LEAST_VALUES, *MOST_VALUES)
 }
 CHOICES = [(group, choice) for group in GROUPS for choice in group_choices(group)]
 
@@ -309,15 +310,35 @@ def test_least_values(key):
             load(key, f"{key}={value}")
 
 
+@pytest.mark.parametrize("key", MOST_VALUES)
+def test_most_values(key):
+    with pytest.raises(ConfigError, match=rf"{key}=\S+ is too large: it must be at most {MOST_VALUES[key]}$"):
+        load(key, f"{key}={MOST_VALUES[key] + 1}")
+
+
+@pytest.mark.parametrize("argument", ["loss.margin=inf", "training.learning_rate=inf", "data.tempo.tolerance_bpm=inf"])
+def test_numbers_are_finite(argument):
+    with pytest.raises(ConfigError, match=f"{argument} is not a finite number"):
+        load_config("config", [argument])
+
+
+@pytest.mark.parametrize("devices", ["0", "-1", "1.5", "abc", "null", "[]", "[0,0]", "[-1]"])
+def test_devices(devices):
+    with pytest.raises(ConfigError, match=r"trainer.devices=.* is not legal: give auto, a number from 1 on"):
+        load_config("config", [f"trainer.devices={devices}"])
+
+
 def test_every_limit_is_of_a_key_that_exists():
     trees = {name: load_config(name, REQUIRED[name]) for name in SCHEMAS}
-    for key in (*LEGAL_VALUES, *LEAST_VALUES):
+    for key in (*LEGAL_VALUES, *LEAST_VALUES, *MOST_VALUES):
         tree = trees[OWNERS[key]]
         *parents, last = key.split(".")
         assert last in (OmegaConf.select(tree, ".".join(parents)) if parents else tree), key
 
 
-@pytest.mark.parametrize("shares", ["[0.5,0.5]", "[0.5,0.5,0.1]", "[1.2,-0.1,-0.1]", "[]", "[0.25,0.25,0.25,0.25]"])
+@pytest.mark.parametrize(
+    "shares", ["[0.5,0.5]", "[0.5,0.5,0.1]", "[1.2,-0.1,-0.1]", "[]", "[0.25,0.25,0.25,0.25]", "[nan,0.5,0.5]"]
+)
 def test_split_shares(shares):
     with pytest.raises(ConfigError, match=r"split_shares=\[.*\] must be three shares .* sum to 1"):
         load_config("prepare", [*REQUIRED["prepare"], f"split_shares={shares}"])

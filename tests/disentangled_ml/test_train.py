@@ -7,8 +7,10 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,13 @@ from omegaconf import OmegaConf
 
 from disentangled_ml import builders
 from disentangled_ml.backbones import BACKBONES
+from disentangled_ml.checkpointing import WholeCheckpointIO
 from disentangled_ml.config import GROUPS, ConfigError, group_choices, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.frontends import FRONTENDS
 from disentangled_ml.masks import MASKS
-from disentangled_ml.run_folder import RUN_DIR_VARIABLE
+from disentangled_ml.networks import build_network, load_network
+from disentangled_ml.run_folder import RUN_DIR_VARIABLE, choose_run_dir
 from disentangled_ml.structures import ChunkBatch
 from disentangled_ml.train import main as train
 
@@ -133,10 +137,61 @@ def test_two_processes_count_like_one(tmp_path, tiny_arguments, tiny_shards):
     assert report["track"]["accuracy"] == pytest.approx(metrics["test/triplet_accuracy/track"], abs=1e-6)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_loading_processes_do_not_change_evaluation(run, workers):
-    metrics = metrics_of(run(f"w{workers}", "training.max_epochs=1", f"data.workers={workers}"))
-    assert 0 < metrics["test/triplet_accuracy/mean"] < 1
+def test_loading_processes_do_not_change_evaluation(tiny_arguments):
+    found = []
+    for workers in (0, 2):
+        data = builders.build_data(load_config("config", [*tiny_arguments, f"data.workers={workers}"]))
+        data.setup("test")
+        chunks = {}
+        for batch in data.test_dataloader():
+            for track, start, audio in zip(batch.track.tolist(), batch.start.tolist(), batch.audio, strict=True):
+                chunks[batch.track_ids[track], start] = audio
+        found.append(chunks)
+    assert found[0].keys() == found[1].keys()
+    assert len({track for track, _ in found[0]}) == 20
+    assert all(torch.equal(audio, found[1][key]) for key, audio in found[0].items())
+
+
+def test_inference_needs_no_lightning():
+    code = (
+        "import sys, disentangled_ml.networks; "
+        "assert not {'pytorch_lightning', 'wandb', 'webdataset', 'madmom'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("change", ["seed=9", "loss.margin=0.3", "mask=learned", "data.tracks_per_batch=6"])
+def test_resuming_with_other_settings_is_refused(run, change):
+    run("one", "training.max_epochs=1")
+    key = change.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"last\.ckpt was trained with {key}"):
+        run("one", "training.max_epochs=2", "resume=true", change)
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, "shards-conv-fixed-7-0"),
+        ({"SLURM_JOB_ID": "7"}, "shards-conv-fixed"),
+        ({"WANDB_RUN_ID": "abc"}, "shards-conv-fixed-abc"),
+    ],
+    ids=["srun", "in-an-allocation", "agent"],
+)
+def test_job_names_the_run_folder(tmp_path, monkeypatch, variables, name):
+    for variable in (RUN_DIR_VARIABLE, "SLURM_JOB_ID", "SLURM_STEP_ID", "WANDB_RUN_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    assert choose_run_dir(tmp_path, "shards-conv-fixed", None, resume=False) == tmp_path / name
+    monkeypatch.delenv(RUN_DIR_VARIABLE)
+    (tmp_path / name / "checkpoints").mkdir()
+    if name == "shards-conv-fixed":
+        assert choose_run_dir(tmp_path, "shards-conv-fixed", None, resume=False) == tmp_path / f"{name}-2"
+    else:
+        with pytest.raises(ConfigError, match="holds a run already"):
+            choose_run_dir(tmp_path, "shards-conv-fixed", None, resume=False)
+        assert choose_run_dir(tmp_path, "shards-conv-fixed", None, resume=True) == tmp_path / name
+    monkeypatch.delenv(RUN_DIR_VARIABLE)
 
 
 def test_every_choice_of_every_group_loads():
@@ -181,14 +236,14 @@ def test_indivisible_embedding_is_refused(tiny_arguments):
 def test_embedding_has_64_dimensions_per_condition_by_default(tiny_arguments):
     config = load_config("config", [*tiny_arguments, "embedding_dim=null"])
     data = builders.build_data(config)
-    masks = builders.build_network(config, [c.name for c in data.conditions], data.index.audio).masks()
+    masks = build_network(config, [c.name for c in data.conditions], data.index.audio).masks()
     assert masks.shape == (3, 192)
     assert (masks.sum(1) == 64).all()
 
 
 def test_loaded_network_gives_the_embeddings_of_the_run(run, tiny_shards):
     run_dir = run("loaded", "training.max_epochs=1", "mask=learned")
-    network = builders.load_network(run_dir / "checkpoints" / "best.ckpt")
+    network = load_network(run_dir / "checkpoints" / "best.ckpt")
     assert not network.training
     embedding = network(torch.rand(5, 1, 16, 16))
     assert embedding.shape == (5, 24)
@@ -227,7 +282,7 @@ def test_bad_checkpoint_is_refused(tmp_path, content, match):
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(ValueError, match=match):
-        builders.load_network(path)
+        load_network(path)
 
 
 def test_pickled_checkpoint_is_not_executed(tmp_path):
@@ -237,7 +292,7 @@ def test_pickled_checkpoint_is_not_executed(tmp_path):
 
     torch.save({"state_dict": {}, "config": Evil()}, tmp_path / "evil.ckpt")
     with pytest.raises(ValueError, match="cannot be read"):
-        builders.load_network(tmp_path / "evil.ckpt")
+        load_network(tmp_path / "evil.ckpt")
     assert not (tmp_path / "executed").exists()
 
 
@@ -263,3 +318,73 @@ def test_bad_input_ends_the_command_with_one_clear_line(tmp_path, tiny_shards, a
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", ".", ".."])
+def test_run_name_is_that_of_a_folder(run, name):
+    with pytest.raises(ConfigError, match="is not the name of a folder"):
+        run(name)
+
+
+def test_resuming_needs_the_same_network_and_a_whole_checkpoint(run, tmp_path):
+    run_dir = run("one", "training.max_epochs=1")
+    before = (run_dir / "config.yaml").read_text()
+    for argument, match in [
+        ("backbone=resnet", "was trained with backbone.name="),
+        ("mask=learned", "was trained with mask.name="),
+        ("data.conditions=[mood,genre,tempo]", "was trained with (data.)?conditions="),
+        ("embedding_dim=48", "was trained with embedding_dim=24, not 48"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            run("one", "resume=true", "training.max_epochs=2", argument)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read"):
+        run("one", "resume=true", "training.max_epochs=2")
+    assert (run_dir / "config.yaml").read_text() == before
+
+
+def test_divergence_is_said_so(run):
+    with pytest.raises(ValueError, match=r"diverged.*lower training.learning_rate"):
+        run("diverged", "training.max_epochs=1", "training.learning_rate=1e30")
+
+
+def test_a_failed_write_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    WholeCheckpointIO().save_checkpoint({"epoch": 1}, path)
+
+    def fail(checkpoint, file):
+        file.write(b"part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        WholeCheckpointIO().save_checkpoint({"epoch": 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_fails_and_says_how_to_go_on(tmp_path, tiny_arguments, number):
+    arguments = [
+        *tiny_arguments,
+        f"runs={tmp_path}",
+        "run_name=cut",
+        "training.max_epochs=9999",
+        "training.lr_reductions=999",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "disentangled_ml.train", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "cut/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted: run_name=cut resume=true goes on" in said
+    assert "Traceback" not in said

@@ -1,0 +1,99 @@
+"""Configuration and checkpoints to networks, without Lightning: what inference needs.
+
+from disentangled_ml.networks import load_network
+
+network = load_network("runs/demo-resnet-fixed/checkpoints/best.ckpt")
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from disentangled_ml.backbones import BACKBONES
+from disentangled_ml.config import ConfigError
+from disentangled_ml.frontends import FRONTENDS
+from disentangled_ml.masks import MASKS
+from disentangled_ml.model import ConditionalSimilarityNetwork
+from disentangled_ml.structures import AudioSettings
+
+SUBSPACE_DIM = 64  # dimensions of a condition where embedding_dim is null (J. Lee et al., ICASSP 2020)
+
+
+def choose(registry: dict[str, Any], name: str, key: str) -> Any:
+    """Take an entry of a registry.
+
+    Raises:
+        ConfigError: if there is none; names those there are.
+    """
+    if name not in registry:
+        raise ConfigError(f"{key}={name} is unknown: choose one of {', '.join(registry)}")
+    return registry[name]
+
+
+def build_network(config: DictConfig, condition_names: list[str], audio: AudioSettings) -> ConditionalSimilarityNetwork:
+    """Build the network of a training configuration."""
+    n_conditions = len(condition_names)
+    embedding_dim = config.embedding_dim or SUBSPACE_DIM * n_conditions
+    frontend_class = choose(FRONTENDS, config.frontend.name, "frontend.name")
+    trainable = {"trainable_stft": config.frontend.trainable_stft, "trainable_mel": config.frontend.trainable_mel}
+    if config.frontend.name == "mel" and any(trainable.values()):
+        raise ConfigError("frontend.trainable_* needs frontend=nnaudio: the stored mel has nothing to train")
+    frontend = frontend_class(audio, **(trainable if config.frontend.name == "nnaudio" else {}))
+    backbone = choose(BACKBONES, config.backbone.name, "backbone.name")(embedding_dim, config.backbone.width)
+    start = {"start": config.mask.start} if config.mask.name == "learned" else {}
+    masks = choose(MASKS, config.mask.name, "mask.name")(n_conditions, embedding_dim, **start)
+    if config.trainer.channels_last:
+        backbone = backbone.to(memory_format=torch.channels_last)
+    return ConditionalSimilarityNetwork(frontend, backbone, masks, condition_names)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint of this project without unpickling anything but tensors and plain values.
+
+    Raises:
+        ValueError: if it is missing, damaged, or another program's.
+    """
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} does not exist: runs keep theirs in RUN/checkpoints/")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"checkpoint {path} cannot be read ({reason}): give one that train wrote") from error
+    missing = {"state_dict", "config", "conditions", "audio"} - set(checkpoint if isinstance(checkpoint, dict) else ())
+    if missing:
+        raise ValueError(f"checkpoint {path} lacks {', '.join(sorted(missing))}: give one that train wrote")
+    return checkpoint
+
+
+def network_from(checkpoint: dict[str, Any]) -> ConditionalSimilarityNetwork:
+    """Rebuild the network of a loaded checkpoint, in evaluation mode.
+
+    Raises:
+        ValueError: if its parts do not fit together.
+    """
+    prefix = "network."
+    try:
+        config = OmegaConf.create(checkpoint["config"])
+        network = build_network(config, checkpoint["conditions"], AudioSettings(**checkpoint["audio"]))
+        weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        network.load_state_dict(weights)
+    except (RuntimeError, LookupError, TypeError, AttributeError, OverflowError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"checkpoint: no network can be made of it ({reason}): give one that train wrote") from error
+    return network.eval()
+
+
+def load_network(path: str | Path) -> ConditionalSimilarityNetwork:
+    """Rebuild the network of a checkpoint file for inference, without Lightning.
+
+    Raises:
+        ValueError: if the file is no checkpoint of this project.
+    """
+    return network_from(load_checkpoint(Path(path)))
