@@ -18,7 +18,7 @@ ONE_FILE = {  # a third-party framework and the files that may import it
     "soundfile": ["datamodules/audio.py"],
     "nnAudio": ["disentangled_ml/frontends.py"],
     "symusic": ["datamodules/corpora/demo*.py"],
-    "omegaconf": [f"disentangled_ml/{name}.py" for name in ("config", "builders", "console")]
+    "omegaconf": [f"disentangled_ml/{name}.py" for name in ("config", "networks", "builders", "console")]
     + [f"disentangled_ml/{name}.py" for name in ("train", "evaluate", "prepare", "demo")],
     "wandb": ["disentangled_ml/tracking.py"],
     "matplotlib": ["callbacks/figures.py"],

@@ -373,18 +373,25 @@ def test_an_interrupted_run_fails_and_says_how_to_go_on(tmp_path, tiny_arguments
         "training.max_epochs=9999",
         "training.lr_reductions=999",
     ]
-    with subprocess.Popen(
-        [sys.executable, "-m", "disentangled_ml.train", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
+    inherited = {key: value for key, value in os.environ.items() if key != RUN_DIR_VARIABLE}
+    log = tmp_path / "log"
+    with log.open("w") as output:  # a pipe that nobody reads would fill
+        process = subprocess.Popen(
+            [sys.executable, "-m", "disentangled_ml.train", *arguments],
+            env={**inherited, "OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=output,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+    try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "cut/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+    said = log.read_text()
     assert process.returncode == 1
     assert "interrupted: run_name=cut resume=true goes on" in said
     assert "Traceback" not in said

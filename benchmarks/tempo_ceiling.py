@@ -1,0 +1,65 @@
+"""How far tempo triplets can be told without learning: ``python -m benchmarks.tempo_ceiling data=shards data.shards=DIR``.
+
+Where a network's tempo accuracy is poor, this tells its labels and the length of its chunks from its learning: each chunk is
+described by the autocorrelation of its onset strength, sampled at 64 tempi, and a track by the mean over its chunks. The
+triplets are those of the shards' validation and test lists.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from datamodules.shards import decode_info, decode_mel, read_samples, share_slices
+from datamodules.similarity import SimilarityDataModule
+from disentangled_ml import builders
+from disentangled_ml.console import run_command
+from disentangled_ml.evaluation import EmbeddingTable, evaluation_report
+from disentangled_ml.report import accuracy_cell
+from disentangled_ml.structures import AudioSettings, Member
+
+TEMPI = np.geomspace(45, 220, 64)  # BPM
+CHUNK_FRAMES = (129, 258, 516)  # 3, 6 and 12 s
+
+
+def onset_autocorrelation(mel: np.ndarray, audio: AudioSettings) -> np.ndarray:
+    """Describe a spectrogram (n_mels, frames) by the autocorrelation of its rising energy, (64,)."""
+    onset = np.maximum(np.diff(mel.astype(np.float32), axis=1), 0).sum(0)
+    onset -= onset.mean()
+    power = np.abs(np.fft.rfft(onset, 2 * len(onset))) ** 2
+    correlation = np.fft.irfft(power)[: len(onset)]
+    lag = 60 * audio.sample_rate / (audio.hop_length * TEMPI)
+    return np.interp(lag, np.arange(len(onset)), correlation / max(correlation[0], 1e-9))
+
+
+def describe_split(data: SimilarityDataModule, split: str, frames: int) -> EmbeddingTable:
+    """Describe every track of a split by the mean over its chunks of some length (the whole, if it is shorter)."""
+    table = EmbeddingTable()
+    slices = share_slices(data.index.splits[split], 0, 1)
+    for sample in read_samples(data.index.root, slices, ("json", "mel.npy")):
+        mel = decode_mel(sample["mel.npy"])
+        starts = range(0, max(1, mel.shape[1] - frames + 1), frames)
+        chunks = [onset_autocorrelation(mel[:, start : start + frames], data.index.audio) for start in starts]
+        row = torch.tensor(np.mean(chunks, axis=0), dtype=torch.float32)
+        table.rows[Member(decode_info(sample["json"]).track_id)] = torch.nn.functional.normalize(row, dim=0)
+    return table
+
+
+def main(config: DictConfig) -> None:
+    """Show the accuracies."""
+    data = builders.build_data(config)
+    data.setup("test")
+    for split in ("val", "test"):
+        triplets = [triplet for triplet in data.triplets[split] if triplet.condition == "tempo"]
+        for frames in CHUNK_FRAMES:
+            table = describe_split(data, split, frames)
+            report = evaluation_report(table, triplets, torch.ones(1, len(TEMPI)), ["tempo"])
+            seconds = data.index.audio.seconds(frames)
+            sys.stdout.write(f"{split}, chunks of {seconds:.0f} s: {accuracy_cell(report['all']['tempo'])}\n")
+
+
+if __name__ == "__main__":
+    run_command(main, "config", "train", __doc__)
