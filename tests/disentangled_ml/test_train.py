@@ -26,7 +26,7 @@ from disentangled_ml.frontends import FRONTENDS
 from disentangled_ml.masks import MASKS
 from disentangled_ml.networks import build_network, load_network
 from disentangled_ml.run_folder import RUN_DIR_VARIABLE, choose_run_dir
-from disentangled_ml.structures import ChunkBatch
+from disentangled_ml.structures import AudioSettings, ChunkBatch
 from disentangled_ml.train import main as train
 
 SPLIT_KEYS = {f"triplet_accuracy/{name}" for name in ("genre", "mood", "tempo", "track", "mean")} | {"loss"}
@@ -231,6 +231,16 @@ def test_indivisible_embedding_is_refused(tiny_arguments):
     data = builders.build_data(config)
     with pytest.raises(ValueError, match=r"embedding_dim=256 cannot be shared equally by 3 conditions.*255"):
         builders.build_module(config, data.conditions, data.index.audio)
+
+
+def test_icassp2020_is_the_papers_recipe_at_full_width():
+    config = load_config("config", ["experiment=icassp2020", "data=shards", "data.shards=nowhere"])
+    network = build_network(config, ["genre", "mood", "instrument", "tempo"], AudioSettings())
+    assert sum(p.numel() for p in network.parameters()) == 2_806_464
+    assert network.masks().shape == (4, 256)
+    assert network.eval()(torch.rand(1, 1, 128, 129)).shape == (1, 256)
+    assert (config.training.learning_rate, config.loss.margin, config.loss.track_weight) == (0.01, 0.1, 0.5)
+    assert (config.training.lr_factor, config.training.lr_patience, config.training.lr_reductions) == (0.2, 4, 5)
 
 
 def test_embedding_has_64_dimensions_per_condition_by_default(tiny_arguments):
