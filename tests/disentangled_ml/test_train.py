@@ -94,7 +94,7 @@ def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
 
 
 def test_tiny_network_learns(run):
-    metrics = metrics_of(run("learns", "training.max_epochs=12"))
+    metrics = metrics_of(run("learns", "training.max_epochs=20", "training.lr_patience=20"))
     assert metrics["test/triplet_accuracy/genre"] > 0.8
     assert metrics["test/triplet_accuracy/mood"] > 0.8
     assert metrics["test/triplet_accuracy/track"] > 0.6
