@@ -330,7 +330,7 @@ def test_bad_input_ends_the_command_with_one_clear_line(tmp_path, tiny_shards, a
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", ".", ".."])
+@pytest.mark.parametrize("name", ["../x", "a/b", "/absolute", ".", ".."])
 def test_run_name_is_that_of_a_folder(run, name):
     with pytest.raises(ConfigError, match="is not the name of a folder"):
         run(name)
