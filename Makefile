@@ -8,6 +8,7 @@ EXPERIMENT =
 ARGS =
 MANIFEST = data/demo/manifest.csv
 OUT = shards/demo
+RUN = $(shell ls -td runs/*/ 2>/dev/null | head -n 1)
 CHECKPOINT = $(shell ls -t runs/*/checkpoints/best.ckpt 2>/dev/null | head -n 1)
 
 data-is-demo := $(filter demo,$(DATA))
@@ -15,7 +16,7 @@ shards := $(if $(data-is-demo),shards/demo,$(DATA))
 choices := $(if $(BACKBONE),backbone=$(BACKBONE)) $(if $(MASK),mask=$(MASK)) $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) \
 	$(if $(data-is-demo),data=demo,data=shards 'data.shards=$(DATA)')
 
-.PHONY: help setup demo train evaluate prepare test lint bench
+.PHONY: help setup demo train evaluate table prepare report test lint bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -44,13 +45,21 @@ shards/demo/index.json: data/demo/manifest.csv
 train: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## train a network on DATA and test it
 	$(PY) -m disentangled_ml.train $(choices) $(ARGS)
 
-evaluate: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## evaluate CHECKPOINT (the newest run's; trained when missing) on DATA
+evaluate: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## evaluate CHECKPOINT (the newest; trained when missing) on DATA or its own shards
 	$(if $(CHECKPOINT),,$(MAKE) train DATA='$(DATA)')
 	$(PY) -m disentangled_ml.evaluate "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
-		'shards=$(shards)' $(ARGS)
+		$(if $(filter file,$(origin DATA)),,'shards=$(shards)') $(ARGS)
+
+table: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## train and compare all systems of the paper on DATA
+	$(PY) -m disentangled_ml.table 'shards=$(shards)' $(ARGS)
 
 prepare: .venv/ready $(if $(filter data/demo/manifest.csv,$(MANIFEST)),data/demo/manifest.csv) ## turn MANIFEST and its recordings into shards in OUT
 	$(PY) -m disentangled_ml.prepare 'manifest=$(MANIFEST)' 'out=$(OUT)' $(ARGS)
+
+report: .venv/ready ## make one HTML page of RUN (the newest run; trained when missing), with the sound of MANIFEST if given
+	$(if $(RUN),,$(MAKE) train DATA='$(DATA)')
+	$(PY) -m disentangled_ml.html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
+		$(if $(filter-out file,$(origin MANIFEST)),'manifest=$(MANIFEST)') $(ARGS)
 
 test: .venv/ready ## run all tests
 	$(PY) -m pytest $(ARGS)

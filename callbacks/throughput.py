@@ -14,12 +14,26 @@ from disentangled_ml.structures import ChunkBatch
 class Throughput(pl.Callback):
     """Log ``train/chunks_per_second`` of all ranks and ``train/data_wait_share``, the share of the time spent fetching batches.
 
+    Checkpoints carry ``seconds``, the time that all epochs took up to then, validation included, over resumed runs too.
+
     The clock runs from the beginning of an epoch to the end of its last batch, and not during validation. It is the host's: a
     fetch that overlaps with work still queued on the device counts as waiting, so the share is an upper bound there.
     """
 
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the time spent."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.seconds = state_dict["seconds"]
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin at zero."""
+        self.epoch_since = perf_counter()
         self.chunks = 0
         self.waiting = self.working = 0.0
         self.since = perf_counter()
@@ -57,6 +71,7 @@ class Throughput(pl.Callback):
             "train/data_wait_share": (waiting / seconds).item(),
         }
         pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+        self.seconds += perf_counter() - self.epoch_since
         self.on_train_start(trainer, pl_module)
 
     def lap(self) -> float:

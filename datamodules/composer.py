@@ -236,6 +236,9 @@ def compose_batches(
         audio = np.stack(
             [track.read_chunk(start) for track, row in zip(tracks, starts, strict=True) for start in row.tolist()]
         )
-        yield ChunkBatch(
-            torch.from_numpy(audio), draw_chunk_triplets(conditions, tracks, torch.stack(starts), plan, generator)
-        )
+        targets = [
+            condition.targets(torch.cat([track.labels[c] for track in tracks])).repeat_interleave(len(starts[0]), dim=0)
+            for c, condition in enumerate(conditions)
+        ]
+        triplets = draw_chunk_triplets(conditions, tracks, torch.stack(starts), plan, generator)
+        yield ChunkBatch(torch.from_numpy(audio), triplets, targets)

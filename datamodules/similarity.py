@@ -13,9 +13,9 @@ from datamodules.composer import BatchPlan
 from datamodules.index import ShardIndex, ShardsError
 from datamodules.shards import read_infos
 from datamodules.streams import EvaluationStream, Source, TrainingStream
-from datamodules.triplet_lists import ListSettings, kept_triplets, requested_starts
+from datamodules.triplet_lists import ListSettings, kept_triplets
 from disentangled_ml.conditions import Condition, TagCondition, TempoCondition
-from disentangled_ml.structures import TRACK, ListedTriplet, TrackInfo
+from disentangled_ml.structures import TRACK, ListedTriplet, TrackInfo, requested_starts
 
 
 def build_conditions(
@@ -159,7 +159,7 @@ class SimilarityDataModule(pl.LightningDataModule):
 
     def evaluation_dataloader(self, split: str) -> StreamLoader:
         """Stream the whole tracks of a split, with the chunks that its triplets name."""
-        requested = requested_starts(self.triplets[split])
+        requested = requested_starts(member for _, *members in self.triplets[split] for member in members)
         return self.loader(EvaluationStream(self.placed_source(), split, self.eval_tracks_per_batch, requested))
 
     def val_dataloader(self) -> StreamLoader:

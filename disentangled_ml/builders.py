@@ -27,13 +27,14 @@ from disentangled_ml.checkpointing import WholeCheckpointIO
 from disentangled_ml.conditions import Condition, TempoCondition
 from disentangled_ml.config import ConfigError
 from disentangled_ml.frontends import FRONTENDS
-from disentangled_ml.losses import DisentangledTripletLoss
+from disentangled_ml.losses import LOSSES, ClassLoss, DisentangledLoss
 from disentangled_ml.module import SimilarityModule
-from disentangled_ml.networks import build_network, choose, load_checkpoint
+from disentangled_ml.networks import build_network, choose, embedding_dim, load_checkpoint
 from disentangled_ml.structures import AudioSettings
 from disentangled_ml.tracking import build_logger
 
 MONITOR = "val/triplet_accuracy/mean"
+TRACK_MONITOR = "val/triplet_accuracy/track"  # where the conditions' labels are not used
 MAY_CHANGE = (  # in a resumed run
     "choices.",
     "resume",
@@ -95,15 +96,31 @@ def checkpoint_notes(config: DictConfig, conditions: list[Condition], audio: Aud
     }
 
 
+def build_loss(config: DictConfig, conditions: list[Condition]) -> DisentangledLoss:
+    """Build the loss of a training configuration."""
+    loss, mask = config.loss, config.mask
+    kind = choose(LOSSES, loss.name, "loss.name")
+    weights = {
+        "margin": loss.margin,
+        "track_weight": loss.track_weight,
+        "condition_weight": loss.condition_weight,
+        "embedding_penalty": mask.embedding_penalty,
+        "mask_penalty": mask.mask_penalty,
+    }
+    if not issubclass(kind, ClassLoss):
+        return kind(**weights)
+    if loss.name == "classification":
+        weights["temperature"] = loss.temperature
+    return kind([c.n_classes for c in conditions], embedding_dim(config, len(conditions)), **weights)
+
+
 def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSettings) -> SimilarityModule:
     """Build the LightningModule of a training configuration."""
     names = [condition.name for condition in conditions]
-    loss, training = config.loss, config.training
+    training = config.training
     return SimilarityModule(
         build_network(config, names, audio),
-        DisentangledTripletLoss(
-            loss.margin, loss.track_weight, config.mask.embedding_penalty, config.mask.mask_penalty
-        ),
+        build_loss(config, conditions),
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         checkpoint_notes=checkpoint_notes(config, conditions, audio),
@@ -113,6 +130,7 @@ def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSe
 def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
     """Build what logs, draws, saves and ends a run."""
     training = config.training
+    monitor = MONITOR if config.loss.condition_weight else TRACK_MONITOR
     checkpoint = partial(
         ModelCheckpoint, run_dir / "checkpoints", save_on_train_epoch_end=True, enable_version_counter=False
     )
@@ -124,11 +142,11 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
         AccuracyCurves(),
         MaskHeatmap(),
         EmbeddingMap(),
-        checkpoint(filename="best", monitor=MONITOR, mode="max"),
+        checkpoint(filename="best", monitor=monitor, mode="max"),
         checkpoint(filename="last"),  # by its own callback: save_last=True saves only in epochs that are the best
     ]
     if training.early_stopping_patience:
-        callbacks.append(EarlyStopping(MONITOR, patience=training.early_stopping_patience, mode="max"))
+        callbacks.append(EarlyStopping(monitor, patience=training.early_stopping_patience, mode="max"))
     return callbacks
 
 
@@ -164,12 +182,25 @@ def build_trainer(config: DictConfig, run_dir: Path) -> pl.Trainer:
     )
 
 
-def resumed_settings(notes: dict[str, Any]) -> dict[str, Any]:
-    """Give, key by key, the settings that a resumed run must have in common with the one it goes on with."""
-    flat = {"conditions": notes["conditions"], "audio": notes["audio"]}
-    for key, value in (notes["config"] if isinstance(notes["config"], dict) else {}).items():
+def lasting_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Give, key by key, the settings of a training configuration that a run keeps when it is gone on with."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
         flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
     return {key: value for key, value in flat.items() if not key.startswith(MAY_CHANGE)}
+
+
+def check_same(path: Path, kept: dict[str, Any], given: dict[str, Any]) -> None:
+    """Check that settings are those that something was made with.
+
+    Raises:
+        ConfigError: naming the first that differs.
+    """
+    for key in [*given, *(kept.keys() - given.keys())]:
+        if kept.get(key) != given.get(key):
+            raise ConfigError(
+                f"{path} was trained with {key}={kept.get(key)}, not {given.get(key)}: give that, or another run_name"
+            )
 
 
 def check_resumable(path: Path, module: SimilarityModule, max_epochs: int) -> None:
@@ -185,12 +216,10 @@ def check_resumable(path: Path, module: SimilarityModule, max_epochs: int) -> No
         raise ConfigError(f"{path} lacks {', '.join(sorted(missing))}: training cannot go on from it")
     if checkpoint["epoch"] >= max_epochs:
         raise ConfigError(f"{path} is of epoch {checkpoint['epoch'] + 1}, beyond training.max_epochs={max_epochs}")
-    kept, given = resumed_settings(checkpoint), resumed_settings(notes)
-    for key in [*given, *(kept.keys() - given.keys())]:
-        if kept.get(key) != given.get(key):
-            raise ConfigError(
-                f"{path} was trained with {key}={kept.get(key)}, not {given.get(key)}: give that, or another run_name"
-            )
+    kept_config = checkpoint["config"] if isinstance(checkpoint["config"], dict) else {}
+    common = ("conditions", "audio")
+    kept = {**{key: checkpoint[key] for key in common}, **lasting_settings(kept_config)}
+    check_same(path, kept, {**{key: notes[key] for key in common}, **lasting_settings(notes["config"])})
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     if {name: tuple(getattr(value, "shape", ())) for name, value in checkpoint["state_dict"].items()} != shapes:
         raise ConfigError(f"{path} holds weights of other shapes than this configuration's: give another run_name")

@@ -2,7 +2,8 @@
 
 A condition is a notion of similarity. It encodes the labels of N tracks as one tensor and relates two sets of encoded
 tracks by two boolean matrices, ``positive`` and ``negative``, both (A, B). A pair can be neither: a track without a label
-takes no part, and relative tempo leaves an undecided zone. No pair is ever both. The relations are symmetric.
+takes no part, and relative tempo leaves an undecided zone. No pair is ever both. The relations are symmetric. It also divides tracks
+into classes, for the objectives that compare chunks with classes instead of with each other.
 
 * Tags (J. Lee et al., ICASSP 2020): positive if two tracks share at least one tag, negative if both are labelled and
   share none.
@@ -22,6 +23,8 @@ import torch
 from torch import Tensor
 
 MIN_BPM, MAX_BPM = 10.0, 1000.0  # what a tempo can be; anything else is a unit or parsing error
+CLASS_BPM = (30.0, 300.0)  # what the classes of tempo cover; beyond belongs to the outermost
+MIN_CLASS_BPM, MIN_CLASS_OCTAVES = 1.0, 0.01  # least width of a class, where the positive zone is nothing
 ROUNDING = 1e-6  # in octaves: what float32 tempi may miss a limit by, so that 104 BPM are within 4 % of 100 both ways
 
 
@@ -64,9 +67,12 @@ class TagCondition:
         column = {tag: i for i, tag in enumerate(self.vocabulary)}
         encoded = torch.zeros(len(labels), len(self.vocabulary), dtype=torch.bool)
         for row, tags in enumerate(labels):
-            if isinstance(tags, str | int | float):
-                raise ValueError(f"condition {self.name}: label {tags!r} is not a list of tags")
-            known = [column[tag] for tag in tags or () if tag in column]
+            try:
+                if isinstance(tags, str | int | float | dict):
+                    raise TypeError
+                known = [column[tag] for tag in tags or () if tag in column]
+            except TypeError:  # also of a tag that is a list
+                raise ValueError(f"condition {self.name}: label {tags!r} is not a list of tags") from None
             encoded[row, known] = True
         return encoded
 
@@ -89,6 +95,20 @@ class TagCondition:
         """
         count = labels.float().sum(0)
         return labels.float() @ torch.where(count > 0, 1 / count.clamp(min=1), 0.0)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes K: one per tag."""
+        return len(self.vocabulary)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Share each track equally among its tags; encoded labels (N, V) to (N, K), rows of zero where unlabelled.
+
+        >>> genre = TagCondition("genre", ("jazz", "rock"))
+        >>> genre.targets(genre.encode([["rock"], ["jazz", "rock"], None])).tolist()
+        [[0.0, 1.0], [0.5, 0.5], [0.0, 0.0]]
+        """
+        return labels / labels.sum(1, keepdim=True).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -154,6 +174,30 @@ class TempoCondition:
     def rarity(self, labels: Tensor) -> Tensor:
         """Weigh all tracks that have a tempo alike; (N, 1) to (N,)."""
         return (~labels[:, 0].isnan()).float()
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes K: bins of tempo from ``CLASS_BPM[0]`` to ``CLASS_BPM[1]``, as wide as the positive zone."""
+        low, high = self.scaled(torch.tensor(CLASS_BPM)).tolist()
+        return max(1, math.ceil(high - low))
+
+    def scaled(self, bpm: Tensor) -> Tensor:
+        """Measure tempi in widths of the positive zone, linear for ``absolute``, logarithmic for ``relative``."""
+        if self.relation == "absolute":
+            return bpm / max(2 * self.tolerance_bpm, MIN_CLASS_BPM)
+        return bpm.log2() / max(2 * math.log2(1 + self.tolerance), MIN_CLASS_OCTAVES)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Give each track the class of its tempo; encoded labels (N, 1) to (N, K), rows of zero where unknown.
+
+        >>> tempo = TempoCondition()
+        >>> targets = tempo.targets(tempo.encode([30, 41, 299, 1000, None]))
+        >>> targets.shape, targets.argmax(1).tolist(), targets.sum(1).tolist()
+        (torch.Size([5, 27]), [0, 1, 26, 26, 0], [1.0, 1.0, 1.0, 1.0, 0.0])
+        """
+        first = self.scaled(torch.tensor(CLASS_BPM[0]))
+        number = (self.scaled(labels[:, 0].nan_to_num(CLASS_BPM[0])) - first).floor().clamp(0, self.n_classes - 1)
+        return torch.nn.functional.one_hot(number.long(), self.n_classes) * (~labels.isnan()).float()
 
 
 Condition = TagCondition | TempoCondition

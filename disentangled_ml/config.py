@@ -1,7 +1,8 @@
 """Configuration: dataclass schemas, YAML files and ``key=value`` arguments to one read-only tree.
 
 Order, later wins: schema -> ``conf/config.yaml`` -> the chosen file of each group (``backbone=resnet`` takes
-``conf/backbone/resnet.yaml``) -> ``conf/experiment/NAME.yaml`` (which may choose groups too, under ``choices``) ->
+``conf/backbone/resnet.yaml``) -> ``conf/experiment/NAME.yaml`` (which may choose groups too, under ``choices``; several, as
+``experiment=icassp2020,category``, one after the other) ->
 ``key=value`` arguments -> resolve -> fail on what is still ``???`` -> checks across fields -> read-only.
 
 Arguments are ``key=value`` or ``--key=value`` (what a W&B agent passes); everything behind the first ``=`` is the value;
@@ -22,7 +23,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-GROUPS = ("backbone", "frontend", "mask", "data", "trainer", "experiment")
+GROUPS = ("backbone", "frontend", "mask", "loss", "data", "trainer", "experiment")
 CHOICES = tuple(f"choices.{group}" for group in GROUPS)  # what the tree calls them
 
 
@@ -97,10 +98,13 @@ class TrainerConfig:
 
 @dataclass
 class LossConfig:
-    """Weigh the parts of the loss."""
+    """Choose the loss and weigh its parts."""
 
+    name: str = MISSING
     margin: float = MISSING
     track_weight: float = MISSING
+    condition_weight: float = MISSING
+    temperature: float = MISSING
 
 
 @dataclass
@@ -185,14 +189,43 @@ class PrepareConfig:
 class EvaluateConfig:
     """Hold everything ``python -m disentangled_ml.evaluate`` takes."""
 
-    checkpoint: str = MISSING
-    shards: str = MISSING
+    checkpoint: str | None = None
+    baseline: str | None = None
+    shards: str | None = None
     triplets: str | None = None
     out: str | None = None
+    probe: bool = MISSING
     seed: int = MISSING
     triplets_per_condition: int = MISSING
+    match_bandwidth: bool = MISSING
     tracks_per_batch: int = MISSING
     accelerator: str = MISSING
+
+
+@dataclass
+class HtmlReportConfig:
+    """Hold everything ``python -m disentangled_ml.html_report`` takes."""
+
+    run: str = MISSING
+    out: str | None = None
+    manifest: str | None = None
+    queries: int = MISSING
+    neighbours: int = MISSING
+
+
+@dataclass
+class TableConfig:
+    """Hold everything ``python -m disentangled_ml.table`` takes."""
+
+    shards: str = MISSING
+    out: str | None = None
+    systems: list[str] = MISSING
+    base: str = MISSING
+    train: list[str] = MISSING
+    seeds: list[int] = MISSING
+    triplets_per_condition: int = MISSING
+    match_bandwidth: bool = MISSING
+    jobs: int | None = None
 
 
 @dataclass
@@ -206,7 +239,41 @@ class DemoConfig:
     workers: int | None = None
 
 
-SCHEMAS = {"config": TrainConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig, "demo": DemoConfig}
+@dataclass
+class HumanTripletsConfig:
+    """Hold everything ``python -m disentangled_ml.human_triplets`` takes."""
+
+    checkpoint: str = MISSING
+    triplets: str = MISSING
+    shards: str | None = None
+    audio: str | None = None
+    out: str | None = None
+    weights: str | None = None
+    high_agreement: float = MISSING
+    accelerator: str = MISSING
+
+
+@dataclass
+class TempoCheckConfig:
+    """Hold everything ``python -m disentangled_ml.tempo_check`` takes."""
+
+    manifest: str = MISSING
+    column: str = MISSING
+    out: str | None = None
+    limit: int | None = None
+    workers: int | None = None
+
+
+SCHEMAS = {
+    "config": TrainConfig,
+    "prepare": PrepareConfig,
+    "evaluate": EvaluateConfig,
+    "table": TableConfig,
+    "demo": DemoConfig,
+    "html_report": HtmlReportConfig,
+    "human_triplets": HumanTripletsConfig,
+    "tempo_check": TempoCheckConfig,
+}
 
 
 def load_config(name: str, argv: list[str]) -> DictConfig:
@@ -276,7 +343,8 @@ def merge_groups(tree: DictConfig, overrides: list[tuple[str, str]]) -> tuple[Di
     """Merge the chosen file of each group and the experiment; give the tree and the arguments that choose none."""
     overrides = [(key.removeprefix("choices.") if key in CHOICES else key, value) for key, value in overrides]
     chosen = {key: value for key, value in overrides if key in GROUPS}
-    experiment = load_group("experiment", chosen.get("experiment", tree.choices.experiment))
+    names = chosen.get("experiment", tree.choices.experiment).split(",")
+    experiment = OmegaConf.merge(*(load_group("experiment", name) for name in names))
     choices = {**tree.choices, **experiment.get("choices", {}), **chosen}
     for group in choices:
         if group not in GROUPS:
@@ -407,6 +475,8 @@ LEAST_VALUES: dict[str, float] = {
     "data.workers": 0,
     "loss.margin": 0,
     "loss.track_weight": 0,
+    "loss.condition_weight": 0,
+    "loss.temperature": 1e-6,
     "mask.embedding_penalty": 0,
     "mask.mask_penalty": 0,
     "training.max_epochs": 1,
@@ -430,7 +500,12 @@ LEAST_VALUES: dict[str, float] = {
     "triplets_per_condition": 1,
     "workers": 1,
     "pieces": 12,
+    "queries": 0,
+    "neighbours": 1,
     "seconds": 3.0,
+    "jobs": 1,
+    "high_agreement": 0.5,
+    "limit": 1,
 }
 MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far beyond what makes sense
     "seed": 2**32 - 1,
@@ -457,5 +532,8 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "triplets_per_condition": 100_000_000,
     "workers": 1_024,
     "pieces": 1_000_000,
+    "queries": 100,
+    "neighbours": 100,
     "seconds": 3_600.0,
+    "high_agreement": 1.0,
 }

@@ -1,119 +1,128 @@
-"""Evaluate a checkpoint on triplets: ``python -m disentangled_ml.evaluate checkpoint=FILE shards=DIR``."""
+"""Evaluate on triplets: ``python -m disentangled_ml.evaluate (checkpoint=FILE | baseline=NAME) shards=DIR``."""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
+from omegaconf import DictConfig
 
-from datamodules.index import ShardIndex
+from datamodules.index import ShardIndex, ShardsError
 from datamodules.shards import read_infos
-from datamodules.similarity import build_conditions
-from datamodules.streams import EvaluationStream, Source
-from datamodules.triplet_lists import ListSettings, kept_triplets, read_triplets, requested_starts
-from disentangled_ml import builders
-from disentangled_ml.config import ConfigError
+from datamodules.triplet_lists import ListSettings, kept_triplets, read_triplets
+from disentangled_ml.baselines import BASELINES, bandwidth
+from disentangled_ml.conditions import Condition
+from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.console import run_command
-from disentangled_ml.evaluation import EmbeddingTable, evaluation_report
-from disentangled_ml.model import ConditionalSimilarityNetwork
-from disentangled_ml.module import embed, wanted_chunks
-from disentangled_ml.networks import load_checkpoint, network_from
-from disentangled_ml.report import accuracy_table
-from disentangled_ml.run_folder import write_json
-from disentangled_ml.structures import SPLITS, TRACK, AudioSettings, ListedTriplet
-
-logger = logging.getLogger("evaluate")
+from disentangled_ml.evaluation import EmbeddingTable, end_chunks, evaluation_report, listed_chunks, split_report
+from disentangled_ml.networks import choose, load_checkpoint
+from disentangled_ml.probe import probe_report
+from disentangled_ml.report import accuracy_table, retrieval_table
+from disentangled_ml.run_folder import writable, write_json
+from disentangled_ml.structures import SPLITS, TRACK, ListedTriplet
+from disentangled_ml.systems import BaselineSystem, System, choose_device, list_conditions, load_network_system
 
 
-def choose_device(accelerator: str) -> torch.device:
-    """Take a GPU where there is one and it is not refused.
+def choose_shards(config: DictConfig) -> Path:
+    """Give the folder of the shards to evaluate on: the given one, or that which the checkpoint was trained on.
 
     Raises:
-        ConfigError: if one is asked for and there is none.
+        ConfigError: unless there is either a checkpoint or a baseline, and for a baseline the shards.
     """
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("accelerator=gpu, but there is no CUDA device: use accelerator=auto or cpu")
-    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    if (config.checkpoint is None) == (config.baseline is None):
+        raise ConfigError(f"give either checkpoint=FILE or baseline={'|'.join(BASELINES)}")
+    if config.shards is not None:
+        return Path(config.shards)
+    if config.checkpoint is None:
+        raise ConfigError("no value for shards: a baseline needs shards=DIR")
+    return Path(load_checkpoint(Path(config.checkpoint))["config"]["data"]["shards"])
 
 
-def writable(out: str) -> Path:
-    """Make the folder of the report, before anything long begins.
+def load_system(config: DictConfig, index: ShardIndex, device: torch.device) -> tuple[System, DictConfig]:
+    """Load what is evaluated, and the training configuration that its triplets follow (of a baseline: the default one)."""
+    if config.checkpoint is not None:
+        return load_network_system(Path(config.checkpoint), index, device, config.tracks_per_batch)
+    baseline = choose(BASELINES, config.baseline, "baseline")(seed=config.seed)
+    defaults = load_config("config", ["data=shards", f"data.shards={index.root}"])
+    names = [entry["name"] for entry in index.conditions]
+    return BaselineSystem(baseline, index, names, defaults.data.chunk_frames), defaults
+
+
+def evaluate_split(
+    system: System, index: ShardIndex, conditions: list[Condition], settings: ListSettings, probe: bool
+) -> dict[str, Any]:
+    """Evaluate on the kept list of the test split; with probes if wanted, which take the training tracks too.
 
     Raises:
-        ConfigError: if there can be no such file.
+        ShardsError: if there are no such tracks.
     """
-    path = Path(out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out={out}: {path.parent} cannot be made ({error.strerror}), give out=FILE.json") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"out={out} is a folder, or in one that cannot be written to: give out=FILE.json")
-    return path
+    for split in ("train", "test") if probe else ("test",):
+        if not index.count(split):
+            raise ShardsError(f"{index.root} has no {split} tracks: check the manifest's split column")
+    infos = read_infos(index, "test")
+    triplets = kept_triplets(index, "test", infos, conditions, settings, bandwidth)
+    table = system.embed("test", listed_chunks(triplets) | end_chunks(infos, settings.chunk_frames))
+    ids, embedding = table.tracks()
+    names = [condition.name for condition in conditions]
+    masks = system.masks(embedding.shape[1])[[system.condition_names.index(name) for name in names]]
+    report = split_report(table, triplets, masks, conditions, infos)
+    if probe:
+        train_ids, train = system.embed("train", set()).tracks()
+        by_id = {info.track_id: info for info in (*infos, *read_infos(index, "train"))}
+        train_infos, test_infos = ([by_id[track_id] for track_id in part] for part in (train_ids, ids))
+        report["probe"] = probe_report(train, train_infos, embedding, test_infos, masks, conditions)
+    return report
 
 
-def list_triplets(
-    config: DictConfig, index: ShardIndex, names: list[str], trained: DictConfig
-) -> tuple[list[ListedTriplet], tuple[str, ...]]:
-    """Read the given list, or take that of the test split; give it with the splits that hold its tracks."""
-    if config.triplets is not None:
-        triplets = read_triplets(Path(config.triplets), index.audio)
-        unknown = {triplet.condition for triplet in triplets} - {*names, TRACK}
-        if unknown:
-            raise ConfigError(
-                f"triplets={config.triplets} has conditions {sorted(unknown)}, the checkpoint knows {[*names, TRACK]}"
-            )
-        return triplets, SPLITS
-    known = {entry["name"] for entry in index.conditions}
-    common = [name for name in names if name in known]
-    if len(common) < len(names):
-        logger.warning("%s has no labels of: %s", index.root, ", ".join(sorted(set(names) - known)))
-    conditions = build_conditions(index, common, builders.build_tempo(trained))
-    settings = ListSettings(config.triplets_per_condition, config.seed, trained.data.chunk_frames)
-    return kept_triplets(index, "test", read_infos(index, "test"), conditions, settings), ("test",)
+def evaluate_list(system: System, index: ShardIndex, path: Path) -> dict[str, Any]:
+    """Evaluate on a given list, whose tracks may be of any split.
+
+    Raises:
+        ConfigError: for a condition that the system does not know, or if the tracks of no triplet are there.
+    """
+    triplets, names = read_triplets(path, index.audio), system.condition_names
+    unknown = {triplet.condition for triplet in triplets} - {*names, TRACK}
+    if unknown:
+        raise ConfigError(f"triplets={path} has conditions {sorted(unknown)}, the checkpoint knows {[*names, TRACK]}")
+    table = embed_named(system, triplets)
+    if not any(all(member in table.rows for member in members) for _, *members in triplets):
+        raise ConfigError(f"triplets={path}: {index.root} has the tracks of none of its {len(triplets)} triplets")
+    embedding_dim = table.tracks()[1].shape[1]
+    return evaluation_report(table, triplets, system.masks(embedding_dim), names)
 
 
-@torch.inference_mode()
-def embed_tracks(
-    network: ConditionalSimilarityNetwork,
-    source: Source,
-    triplets: list[ListedTriplet],
-    splits: tuple[str, ...],
-    tracks_per_batch: int,
-) -> EmbeddingTable:
-    """Embed the tracks that the triplets name, each chunk once."""
-    device = next(network.parameters()).device
+def embed_named(system: System, triplets: list[ListedTriplet]) -> EmbeddingTable:
+    """Embed the tracks that triplets name, of any split, each chunk once."""
     named = frozenset(member.track_id for _, *members in triplets for member in members)
-    table = EmbeddingTable(wanted=wanted_chunks(triplets))
-    for split in splits:
-        stream = EvaluationStream(source, split, tracks_per_batch, requested_starts(triplets), named)
-        for chunks in tqdm(stream, desc=f"embed {split}", unit="batch"):
-            table.add(chunks, embed(network, chunks.audio.to(device)))
+    table = EmbeddingTable()
+    for split in SPLITS:
+        table.rows.update(system.embed(split, listed_chunks(triplets), named).rows)
     return table
 
 
 def main(config: DictConfig) -> None:
-    """Evaluate the checkpoint of a configuration."""
+    """Evaluate the checkpoint or the baseline of a configuration."""
     out = None if config.out is None else writable(config.out)
-    device = choose_device(config.accelerator)
-    checkpoint = load_checkpoint(Path(config.checkpoint))
-    network = network_from(checkpoint).to(device)
-    trained = OmegaConf.create(checkpoint["config"])
-    index = ShardIndex.read(Path(config.shards))
-    if index.audio != AudioSettings(**checkpoint["audio"]):
-        raise ConfigError(f"{config.shards} was prepared with {index.audio}, the checkpoint with {checkpoint['audio']}")
-    triplets, splits = list_triplets(config, index, network.condition_names, trained)
-    source = Source(index, [], network.frontend.source, trained.data.chunk_frames)
-    table = embed_tracks(network, source, triplets, splits, config.tracks_per_batch)
-    report = evaluation_report(table, triplets, network.masks(), network.condition_names)
+    for key in ("probe", "match_bandwidth"):
+        if config[key] and config.triplets is not None:
+            raise ConfigError(f"{key}=true needs the list of the test split: leave triplets={config.triplets} out")
+    index = ShardIndex.read(choose_shards(config))
+    system, trained = load_system(config, index, choose_device(config.accelerator))
+    if config.triplets is not None:
+        report = evaluate_list(system, index, Path(config.triplets))
+    else:
+        settings = ListSettings(
+            config.triplets_per_condition, config.seed, trained.data.chunk_frames, config.match_bandwidth
+        )
+        conditions = list_conditions(index, system.condition_names, trained)
+        report = evaluate_split(system, index, conditions, settings, config.probe)
     if out is not None:
         write_json(out, report)
     sys.stdout.write(accuracy_table(report) + "\n")
+    if "recall" in report:
+        sys.stdout.write("\n" + retrieval_table(report) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ masked distance is that of the loss (J. Lee et al., ICASSP 2020, section 3.3).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from disentangled_ml.conditions import Condition
 from disentangled_ml.losses import masked_distance, masked_mean, triplet_violation, with_track
-from disentangled_ml.metrics import Accuracy, mean_accuracy, triplet_accuracy
-from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks
+from disentangled_ml.metrics import Accuracy, accuracies, count_correct, mean_accuracy, mean_interval, triplet_accuracy
+from disentangled_ml.retrieval import retrieval_report, track_recall
+from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks, TrackInfo
 
 TRIPLETS_PER_BLOCK = 8192  # bounds the memory of the distances
 
@@ -51,6 +53,33 @@ class EmbeddingTable:
         """Give the ids and embeddings (N, D) of the whole tracks, sorted by id."""
         ids = sorted(member.track_id for member in self.rows if member.start is None)
         return ids, torch.stack([self.rows[Member(track_id)] for track_id in ids]) if ids else torch.empty(0, 0)
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Give the embeddings (N, D) of the first and of the last chunk kept of each track that has two, sorted by id."""
+        starts: dict[str, list[int]] = {}
+        for member in self.rows:
+            if member.start is not None:
+                starts.setdefault(member.track_id, []).append(member.start)
+        pairs = [(track_id, min(found), max(found)) for track_id, found in sorted(starts.items()) if len(found) > 1]
+        if not pairs:
+            return torch.empty(0, 0), torch.empty(0, 0)
+        first = torch.stack([self.rows[Member(track_id, start)] for track_id, start, _ in pairs])
+        return first, torch.stack([self.rows[Member(track_id, start)] for track_id, _, start in pairs])
+
+
+def listed_chunks(triplets: Iterable[ListedTriplet]) -> set[Member]:
+    """Collect the chunks that triplets name."""
+    return {member for _, *members in triplets for member in members if member.start is not None}
+
+
+def end_chunks(infos: Iterable[TrackInfo], chunk_frames: int) -> set[Member]:
+    """Name the first and the last of the non-overlapping chunks of tracks that have two.
+
+    >>> sorted(member.start for member in end_chunks([TrackInfo("a", None, 400, {}), TrackInfo("b", None, 200, {})], 129))
+    [0, 258]
+    """
+    lasts = {info.track_id: (info.frames // chunk_frames - 1) * chunk_frames for info in infos}
+    return {Member(track_id, start) for track_id, last in lasts.items() if last > 0 for start in (0, last)}
 
 
 @dataclass(frozen=True)
@@ -112,11 +141,14 @@ def listed_distances(
     return Distances(torch.cat(dist_ap), torch.cat(dist_an), condition, [t.anchor.track_id for t in present], skipped)
 
 
-def listed_loss(distances: Distances, n_conditions: int, margin: float, track_weight: float) -> float:
-    """Compute the loss of listed triplets, as in training: conditions + track_weight * track."""
+def listed_loss(
+    distances: Distances, n_conditions: int, margin: float, track_weight: float, condition_weight: float = 1.0
+) -> float:
+    """Compute the loss of listed triplets: condition_weight * conditions + track_weight * track, for every objective."""
     violation = triplet_violation(distances.dist_ap, distances.dist_an, margin)
     is_track = distances.condition == n_conditions
-    return (masked_mean(violation, ~is_track) + track_weight * masked_mean(violation, is_track)).item()
+    conditions, track = masked_mean(violation, ~is_track), masked_mean(violation, is_track)
+    return (condition_weight * conditions + track_weight * track).item()
 
 
 def evaluation_report(
@@ -128,7 +160,8 @@ def evaluation_report(
         masks: (C, D).
 
     Returns:
-        ``{"sub": {condition: {"accuracy", "ci95", "n"}, ..., "mean"}, "all": {...}, "track": {...}, "skipped": {...}}``.
+        ``{"sub": {condition: {"accuracy", "ci95", "n"}, ..., "mean"}, "all": {...}, "track": {...}, "skipped": {...},
+        "mean_ci95": {"sub", "all"}, "matrix": {condition of the triplets: {subspace: accuracy}}, "disentanglement": number}``.
         Accuracies without a triplet are None.
     """
     sub = listed_distances(table, triplets, masks, condition_names)
@@ -140,13 +173,97 @@ def evaluation_report(
         result: Accuracy = triplet_accuracy((distances.dist_ap < distances.dist_an)[chosen], anchors)
         return {"accuracy": result.accuracy, "ci95": list(result.ci95), "n": result.n}
 
+    def mean_ci95(distances: Distances) -> list[float]:
+        chosen = distances.condition < len(condition_names)
+        anchors = [anchor for anchor, take in zip(distances.anchors, chosen.tolist(), strict=True) if take]
+        correct = (distances.dist_ap < distances.dist_an)[chosen]
+        return list(mean_interval(correct, anchors, distances.condition[chosen]))
+
     report: dict[str, Any] = {}
     for space, distances in (("sub", sub), ("all", whole)):
         entries = {name: entry(distances, c) for c, name in enumerate(condition_names)}
         report[space] = {**entries, "mean": mean_accuracy([e["accuracy"] for e in entries.values()])}
     report["track"] = entry(whole, len(condition_names))
     report["skipped"] = sub.skipped
+    report["mean_ci95"] = {"sub": mean_ci95(sub), "all": mean_ci95(whole)}
+    report["matrix"] = condition_matrix(table, triplets, masks, condition_names)
+    report["disentanglement"] = disentanglement(report["matrix"])
     return without_nan(report)
+
+
+def split_report(
+    table: EmbeddingTable,
+    triplets: Sequence[ListedTriplet],
+    masks: Tensor,
+    conditions: Sequence[Condition],
+    infos: Sequence[TrackInfo],
+) -> dict[str, Any]:
+    """Report on all tracks of a split: ``evaluation_report``, and what is retrieved.
+
+    Args:
+        table: With the whole tracks of the split and their ``end_chunks``.
+        triplets: The list.
+        masks: One per condition.
+        conditions: Of the list, in order.
+        infos: Of the tracks.
+
+    Shape:
+        masks: (C, D).
+
+    Returns:
+        That of ``evaluation_report``, with ``"recall"`` (see ``retrieval_report``) and ``"track_recall"``: track Recall@1.
+    """
+    report = evaluation_report(table, triplets, masks, [condition.name for condition in conditions])
+    report["recall"] = retrieval_report(*table.tracks(), masks, conditions, infos)
+    found = track_recall(*table.ends())
+    report["track_recall"] = {"accuracy": found.accuracy, "ci95": list(found.ci95), "n": found.n}
+    return without_nan(report)
+
+
+def condition_matrix(
+    table: EmbeddingTable, triplets: Sequence[ListedTriplet], masks: Tensor, condition_names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Compute the accuracy of every condition's triplets in every subspace.
+
+    A disentangled embedding is accurate on the diagonal and near chance, 0.5, off it (as far as the labels are independent).
+
+    Args:
+        table: Of the embeddings.
+        triplets: The list; track triplets are left out.
+        masks: Condition masks.
+        condition_names: Of the masks, in order.
+
+    Shape:
+        masks: (C, D).
+
+    Returns:
+        ``{condition of the triplets: {condition of the subspace: accuracy}}``, NaN for conditions without triplets.
+
+    Raises:
+        ValueError: for a condition that the model does not have.
+    """
+    listed = [triplet for triplet in triplets if triplet.condition != TRACK]
+    matrix: dict[str, dict[str, float]] = {name: {} for name in condition_names}
+    for subspace, mask in zip(condition_names, masks, strict=True):
+        found = listed_distances(table, listed, mask.expand_as(masks), condition_names)
+        counts = count_correct(found.dist_ap, found.dist_an, found.condition, len(condition_names) + 1)
+        accuracy = accuracies(*counts, condition_names)
+        for name in condition_names:
+            matrix[name][subspace] = accuracy[name]
+    return matrix
+
+
+def disentanglement(matrix: dict[str, dict[str, float]]) -> float:
+    """Summarise a condition matrix: its mean on the diagonal minus its mean off it, NaN cells left out.
+
+    NaN for a single condition. Without masks all columns are equal and the difference is 0.
+
+    >>> disentanglement({"genre": {"genre": 1.0, "mood": 0.5}, "mood": {"genre": 0.25, "mood": 0.75}})
+    0.5
+    """
+    cells = [(row, column, value) for row, values in matrix.items() for column, value in values.items()]
+    own = mean_accuracy([value for row, column, value in cells if row == column])
+    return own - mean_accuracy([value for row, column, value in cells if row != column])
 
 
 def without_nan(value: Any) -> Any:

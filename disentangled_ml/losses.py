@@ -1,17 +1,28 @@
-"""The combined loss of disentangled metric learning (J. Lee et al., ICASSP 2020, equations 1-4).
+"""The combined loss of disentangled metric learning (J. Lee et al., ICASSP 2020, equations 1-4), and its two relatives.
 
 With f(x) the L2-normalised embedding and m_c the mask of condition c, the masked distance is
 D_c(x, y) = || f(x) * m_c - f(y) * m_c ||_2 (the mask enters squared under the root), and the loss
 
-    mean over the condition triplets of max(0, D_c(a, p) - D_c(a, n) + margin)
-    + track_weight * the same mean over the track triplets, without a mask
+    condition_weight * the objective of the conditions
+    + track_weight * mean over the track triplets of max(0, D(a, p) - D(a, n) + margin), without a mask
     + for learned masks the penalties of Veit et al. (CVPR 2017): L2 of the embedding, L1 of the masks.
+
+The objective of the conditions is one of three (the latter two after J. Lee et al., "Metric Learning vs Classification for
+Disentangled Music Representation Learning", ISMIR 2020):
+
+* triplet: mean over the condition triplets of max(0, D_c(a, p) - D_c(a, n) + margin);
+* proxy: the same hinge with learned points, one per class of a condition, in place of positive and negative;
+* classification: cross entropy of a softmax over the classes of each condition, by -D_c(x, point)^2 / (2 temperature).
+
+The points are points of the embedding space, of unit length as a whole, so that what is trained is the distance that is
+evaluated. (Where subspaces are of unit length themselves, the softmax is the normalised one: the cosine / temperature.)
 
 Every embedding of a batch is computed once; triplets are rows into it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -78,17 +89,18 @@ class LossTerms(NamedTuple):
     dist_an: Tensor
 
 
-class DisentangledTripletLoss(nn.Module):
-    """Combine the masked triplet hinge over the conditions with track regularisation.
+class DisentangledLoss(nn.Module):
+    """Add track regularisation and the masks' penalties to an objective of the conditions, which a subclass gives.
 
     Args:
         margin: Of the hinge; embeddings have unit length.
         track_weight: lambda, weight of the track triplets; 0 leaves track regularisation out.
         embedding_penalty: Weight of ||e||_2 / sqrt(B) over the embedding before normalisation (Veit et al.: 5e-3).
         mask_penalty: Weight of ||m||_1 / B over the masks (Veit et al.: 5e-4).
+        condition_weight: Of the objective of the conditions; 0 trains by track triplets alone.
 
     Raises:
-        ValueError: for a negative argument.
+        ValueError: for a negative argument, or no weight for anything.
     """
 
     def __init__(
@@ -97,36 +109,162 @@ class DisentangledTripletLoss(nn.Module):
         track_weight: float = 0.5,
         embedding_penalty: float = 0.0,
         mask_penalty: float = 0.0,
+        condition_weight: float = 1.0,
     ):
         super().__init__()
         weights = {
             "margin": margin,
             "track_weight": track_weight,
+            "condition_weight": condition_weight,
             "embedding_penalty": embedding_penalty,
             "mask_penalty": mask_penalty,
         }
         for name, value in weights.items():
             if value < 0:
                 raise ValueError(f"loss {name} must not be negative, got {value}")
-        self.margin, self.track_weight = margin, track_weight
+        if not (track_weight or condition_weight):
+            raise ValueError("loss track_weight and condition_weight are both 0: nothing would be trained")
+        self.margin, self.track_weight, self.condition_weight = margin, track_weight, condition_weight
         self.embedding_penalty, self.mask_penalty = embedding_penalty, mask_penalty
 
-    def forward(self, raw_embedding: Tensor, condition_masks: Tensor, triplets: TripletBatch) -> LossTerms:
+    def objective(
+        self, embedding: Tensor, condition_masks: Tensor, violation: Tensor, targets: Sequence[Tensor]
+    ) -> Tensor:
+        """Compute the objective of the conditions, a scalar.
+
+        Shape:
+            embedding: (B, D), L2-normalised.
+            condition_masks: (C, D).
+            violation: (T',) hinge of the condition triplets.
+            targets: C tensors (B, K_c), shares of a chunk in the classes of condition c; rows of zero where unlabelled.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self, raw_embedding: Tensor, condition_masks: Tensor, triplets: TripletBatch, targets: Sequence[Tensor] = ()
+    ) -> LossTerms:
         """Compute the loss of a batch.
 
         Shape:
             raw_embedding: (B, D), not yet normalised.
             condition_masks: (C, D).
             triplets: T rows into the embedding.
+            targets: C tensors (B, K_c), see ``objective``; the triplet objective needs none.
         """
         embedding = nn.functional.normalize(raw_embedding, dim=1)
         dist_ap, dist_an = triplet_distances(embedding, condition_masks, triplets)
         violation = triplet_violation(dist_ap, dist_an, self.margin)
         is_track = triplets.condition == len(condition_masks)
-        conditions, track = masked_mean(violation, ~is_track), masked_mean(violation, is_track)
-        total = conditions + self.track_weight * track
+        conditions = self.objective(embedding, condition_masks, violation[~is_track], targets)
+        track = masked_mean(violation, is_track)
+        total = self.condition_weight * conditions + self.track_weight * track
         if self.embedding_penalty:
             total = total + self.embedding_penalty * torch.linalg.vector_norm(raw_embedding) / len(raw_embedding) ** 0.5
         if self.mask_penalty:
             total = total + self.mask_penalty * condition_masks.abs().sum() / len(raw_embedding)
         return LossTerms(total, conditions, track, dist_ap, dist_an)
+
+
+class DisentangledTripletLoss(DisentangledLoss):
+    """Take the triplets of the conditions as the objective (J. Lee et al., ICASSP 2020)."""
+
+    def objective(
+        self, embedding: Tensor, condition_masks: Tensor, violation: Tensor, targets: Sequence[Tensor]
+    ) -> Tensor:
+        """Average the hinge over the condition triplets."""
+        return violation.sum() / max(1, len(violation))
+
+
+def distances_to_points(embedding: Tensor, points: Tensor, condition_mask: Tensor) -> Tensor:
+    """Compute D_c between embeddings and points; (B, D), (K, D), (D,) to (B, K).
+
+    >>> distances_to_points(torch.tensor([[0.0, 5.0]]), torch.tensor([[3.0, 9.0], [1.0, 5.0]]), torch.tensor([1.0, 0.0]))
+    tensor([[3., 1.]])
+    """
+    return masked_distance(embedding[:, None], points[None], condition_mask)
+
+
+def proxy_violation(distance: Tensor, targets: Tensor, margin: float) -> Tensor:
+    """Average the hinge max(0, D(x, p) - D(x, n) + margin) over the proxies p of a chunk's classes and n of the others.
+
+    A chunk with no class, or all of them, gives zero.
+
+    Shape:
+        distance: (B, K) between chunks and proxies; targets: (B, K); returns: (B,).
+
+    >>> distance, targets = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> proxy_violation(distance, targets, margin=0.25).tolist()
+    [1.25, 0.0]
+    """
+    positive, negative = targets > 0, targets == 0
+    pairs = (positive[:, :, None] & negative[:, None, :]).float()
+    hinge = triplet_violation(distance[:, :, None], distance[:, None, :], margin)
+    return (hinge * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
+
+
+def softmax_entropy(distance: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Compute the cross entropy of the softmax of -distance^2 / (2 temperature); (B, K), (B, K) to (B,).
+
+    After A. Zhai, H.-Y. Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019; a chunk of several classes
+    has a share in each.
+
+    >>> softmax_entropy(torch.zeros(1, 4), torch.tensor([[0.5, 0.5, 0.0, 0.0]]), 0.05).exp().item()
+    4.0
+    """
+    return -(targets * (-distance.square() / (2 * temperature)).log_softmax(1)).sum(1)
+
+
+class ClassLoss(DisentangledLoss):
+    """Take as the objective how a chunk lies to learned points, one per class, in the subspace of each condition.
+
+    Args:
+        n_classes: Number of classes K_c of each condition.
+        embedding_dim: D.
+        weights: As ``DisentangledLoss``.
+    """
+
+    def __init__(self, n_classes: Sequence[int], embedding_dim: int, **weights: float):
+        super().__init__(**weights)
+        self.points = nn.ParameterList(torch.randn(k, embedding_dim) for k in n_classes)
+
+    def chunk_loss(self, distance: Tensor, targets: Tensor) -> Tensor:
+        """Compute the loss of each chunk for one condition; (B, K), (B, K) to (B,)."""
+        raise NotImplementedError
+
+    def objective(
+        self, embedding: Tensor, condition_masks: Tensor, violation: Tensor, targets: Sequence[Tensor]
+    ) -> Tensor:
+        """Average over the labelled chunks of a condition, then over the conditions."""
+        unit = [nn.functional.normalize(points, dim=1) for points in self.points]
+        terms = [
+            masked_mean(self.chunk_loss(distances_to_points(embedding, points, mask), share), share.any(1))
+            for points, mask, share in zip(unit, condition_masks, targets, strict=True)
+        ]
+        return torch.stack(terms).mean()
+
+
+class ProxyLoss(ClassLoss):
+    """Compare chunks with the proxies of their classes and of the others (Y. Movshovitz-Attias et al., ICCV 2017)."""
+
+    def chunk_loss(self, distance: Tensor, targets: Tensor) -> Tensor:
+        """Average the hinge over pairs of proxies."""
+        return proxy_violation(distance, targets, self.margin)
+
+
+class ClassificationLoss(ClassLoss):
+    """Classify chunks by a softmax over the distances to the points.
+
+    Args:
+        temperature: Of the softmax.
+    """
+
+    def __init__(self, n_classes: Sequence[int], embedding_dim: int, temperature: float = 0.05, **weights: float):
+        super().__init__(n_classes, embedding_dim, **weights)
+        self.temperature = temperature
+
+    def chunk_loss(self, distance: Tensor, targets: Tensor) -> Tensor:
+        """Compute the cross entropy."""
+        return softmax_entropy(distance, targets, self.temperature)
+
+
+LOSSES = {"triplet": DisentangledTripletLoss, "proxy": ProxyLoss, "classification": ClassificationLoss}

@@ -8,7 +8,7 @@ anchor are not independent.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +68,41 @@ class Accuracy:
     n: int
 
 
+def resample(n: int, seed: int) -> Iterator[Tensor]:
+    """Draw ``N_RESAMPLES`` times n of n items with replacement, (n,) each."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(N_RESAMPLES):
+        yield torch.randint(n, (n,), generator=generator)
+
+
+def interval(values: Tensor) -> tuple[float, float]:
+    """Give the middle 95 % of resampled values."""
+    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def mean_interval(correct: Tensor, anchors: Sequence[str], condition: Tensor, seed: int = 0) -> tuple[float, float]:
+    """Give the 95 % interval of the mean accuracy over the conditions, by bootstrap over anchor tracks.
+
+    An anchor is drawn with its triplets of all conditions; a resample that leaves a condition without a triplet counts the others.
+
+    Shape:
+        correct: (T,) bool; condition: (T,) int64.
+
+    >>> mean_interval(torch.tensor([True, True]), ["a", "b"], torch.tensor([0, 1]))
+    (1.0, 1.0)
+    """
+    if len(correct) == 0:
+        return float("nan"), float("nan")
+    row = {anchor: i for i, anchor in enumerate(dict.fromkeys(anchors))}
+    cell = torch.tensor([row[anchor] for anchor in anchors]), condition
+    hits, trials = torch.zeros(2, len(row), int(condition.max()) + 1, dtype=torch.float64)
+    hits.index_put_(cell, correct.double(), accumulate=True)
+    trials.index_put_(cell, torch.ones_like(correct, dtype=torch.float64), accumulate=True)
+    drawn = ((hits[rows].sum(0) / trials[rows].sum(0)).nanmean() for rows in resample(len(row), seed))
+    return interval(torch.stack(list(drawn)))
+
+
 def triplet_accuracy(correct: Tensor, anchors: Sequence[str], seed: int = 0) -> Accuracy:
     """Average the outcomes of triplets, with a bootstrap interval over anchor tracks.
 
@@ -88,12 +123,5 @@ def triplet_accuracy(correct: Tensor, anchors: Sequence[str], seed: int = 0) -> 
     member = torch.tensor([row[anchor] for anchor in anchors])
     hits = torch.zeros(len(row), dtype=torch.float64).index_add_(0, member, correct.double())
     trials = torch.zeros(len(row), dtype=torch.float64).index_add_(0, member, torch.ones(len(member)).double())
-    generator = torch.Generator().manual_seed(seed)
-    resampled = torch.stack(
-        [
-            hits[drawn].sum() / trials[drawn].sum()
-            for drawn in (torch.randint(len(row), (len(row),), generator=generator) for _ in range(N_RESAMPLES))
-        ]
-    )
-    low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Accuracy(correct.double().mean().item(), (low, high), len(correct))
+    resampled = torch.stack([hits[drawn].sum() / trials[drawn].sum() for drawn in resample(len(row), seed)])
+    return Accuracy(correct.double().mean().item(), interval(resampled), len(correct))

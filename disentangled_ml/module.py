@@ -10,11 +10,18 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from disentangled_ml.evaluation import Distances, EmbeddingTable, listed_distances, listed_loss
-from disentangled_ml.losses import DisentangledTripletLoss
+from disentangled_ml.evaluation import (
+    Distances,
+    EmbeddingTable,
+    end_chunks,
+    listed_chunks,
+    listed_distances,
+    listed_loss,
+)
+from disentangled_ml.losses import DisentangledLoss
 from disentangled_ml.metrics import count_correct
 from disentangled_ml.model import ConditionalSimilarityNetwork
-from disentangled_ml.structures import ChunkBatch, ListedTriplet, Member, TrackChunks
+from disentangled_ml.structures import ChunkBatch, Member, TrackChunks
 
 CHUNKS_PER_PASS = 256  # bounds the memory of embedding whole tracks
 
@@ -33,7 +40,7 @@ class SimilarityModule(pl.LightningModule):
     def __init__(
         self,
         network: ConditionalSimilarityNetwork,
-        loss: DisentangledTripletLoss,
+        loss: DisentangledLoss,
         learning_rate: float = 0.001,
         weight_decay: float = 0.0,
         checkpoint_notes: dict[str, Any] | None = None,
@@ -55,7 +62,7 @@ class SimilarityModule(pl.LightningModule):
         What is logged of an epoch is summed over the ranks by the callbacks. Lightning's own ``sync_dist`` is not used: it
         synchronises when a value is first read, which the progress bar does on rank zero alone.
         """
-        terms = self.loss(self.network.raw_embedding(batch.audio), self.network.masks(), batch.triplets)
+        terms = self.loss(self.network.raw_embedding(batch.audio), self.network.masks(), batch.triplets, batch.targets)
         self.log("loss", terms.total.detach(), prog_bar=True, logger=False)
         correct, total = count_correct(
             terms.dist_ap.detach(), terms.dist_an.detach(), batch.triplets.condition, len(self.condition_names) + 1
@@ -64,19 +71,21 @@ class SimilarityModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the embeddings of the last evaluation."""
-        self.start_evaluation(self.trainer.datamodule.triplets["val"])
+        self.start_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
         """Forget the embeddings of the last evaluation."""
-        self.start_evaluation(self.trainer.datamodule.triplets["test"])
+        self.start_evaluation("test")
 
-    def start_evaluation(self, triplets: list[ListedTriplet]) -> None:
-        """Begin a table for a list of triplets, with one network on all ranks: batch norm's statistics are each rank's own."""
+    def start_evaluation(self, split: str) -> None:
+        """Begin the table of a split, with one network on all ranks: batch norm's statistics are each rank's own."""
         if self.trainer.world_size > 1:
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
-        self.triplets = triplets
-        self.table = EmbeddingTable(wanted=wanted_chunks(triplets))
+        data = self.trainer.datamodule
+        self.triplets = data.triplets[split]
+        ends = end_chunks(data.infos[split], data.plan.chunk_frames)
+        self.table = EmbeddingTable(wanted=listed_chunks(self.triplets) | ends)
         self.gathered = False
 
     def validation_step(self, batch: TrackChunks, batch_idx: int) -> None:
@@ -101,7 +110,8 @@ class SimilarityModule(pl.LightningModule):
             ValueError: if it is not finite; the checkpoints of the epochs before are still there.
         """
         distances = self.evaluated()[1]
-        loss = listed_loss(distances, len(self.condition_names), self.loss.margin, self.loss.track_weight)
+        weights = self.loss.margin, self.loss.track_weight, self.loss.condition_weight
+        loss = listed_loss(distances, len(self.condition_names), *weights)
         if not math.isfinite(loss):
             raise ValueError(
                 f"training diverged, the loss is {loss}: lower training.learning_rate or set training.gradient_clip"
@@ -123,11 +133,6 @@ def gather_rows(rows: dict[Member, Tensor], world_size: int) -> dict[Member, Ten
     parts: list[tuple] = [()] * world_size
     torch.distributed.all_gather_object(parts, own)
     return {member: row for members, matrix in parts for member, row in zip(members, matrix, strict=True)}
-
-
-def wanted_chunks(triplets: list[ListedTriplet]) -> set[Member]:
-    """Collect the chunks that triplets name."""
-    return {member for _, *members in triplets for member in members if member.start is not None}
 
 
 def embed(network: ConditionalSimilarityNetwork, audio: Tensor) -> Tensor:

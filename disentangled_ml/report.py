@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -19,6 +20,38 @@ def accuracy_cell(entry: dict[str, Any]) -> str:
     return f"{entry['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align the columns of a table.
+
+    >>> aligned([("a", "b"), ("long", "c")])
+    ['a     b', 'long  c']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def number(value: float | None) -> str:
+    """Show a number.
+
+    >>> number(0.5), number(None)
+    ('0.500', '-')
+    """
+    return "-" if value is None else f"{value:.3f}"
+
+
+def retrieval_table(report: dict[str, Any]) -> str:
+    """Show what is retrieved and predicted: Recall@1 and @8, and linear probes where they were fitted."""
+    recall, probe = report["recall"], report.get("probe", {})
+    header = ("condition", "Recall@1", "chance", "Recall@8", "probe ROC-AUC", "PR-AUC")
+    rows = [header if probe else header[:4]]
+    for name, entry in recall["sub"].items():
+        row = (name, number(entry["1"]), number(recall["chance"][name]["1"]), number(entry["8"]))
+        found = probe.get(name, {"sub": {"roc_auc": None, "pr_auc": None}})["sub"]
+        rows.append((*row, number(found["roc_auc"]), number(found["pr_auc"])) if probe else row)
+    track = f"track Recall@1: {accuracy_cell(report['track_recall'])}"
+    return "\n".join(["retrieval and labels, own subspace", "", *aligned(rows), track])
+
+
 def accuracy_table(report: dict[str, Any]) -> str:
     """Show a report as a table: a line per condition, in its subspace and in all dimensions."""
     names = [name for name in report["sub"] if name != "mean"]
@@ -27,10 +60,9 @@ def accuracy_table(report: dict[str, Any]) -> str:
         sub, whole = report["sub"][name], report["all"][name]
         rows.append((name, accuracy_cell(sub), accuracy_cell(whole), str(sub["n"])))
     means = [report[space]["mean"] for space in ("sub", "all")]
-    rows.append(("mean", *("-" if mean is None else f"{mean:.3f}" for mean in means), ""))
+    rows.append(("mean", *map(number, means), ""))
     rows.append(("track", "", accuracy_cell(report["track"]), str(report["track"]["n"])))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = aligned(rows)
     skipped = {name: n for name, n in report["skipped"].items() if n}
     if skipped:
         lines.append("skipped for missing tracks: " + ", ".join(f"{n} {name}" for name, n in skipped.items()))

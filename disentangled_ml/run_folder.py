@@ -66,6 +66,41 @@ def last_checkpoint(run_dir: Path) -> Path | None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of ours.
+
+    Raises:
+        ValueError: naming it, if it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, it is made anew") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (no JSON object): delete it, it is made anew")
+    return content
+
+
+def writable(out: str, extension: str = "json") -> Path:
+    """Make the folder of a file to be written, before anything long begins.
+
+    Raises:
+        ConfigError: if there can be no such file, or there is one of another kind, which a slip would lose.
+    """
+    path = Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"out={out}: {path.parent} cannot be made ({error.strerror}), give out=FILE.{extension}"
+        ) from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"out={out} is a folder, or in one that cannot be written to: give out=FILE.{extension}")
+    if path.exists() and path.suffix != f".{extension}":
+        raise ConfigError(f"out={out} is there and would be lost: give out=FILE.{extension}")
+    return path

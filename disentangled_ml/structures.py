@@ -10,6 +10,7 @@ Conventions, used everywhere in the project:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,10 +80,12 @@ class ChunkBatch(NamedTuple):
     Shape:
         audio: (B, 1, n_mels, frames) log-mel, or (B, samples) waveform.
         triplets: rows into ``audio``.
+        targets: C tensors (B, K_c) float32, shares of a chunk in the classes of each condition; zero where unlabelled.
     """
 
     audio: Tensor
     triplets: TripletBatch
+    targets: list[Tensor]
 
 
 class TrackChunks(NamedTuple):
@@ -133,3 +136,16 @@ class ListedTriplet(NamedTuple):
     anchor: Member
     positive: Member
     negative: Member
+
+
+def requested_starts(members: Iterable[Member]) -> dict[str, set[int]]:
+    """Collect the first frames of the chunks among members, per track.
+
+    >>> requested_starts([Member("a", 0), Member("a", 129), Member("b")])
+    {'a': {0, 129}}
+    """
+    starts: dict[str, set[int]] = {}
+    for member in members:
+        if member.start is not None:
+            starts.setdefault(member.track_id, set()).add(member.start)
+    return starts

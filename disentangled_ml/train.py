@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from disentangled_ml import builders
 from disentangled_ml.console import run_command
-from disentangled_ml.evaluation import evaluation_report, without_nan
+from disentangled_ml.evaluation import split_report, without_nan
 from disentangled_ml.report import accuracy_table
 from disentangled_ml.run_folder import choose_run_dir, last_checkpoint, write_json
 from disentangled_ml.tracking import finish, start
@@ -53,7 +53,7 @@ def main(config: DictConfig) -> None:
     table, _ = module.evaluated()
     if trainer.is_global_zero:
         masks = module.network.masks().detach().cpu()
-        report = evaluation_report(table, module.triplets, masks, module.condition_names)
+        report = split_report(table, module.triplets, masks, data.conditions, data.infos["test"])
         write_json(run_dir / "metrics.json", without_nan(metrics))
         write_json(run_dir / "evaluation.json", report)
         sys.stdout.write(f"\n{accuracy_table(report)}\n\n{run_dir}\n")

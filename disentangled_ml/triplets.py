@@ -1,7 +1,8 @@
 """Relations to triplets: drawn without loops and deterministic given a generator.
 
 Anchors are drawn uniformly among the rows that have at least one positive and one negative, then a positive
-and a negative uniformly among those of the anchor's row. Drawing is with replacement.
+and a negative uniformly among those of the anchor's row. Drawing is with replacement. Negatives can be matched to the positives
+instead, so that a nuisance such as bandwidth does not tell them apart.
 """
 
 from __future__ import annotations
@@ -32,6 +33,22 @@ def draw_columns(allowed: Tensor, generator: Generator) -> Tensor:
     return (rank > wanted).int().argmax(1)
 
 
+def nearest_columns(allowed: Tensor, level: Tensor, target: Tensor) -> Tensor:
+    """Keep the allowed columns whose level is nearest to a row's target: one per row, or several that are equally near.
+
+    Shape:
+        allowed: (N, B) bool.
+        level: (B,) float; target: (N,) float.
+        returns: (N, B) bool.
+
+    >>> allowed = torch.tensor([[True, True, False, True]])
+    >>> nearest_columns(allowed, torch.tensor([1.0, 3.0, 4.1, 5.0]), torch.tensor([4.0])).int().tolist()
+    [[0, 1, 0, 1]]
+    """
+    gap = (target[:, None] - level).abs().masked_fill(~allowed, torch.inf)
+    return allowed & (gap == gap.amin(1, keepdim=True))
+
+
 def draw_triplets(relation: Relation, n: int, generator: Generator) -> Tensor:
     """Draw n triplets from a relation of B items with themselves.
 
@@ -58,14 +75,23 @@ def draw_batch(relations: Sequence[Relation], counts: Sequence[int], generator: 
     return TripletBatch(torch.cat(drawn), torch.arange(len(drawn)).repeat_interleave(sizes))
 
 
-def draw_from_split(condition: Condition, labels: Tensor, artist: Tensor, n: int, generator: Generator) -> Tensor:
+def draw_from_split(
+    condition: Condition,
+    labels: Tensor,
+    artist: Tensor,
+    n: int,
+    generator: Generator,
+    level: Tensor | None = None,
+) -> Tensor:
     """Draw n triplets of whole tracks from a split, of which only a block of rows is related at a time.
 
-    Tracks are tried as anchors in random order, over and over, until n triplets are found or a whole round gives none.
+    Tracks are tried as anchors in random order, over and over, until n triplets are found or a whole round gives none. With
+    levels, the negative is the allowed one whose level is nearest to the positive's (drawn among those equally near).
 
     Shape:
         labels: (N, V) as encoded by the condition.
         artist: (N,) int64, -1 where unknown; anchor and positive are never by the same artist.
+        level: (N,) float, finite.
         returns: (n, 3) int64, fewer rows (0, 3) only where the split allows no triplet at all.
     """
     found, wanted = [torch.empty(0, 3, dtype=torch.int64)], n if len(labels) else 0
@@ -76,9 +102,10 @@ def draw_from_split(condition: Condition, labels: Tensor, artist: Tensor, n: int
             positive, negative = forbid_positives(condition.relate(labels[anchor], labels), forbidden)
             valid = positive.any(1) & negative.any(1)
             anchor, positive, negative = anchor[valid][:wanted], positive[valid][:wanted], negative[valid][:wanted]
-            found.append(
-                torch.stack([anchor, draw_columns(positive, generator), draw_columns(negative, generator)], dim=1)
-            )
+            drawn = draw_columns(positive, generator)
+            if level is not None:
+                negative = nearest_columns(negative, level, level[drawn])
+            found.append(torch.stack([anchor, drawn, draw_columns(negative, generator)], dim=1))
             wanted -= len(anchor)
             if wanted == 0:
                 break

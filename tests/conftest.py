@@ -30,12 +30,12 @@ TINY = (
 )
 
 
-def tiny_sample(number: int) -> dict:
+def tiny_sample(number: int, chunk_frames: int = CHUNK_FRAMES) -> dict:
     """Make a track: its genre is where the energy lies, its mood the level, its tempo the period of a beat."""
     rng = np.random.default_rng(number)
     genre, mood = rng.integers(2), rng.integers(3)
     period = int(rng.integers(3, 9))
-    frames = int(rng.integers(3, 6)) * CHUNK_FRAMES + int(rng.integers(CHUNK_FRAMES))
+    frames = int(rng.integers(3, 6)) * chunk_frames + int(rng.integers(chunk_frames))
     mel = rng.uniform(0, 0.1, (N_MELS, frames))
     mel[8 * genre : 8 * genre + 8] += 0.2 + 0.2 * mood
     mel[:, ::period] += 0.3
@@ -44,7 +44,7 @@ def tiny_sample(number: int) -> dict:
     return {"info": TrackInfo(f"t{number}", artist, frames, labels), "mel": mel.astype(np.float16)}
 
 
-def write_tiny_shards(root: Path, **counts: int) -> Path:
+def write_tiny_shards(root: Path, chunk_frames: int = CHUNK_FRAMES, **counts: int) -> Path:
     """Write shards of 8 tracks: ``write_tiny_shards(root, train=48, val=16, test=20)``."""
     root.mkdir(parents=True)
     splits: dict[str, list[Shard]] = {"train": [], "val": [], "test": []}
@@ -52,7 +52,7 @@ def write_tiny_shards(root: Path, **counts: int) -> Path:
     for split, count in counts.items():
         for first in range(0, count, 8):
             shard = Shard(f"{split}-{len(splits[split]):06d}.tar", min(8, count - first))
-            write_shard(root / shard.file, (tiny_sample(number + i) for i in range(shard.samples)))
+            write_shard(root / shard.file, (tiny_sample(number + i, chunk_frames) for i in range(shard.samples)))
             splits[split].append(shard)
             number += shard.samples
     conditions = [
@@ -70,7 +70,13 @@ def tiny_shards(tmp_path_factory) -> Path:
     return write_tiny_shards(tmp_path_factory.mktemp("tiny") / "shards", train=48, val=16, test=20)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def long_shards(tmp_path_factory) -> Path:
+    """Give a folder of shards with 10, 4 and 20 tracks that are long enough for chunks of the default length."""
+    return write_tiny_shards(tmp_path_factory.mktemp("long") / "shards", chunk_frames=129, train=10, val=4, test=20)
+
+
+@pytest.fixture(scope="session")
 def tiny_arguments(tiny_shards) -> tuple[str, ...]:
     """Give the arguments of ``train`` for a run of about a second per epoch."""
     return (*TINY, f"data.shards={tiny_shards}")

@@ -1,6 +1,7 @@
-from time import sleep
+from time import perf_counter, sleep
 
 import pytest
+import torch
 from tiny_runs import BATCH_SHAPES, Recorder, TinyData, tiny_module, tiny_trainer
 from torch.utils.data import DataLoader
 
@@ -42,6 +43,16 @@ def test_counts_chunks_and_waiting_by_the_clock(monkeypatch):
         chunks = sum(size for size, _ in BATCH_SHAPES)
         expected = {"train/chunks_per_second": chunks / 16.0, "train/data_wait_share": 0.75}
         assert logged == pytest.approx(expected), f"epoch {epoch}"
+        seconds = 50.0 + 4 * 104.0  # of a whole epoch, validation included
+        assert callback.state_dict() == {"seconds": (epoch + 1) * seconds}
+    resumed = Throughput()
+    assert resumed.state_dict() == {"seconds": 0.0}
+    resumed.load_state_dict(callback.state_dict())
+    now[0] += 1000.0  # between two processes
+    resumed.on_train_start(trainer, module)
+    now[0] += 7.0
+    resumed.on_train_epoch_end(trainer, module)
+    assert resumed.state_dict() == {"seconds": 2 * seconds + 7.0}
 
 
 class SlowData(TinyData):
@@ -55,6 +66,23 @@ class SlowBatches(list):
     def __getitem__(self, index):
         sleep(0.2)
         return super().__getitem__(index)
+
+
+def test_checkpoints_carry_the_time_over_resumed_runs(tmp_path):
+    seconds = []
+    for epochs in (1, 3):
+        callback = Throughput()
+        trainer = tiny_trainer(tmp_path, callback, epochs=epochs)
+        last = tmp_path / "last.ckpt" if seconds else None
+        began = perf_counter()
+        trainer.fit(tiny_module(), datamodule=TinyData(), ckpt_path=last, weights_only=True)
+        took = perf_counter() - began
+        before = seconds[-1] if seconds else 0.0
+        assert before < callback.seconds < before + took
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        kept = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]["Throughput"]
+        assert kept == {"seconds": callback.seconds}
+        seconds.append(callback.seconds)
 
 
 def test_real_run_notices_slow_data(tmp_path):

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from datamodules.composer import BatchPlan
 from disentangled_ml.backbones import ConvBackbone
 from disentangled_ml.frontends import MelFrontend
 from disentangled_ml.losses import DisentangledTripletLoss
@@ -42,6 +43,7 @@ def training_batches(n_conditions: int) -> list[ChunkBatch]:
                 torch.stack([torch.randperm(chunks, generator=generator)[:3] for _ in range(triplets)]),
                 torch.randint(n_conditions + 1, (triplets,), generator=generator),
             ),
+            [torch.zeros(chunks, 2) for _ in range(n_conditions)],
         )
         for chunks, triplets in BATCH_SHAPES
     ]
@@ -104,6 +106,7 @@ class TinyData(pl.LightningDataModule):
     def __init__(self, names: list[str] | None = None, n_tracks: int = 24):
         super().__init__()
         names = NAMES if names is None else names
+        self.plan = BatchPlan(FRAMES)
         self.train = training_batches(len(names))
         self.infos = {split: random_infos(split, n_tracks, names) for split in ("val", "test")}
         self.triplets = {split: random_triplets(infos, names) for split, infos in self.infos.items()}

@@ -252,6 +252,29 @@ def test_a_seed_repeats_and_another_does_not():
         assert not torch.equal(a.audio, c.audio)
 
 
+@pytest.mark.parametrize("n", [5, 60])
+def test_targets_belong_to_their_chunks(n):
+    conditions, infos = [GENRE, MOOD, TEMPO, RARE], catalogue(n)
+    seen = Counter()
+    for batch in compose_batches(stream(infos, conditions), conditions, PLAN, n_batches(n, PLAN), generator()):
+        chunks = chunks_of(batch)
+        assert [targets.shape for targets in batch.targets] == [(len(chunks), c.n_classes) for c in conditions]
+        for condition, targets in zip(conditions, batch.targets, strict=True):
+            assert targets.dtype == torch.float32
+            for (track, _), row in zip(chunks, targets.tolist(), strict=True):
+                label = infos[track].labels.get(condition.name)
+                if label is None:
+                    expected = set()
+                elif condition is TEMPO:
+                    expected = {int((label - 30) // 10)}
+                else:
+                    expected = {condition.vocabulary.index(tag) for tag in label}
+                assert {k for k, share in enumerate(row) if share} == expected
+                assert sum(row) == pytest.approx(1.0 if expected else 0.0)
+                seen[condition.name, len(expected)] += 1
+    assert n == 5 or {("mood", 1), ("mood", 2), ("tempo", 0), ("tempo", 1), ("era", 0), ("genre", 1)} <= set(seen)
+
+
 def test_an_empty_stream_gives_no_batch():
     assert list(compose_batches(iter(()), [GENRE], PLAN, 3, generator())) == []
 

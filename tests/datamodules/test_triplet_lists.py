@@ -1,11 +1,13 @@
 """Lists are valid by the definitions, made once, read back as they were, and each malformed one is named."""
 
 import csv
+import hashlib
 import logging
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from datamodules import triplet_lists
 from datamodules.shards import read_infos
@@ -16,8 +18,8 @@ from datamodules.triplet_lists import (
     TripletListError,
     kept_triplets,
     make_triplets,
+    read_levels,
     read_triplets,
-    requested_starts,
     write_triplets,
 )
 from disentangled_ml.conditions import TagCondition, TempoCondition
@@ -25,6 +27,8 @@ from disentangled_ml.structures import AudioSettings, ListedTriplet, Member, Tra
 
 CHUNK_FRAMES = 16
 SETTINGS = ListSettings(triplets_per_condition=50, seed=3, chunk_frames=CHUNK_FRAMES)
+MATCHED = SETTINGS._replace(match_bandwidth=True)
+CHANCE = 0.05  # more than four standard deviations of 2000 triplets
 AUDIO = AudioSettings()
 HEADER = ",".join(COLUMNS)
 
@@ -140,6 +144,107 @@ def test_a_folder_that_cannot_be_written_to(index, infos, conditions, monkeypatc
     assert "cannot be kept beside the shards ([Errno 13] Permission denied)" in caplog.text
 
 
+def number_of(mel: torch.Tensor) -> float:
+    """Give the number that a track's spectrogram holds, in place of a bandwidth."""
+    assert mel.dtype == torch.float32
+    return mel[0, 0].item()
+
+
+def random_levels(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_name_of_an_unmatched_list_is_what_it_was_before_there_were_matched_ones(index, infos, conditions):
+    kept_triplets(index, "test", infos, conditions, SETTINGS)
+    settings = "ListSettings(triplets_per_condition=50, seed=3, chunk_frames=16)"
+    content = f"({index.fingerprint()!r}, {conditions!r}, {settings})"
+    digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
+    assert [path.name for path in (index.root / "triplets").iterdir()] == [f"test-seed3-{digest}.csv"]
+
+
+def test_levels_are_read_in_the_order_of_the_tracks(index, infos):
+    assert read_levels(index, "test", number_of).tolist() == [float(info.track_id[1:]) for info in infos]
+
+
+def test_a_matched_list_has_the_nearest_negatives(infos, conditions, check_triplets):
+    levels = random_levels(len(infos))
+    level = dict(zip([info.track_id for info in infos], levels.tolist(), strict=True))
+    triplets = make_triplets(infos, conditions, MATCHED, levels)
+    assert Counter(t.condition for t in triplets) == dict.fromkeys(("genre", "mood", "tempo", "track"), 50)
+    check_triplets([(c, *(int(m.track_id[1:]) for m in members)) for c, *members in triplets if c != "track"])
+    encoded = {c.name: c.encode([info.labels.get(c.name) for info in infos]) for c in conditions}
+    negative = {c.name: c.relate(encoded[c.name], encoded[c.name]).negative for c in conditions}
+    negative["track"] = ~torch.eye(len(infos), dtype=torch.bool)
+    ids = list(level)
+    for condition, anchor, positive, found in triplets:
+        allowed = [ids[i] for i in negative[condition][ids.index(anchor.track_id)].nonzero()[:, 0].tolist()]
+        gap = {track_id: abs(level[track_id] - level[positive.track_id]) for track_id in allowed}
+        assert gap[found.track_id] == pytest.approx(min(gap.values()), abs=1e-6)
+
+
+def test_levels_follow_their_tracks_where_short_ones_are_left_out():
+    infos = [TrackInfo(f"t{i}", None, 10 if i % 2 else 40, {}) for i in range(8)]
+    levels = torch.tensor([0.0, 0.1, 5.0, 0.2, 1.0, 5.1, 5.5, 0.9])
+    nearest = {"t0": "t4", "t2": "t6", "t4": "t0", "t6": "t2"}
+    for triplet in make_triplets(infos, [], MATCHED, levels):
+        assert triplet.negative.track_id == nearest[triplet.anchor.track_id]
+
+
+def test_matching_takes_away_what_the_bandwidth_tells_of_a_track():
+    infos = [TrackInfo(f"t{i}", None, 4 * CHUNK_FRAMES, {}) for i in range(400)]
+    levels = random_levels(400)
+    of_chunk = levels[:, None] + 0.2 * random_levels(1600, seed=1).reshape(400, 4)
+
+    def accuracy(settings: ListSettings, levels: torch.Tensor | None) -> float:
+        triplets = make_triplets(infos, [], settings._replace(triplets_per_condition=2000), levels)
+        rows = [[of_chunk[int(m.track_id[1:]), m.start // CHUNK_FRAMES].item() for m in t[1:]] for t in triplets]
+        return sum(abs(a - p) < abs(a - q) for a, p, q in rows) / len(rows)
+
+    assert accuracy(SETTINGS, None) > 0.8
+    assert abs(accuracy(MATCHED, levels) - 0.5) < CHANCE
+
+
+def test_levels_are_read_only_for_a_matched_list_that_is_not_kept(index, infos, conditions, monkeypatch):
+    asked = []
+
+    def level(mel: torch.Tensor) -> float:
+        asked.append(mel)
+        return number_of(mel)
+
+    plain = kept_triplets(index, "test", infos, conditions, SETTINGS, level)
+    assert not asked
+    matched = kept_triplets(index, "test", infos, conditions, MATCHED, level)
+    assert len(asked) == len(infos)
+    assert matched == make_triplets(infos, conditions, MATCHED, read_levels(index, "test", number_of))
+    assert kept_triplets(index, "test", infos, conditions, MATCHED, level) == matched
+    assert len(asked) == len(infos)
+    assert kept_triplets(index, "test", infos, conditions, SETTINGS) == plain != matched
+    assert len(list((index.root / "triplets").iterdir())) == 2
+    monkeypatch.setattr(triplet_lists, "make_triplets", None)
+    assert kept_triplets(index, "test", infos, conditions, MATCHED) == matched  # a kept one needs no level
+
+
+@pytest.mark.parametrize(
+    ("settings", "levels", "match"),
+    [
+        (MATCHED, None, "match_bandwidth=True needs the bandwidth of each track"),
+        (SETTINGS, torch.zeros(40), "match_bandwidth=False needs no levels"),
+        (MATCHED, torch.zeros(39), r"levels of shape \(39,\), expected \(40,\)"),
+        (MATCHED, torch.zeros(40, 1), r"levels of shape \(40, 1\), expected \(40,\)"),
+        (MATCHED, torch.full((40,), float("nan")), "finite"),
+    ],
+    ids=["none", "unasked", "too few", "of two dimensions", "nan"],
+)
+def test_wrong_levels(infos, conditions, settings, levels, match):
+    with pytest.raises(ValueError, match=match):
+        make_triplets(infos, conditions, settings, levels)
+
+
+def test_a_matched_list_is_not_made_without_a_level(index, infos, conditions):
+    with pytest.raises(ValueError, match="match_bandwidth=True needs"):
+        kept_triplets(index, "test", infos, conditions, MATCHED)
+
+
 @pytest.mark.parametrize("audio", [AUDIO, AudioSettings(8000, 256, 80), AudioSettings(48000, 2048, 441)])
 def test_round_trip(tmp_path, audio):
     starts = [None, 0, 1, 2, 129, 1291, 99_999]
@@ -197,11 +302,3 @@ def test_lists_that_cannot_be_read(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(TripletListError, match=r"list\.csv cannot be read"):
         read_triplets(path, AUDIO)
-
-
-def test_requested_starts():
-    triplets = [
-        ListedTriplet("track", Member("a", 0), Member("a", 16), Member("b", 0)),
-        ListedTriplet("genre", Member("a", 16), Member("c"), Member("b", 32)),
-    ]
-    assert requested_starts(triplets) == {"a": {0, 16}, "b": {0, 32}}

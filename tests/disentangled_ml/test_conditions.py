@@ -1,11 +1,15 @@
 """Conditions: every relation against a double loop over the labels, missing ones included."""
 
+import math
 import random
 
 import pytest
 import torch
 
 from disentangled_ml.conditions import (
+    CLASS_BPM,
+    MIN_CLASS_BPM,
+    MIN_CLASS_OCTAVES,
     Relation,
     TagCondition,
     TempoCondition,
@@ -250,3 +254,99 @@ def test_unknown_artist_equals_nothing():
     a, b = torch.tensor([0, -1, 5]), torch.tensor([5, -1, 0, 0])
     assert same_group(a, b).int().tolist() == [[0, 0, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]]
     assert same_group(a).int().tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_targets_of_tags_against_a_loop(seed):
+    labels = TAG_LABELS + random_tags(random.Random(seed))
+    condition = TagCondition("genre", TAGS)
+    targets = condition.targets(condition.encode(labels))
+    assert condition.n_classes == len(TAGS)
+    assert targets.dtype == torch.float32
+    several = 0
+    for row, tags in zip(targets.tolist(), labels, strict=True):
+        known = set(tags or ()) & set(TAGS)
+        several += len(known) > 1
+        assert row == pytest.approx([1 / len(known) if tag in known else 0.0 for tag in TAGS])
+    assert several > 5
+
+
+def tempo_class(bpm: float, condition: TempoCondition) -> int:
+    """Count the bins below a tempo; each is as wide as the positive zone."""
+    low = CLASS_BPM[0]
+    number = 0
+    while number < condition.n_classes - 1:
+        if condition.relation == "absolute":
+            high = low + max(2 * condition.tolerance_bpm, MIN_CLASS_BPM)
+        else:
+            high = low * max((1 + condition.tolerance) ** 2, 2**MIN_CLASS_OCTAVES)
+        if bpm < high:
+            return number
+        low, number = high, number + 1
+    return number
+
+
+TEMPO_CONDITIONS = [
+    pytest.param(TempoCondition(), id="absolute"),
+    pytest.param(TempoCondition(tolerance_bpm=11.5), id="absolute-wide"),
+    pytest.param(TempoCondition(tolerance_bpm=0.0), id="absolute-zero"),
+    pytest.param(TempoCondition(relation="relative"), id="relative"),
+    pytest.param(TempoCondition(relation="relative", tolerance=0.1), id="relative-wide"),
+    pytest.param(TempoCondition(relation="relative", tolerance=0.0), id="relative-zero"),
+]
+
+
+@pytest.mark.parametrize("condition", TEMPO_CONDITIONS)
+def test_targets_of_tempo_against_a_loop(condition):
+    labels = [None, float("nan"), 10.0, 29.9, 300.1, 999.0, *random_tempi(random.Random(2))]
+    targets = condition.targets(condition.encode(labels))
+    assert targets.shape == (len(labels), condition.n_classes)
+    assert targets.dtype == torch.float32
+    checked = set()
+    for row, bpm in zip(targets.tolist(), labels, strict=True):
+        if bpm is None or math.isnan(bpm):
+            assert row == [0.0] * condition.n_classes
+            continue
+        assert sorted(row) == [0.0] * (condition.n_classes - 1) + [1.0]
+        near = {tempo_class(bpm * (1 + slack), condition) for slack in (-SLACK, 0, SLACK)}
+        assert row.index(1.0) in near
+        checked |= near
+    assert {0, condition.n_classes - 1} <= checked
+
+
+@pytest.mark.parametrize(
+    ("condition", "n_classes"),
+    [
+        (TempoCondition(), 27),  # (300 - 30) / 10
+        (TempoCondition(tolerance_bpm=11.5), 12),  # 270 / 23 = 11.7
+        (TempoCondition(tolerance_bpm=0.0), 270),
+        (TempoCondition(tolerance_bpm=1e6), 1),
+        (TempoCondition(relation="relative"), 30),  # log(10) / log(1.04 ** 2) = 29.4
+        (TempoCondition(relation="relative", tolerance=0.0), 333),  # log2(10) / 0.01 = 332.2
+    ],
+    ids=["absolute", "wide", "zero", "everything", "relative", "relative-zero"],
+)
+def test_number_of_classes_of_tempo(condition, n_classes):
+    assert condition.n_classes == n_classes
+    everything = condition.targets(condition.encode([30.0 + i / 7 for i in range(1890)]))
+    assert (everything.sum(0) > 0).all()  # no class is empty
+
+
+@pytest.mark.parametrize("condition", TEMPO_CONDITIONS[:2] + TEMPO_CONDITIONS[3:5])
+def test_tempi_of_a_class_are_not_far_apart(condition):
+    """Two tempi of one class are at most two tolerances apart: a class is as wide as the positive zone."""
+    bpm = [30.0 + i / 3 for i in range(810)]
+    encoded = condition.encode(bpm)
+    number = condition.targets(encoded).argmax(1)
+    assert (number.diff() >= 0).all()
+    for k in range(condition.n_classes):
+        own = encoded[number == k, 0]
+        if condition.relation == "absolute":
+            assert own.max() - own.min() <= 2 * condition.tolerance_bpm
+        else:
+            assert own.max() / own.min() <= (1 + condition.tolerance) ** 2 * (1 + SLACK)
+
+
+@pytest.mark.parametrize("condition", [TagCondition("genre", TAGS), TempoCondition()], ids=["tags", "tempo"])
+def test_targets_of_no_tracks(condition):
+    assert condition.targets(condition.encode([])).shape == (0, condition.n_classes)

@@ -28,6 +28,10 @@ REQUIRED = {
     "prepare": ["manifest=m.csv", "out=shards/x"],
     "evaluate": ["checkpoint=best.ckpt", "shards=shards/x"],
     "demo": [],
+    "human_triplets": ["checkpoint=best.ckpt", "triplets=t.csv"],
+    "tempo_check": ["manifest=m.csv"],
+    "html_report": ["run=runs/x"],
+    "table": ["shards=shards/x"],
 }
 OWNERS = {  # a command that has the key, for keys of the tables of limits
     key: next((name for name, schema in SCHEMAS.items() if key.split(".")[0] in schema.__dataclass_fields__), "config")
@@ -89,6 +93,7 @@ def test_there_is_a_choice_in_every_group():
     assert {group for group, _ in CHOICES} == set(GROUPS)
     assert group_choices("backbone") == ["conv", "inception", "resnet", "se"]
     assert group_choices("mask") == ["fixed", "learned", "none"]
+    assert group_choices("loss") == ["classification", "proxy", "triplet"]
     assert {"demo", "shards"} <= set(group_choices("data"))
 
 
@@ -128,12 +133,89 @@ def test_experiment_chooses_groups_and_arguments_choose_again():
     assert load_config("config", []).training.max_epochs == 30
 
 
+EXPERIMENTS = {  # mask, its start, loss, condition_weight, track_weight, embedding_dim; None: not said
+    "track_only": ("none", None, "triplet", 0.0, 1.0, None),
+    "category": ("none", None, "triplet", 1.0, 0.0, None),
+    "category_track": ("none", None, "triplet", 1.0, 0.5, None),
+    "disentangled": ("fixed", None, "triplet", 1.0, 0.0, None),
+    "disentangled_track": ("fixed", None, "triplet", 1.0, 0.5, None),
+    "specialised": ("none", None, "triplet", 1.0, 0.0, 64),
+    "learned_random": ("learned", "random", "triplet", 1.0, 0.5, None),
+    "learned_disjoint": ("learned", "disjoint", "triplet", 1.0, 0.5, None),
+    "proxy": ("fixed", None, "proxy", 1.0, 0.0, None),
+    "classification": ("fixed", None, "classification", 1.0, 0.0, None),
+}
+
+
+def test_every_experiment_is_a_recipe_or_a_system_of_the_table():
+    table = load_config("table", REQUIRED["table"])
+    assert set(group_choices("experiment")) == {"demo", "icassp2020", table.base, *EXPERIMENTS}
+    assert set(EXPERIMENTS) <= set(table.systems)
+
+
+@pytest.mark.parametrize("base", ["", "demo,", "table,", "icassp2020,"], ids=["alone", "demo", "table", "icassp2020"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_are_the_rows_of_the_papers(name, base):
+    tree = load_config("config", [f"experiment={base}{name}"])
+    mask, start, loss, condition_weight, track_weight, size = EXPERIMENTS[name]
+    assert (tree.mask.name, tree.choices.mask) == (mask, mask)
+    assert start is None or tree.mask.start == start
+    assert (tree.loss.name, tree.choices.loss) == (loss, loss)
+    assert (tree.loss.condition_weight, tree.loss.track_weight) == (condition_weight, track_weight)
+    assert tree.embedding_dim == size
+    assert tree.choices.experiment == base + name
+    if base == "icassp2020,":
+        assert (tree.backbone.name, tree.backbone.width) == ("inception", 1.0)
+        assert (tree.training.max_epochs, tree.evaluation.triplets_per_condition) == (1000, 40000)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_say_themselves_what_they_need(conf, name):
+    """Each file holds against a recipe that says otherwise, so that no row depends on the defaults."""
+    mask, start, _, _, track_weight, _ = EXPERIMENTS[name]
+    other = {"none": "fixed", "fixed": "learned", "learned": "none"}[mask]
+    (conf / "experiment" / "other.yaml").write_text(
+        f"choices: {{mask: {other}}}\nmask: {{start: {'random' if start == 'disjoint' else 'disjoint'}}}\n"
+        f"loss: {{track_weight: {track_weight + 1}}}\n"
+    )
+    tree = load_config("config", [f"experiment=other,{name}"])
+    assert (tree.mask.name, tree.loss.track_weight) == (mask, track_weight)
+    assert start is None or tree.mask.start == start
+
+
+def test_of_several_experiments_the_later_wins(conf):
+    (conf / "experiment" / "a.yaml").write_text("choices: {backbone: conv, mask: none}\ntraining: {max_epochs: 3}\n")
+    (conf / "experiment" / "b.yaml").write_text("choices: {backbone: se}\ntraining: {learning_rate: 0.5}\n")
+    (conf / "experiment" / "c.yaml").write_text("training: {max_epochs: 5}\n")
+
+    def found(*arguments: str) -> tuple:
+        tree = load_config("config", list(arguments))
+        assert tree.backbone.name == tree.choices.backbone
+        return tree.backbone.name, tree.mask.name, tree.training.max_epochs, tree.training.learning_rate
+
+    assert found("experiment=a,b") == ("se", "none", 3, 0.5)
+    assert found("experiment=b,a") == ("conv", "none", 3, 0.5)
+    assert found("experiment=b,a,c") == ("conv", "none", 5, 0.5)
+    assert found("experiment=c,a") == ("conv", "none", 3, 0.003)
+    assert found("experiment=a,b", "backbone=resnet", "training.max_epochs=7") == ("resnet", "none", 7, 0.5)
+    assert load_config("config", ["experiment=a,b"]).choices.experiment == "a,b"
+
+
+@pytest.mark.parametrize("given", ["category,paper", "paper,category", "category,", ",category", "category, proxy"])
+def test_an_unknown_one_of_several_experiments_is_named(given):
+    unknown = next(name for name in given.split(",") if name not in EXPERIMENTS)
+    with pytest.raises(ConfigError, match=rf"^experiment={unknown} is unknown: choose one of category, "):
+        load_config("config", [f"experiment={given}"])
+
+
 def test_experiment_chooses_every_group(conf):
     (conf / "experiment" / "all.yaml").write_text(
-        "choices: {backbone: se, frontend: nnaudio, mask: learned, data: shards, trainer: cpu}\ndata: {shards: there}\n"
+        "choices: {backbone: se, frontend: nnaudio, mask: learned, loss: proxy, data: shards, trainer: cpu}\n"
+        "data: {shards: there}\n"
     )
     tree = load_config("config", ["experiment=all"])
     assert (tree.backbone.name, tree.frontend.name, tree.mask.name) == ("se", "nnaudio", "learned")
+    assert tree.loss.name == "proxy"
     assert (tree.data.shards, tree.trainer.accelerator, tree.trainer.devices) == ("there", "cpu", 1)
 
 
@@ -222,7 +304,7 @@ def test_text_stays_as_it_was_typed(text):
         ("choices.colour=red", r"'choices.colour' is unknown; legal here: choices.backbone, choices.frontend"),
         ("backbone=vgg", r"backbone=vgg is unknown: choose one of conv, inception, resnet, se"),
         ("backbone=", r"backbone= is unknown: choose one of conv"),
-        ("experiment=paper", r"experiment=paper is unknown: choose one of demo, icassp2020"),
+        ("experiment=paper", r"experiment=paper is unknown: choose one of category, .*, demo, .*, icassp2020, "),
         ("mask=Fixed", r"mask=Fixed is unknown: choose one of fixed, learned, none"),
     ],
 )
@@ -268,8 +350,8 @@ def test_wrong_types(argument, message):
         ("config", ["data=shards"], "no value for data.shards: give it as data.shards=VALUE"),
         ("prepare", [], "no value for manifest, out: give it as manifest=VALUE"),
         ("prepare", ["manifest=m.csv"], "no value for out: give it as out=VALUE"),
-        ("evaluate", ["shards=d"], "no value for checkpoint: give it"),
-        ("evaluate", ["checkpoint=???", "shards=d"], "no value for checkpoint: give it"),
+        ("table", [], "no value for shards: give it as shards=VALUE"),
+        ("table", ["shards=???"], "no value for shards: give it"),
     ],
 )
 def test_missing_values(name, arguments, message):

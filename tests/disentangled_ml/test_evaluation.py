@@ -192,12 +192,13 @@ def test_listed_loss_is_the_loss_of_training():
     row = {member: i for i, member in enumerate(table.rows)}
     indices = torch.tensor([[row[member] for member in t[1:]] for t in listed])
     condition = torch.tensor([[*NAMES, "track"].index(t.condition) for t in listed])
-    terms = DisentangledTripletLoss(0.2, 0.7)(
-        torch.stack(list(table.rows.values())), MASKS, TripletBatch(indices, condition)
-    )
-    found = listed_loss(listed_distances(table, listed, MASKS, NAMES), 3, margin=0.2, track_weight=0.7)
-    assert found == pytest.approx(terms.total.item(), rel=1e-5)
-    assert found > 0
+    for weight in (1.0, 0.0, 0.3):
+        terms = DisentangledTripletLoss(0.2, 0.7, condition_weight=weight)(
+            torch.stack(list(table.rows.values())), MASKS, TripletBatch(indices, condition)
+        )
+        found = listed_loss(listed_distances(table, listed, MASKS, NAMES), 3, 0.2, 0.7, weight)
+        assert found == pytest.approx(terms.total.item(), rel=1e-5)
+        assert found > 0
 
 
 def test_listed_accuracy_against_a_loop_and_plain_mean_over_conditions():
@@ -220,7 +221,12 @@ def test_report_has_the_form_of_the_contract():
     table, listed = filled_table(), random_list(120)
     listed.append(ListedTriplet("mood", Member("gone"), Member("t1"), Member("t2")))
     report = json.loads(json.dumps(evaluation_report(table, listed, MASKS, NAMES), allow_nan=False))
-    assert set(report) == {"sub", "all", "track", "skipped"}
+    assert set(report) == {"sub", "all", "track", "skipped", "matrix", "disentanglement", "mean_ci95"}
+    for space in ("sub", "all"):
+        low, high = report["mean_ci95"][space]
+        assert low < report[space]["mean"] < high
+    assert report["matrix"] == evaluation.condition_matrix(table, listed, MASKS, NAMES)
+    assert report["disentanglement"] == evaluation.disentanglement(report["matrix"])
     assert report["skipped"] == {"genre": 0, "mood": 1, "tempo": 0, "track": 0}
     for space, masks in (("sub", MASKS), ("all", torch.ones_like(MASKS))):
         assert set(report[space]) == {*NAMES, "mean"}
@@ -246,6 +252,17 @@ def test_report_intervals_are_over_anchor_tracks():
     assert entry["ci95"] == [entry["accuracy"], entry["accuracy"]]
 
 
+def test_interval_of_the_mean_is_over_the_conditions_alone():
+    table, listed = filled_table(), random_list(120)
+    report = evaluation_report(table, listed, MASKS, NAMES)
+    without_track = evaluation_report(table, [t for t in listed if t.condition != "track"], MASKS, NAMES)
+    assert report["mean_ci95"] == without_track["mean_ci95"]
+    assert report["mean_ci95"]["sub"] != report["mean_ci95"]["all"]
+    genre = evaluation_report(table, [t for t in listed if t.condition == "genre"], MASKS, NAMES)
+    for space in ("sub", "all"):
+        assert genre["mean_ci95"][space] == pytest.approx(genre[space]["genre"]["ci95"])
+
+
 def test_report_of_a_perfect_and_a_collapsed_embedding():
     rows = {"a": 1.0, "b": 0.9, "c": -1.0}
     table = EmbeddingTable(rows={Member(name): torch.full((D,), value) for name, value in rows.items()})
@@ -260,7 +277,11 @@ def test_report_without_triplets_has_null_for_nan():
     report = evaluation_report(filled_table(), [], MASKS, NAMES)
     nothing = {"accuracy": None, "ci95": [None, None], "n": 0}
     space = {**dict.fromkeys(NAMES, nothing), "mean": None}
-    assert report == {"sub": space, "all": space, "track": nothing, "skipped": dict.fromkeys([*NAMES, "track"], 0)}
+    assert report == {
+        **{"sub": space, "all": space, "track": nothing, "skipped": dict.fromkeys([*NAMES, "track"], 0)},
+        **{"matrix": dict.fromkeys(NAMES, dict.fromkeys(NAMES)), "disentanglement": None},
+        "mean_ci95": {"sub": [None, None], "all": [None, None]},
+    }
     json.dumps(report, allow_nan=False)
 
 
@@ -279,3 +300,63 @@ def test_without_nan():
         "b": {"c": None, "d": 0},
         "e": "x",
     }
+
+
+def test_condition_matrix_against_a_loop():
+    table, listed = filled_table(), random_list(200)
+    masks = torch.rand(3, D, generator=torch.Generator().manual_seed(5))
+    matrix = evaluation.condition_matrix(table, listed, masks, NAMES)
+    assert list(matrix) == NAMES
+    for row in NAMES:
+        assert list(matrix[row]) == NAMES
+        own = [t for t in listed if t.condition == row]
+        for column, mask in zip(NAMES, masks, strict=True):
+            outcomes = [ap < an for ap, an in loop_distances(table, own, mask.expand(3, D))]
+            assert matrix[row][column] == pytest.approx(sum(outcomes) / len(outcomes))
+    assert len({value for values in matrix.values() for value in values.values()}) > 3
+
+
+def test_condition_matrix_has_the_accuracies_of_the_report_on_its_diagonal():
+    table, listed = filled_table(), random_list(100)
+    report = evaluation_report(table, listed, MASKS, NAMES)["sub"]
+    matrix = evaluation.condition_matrix(table, listed, MASKS, NAMES)
+    assert [matrix[name][name] for name in NAMES] == pytest.approx([report[name]["accuracy"] for name in NAMES])
+
+
+def test_condition_matrix_of_a_disentangled_and_a_collapsed_embedding():
+    # a is near p in the condition's own dimensions and near n in all others
+    listed, rows = [], {}
+    for c, name in enumerate(NAMES):
+        a, p, n = (Member(f"{name}-{role}") for role in ("anchor", "positive", "negative"))
+        rows |= {a: torch.zeros(D), p: 1 - MASKS[c], n: MASKS[c]}
+        listed.append(ListedTriplet(name, a, p, n))
+    matrix = evaluation.condition_matrix(EmbeddingTable(rows=rows), listed, MASKS, NAMES)
+    assert matrix == {row: {column: float(row == column) for column in NAMES} for row in NAMES}
+    assert evaluation.disentanglement(matrix) == 1.0
+    collapsed = EmbeddingTable(rows=dict.fromkeys(rows, torch.ones(D)))
+    matrix = evaluation.condition_matrix(collapsed, listed, MASKS, NAMES)
+    assert matrix == {row: dict.fromkeys(NAMES, 0.0) for row in NAMES}
+
+
+def test_without_masks_there_is_no_disentanglement():
+    matrix = evaluation.condition_matrix(filled_table(), random_list(100), torch.ones_like(MASKS), NAMES)
+    assert evaluation.disentanglement(matrix) == pytest.approx(0, abs=1e-12)
+
+
+def test_disentanglement_leaves_out_conditions_without_triplets():
+    listed = [t for t in random_list(100) if t.condition != "mood"]
+    matrix = evaluation.condition_matrix(filled_table(), listed, MASKS, NAMES)
+    assert all(math.isnan(value) for value in matrix["mood"].values())
+    own = (matrix["genre"]["genre"] + matrix["tempo"]["tempo"]) / 2
+    others = [matrix["genre"]["mood"], matrix["genre"]["tempo"], matrix["tempo"]["genre"], matrix["tempo"]["mood"]]
+    assert evaluation.disentanglement(matrix) == pytest.approx(own - sum(others) / 4)
+
+
+def test_disentanglement_needs_two_conditions():
+    listed = [t for t in random_list(50) if t.condition == "genre"]
+    assert math.isnan(
+        evaluation.disentanglement(evaluation.condition_matrix(filled_table(), listed, MASKS[:1], ["genre"]))
+    )
+    assert math.isnan(evaluation.disentanglement({}))
+    with pytest.raises(ValueError, match=r"\['mood'\].*\['genre', 'track'\]"):
+        evaluation.condition_matrix(filled_table(), [listed[0]._replace(condition="mood")], MASKS[:1], ["genre"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from disentangled_ml.metrics import count_correct, triplet_accuracy
+from disentangled_ml.metrics import count_correct, mean_interval, triplet_accuracy
 
 INTERVAL_ERROR = 0.02  # two bootstraps of 1000 and 4000 resamples of an interval about 0.2 wide
 
@@ -134,3 +134,42 @@ def test_no_triplets():
     assert math.isnan(result.accuracy)
     assert all(map(math.isnan, result.ci95))
     assert result.n == 0
+
+
+def numpy_mean_interval(correct, anchors: list[str], condition, resamples: int = 4000) -> np.ndarray:
+    by_anchor = defaultdict(list)
+    for outcome, anchor, c in zip(correct.tolist(), anchors, condition.tolist(), strict=True):
+        by_anchor[anchor].append((c, outcome))
+    groups, rng = list(by_anchor.values()), np.random.default_rng(9)
+    means = []
+    for _ in range(resamples):
+        of_condition = defaultdict(list)
+        for i in rng.integers(len(groups), size=len(groups)):
+            for c, outcome in groups[i]:
+                of_condition[c].append(outcome)
+        means.append(np.mean([np.mean(outcomes) for outcomes in of_condition.values()]))
+    return np.percentile(means, [2.5, 97.5])
+
+
+@pytest.mark.parametrize("shares", [(0.3, 0.3, 0.4), (0.9, 0.05, 0.05)], ids=["even", "uneven"])
+def test_interval_of_the_mean_against_numpy_bootstrap(shares):
+    correct, anchors = clustered_outcomes(4, 60, 5)
+    generator = torch.Generator().manual_seed(6)
+    condition = torch.multinomial(torch.tensor(shares), len(correct), replacement=True, generator=generator)
+    correct = correct ^ (condition == 0)  # conditions differ in accuracy
+    found = mean_interval(correct, anchors, condition)
+    assert list(found) == pytest.approx(list(numpy_mean_interval(correct, anchors, condition)), abs=INTERVAL_ERROR)
+    mean = np.mean([correct[condition == c].double().mean().item() for c in range(3)])
+    assert found[0] < mean < found[1]
+
+
+def test_interval_of_the_mean_of_one_condition_is_that_of_its_accuracy():
+    correct, anchors = clustered_outcomes(5, 30, 3)
+    expected = triplet_accuracy(correct, anchors).ci95
+    for c in (0, 2):  # whatever its number: conditions without a triplet do not count
+        assert mean_interval(correct, anchors, torch.full((len(correct),), c)) == pytest.approx(expected)
+
+
+def test_interval_of_the_mean_of_nothing():
+    found = mean_interval(torch.empty(0, dtype=torch.bool), [], torch.empty(0, dtype=torch.int64))
+    assert all(map(math.isnan, found))

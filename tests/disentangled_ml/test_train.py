@@ -23,6 +23,7 @@ from disentangled_ml.checkpointing import WholeCheckpointIO
 from disentangled_ml.config import GROUPS, ConfigError, group_choices, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.frontends import FRONTENDS
+from disentangled_ml.losses import LOSSES, distances_to_points
 from disentangled_ml.masks import MASKS
 from disentangled_ml.networks import build_network, load_network
 from disentangled_ml.run_folder import RUN_DIR_VARIABLE, choose_run_dir
@@ -91,6 +92,18 @@ def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
     for name in ("genre", "mood", "tempo"):
         assert report["sub"][name]["accuracy"] == pytest.approx(metrics[f"test/triplet_accuracy/{name}"], abs=1e-6)
     assert report == json.loads((run_dir / "evaluation.json").read_text())
+    assert set(report) == {
+        *("sub", "all", "track", "skipped", "matrix", "disentanglement", "mean_ci95", "recall", "track_recall"),
+    }
+    for name in ("genre", "mood", "tempo"):
+        assert report["matrix"][name][name] == pytest.approx(report["sub"][name]["accuracy"])
+        for space in ("sub", "all", "chance"):
+            recall = report["recall"][space][name]
+            assert 0 < recall["1"] <= recall["8"] <= 1
+            assert 0 < recall["n"] <= 20
+    assert report["track_recall"]["n"] == 20  # of test, each has three chunks or more
+    last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["callbacks"]["Throughput"]["seconds"] > 0
 
 
 def test_tiny_network_learns(run):
@@ -202,6 +215,7 @@ def test_every_choice_of_every_group_loads():
     assert set(group_choices("backbone")) == set(BACKBONES)
     assert set(group_choices("frontend")) == set(FRONTENDS)
     assert set(group_choices("mask")) == set(MASKS)
+    assert set(group_choices("loss")) == set(LOSSES)
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -215,6 +229,102 @@ def test_every_backbone_and_mask_trains_a_step(tiny_arguments, backbone, mask):
     terms.total.backward()
     assert terms.total > 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.network.parameters())
+
+
+def chosen_loss(tiny_arguments, *arguments: str):
+    """Give the loss of a configuration, its network's module and a batch."""
+    config = load_config("config", [*tiny_arguments, *arguments])
+    data = builders.build_data(config)
+    module = builders.build_module(config, data.conditions, data.index.audio)
+    batch: ChunkBatch = next(iter(data.train_dataloader()))
+    return module.loss, module, batch
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_is_built_from_the_configuration_and_trains_a_step(tiny_arguments, loss, mask):
+    weights = ["loss.margin=0.3", "loss.track_weight=0.7", "mask.embedding_penalty=0.01", "mask.mask_penalty=0.02"]
+    weights += ["loss.condition_weight=0.9"]
+    built, module, batch = chosen_loss(
+        tiny_arguments, f"loss={loss}", f"mask={mask}", *weights, "loss.temperature=0.125"
+    )
+    assert type(built) is LOSSES[loss]
+    assert (built.margin, built.track_weight, built.condition_weight) == (0.3, 0.7, 0.9)
+    assert (built.embedding_penalty, built.mask_penalty) == (0.01, 0.02)
+    if loss == "classification":
+        assert built.temperature == 0.125
+    if loss != "triplet":
+        assert [tuple(points.shape) for points in built.points] == [(2, 24), (3, 24), (27, 24)]
+    optimised = {id(p) for group in module.configure_optimizers().param_groups for p in group["params"]}
+    assert {id(parameter) for parameter in built.parameters()} <= optimised
+    module.log = lambda *_, **__: None
+    module.training_step(batch, 0)["loss"].backward()
+    for parameter in module.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+    assert all(points.grad.abs().sum() > 0 for points in getattr(built, "points", ()))
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "triplet"])
+def test_a_batch_is_learned_by_classes(tiny_arguments, loss):
+    torch.manual_seed(0)
+    built, module, batch = chosen_loss(tiny_arguments, f"loss={loss}", "loss.track_weight=0", "loss.margin=0.5")
+
+    def share_right() -> list[float]:
+        """Give the share of chunks that are nearest to the point of their class, per condition."""
+        embedding, masks = module.network(batch.audio), module.network.masks()
+        unit = [torch.nn.functional.normalize(points, dim=1) for points in built.points]
+        nearest = [distances_to_points(embedding, *pair).argmin(1) for pair in zip(unit, masks, strict=True)]
+        return [(n == t.argmax(1)).float().mean().item() for n, t in zip(nearest, batch.targets, strict=True)]
+
+    optimizer = module.configure_optimizers()
+    before, module.log = share_right(), lambda *_, **__: None
+    for _ in range(150):
+        optimizer.zero_grad()
+        module.training_step(batch, 0)["loss"].backward()
+        optimizer.step()
+    assert min(share_right()) > 0.85
+    assert max(before) < 0.8
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "triplet"])
+def test_tiny_network_learns_by_classes(run, loss):
+    schedule = ("training.max_epochs=12", "training.lr_patience=20", "seed=2")
+    run_dir = run(loss, f"loss={loss}", "loss.track_weight=0", *schedule)
+    metrics = metrics_of(run_dir)
+    assert metrics["test/triplet_accuracy/genre"] > 0.75
+    assert metrics["test/triplet_accuracy/mood"] > 0.75
+    assert [name for name in weights_of(run_dir) if name.startswith("loss.")] == [f"loss.points.{c}" for c in range(3)]
+    network = load_network(run_dir / "checkpoints" / "best.ckpt")  # which the points of the loss are not part of
+    assert network(torch.rand(2, 1, 16, 16)).shape == (2, 24)
+
+
+def test_a_run_of_proxies_goes_on(run):
+    whole = run("whole", "loss=proxy", "training.max_epochs=4")
+    run("parts", "loss=proxy", "training.max_epochs=2")
+    parts = run("parts", "loss=proxy", "training.max_epochs=4", "resume=true")
+    assert metrics_of(whole) == metrics_of(parts)
+    assert all(torch.equal(weight, weights_of(parts)[name]) for name, weight in weights_of(whole).items())
+    with pytest.raises(ConfigError, match=r"was trained with loss.name=proxy, not triplet"):
+        run("parts", "loss=triplet", "training.max_epochs=5", "resume=true")
+
+
+@pytest.mark.parametrize(("arguments", "name"), [([], "mean"), (["loss.condition_weight=0"], "track")])
+def test_the_best_network_is_chosen_by_what_is_trained(tmp_path, tiny_arguments, arguments, name):
+    config = load_config("config", [*tiny_arguments, *arguments, "training.early_stopping_patience=3"])
+    monitors = [c.monitor for c in builders.build_callbacks(config, tmp_path) if getattr(c, "monitor", None)]
+    assert monitors[0] == "val/loss"  # of the learning rate
+    assert monitors[1:] == [f"val/triplet_accuracy/{name}"] * 2  # of the best checkpoint and of early stopping
+
+
+def test_track_triplets_alone_train(run):
+    """The loss is that of track alone, and the best network is the best by track."""
+    run_dir = run("track", "experiment=track_only", "training.max_epochs=6", "training.learning_rate=0.1")
+    best = torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)
+    (state,) = (value for value in best["callbacks"].values() if value.get("best_model_score") is not None)
+    assert state["monitor"] == "val/triplet_accuracy/track"
+    assert state["best_model_score"] == pytest.approx(metrics_of(run_dir)["val/triplet_accuracy/track"], abs=1e-6)
+    assert json.loads((run_dir / "evaluation.json").read_text())["disentanglement"] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

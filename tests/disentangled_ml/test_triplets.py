@@ -6,9 +6,10 @@ from torch import Generator
 
 from disentangled_ml import triplets
 from disentangled_ml.conditions import Relation, TagCondition, TempoCondition
-from disentangled_ml.triplets import draw_batch, draw_columns, draw_from_split, draw_triplets
+from disentangled_ml.triplets import draw_batch, draw_columns, draw_from_split, draw_triplets, nearest_columns
 
 CHI_SQUARE_LIMIT = 2.0  # of the statistic per degree of freedom: far beyond chance for the counts drawn here
+CHANCE = 0.05  # more than four standard deviations of 2000 triplets
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -215,3 +216,48 @@ def test_a_negative_may_be_by_the_anchors_artist():
 def test_split_that_allows_no_triplet(tags):
     drawn = draw_from_split(GENRE, GENRE.encode(tags), torch.full((len(tags),), -1), 5, seeded())
     assert drawn.shape == (0, 3)
+
+
+@pytest.mark.parametrize("condition", [GENRE, TempoCondition()], ids=["tags", "tempo"])
+@pytest.mark.parametrize("block", [7, 256])
+def test_matched_negatives_are_the_nearest_in_level(monkeypatch, condition, block):
+    monkeypatch.setattr(triplets, "ANCHORS_PER_BLOCK", block)
+    labels, artist = random_split(5)
+    if condition is not GENRE:
+        labels = 60 + 100 * torch.rand(len(labels), 1, generator=seeded(0))
+    level = torch.randn(len(labels), generator=seeded(1))
+    drawn = draw_from_split(condition, labels, artist, 300, seeded(2), level)
+    assert drawn.shape == (300, 3)
+    assert as_set(drawn) <= split_triplets(condition, labels, artist)
+    negative = condition.relate(labels, labels).negative.tolist()
+    for a, p, q in drawn.tolist():
+        gaps = {other: abs(level[other] - level[p]) for other in range(len(labels)) if negative[a][other]}
+        assert q == min(gaps, key=gaps.__getitem__)
+
+
+def test_among_equally_near_negatives_all_are_drawn():
+    labels = GENRE.encode([["a"], ["a"], ["b"], ["b"], ["b"]])
+    level = torch.tensor([5.0, 1.0, 0.0, 2.0, 9.0])
+    drawn = draw_from_split(GENRE, labels, torch.tensor([-1] * 5), 400, seeded(), level)
+    assert {(0, 1, 2), (0, 1, 3)} <= as_set(drawn)
+    assert (0, 1, 4) not in as_set(drawn)
+
+
+def test_nearest_of_nothing_is_nothing():
+    assert not nearest_columns(torch.zeros(2, 3, dtype=torch.bool), torch.randn(3), torch.randn(2)).any()
+
+
+def test_matching_takes_away_what_a_level_tells():
+    """Nine in ten tracks of a genre share a bandwidth: it alone solves random triplets, and matched ones by chance."""
+    genre = torch.randint(3, (600,), generator=seeded(0))
+    labels, artist = torch.nn.functional.one_hot(genre, 3).bool(), torch.full((600,), -1)
+    odd = torch.rand(600, generator=seeded(1)) < 0.1
+    level = 10.0 * ((genre + odd * torch.randint(3, (600,), generator=seeded(2))) % 3)
+    level += torch.randn(600, generator=seeded(3))
+
+    def accuracy(drawn: torch.Tensor) -> float:
+        anchor, positive, negative = level[drawn].unbind(1)
+        return ((anchor - positive).abs() < (anchor - negative).abs()).float().mean().item()
+
+    assert accuracy(draw_from_split(GENRE, labels, artist, 2000, seeded(4))) > 0.8
+    assert abs(accuracy(draw_from_split(GENRE, labels, artist, 2000, seeded(4), level)) - 0.5) < CHANCE

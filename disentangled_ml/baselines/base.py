@@ -1,0 +1,40 @@
+"""What all baselines have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+
+class Baseline:
+    """Turn a stored spectrogram into a vector, to be compared by Euclidean distance.
+
+    Args:
+        seed: Of whatever the baseline draws.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+
+    def fit(self, mels: Iterable[Tensor]) -> None:
+        """Learn from the spectrograms (n_mels, F) of the training tracks; here: nothing, and none is read."""
+
+    def embed(self, mel: Tensor) -> Tensor:
+        """Embed a whole track or a chunk of it.
+
+        Shape:
+            mel: (n_mels, F) log-mel as stored, F >= 1.
+            returns: (D,) float32.
+        """
+        raise NotImplementedError
+
+
+def check_mel(mel: Tensor, min_bands: int = 1) -> None:
+    """Refuse what is no spectrogram of at least one frame and ``min_bands`` bands.
+
+    Raises:
+        ValueError: for any other shape.
+    """
+    if mel.ndim != 2 or mel.shape[0] < min_bands or mel.shape[1] < 1:
+        raise ValueError(f"mel of shape {tuple(mel.shape)}, expected (n_mels >= {min_bands}, frames >= 1)")

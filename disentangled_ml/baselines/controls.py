@@ -1,0 +1,76 @@
+"""Baselines that no method should fail to beat: chance, and the bandwidth that codecs leave.
+
+Low-rate codecs empty the top bands, so two excerpts of one file can be told from a third by their bandwidth alone, without
+listening to the music.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+from disentangled_ml.baselines.base import Baseline, check_mel
+from disentangled_ml.baselines.mfcc import decibels, magnitude
+
+TOP_BANDS = 8
+RANDOM_DIM = 64
+
+
+def top_levels(mel: Tensor) -> Tensor:
+    """Measure the level of the top bands, averaged over time, in dB; the order of the frames changes nothing.
+
+    Shape:
+        mel: (n_mels, F) log-mel as stored.
+        returns: (8,) float32, from -100.
+
+    Raises:
+        ValueError: if there are fewer bands, or no frames.
+
+    >>> top_levels(torch.zeros(128, 5)).tolist() == [-100.0] * 8
+    True
+    """
+    check_mel(mel, TOP_BANDS)
+    return decibels(magnitude(mel[-TOP_BANDS:]).mean(1, keepdim=True))[:, 0]
+
+
+def bandwidth(mel: Tensor) -> float:
+    """Give one number for how much of the top bands is left: their mean level in dB.
+
+    Shape:
+        mel: (n_mels, F) log-mel as stored.
+
+    Raises:
+        ValueError: if there are fewer than 8 bands, or no frames.
+
+    >>> bandwidth(torch.zeros(128, 5))
+    -100.0
+    """
+    return top_levels(mel).mean().item()
+
+
+class Bandwidth(Baseline):
+    """The levels of the top 8 bands, and nothing else."""
+
+    def embed(self, mel: Tensor) -> Tensor:
+        """Embed an excerpt; (n_mels, F) to (8,).
+
+        Raises:
+            ValueError: for what is no spectrogram of at least 8 bands.
+        """
+        return top_levels(mel)
+
+
+class RandomVector(Baseline):
+    """A random unit vector, another one for every call: chance.
+
+    A random projection would not do, since it keeps distances.
+    """
+
+    def __init__(self, seed: int = 0):
+        super().__init__(seed)
+        self.generator = Generator().manual_seed(seed)
+
+    def embed(self, mel: Tensor) -> Tensor:
+        """Draw a vector (64,), whatever the excerpt; the n-th call after construction gives the n-th vector of the seed."""
+        return normalize(torch.randn(RANDOM_DIM, generator=self.generator), dim=0)

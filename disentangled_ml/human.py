@@ -1,0 +1,208 @@
+"""Agreement of an embedding with people: accuracy on human triplets (J. Lee et al., ICASSP 2020, section 4.3).
+
+People weigh genre, mood and the rest as they like, so the triplets are compared in several ways: in the whole embedding; in
+each subspace alone; by ``D_w^2 = sum_c w_c D_c^2`` with given weights; and with weights fitted to the judgements. The fitted
+ones are not negative, and each triplet is judged by weights that were fitted without any triplet of its anchor track.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from sklearn.model_selection import GroupKFold
+from torch import Tensor
+
+from disentangled_ml.evaluation import EmbeddingTable, listed_distances, without_nan
+from disentangled_ml.metrics import triplet_accuracy
+from disentangled_ml.structures import TRACK, ListedTriplet
+
+FOLDS = 5
+RIDGE = 1e-3  # keeps the weights finite where they separate the judgements perfectly
+
+
+def human_report(
+    table: EmbeddingTable,
+    triplets: Sequence[ListedTriplet],
+    agreement: Sequence[float],
+    masks: Tensor,
+    condition_names: Sequence[str],
+    weights: Mapping[str, float] | None = None,
+    high_agreement: float = 0.9,
+) -> dict[str, Any]:
+    """Report the accuracy on human triplets, over all of them and over those that most people agree about.
+
+    Args:
+        table: Of the embeddings; a triplet with a member that is not there is skipped.
+        triplets: Anchor, the one that people took, the other; their condition does not matter.
+        agreement: Share of the votes for the winner, per triplet.
+        masks: Condition masks.
+        condition_names: Of the masks, in order.
+        weights: One per condition for ``weighted``; None: 1 each.
+        high_agreement: Least agreement of the second set.
+
+    Shape:
+        masks: (C, D).
+
+    Returns:
+        ``{"all": {"whole": entry, "subspaces": {condition: entry}, "weighted": entry, "fitted": entry or None}``,
+        ``"high_agreement": the same, "at_least": high_agreement, "weights": {"weighted": {condition: weight}, "fitted": ...}``,
+        ``"skipped": number of triplets, "missing": [track id, ...]}``. An entry is ``{"accuracy", "ci95", "n"}``; the fitted
+        weights are the means over the triplets and sum to 1; None where there are fewer than 5 anchor tracks.
+
+    Raises:
+        ValueError: if the agreements are not one per triplet, or the weights not one per condition.
+    """
+    given = check_weights(weights, condition_names)
+    pairs = list(zip(triplets, agreement, strict=True))
+    present = [(t, share) for t, share in pairs if all(member in table.rows for member in t[1:])]
+    kept = [t for t, _ in present]
+    anchors = [t.anchor.track_id for t in kept]
+    dist_ap, dist_an = space_distances(table, kept, masks, condition_names)
+    fitted = fit_weights((dist_an.square() - dist_ap.square())[:, :-1], anchors)
+    correct = outcomes(dist_ap, dist_an, condition_names, given, fitted)
+    high = torch.tensor([share >= high_agreement for _, share in present], dtype=torch.bool)
+    return without_nan(
+        {
+            "all": accuracy_entries(correct, anchors, torch.ones_like(high), condition_names),
+            "high_agreement": accuracy_entries(correct, anchors, high, condition_names),
+            "at_least": high_agreement,
+            "weights": {
+                "weighted": dict(zip(condition_names, given, strict=True)),
+                "fitted": None if fitted is None else mean_weights(fitted, condition_names),
+            },
+            "skipped": len(pairs) - len(present),
+            "missing": sorted({m.track_id for t in triplets for m in t[1:] if m not in table.rows}),
+        }
+    )
+
+
+def check_weights(weights: Mapping[str, float] | None, condition_names: Sequence[str]) -> list[float]:
+    """Give the weights in the order of the conditions.
+
+    Raises:
+        ValueError: if they are not one per condition, or negative, not finite or all zero.
+
+    >>> check_weights({"mood": 2.0, "genre": 1.0}, ["genre", "mood"])
+    [1.0, 2.0]
+    """
+    if weights is None:
+        return [1.0] * len(condition_names)
+    if set(weights) != set(condition_names):
+        raise ValueError(
+            f"weights are given for {', '.join(weights)}: give one for each of {', '.join(condition_names)}"
+        )
+    values = [float(weights[name]) for name in condition_names]
+    if not all(0 <= value < math.inf for value in values) or not any(values):
+        raise ValueError(f"weights {dict(weights)} are not legal: give finite numbers >= 0, one of them above 0")
+    return values
+
+
+def space_distances(
+    table: EmbeddingTable, triplets: Sequence[ListedTriplet], masks: Tensor, condition_names: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Compute the distances of triplets in every subspace and, in the last column, in the whole embedding.
+
+    Shape:
+        masks: (C, D).
+        returns: dist_ap, dist_an, both (T, C + 1) float64.
+    """
+    found = [
+        listed_distances(table, [t._replace(condition=name) for t in triplets], masks, condition_names)
+        for name in (*condition_names, TRACK)
+    ]
+    columns = [(distances.dist_ap, distances.dist_an) for distances in found]
+    dist_ap, dist_an = (torch.stack(side, dim=1).double() for side in zip(*columns, strict=True))
+    return dist_ap, dist_an
+
+
+def outcomes(
+    dist_ap: Tensor, dist_an: Tensor, condition_names: Sequence[str], given: Sequence[float], fitted: Tensor | None
+) -> dict[str, Tensor]:
+    """Tell by every way of comparing which triplets agree with people; ``sub NAME`` is a subspace.
+
+    Shape:
+        dist_ap, dist_an: (T, C + 1), the whole embedding last; fitted: (T, C).
+        returns: (T,) bool each.
+    """
+    nearer = dist_ap < dist_an
+    difference = (dist_an.square() - dist_ap.square())[:, :-1]
+    correct = {f"sub {name}": nearer[:, c] for c, name in enumerate(condition_names)}
+    correct["whole"] = nearer[:, -1]
+    correct["weighted"] = difference @ torch.tensor(given, dtype=torch.float64) > 0
+    if fitted is not None:
+        correct["fitted"] = (difference * fitted).sum(dim=1) > 0
+    return correct
+
+
+def fit_weights(difference: Tensor, anchors: Sequence[str]) -> Tensor | None:
+    """Fit weights to the judgements, by cross-validation over the anchor tracks.
+
+    Args:
+        difference: ``D_c^2(a, n) - D_c^2(a, p)``; positive where subspace c agrees with people.
+        anchors: Anchor track of each triplet; those of one track are in one fold.
+
+    Shape:
+        difference: (T, C).
+        returns: (T, C), rows sum to 1 or 0: for each triplet the weights that were fitted without its fold; None if there
+            are fewer anchors than folds.
+    """
+    if len(set(anchors)) < FOLDS:
+        return None
+    fitted = torch.zeros_like(difference)
+    for train, held_out in GroupKFold(FOLDS).split(difference, groups=anchors):
+        fitted[held_out] = torch.from_numpy(fit_fold(difference[train].numpy()))
+    return fitted
+
+
+def fit_fold(difference: np.ndarray) -> np.ndarray:
+    """Fit non-negative weights by logistic regression: P(people agree) = sigmoid(difference @ weights).
+
+    Without an intercept, since swapping positive and negative must swap the answer. The columns share one scale, so that the
+    weights remain those of the distances.
+
+    Shape:
+        difference: (T, C); returns: (C,), sum 1; zeros if no subspace agrees with people.
+
+    >>> fit_fold(np.array([[1.0, -1.0], [2.0, 1.0], [1.0, -2.0]])).round(2).tolist()
+    [1.0, 0.0]
+    """
+    scaled = difference / max(np.abs(difference).max(), np.finfo(float).tiny)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        logit = scaled @ weights
+        gradient = -(scaled * np.exp(-np.logaddexp(0, logit))[:, None]).mean(axis=0)  # exp(...) is sigmoid(-logit)
+        return np.logaddexp(0, -logit).mean() + RIDGE / 2 * weights @ weights, gradient + RIDGE * weights
+
+    n = difference.shape[1]
+    weights = minimize(loss, np.ones(n), jac=True, method="L-BFGS-B", bounds=[(0, None)] * n).x
+    return weights / weights.sum() if weights.sum() > 0 else weights
+
+
+def mean_weights(fitted: Tensor, condition_names: Sequence[str]) -> dict[str, float]:
+    """Average the weights (T, C) over the triplets that they judge."""
+    return dict(zip(condition_names, fitted.mean(dim=0).tolist(), strict=True))
+
+
+def accuracy_entries(
+    correct: Mapping[str, Tensor], anchors: Sequence[str], chosen: Tensor, condition_names: Sequence[str]
+) -> dict[str, Any]:
+    """Report the accuracy of the chosen triplets by every way of comparing.
+
+    Shape:
+        correct: (T,) bool each; chosen: (T,) bool.
+    """
+    kept = [anchor for anchor, take in zip(anchors, chosen.tolist(), strict=True) if take]
+
+    def entry(way: str) -> dict[str, Any] | None:
+        if way not in correct:
+            return None
+        result = triplet_accuracy(correct[way][chosen], kept)
+        return {"accuracy": result.accuracy, "ci95": list(result.ci95), "n": result.n}
+
+    subspaces = {name: entry(f"sub {name}") for name in condition_names}
+    return {"whole": entry("whole"), "subspaces": subspaces, "weighted": entry("weighted"), "fitted": entry("fitted")}
