@@ -64,7 +64,7 @@ def measure_step(module: SimilarityModule, batch: ChunkBatch) -> dict[str, float
     n = len(batch.audio) // 3
 
     def ours() -> None:
-        loss(network.raw_embedding(batch.audio), network.masks(), batch.triplets).total.backward()
+        loss(network.raw_embedding(batch.audio), network.masks(), batch.triplets, batch.targets).total.backward()
 
     def three_passes() -> None:
         anchor, positive, negative = (network(batch.audio[k * n : (k + 1) * n]) for k in range(3))

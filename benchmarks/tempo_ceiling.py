@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from datamodules.shards import decode_info, decode_mel, read_samples, share_slices
 from datamodules.similarity import SimilarityDataModule
 from disentangled_ml import builders
 from disentangled_ml.console import run_command
 from disentangled_ml.evaluation import EmbeddingTable, evaluation_report
 from disentangled_ml.report import accuracy_cell
 from disentangled_ml.structures import AudioSettings, Member
+from disentangled_ml.systems import read_mels
 
 TEMPI = np.geomspace(45, 220, 64)  # BPM
 CHUNK_FRAMES = (129, 258, 516)  # 3, 6 and 12 s
@@ -27,7 +27,7 @@ CHUNK_FRAMES = (129, 258, 516)  # 3, 6 and 12 s
 
 def onset_autocorrelation(mel: np.ndarray, audio: AudioSettings) -> np.ndarray:
     """Describe a spectrogram (n_mels, frames) by the autocorrelation of its rising energy, (64,)."""
-    onset = np.maximum(np.diff(mel.astype(np.float32), axis=1), 0).sum(0)
+    onset = np.maximum(np.diff(mel, axis=1), 0).sum(0)
     onset -= onset.mean()
     power = np.abs(np.fft.rfft(onset, 2 * len(onset))) ** 2
     correlation = np.fft.irfft(power)[: len(onset)]
@@ -38,13 +38,12 @@ def onset_autocorrelation(mel: np.ndarray, audio: AudioSettings) -> np.ndarray:
 def describe_split(data: SimilarityDataModule, split: str, frames: int) -> EmbeddingTable:
     """Describe every track of a split by the mean over its chunks of some length (the whole, if it is shorter)."""
     table = EmbeddingTable()
-    slices = share_slices(data.index.splits[split], 0, 1)
-    for sample in read_samples(data.index.root, slices, ("json", "mel.npy")):
-        mel = decode_mel(sample["mel.npy"])
+    for track_id, spect in read_mels(data.index, split):
+        mel = spect.numpy()
         starts = range(0, max(1, mel.shape[1] - frames + 1), frames)
         chunks = [onset_autocorrelation(mel[:, start : start + frames], data.index.audio) for start in starts]
         row = torch.tensor(np.mean(chunks, axis=0), dtype=torch.float32)
-        table.rows[Member(decode_info(sample["json"]).track_id)] = torch.nn.functional.normalize(row, dim=0)
+        table.rows[Member(track_id)] = torch.nn.functional.normalize(row, dim=0)
     return table
 
 
