@@ -449,7 +449,7 @@ def labels_table(entries: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for entry in entries:
         values = [entry.get("disentanglement"), *(part(entry, "recall").get(name) for name in recalled)]
-        values += [entry.get("track_recall")]
+        values += [part(entry, "track_recall").get("accuracy")]
         values += [part(entry, "probe", name).get(score) for name in probed for score in PROBE_SCORES]
         rows.append((system_names(entry), [value_cell(value) for value in values]))
     chance = next((part(entry, "chance_recall") for entry in entries if part(entry, "chance_recall")), {})

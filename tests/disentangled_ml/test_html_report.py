@@ -389,6 +389,13 @@ def test_what_is_no_number_is_a_dash(entry):
     assert accuracy_cell(entry) == Cell("-")
 
 
+def test_a_table_shows_what_is_retrieved():
+    row = {"system": "a", "genre": ENTRY, "recall": {"genre": 0.25}, "track_recall": ENTRY, "disentanglement": 0.125}
+    _, labels = comparison_tables({"rows": [row]})
+    assert labels.columns == ["system", "space", "disentanglement", "recall at 1: genre", "track recall at 1"]
+    assert [cell.text for cell in labels.rows[0][1]] == ["0.125", "0.250", "0.750"]
+
+
 def test_rows_of_a_table_may_lack_columns():
     rows = [{"system": "a", "genre": ENTRY}, {"system": "b", "mood": ENTRY, "mean": 0.5}]
     (table,) = comparison_tables({"rows": rows})
