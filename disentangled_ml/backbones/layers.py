@@ -10,8 +10,8 @@ import math
 from torch import Tensor, nn
 
 
-def scale_channels(channels: int, width: float) -> int:
-    """Scale a number of channels, rounded to a multiple of 8 (what vector units and tensor cores like), at least 8.
+def scale_channels(channels: int, width: float, multiple: int = 8) -> int:
+    """Scale a number of channels, rounded to a multiple of 8 (what vector units and tensor cores like), at least that.
 
     Raises:
         ValueError: if ``width`` is not positive.
@@ -21,7 +21,7 @@ def scale_channels(channels: int, width: float) -> int:
     """
     if not width > 0:
         raise ValueError(f"width is {width}; it scales the number of channels and must be greater than 0")
-    return max(8, 8 * math.floor(channels * width / 8 + 0.5))
+    return max(multiple, multiple * math.floor(channels * width / multiple + 0.5))
 
 
 def conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
