@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from disentangled_ml.backbones.layers import Backbone, conv_norm_relu, conv_pool, scale_channels
+from disentangled_ml.backbones.layers import Backbone, conv_norm_relu, scale_channels
 
 BLOCKS = 6
 # Of the channels. Threads of torch 2.11's batch norm share cache lines in its backward pass where a map has 8 channels (or 24, 40):
@@ -64,6 +64,15 @@ def inception_module(in_channels: int, width: float) -> tuple[Branches, int]:
     return module, c64 + c64 + c96 + c32
 
 
+def stem(channels: int) -> nn.Sequential:
+    """Build the first layer: 5x5 convolution, 2x2 max-pool, batch norm and ReLU.
+
+    Pooled first, since batch norm of the largest map of all would take a fifth of a training step.
+    """
+    conv = nn.Conv2d(1, channels, 5, padding=2, bias=False)
+    return nn.Sequential(conv, nn.MaxPool2d(2, ceil_mode=True), nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
 class InceptionBackbone(Backbone):
     """Embed a spectrogram with the paper's inception network.
 
@@ -80,7 +89,7 @@ class InceptionBackbone(Backbone):
 
     def __init__(self, embedding_dim: int, width: float = 1.0):
         channels = scale_channels(64, width, MULTIPLE)
-        features = nn.Sequential(conv_pool(1, channels, 5))
+        features = nn.Sequential(stem(channels))
         for _ in range(BLOCKS):
             for build in (stride_module, inception_module):
                 module, channels = build(channels, width)
