@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -89,10 +89,10 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> dict[st
     return sample
 
 
-def prepare_or_reject(record: TrackRecord, settings: PreparationSettings) -> dict[str, Any] | Rejected:
-    """Turn one recording into a sample, or into a line of ``rejected.csv``: a bad track must not end a long job."""
+def do_or_reject(record: TrackRecord, work: Callable[[TrackRecord], Any]) -> Any | Rejected:
+    """Do some work on one recording, or reject it with the reason: a bad track must not end a long job."""
     try:
-        return prepare_track(record, settings)
+        return work(record)
     except UnusableAudio as error:
         return Rejected(record.track_id, record.path, str(error))
     except ImportError:
@@ -124,11 +124,15 @@ def new_pool(n: int) -> ProcessPoolExecutor:
 
 
 class Workers:
-    """Processes that prepare tracks, in order; a track whose decoder takes its process down is rejected."""
+    """Processes that work on recordings, in order; one whose decoder takes its process down is rejected.
 
-    def __init__(self, n: int, settings: PreparationSettings):
-        self.n = n
-        self.task = partial(prepare_or_reject, settings=settings)
+    Args:
+        n: Number of processes.
+        work: On a recording; a function that can be pickled.
+    """
+
+    def __init__(self, n: int, work: Callable[[TrackRecord], Any]):
+        self.n, self.task = n, partial(do_or_reject, work=work)
         self.start()
 
     def start(self) -> None:
@@ -139,8 +143,8 @@ class Workers:
         """End the processes, when they are done with what they are at."""
         self.pool.shutdown(wait=False, cancel_futures=True)
 
-    def map(self, records: Iterable[TrackRecord]) -> Iterator[dict[str, Any] | Rejected]:
-        """Prepare records, a bounded number of them at a time."""
+    def map(self, records: Iterable[TrackRecord]) -> Iterator[Any | Rejected]:
+        """Give the result of each record, a bounded number of them at a time."""
         waiting: deque[tuple[TrackRecord, Future]] = deque()
         for record in records:
             waiting.append((record, self.submit(record)))
@@ -157,7 +161,7 @@ class Workers:
             self.start()
             return self.pool.submit(self.task, record)
 
-    def result(self, record: TrackRecord, future: Future) -> dict[str, Any] | Rejected:
+    def result(self, record: TrackRecord, future: Future) -> Any | Rejected:
         """Wait for a result; where a process died, find out alone whether this record did it."""
         try:
             return future.result()
@@ -280,7 +284,7 @@ def prepare_shards(catalogue: Catalogue, out: Path, settings: PreparationSetting
     todo = {name: members for name, members in plan.items() if not is_made(out, name)}
     if len(todo) < len(plan):
         logger.info("%d of %d shards are there already", len(plan) - len(todo), len(plan))
-    pool = Workers(workers, settings)
+    pool = Workers(workers, partial(prepare_track, settings=settings))
     try:
         results = pool.map(record for members in todo.values() for record in members)
         with tqdm(total=sum(map(len, todo.values())), unit="track", desc="prepare", disable=not todo) as progress:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from datamodules.audio import UnusableAudio, decode
+from datamodules.audio import decode
 from datamodules.corpora.manifest import Rejected, TrackRecord, parse_tempo, read_manifest
 from datamodules.preparation import Workers
 from datamodules.tempo import estimate_tempo
@@ -31,24 +31,9 @@ ONE_SPLIT = (1.0, 0.0, 0.0)  # a split is of no interest here
 logger = logging.getLogger("tempo_check")
 
 
-def estimate_or_reject(record: TrackRecord) -> float | Rejected | None:
-    """Estimate the tempo of one recording: a bad one must not end a long job."""
-    try:
-        return estimate_tempo(*decode(Path(record.path)))
-    except UnusableAudio as error:
-        return Rejected(record.track_id, record.path, str(error))
-    except ImportError:
-        raise  # of madmom: no track would fare better
-    except Exception as error:  # the boundary of a worker: reported with the track, and counted
-        return Rejected(record.track_id, record.path, f"unexpected {type(error).__name__}: {error}")
-
-
-class TempoWorkers(Workers):
-    """Processes that estimate tempi, in order; a recording whose decoder takes its process down is rejected."""
-
-    def __init__(self, n: int):
-        self.n, self.task = n, estimate_or_reject
-        self.start()
+def estimate(record: TrackRecord) -> float | None:
+    """Estimate the tempo of one recording."""
+    return estimate_tempo(*decode(Path(record.path)))
 
 
 class KnownTempi(NamedTuple):
@@ -84,7 +69,7 @@ def known_tempi(manifest: Path, column: str) -> KnownTempi:
 
 def estimate_all(records: Sequence[TrackRecord], workers: int) -> list[float | Rejected | None]:
     """Estimate the tempi of recordings in parallel, with a progress bar."""
-    pool = TempoWorkers(min(workers, len(records)))
+    pool = Workers(min(workers, len(records)), estimate)
     try:
         return list(tqdm(pool.map(records), total=len(records), desc="estimate", unit="track"))
     finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from datamodules.index import Shard, ShardIndex
 from datamodules.shards import write_shard
@@ -80,3 +81,12 @@ def long_shards(tmp_path_factory) -> Path:
 def tiny_arguments(tiny_shards) -> tuple[str, ...]:
     """Give the arguments of ``train`` for a run of about a second per epoch."""
     return (*TINY, f"data.shards={tiny_shards}")
+
+
+@pytest.fixture
+def one_thread():
+    """Compute on one thread: the networks and matrices are so small that more only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from datamodules import preparation
 from datamodules.audio import decode_flac
 from datamodules.corpora.manifest import Rejected, TrackRecord, read_manifest
 from datamodules.index import ShardIndex, ShardsError
-from datamodules.preparation import PreparationSettings, Workers, plan_shards, prepare_shards
+from datamodules.preparation import PreparationSettings, Workers, plan_shards, prepare_shards, prepare_track
 from datamodules.shards import decode_mel, read_infos, read_samples, share_slices
 from datamodules.spectrogram import log_mel
 from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
@@ -231,7 +232,7 @@ def test_workers_read_ahead_by_a_bounded_number(threads):
             taken.append(record)
             yield record
 
-    workers = Workers(2, SETTINGS)
+    workers = Workers(2, partial(prepare_track, settings=SETTINGS))
     results = list(islice(workers.map(records()), 3))
     assert [result.track_id for result in results] == ["t0", "t1", "t2"]
     assert len(taken) <= 3 + preparation.IN_FLIGHT * 2
@@ -250,7 +251,7 @@ def test_a_track_that_takes_its_process_down_is_rejected_alone(make_catalogue, m
     monkeypatch.setattr(preparation, "IN_FLIGHT", 2)
     records, *_ = read_manifest(make_catalogue(4), SHARES)
     records[1] = Deadly(*records[1])
-    workers = Workers(1, SETTINGS)
+    workers = Workers(1, partial(prepare_track, settings=SETTINGS))
     results = list(workers.map(records))
     on_interrupt = workers.pool.submit(signal.getsignal, signal.SIGINT).result()
     workers.stop()
@@ -262,7 +263,11 @@ def test_a_track_that_takes_its_process_down_is_rejected_alone(make_catalogue, m
 def test_a_repeated_run_changes_nothing(tmp_path, threads, prepare, make_catalogue, monkeypatch):
     manifest = make_catalogue(20, {"track_id": "gone", "path": "gone.wav"})
     index, before = prepare(manifest), contents(tmp_path / "out")
-    monkeypatch.setattr(preparation, "prepare_track", None)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a finished track is prepared again")
+
+    monkeypatch.setattr(preparation, "prepare_track", never)  # a track that calls it is rejected: the contents differ
     assert prepare(manifest) == index
     assert contents(tmp_path / "out") == before
 

@@ -28,14 +28,7 @@ MEL_ARGUMENTS = {"n_fft": 1024, "hop_length": 512, "n_mels": 128, "power": 1.0, 
 HALF_PRECISION_DB = 0.2
 SINGLE_PRECISION = 1e-4
 SMALL = {name: {"words": 12, "max_frames": 100} for name in ("vq", "vq_soft", "vq_sqrt", "vq_soft_sqrt")}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def magnitude_of(waveform: torch.Tensor) -> torch.Tensor:
