@@ -8,22 +8,49 @@ EXPERIMENT =
 ARGS =
 MANIFEST = data/demo/manifest.csv
 OUT = shards/demo
+SWEEP = random
+SWEEP_ID =
+COUNT =
+TEST_JOBS = 4
 RUN = $(shell ls -td runs/*/ 2>/dev/null | head -n 1)
+# Of `make slurm`
+JOB = train
+NODES = 1
+GPUS = 1
+CPUS = 8
+TIME = 24:00:00
+PARTS = 40
+NAME := $(or $(EXPERIMENT),$(BACKBONE),$(JOB))-$(shell date +%Y%m%d-%H%M%S)
+SBATCH =
 CHECKPOINT = $(shell ls -t runs/*/checkpoints/best.ckpt 2>/dev/null | head -n 1)
 
 data-is-demo := $(filter demo,$(DATA))
-shards := $(if $(data-is-demo),shards/demo,$(DATA))
+named := $(filter-out shards,$(if $(wildcard conf/data/$(DATA).yaml),$(DATA)))
+corpus := $(filter-out demo,$(named))
+shards := $(if $(named),$(shell sed -n 's/^shards: *\([^ ]*\).*/\1/p' conf/data/$(DATA).yaml),$(DATA))
+demo-manifest := $(if $(corpus),,$(filter data/demo/manifest.csv,$(MANIFEST)))
 choices := $(if $(BACKBONE),backbone=$(BACKBONE)) $(if $(MASK),mask=$(MASK)) $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) \
-	$(if $(data-is-demo),data=demo,data=shards 'data.shards=$(DATA)')
+	$(if $(named),data=$(DATA),data=shards 'data.shards=$(DATA)')
 
-.PHONY: help setup demo train evaluate table prepare report test lint bench
+own-out := $(and $(corpus),$(filter file,$(origin OUT)))
+prepared = $(if $(corpus),data=$(DATA),'manifest=$(MANIFEST)') $(if $(own-out),,'out=$(OUT)')
+out-logs = $(if $(own-out),$(shards),$(OUT))/slurm
+tasks = $(or $(filter-out 0,$(GPUS)),1)
+submit = sbatch --parsable --cpus-per-task=$(CPUS) --time='$(TIME)'
+
+
+.PHONY: help setup demo train evaluate table sweep agent prepare report slurm slurm-train slurm-prepare test test-slurm lint bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo
-	@echo 'make train BACKBONE=conv|resnet|se|inception [MASK=fixed|learned|none] [DATA=demo|DIR of shards]'
-	@echo '           [EXPERIMENT=demo|icassp2020] [ARGS="key=value ..."]   (keys: $(PY) -m disentangled_ml.train --help)'
+	@echo 'make train BACKBONE=conv|resnet|se|inception [MASK=fixed|learned|none] [DATA=demo|msd|mtg_jamendo|'
+	@echo '           magnatagatune|DIR of shards] [EXPERIMENT=demo|icassp2020] [ARGS="key=value ..."]   (keys: $(PY) -m disentangled_ml.train --help)'
+	@echo 'make sweep SWEEP=grid|random|bayes [DATA=... and the rest as for train], make agent SWEEP_ID=... [COUNT=runs]   (docs/sweeps.md)'
+	@echo 'make slurm [JOB=train] [NODES=1] [GPUS=1 per node, 0: a CPU task] [what `make train` takes]'
+	@echo 'make slurm JOB=prepare [PARTS=40] [what `make prepare` takes]'
+	@echo '           for both: [CPUS=8 per task] [TIME=24:00:00] [NAME=of the job] [SBATCH="--partition=... --account=..."]'
 
 setup: .venv/ready ## make the virtual environment .venv
 
@@ -53,16 +80,47 @@ evaluate: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## evaluate C
 table: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## train and compare all systems of the paper on DATA
 	$(PY) -m disentangled_ml.table 'shards=$(shards)' $(ARGS)
 
-prepare: .venv/ready $(if $(filter data/demo/manifest.csv,$(MANIFEST)),data/demo/manifest.csv) ## turn MANIFEST and its recordings into shards in OUT
-	$(PY) -m disentangled_ml.prepare 'manifest=$(MANIFEST)' 'out=$(OUT)' $(ARGS)
+prepare: .venv/ready $(demo-manifest) ## turn MANIFEST and its recordings into shards in OUT, or the data set DATA, whose corpus.* keys are in ARGS
+	$(PY) -m disentangled_ml.prepare $(prepared) $(ARGS)
+
+# What holds for all runs goes before the last line of the file, the sweep's own parameters.
+sweep: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## create a W&B sweep over conf/sweep/SWEEP.yaml on DATA; it tells the SWEEP_ID
+	@test -f 'conf/sweep/$(SWEEP).yaml' || { echo 'SWEEP=$(SWEEP) is unknown: choose one of' $(basename $(notdir $(wildcard conf/sweep/*.yaml))) >&2; exit 1; }
+	{ sed '$$d' 'conf/sweep/$(SWEEP).yaml' && printf "  - '%s'\n" $(choices) $(ARGS) && tail -n 1 'conf/sweep/$(SWEEP).yaml'; } | \
+		$(PY) -m wandb sweep /dev/stdin
+
+# A run that hyperband stops counts as failed for an agent, which would give up after five of them at its start.
+agent: .venv/ready $(if $(SWEEP_ID),$(if $(data-is-demo),shards/demo/index.json)) ## run a W&B agent for the sweep SWEEP_ID, until its end or for COUNT runs
+	@test -n '$(SWEEP_ID)' || { echo 'SWEEP_ID is missing: make agent SWEEP_ID=ENTITY/PROJECT/ID, as make sweep tells' >&2; exit 1; }
+	PATH="$(abspath $(dir $(PY))):$$PATH" WANDB_AGENT_MAX_INITIAL_FAILURES="$${WANDB_AGENT_MAX_INITIAL_FAILURES:-20}" \
+		$(PY) -m wandb agent $(if $(COUNT),--count '$(COUNT)') '$(SWEEP_ID)'
 
 report: .venv/ready ## make one HTML page of RUN (the newest run; trained when missing), with the sound of MANIFEST if given
 	$(if $(RUN),,$(MAKE) train DATA='$(DATA)')
 	$(PY) -m disentangled_ml.html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
 		$(if $(filter-out file,$(origin MANIFEST)),'manifest=$(MANIFEST)') $(ARGS)
 
-test: .venv/ready ## run all tests
-	$(PY) -m pytest $(ARGS)
+slurm: slurm-$(JOB) ## submit JOB=train or JOB=prepare to SLURM, see docs/slurm.md
+
+slurm-train: .venv/ready $(if $(data-is-demo),shards/demo/index.json)
+	@mkdir -p 'runs/$(NAME)/slurm'
+	$(submit) --job-name='$(NAME)' --output='runs/$(NAME)/slurm/%j.log' \
+		--nodes=$(NODES) --ntasks-per-node=$(tasks) $(if $(filter-out 0,$(GPUS)),--gpus-per-node=$(GPUS)) \
+		$(SBATCH) conf/slurm/train.sbatch 'run_name=$(NAME)' $(choices) $(ARGS)
+
+slurm-prepare: .venv/ready $(demo-manifest)
+	@mkdir -p '$(out-logs)'
+	parts=$$($(submit) --job-name='$(NAME)' --output='$(out-logs)/%A_%a.log' --array=1-$(PARTS) \
+		$(SBATCH) conf/slurm/prepare.sbatch $(prepared) $(ARGS)) && \
+	$(submit) --job-name='$(NAME)-merge' --output='$(out-logs)/%j.log' \
+		--dependency=afterok:$${parts%%;*} --kill-on-invalid-dep=yes \
+		$(SBATCH) conf/slurm/prepare.sbatch $(prepared) $(ARGS)
+
+test: .venv/ready ## run all tests, in as many processes as there are cores, at most TEST_JOBS
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses=$(TEST_JOBS) --dist worksteal $(ARGS)
+
+test-slurm: .venv/ready ## run the tests that need a SLURM cluster (SLURM_CONF says which)
+	@if sinfo >/dev/null 2>&1; then $(PY) -m pytest -m slurm $(ARGS); else echo 'skipped: no SLURM cluster answers sinfo'; fi
 
 lint: .venv/ready ## check style and format
 	$(PY) -m ruff check .

@@ -33,13 +33,14 @@ class ReduceLearningRate(pl.Callback):
         # eps: the smallest change that torch makes; the default would keep small rates from being lowered.
         self.scheduler = ReduceLROnPlateau(trainer.optimizers[0], factor=self.factor, patience=self.patience, eps=0.0)
         self.scheduler.best, self.scheduler.num_bad_epochs = self.best, self.bad_epochs
+        self.epoch_rate = trainer.optimizers[0].param_groups[0]["lr"]
         if self.plateaus > self.reductions:
             trainer.should_stop = True
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the learning rate that the epoch is trained with."""
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        pl_module.log("train/learning_rate", rate, on_step=False, on_epoch=True, batch_size=1)
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the learning rate that the epoch was trained with; by now, after validation, it may be a lower one."""
+        pl_module.log("train/learning_rate", self.epoch_rate, on_step=False, on_epoch=True, batch_size=1)
+        self.epoch_rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lower the rate, or stop, where that is due."""

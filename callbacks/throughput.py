@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from disentangled_ml.structures import ChunkBatch
 
@@ -14,7 +15,8 @@ from disentangled_ml.structures import ChunkBatch
 class Throughput(pl.Callback):
     """Log ``train/chunks_per_second`` of all ranks and ``train/data_wait_share``, the share of the time spent fetching batches.
 
-    Checkpoints carry ``seconds``, the time that all epochs took up to then, validation included, over resumed runs too.
+    Checkpoints carry ``seconds``, the time that all epochs took up to then, validation included, over resumed runs too, and
+    what was measured in the epoch so far.
 
     The clock runs from the beginning of an epoch to the end of its last batch, and not during validation. It is the host's: a
     fetch that overlaps with work still queued on the device counts as waiting, so the share is an upper bound there.
@@ -22,21 +24,34 @@ class Throughput(pl.Callback):
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.resumed = [0, 0.0, 0.0]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give the time spent."""
-        return {"seconds": self.seconds}
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the time spent, and the measurements of the epoch so far of all ranks."""
+        within_epoch = perf_counter() - self.epoch_since if self.chunks else 0.0
+        measured = self.sum_of_ranks(trainer, pl_module).tolist()
+        checkpoint["callbacks"][self.state_key] = {"seconds": self.seconds + within_epoch, "measured": measured}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
-        self.seconds = state_dict["seconds"]
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take it back, the measurements when training starts."""
+        state = checkpoint["callbacks"].get(self.state_key, {})
+        self.seconds, self.resumed = state.get("seconds", 0.0), state.get("measured", self.resumed)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin at zero."""
-        self.epoch_since = perf_counter()
+        """Begin at zero, or at what a resumed run has measured; that is the sum of all ranks, so one of them takes it."""
+        self.begin_epoch()
+        if trainer.is_global_zero:
+            self.chunks, self.waiting, self.working = self.resumed
+
+    def begin_epoch(self) -> None:
+        """Set everything to zero."""
+        self.epoch_since = self.since = perf_counter()
         self.chunks = 0
         self.waiting = self.working = 0.0
-        self.since = perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, before the first batch is fetched."""
@@ -63,8 +78,7 @@ class Throughput(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch, of all ranks, and begin again; NaN for an epoch without batches."""
-        own = torch.tensor([self.chunks, self.waiting, self.working], dtype=torch.float64, device=pl_module.device)
-        chunks, waiting, working = trainer.strategy.reduce(own, reduce_op="sum")
+        chunks, waiting, working = self.sum_of_ranks(trainer, pl_module)
         seconds = waiting + working  # of all ranks together
         values = {
             "train/chunks_per_second": (chunks * trainer.world_size / seconds).item(),
@@ -72,7 +86,12 @@ class Throughput(pl.Callback):
         }
         pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
         self.seconds += perf_counter() - self.epoch_since
-        self.on_train_start(trainer, pl_module)
+        self.begin_epoch()
+
+    def sum_of_ranks(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Tensor:
+        """Sum chunks, seconds of waiting and seconds of work over the ranks; gives (3,) float64."""
+        own = torch.tensor([self.chunks, self.waiting, self.working], dtype=torch.float64, device=pl_module.device)
+        return trainer.strategy.reduce(own, reduce_op="sum")
 
     def lap(self) -> float:
         """Give the seconds since the last lap."""

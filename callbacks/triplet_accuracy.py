@@ -7,6 +7,8 @@ for a condition without a triplet on any rank), so nothing is left for Lightning
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -18,13 +20,38 @@ from disentangled_ml.structures import ChunkBatch
 class TripletAccuracy(pl.Callback):
     """Log ``{train,val,test}/triplet_accuracy/{<condition>,track,mean}`` and ``{train,val,test}/loss``.
 
-    Put it before the callbacks that read these values.
+    Checkpoints carry what was counted in the epoch so far. Put it before the callbacks that read these values.
     """
 
+    def __init__(self) -> None:
+        self.resumed: dict[str, Tensor] = {}
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin at zero."""
+        """Begin at zero, or at what a resumed run has counted; that is the sum of all ranks, so one of them takes it."""
+        self.begin_epoch(pl_module)
+        if self.resumed and trainer.is_global_zero:
+            self.counts += self.resumed["counts"].to(pl_module.device)
+            self.losses += self.resumed["losses"].to(pl_module.device)
+
+    def begin_epoch(self, pl_module: pl.LightningModule) -> None:
+        """Set everything to zero."""
         self.counts = torch.zeros(2, len(pl_module.condition_names) + 1, dtype=torch.float64, device=pl_module.device)
         self.losses = torch.zeros(2, dtype=torch.float64, device=pl_module.device)  # their sum and number
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what all ranks have counted in the epoch."""
+        checkpoint["callbacks"][self.state_key] = {
+            name: trainer.strategy.reduce(own.clone(), reduce_op="sum").cpu()  # clone: it reduces in place
+            for name, own in (("counts", self.counts), ("losses", self.losses))
+        }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep it until training starts."""
+        self.resumed = checkpoint["callbacks"].get(self.state_key, {})
 
     def on_train_batch_end(
         self,
@@ -45,7 +72,7 @@ class TripletAccuracy(pl.Callback):
         loss, n_batches = trainer.strategy.reduce(self.losses, reduce_op="sum")
         self.log_accuracies(pl_module, "train", correct, total)
         pl_module.log("train/loss", (loss / n_batches).item(), batch_size=1)
-        self.on_train_start(trainer, pl_module)
+        self.begin_epoch(pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the accuracies and the loss of the validation list."""

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from disentangled_ml.conditions import Condition, Relation, forbid_positives, relate_tracks, same_group
-from disentangled_ml.structures import ChunkBatch, TripletBatch
-from disentangled_ml.triplets import draw_batch, draw_columns
+from disentangled_ml.conditions import Condition, Relation, forbid_positives, same_group
+from disentangled_ml.structures import BatchTracks, ChunkBatch
+from disentangled_ml.triplets import TripletMiner, draw_columns
 
 ANCHORS_PER_TRY = 16  # candidates that are related to the whole pool at a time
 
@@ -57,6 +57,11 @@ class BatchPlan:
     def fresh_tracks(self) -> int:
         """Number of tracks in a batch that are seen for the first time in the epoch."""
         return max(1, self.tracks_per_batch // 2)
+
+    def miner(self, conditions: list[Condition]) -> TripletMiner:
+        """Say how the triplets of a batch are drawn."""
+        min_gap = -(-self.chunk_frames // 2)
+        return TripletMiner(conditions, min_gap, self.triplets_per_condition, self.track_triplets)
 
 
 class StreamedTrack(NamedTuple):
@@ -193,52 +198,35 @@ def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan,
     return [*chosen, *rest][:wanted]
 
 
-def draw_chunk_triplets(
-    conditions: list[Condition], tracks: list[StreamedTrack], start: Tensor, plan: BatchPlan, generator: Generator
-) -> TripletBatch:
-    """Draw the triplets of a batch whose chunks lie track by track.
-
-    Condition triplets are drawn between tracks, then a chunk of each; track triplets between chunks.
-
-    Shape:
-        start: (tracks, chunks_per_track) int64, first frames.
-    """
-    k = plan.chunks_per_track
-    artist = torch.tensor([track.artist for track in tracks])
-    forbidden = same_group(artist) | torch.eye(len(tracks), dtype=torch.bool)
-    relations: list[Relation] = []
-    for c, condition in enumerate(conditions):
-        labels = torch.cat([track.labels[c] for track in tracks])
-        relations.append(forbid_positives(condition.relate(labels, labels), forbidden))
-    between = draw_batch(relations, [plan.triplets_per_condition] * len(relations), generator)
-    chunk = torch.randint(k, between.indices.shape, generator=generator)
-    same_track = relate_tracks(
-        torch.arange(len(tracks)).repeat_interleave(k), start.flatten(), min_gap=-(-plan.chunk_frames // 2)
-    )
-    within = draw_batch([same_track], [plan.track_triplets], generator)
-    return TripletBatch(
-        torch.cat([between.indices * k + chunk, within.indices]),
-        torch.cat([between.condition, within.condition + len(conditions)]),
-    )
-
-
 def compose_batches(
-    stream: Iterable[StreamedTrack], conditions: list[Condition], plan: BatchPlan, n_batches: int, generator: Generator
+    stream: Iterable[StreamedTrack],
+    conditions: list[Condition],
+    plan: BatchPlan,
+    n_batches: int,
+    generator: Generator,
+    n_skipped: int = 0,
 ) -> Iterator[ChunkBatch]:
-    """Compose exactly n batches; every track of the stream is in at least one, if n_batches * fresh_tracks suffices."""
-    pool = TrackPool(stream, plan.pool_tracks)
-    for _ in range(n_batches):
+    """Compose exactly n batches; every track of the stream is in at least one, if n_batches * fresh_tracks suffices.
+
+    The first ``n_skipped`` are left out: all that is drawn for them is drawn, so the others are the same, but no audio is read.
+    """
+    pool, miner = TrackPool(stream, plan.pool_tracks), plan.miner(conditions)
+    for number in range(n_batches):
         pool.refill()
         if not pool.tracks:
             return
         tracks = [pool.tracks[slot] for slot in choose_tracks(pool, conditions, plan, generator)]
         starts = [draw_starts(t.frames, plan.chunk_frames, plan.chunks_per_track, generator) for t in tracks]
+        labels = [torch.cat([track.labels[c] for track in tracks]) for c in range(len(conditions))]
+        related = BatchTracks(labels, torch.tensor([track.artist for track in tracks]), torch.stack(starts))
+        triplets = miner.draw(related, generator)
+        if number < n_skipped:
+            continue
         audio = np.stack(
             [track.read_chunk(start) for track, row in zip(tracks, starts, strict=True) for start in row.tolist()]
         )
         targets = [
-            condition.targets(torch.cat([track.labels[c] for track in tracks])).repeat_interleave(len(starts[0]), dim=0)
-            for c, condition in enumerate(conditions)
+            condition.targets(encoded).repeat_interleave(plan.chunks_per_track, dim=0)
+            for condition, encoded in zip(conditions, labels, strict=True)
         ]
-        triplets = draw_chunk_triplets(conditions, tracks, torch.stack(starts), plan, generator)
-        yield ChunkBatch(torch.from_numpy(audio), triplets, targets)
+        yield ChunkBatch(torch.from_numpy(audio), triplets, targets, related)

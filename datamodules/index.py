@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.files import replacing
+from datamodules.storage import Root, locate, opened, parse_root
 from disentangled_ml.structures import RESERVED_NAMES, SPLITS, AudioSettings
 
 FORMAT_VERSION = 1
@@ -15,6 +17,11 @@ INDEX_NAME = "index.json"
 
 
 KINDS = ("tags", "tempo")
+
+
+def labels_name(split: str) -> str:
+    """Name the file in which the labels of all tracks of a split lie once more, a line of JSON each, to be found at once."""
+    return f"labels-{split}.jsonl"
 
 
 class ShardsError(ValueError):
@@ -34,14 +41,14 @@ class ShardIndex:
     """Hold the index of a folder of shards.
 
     Attributes:
-        root: The folder.
+        root: The folder, or the address.
         audio: Settings of the spectrograms.
         has_waveform: Whether the samples have a ``flac`` member.
         conditions: One mapping per condition: name, kind (``tags`` or ``tempo``) and, for tags, the vocabulary.
         splits: Shards of train, val and test, in order.
     """
 
-    root: Path
+    root: Root
     audio: AudioSettings
     has_waveform: bool
     conditions: list[dict[str, Any]]
@@ -70,32 +77,40 @@ class ShardIndex:
         }
 
     def write(self) -> Path:
-        """Write the file, whole or not at all."""
-        path = self.root / INDEX_NAME
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        """Write the file into the folder, whole or not at all."""
+        path = Path(self.root) / INDEX_NAME
+        with replacing(path) as file:
+            file.write(json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n")
         return path
 
     @classmethod
-    def read(cls, root: Path) -> ShardIndex:
-        """Read the index of a folder.
+    def read(cls, root: Root) -> ShardIndex:
+        """Read the index of a folder, or of an address.
 
         Raises:
             ShardsError: if there is none, or it is not one of this format.
+            ValueError: for an address of a kind that cannot be read.
         """
-        path = Path(root) / INDEX_NAME
-        if not path.is_file():
-            raise ShardsError(f"{path} does not exist: make the shards first, with prepare manifest=FILE out={root}")
+        root = parse_root(root)
+        path = locate(root, INDEX_NAME)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            with opened(root, INDEX_NAME) as file:
+                data = file.read()
+        except FileNotFoundError as error:
+            raise ShardsError(
+                f"{path} does not exist: make the shards first, with prepare manifest=FILE out={root}"
+            ) from error
+        except OSError as error:
+            raise ShardsError(f"{path} cannot be read ({error}): give another folder or address of shards") from error
+        try:
+            content = json.loads(data.decode("utf-8"))
             version = content["format_version"]
             if version != FORMAT_VERSION:
                 raise ShardsError(f"{path} has format version {version}, expected {FORMAT_VERSION}: prepare it anew")
             splits = {split: [Shard(**s) for s in content["splits"][split]["shards"]] for split in SPLITS}
             audio = AudioSettings(**content["audio"])
             check_index(splits, audio, content["conditions"])
-            return cls(Path(root), audio, bool(content["has_waveform"]), content["conditions"], splits)
+            return cls(root, audio, bool(content["has_waveform"]), content["conditions"], splits)
         except ShardsError:
             raise
         except UnicodeDecodeError as error:

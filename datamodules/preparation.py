@@ -1,45 +1,54 @@
-"""Recordings to shards, in parallel, resumable, with a list of what was rejected.
+"""Recordings to shards, in parallel, in parts, resumable, with a list of what was rejected.
 
-The way of a run: plan which track goes into which shard (from the records alone, so that every run plans the same), then
-make the shards that are not there yet, then write ``rejected.csv`` and ``index.json``. A shard is written under another name
-and renamed; beside it, in ``.prepare/``, a note tells what is in it. A killed run loses the shards it was at, no more.
+The way of a run: plan which track goes into which shard (plan.py), make those shards of the part that are not there yet, then,
+when all parts are made, write the labels, ``rejected.csv`` and ``index.json``. A shard is written under another name and renamed;
+beside it, in ``.prepare/``, a note tells what is in it. A killed run loses the shards it was at, no more. Any number of processes
+may work in one folder, on different parts or on the same: what they write is the same.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import logging
-import os
 import shutil
-import signal
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
+from itertools import chain, islice
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from tqdm import tqdm
 
 from datamodules.audio import MISSING_FILE, UnusableAudio, decode, encode_flac
-from datamodules.corpora.manifest import TEMPO, Catalogue, Rejected, TrackRecord
-from datamodules.index import Shard, ShardIndex, ShardsError
+from datamodules.corpora.records import TEMPO, Catalogue, Rejected, TrackRecord
+from datamodules.files import as_json, read_object, remove_unfinished, replacing, write_json
+from datamodules.index import Shard, ShardIndex, ShardsError, labels_name
+from datamodules.plan import ShardPlan, plan_shards, read_members, unusable_rows
 from datamodules.shards import write_shard
 from datamodules.spectrogram import log_mel, resample
 from datamodules.tempo import estimate_tempo
+from datamodules.workers import Workers
 from disentangled_ml.conditions import MAX_BPM, MIN_BPM
 from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
 
 NOTES = ".prepare"
-IN_FLIGHT = 4  # tracks per process that are on their way
+PLAN = "plan.json"  # in NOTES: whose shards these are
+PARTS = "parts.json"  # in NOTES: how many parts the last run divided the work into
+RECORDS_HELD = 100_000  # at most, beside a whole shard: of more, the catalogue is read again
+SHOWN = 5  # missing shards that an error names
 logger = logging.getLogger(__name__)
+
+
+class Part(NamedTuple):
+    """Name the share of the work that one process does: part ``number`` (from 1) of ``count``."""
+
+    number: int
+    count: int
+
+
+WHOLE = Part(1, 1)
 
 
 @dataclass(frozen=True)
@@ -89,245 +98,242 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> dict[st
     return sample
 
 
-def do_or_reject(record: TrackRecord, work: Callable[[TrackRecord], Any]) -> Any | Rejected:
-    """Do some work on one recording, or reject it with the reason: a bad track must not end a long job."""
-    try:
-        return work(record)
-    except UnusableAudio as error:
-        return Rejected(record.track_id, record.path, str(error))
-    except ImportError:
-        raise  # of madmom: no track would fare better
-    except Exception as error:  # the boundary of a worker: reported with the track, and counted
-        return Rejected(record.track_id, record.path, f"unexpected {type(error).__name__}: {error}")
+def note_path(out: Path, name: str) -> Path:
+    """Say where the note of a shard lies."""
+    return out / NOTES / f"{name}.json"
 
 
-def start_worker() -> None:
-    """Prepare a process for its tasks.
-
-    Ctrl-C reaches every process of the terminal: it is for the main one alone, since a worker that is interrupted while it
-    holds the lock of the queue leaves the others hanging. When the main one dies its workers do not notice by themselves.
-    """
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it has ended."""
-    parent_process().join()
-    os._exit(1)
-
-
-def new_pool(n: int) -> ProcessPoolExecutor:
-    """Make a pool of n processes; never by fork, since torch has run in this one."""
-    return ProcessPoolExecutor(n, get_context("forkserver"), initializer=start_worker)
-
-
-class Workers:
-    """Processes that work on recordings, in order; one whose decoder takes its process down is rejected.
-
-    Args:
-        n: Number of processes.
-        work: On a recording; a function that can be pickled.
-    """
-
-    def __init__(self, n: int, work: Callable[[TrackRecord], Any]):
-        self.n, self.task = n, partial(do_or_reject, work=work)
-        self.start()
-
-    def start(self) -> None:
-        """Start the processes."""
-        self.pool = new_pool(self.n)
-
-    def stop(self) -> None:
-        """End the processes, when they are done with what they are at."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
-
-    def map(self, records: Iterable[TrackRecord]) -> Iterator[Any | Rejected]:
-        """Give the result of each record, a bounded number of them at a time."""
-        waiting: deque[tuple[TrackRecord, Future]] = deque()
-        for record in records:
-            waiting.append((record, self.submit(record)))
-            if len(waiting) >= IN_FLIGHT * self.n:
-                yield self.result(*waiting.popleft())
-        while waiting:
-            yield self.result(*waiting.popleft())
-
-    def submit(self, record: TrackRecord) -> Future:
-        """Hand a record to a process, new ones where the last were taken down."""
-        try:
-            return self.pool.submit(self.task, record)
-        except BrokenProcessPool:
-            self.start()
-            return self.pool.submit(self.task, record)
-
-    def result(self, record: TrackRecord, future: Future) -> Any | Rejected:
-        """Wait for a result; where a process died, find out alone whether this record did it."""
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            with new_pool(1) as one:
-                try:
-                    return one.submit(self.task, record).result()
-                except BrokenProcessPool:
-                    return Rejected(record.track_id, record.path, "its decoding takes the process down")
-
-
-def plan_shards(records: list[TrackRecord], tracks_per_shard: int) -> dict[str, list[TrackRecord]]:
-    """Plan which records go into which tar, mixed by a stable hash, since catalogues are often sorted by genre."""
-
-    def mixed(record: TrackRecord) -> bytes:
-        return hashlib.blake2b(record.track_id.encode()).digest()
-
-    plan = {}
-    for split in SPLITS:
-        members = sorted((record for record in records if record.split == split), key=mixed)
-        for number, first in enumerate(range(0, len(members), tracks_per_shard)):
-            plan[f"{split}-{number:06d}"] = members[first : first + tracks_per_shard]
-    return plan
-
-
-def claim(out: Path, records: list[TrackRecord], settings: PreparationSettings) -> None:
+def claim(out: Path, plan: ShardPlan) -> None:
     """Make the folder this plan's own.
 
     Raises:
-        ShardsError: if it holds shards of another plan.
+        ShardsError: if it holds shards of another plan, or cannot be made.
     """
-    moved = [record._replace(path=Path(record.path).name) for record in records]  # a catalogue may lie elsewhere today
-    fingerprint = hashlib.blake2b(repr((moved, settings)).encode(), digest_size=16).hexdigest()
-    note = out / NOTES / "plan.json"
-    if note.is_file():
-        if read_json(note).get("fingerprint") != fingerprint:
+    note = out / NOTES / PLAN
+    if not note.is_file():
+        if any(out.glob("*.tar")):
+            raise ShardsError(f"{out} holds tars that prepare did not make: give another out=DIR")
+        try:
+            note.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
             raise ShardsError(
-                f"{out} holds shards of another manifest or other settings: give another out=DIR, or delete that folder"
-            )
-        return
-    if any(out.glob("*.tar")):
-        raise ShardsError(f"{out} holds tars that prepare did not make: give another out=DIR")
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+                f"out={out} cannot be made ({error.strerror}): give a folder that can be written to"
+            ) from error
+        write_json(note, {"fingerprint": plan.fingerprint}, replace=False)
+    check_plan(out, plan)
+
+
+def check_plan(out: Path, plan: ShardPlan) -> None:
+    """Check that the shards of a folder are of this plan.
+
+    Raises:
+        ShardsError: if they are of another, or of none.
+    """
+    found = read_object(out / NOTES / PLAN).get("fingerprint")
+    if found is None:
         raise ShardsError(
-            f"out={out} cannot be made ({error.strerror}): give a folder that can be written to"
-        ) from error
-    write_json(note, {"fingerprint": fingerprint})
+            f"{out / NOTES / PLAN} is missing or damaged: make the parts first; if they are made, delete {out}"
+        )
+    if found != plan.fingerprint:
+        raise ShardsError(
+            f"{out} holds shards of another manifest or other settings: give another out=DIR, or delete that folder"
+        )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object; a damaged one holds nothing."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def is_note(note: dict[str, Any]) -> bool:
+    """Tell whether a note holds what ``make_shard`` writes.
+
+    >>> rejected, tracks = [["a", "a.wav", "silent"]], [{"track_id": "b", "labels": {"genre": ["jazz"]}}]
+    >>> is_note({"bytes": 9, "rejected": rejected, "tracks": tracks}), is_note({"bytes": 9, "rejected": 3, "tracks": []})
+    (True, False)
+    """
+    rejected, tracks = note.get("rejected"), note.get("tracks")
+    if not isinstance(rejected, list) or not isinstance(tracks, list) or "bytes" not in note:
+        return False
+    return all(isinstance(line, list) and len(line) == 3 for line in rejected) and all(
+        isinstance(track, dict) and isinstance(track.get("labels"), dict) and isinstance(track.get("track_id"), str)
+        for track in tracks
+    )
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+def whole_note(out: Path, name: str) -> dict[str, Any] | None:
+    """Read the note of a shard that is there whole, its note and its tar; None if it is not."""
+    note, tar = read_object(note_path(out, name)), out / f"{name}.tar"
+    size = tar.stat().st_size if tar.is_file() else 0
+    return note if is_note(note) and note["bytes"] == size else None
 
 
 def is_made(out: Path, name: str) -> bool:
-    """Tell whether a shard is there whole, its note and its tar."""
-    path, tar = out / NOTES / f"{name}.json", out / f"{name}.tar"
-    note = read_json(path) if path.is_file() else {}
-    if not {"samples", "bytes", "rejected", "vocabulary"} <= set(note):
+    """Tell whether a shard is there whole, and no recording that was missing is there now."""
+    note = whole_note(out, name)
+    if note is None:
         return False
-    if any(reason == MISSING_FILE and Path(track).is_file() for _, track, reason in note["rejected"]):
-        return False  # a recording that was missing is there now
-    return note["bytes"] == (tar.stat().st_size if tar.is_file() else 0)
+    return not any(reason == MISSING_FILE and Path(track).is_file() for _, track, reason in note["rejected"])
 
 
 def make_shard(out: Path, name: str, results: Iterable[dict[str, Any] | Rejected]) -> None:
     """Write one tar and the note that tells what is in it and what was rejected."""
     rejected: list[Rejected] = []
-    vocabulary: dict[str, set[str]] = defaultdict(set)
-    count = 0
+    tracks: list[dict[str, Any]] = []
 
     def kept() -> Iterator[dict[str, Any]]:
-        nonlocal count
         for result in results:
             if isinstance(result, Rejected):
                 rejected.append(result)
-                continue
-            for condition, label in result["info"].labels.items():
-                vocabulary[condition].update(label if isinstance(label, list) else ())
-            count += 1
-            yield result
+            else:
+                tracks.append(result["info"]._asdict())
+                yield result
 
-    tar = out / f"{name}.tar"
-    write_shard(tar, kept())
-    size = tar.stat().st_size
-    if not count:
-        tar.unlink()
-        size = 0
-    note = {
-        "samples": count,
-        "bytes": size,
-        "rejected": rejected,
-        "vocabulary": {c: sorted(tags) for c, tags in vocabulary.items()},
-    }
-    write_json(out / NOTES / f"{name}.json", note)
+    tar, samples = out / f"{name}.tar", kept()
+    first = next(samples, None)
+    if first is None:
+        tar.unlink(missing_ok=True)
+    size = 0 if first is None else write_shard(tar, chain([first], samples))
+    write_json(note_path(out, name), {"bytes": size, "rejected": rejected, "tracks": tracks})
+
+
+def would_lose(out: Path, name: str, members: list[TrackRecord]) -> bool:
+    """Tell whether a whole shard holds tracks whose recordings are gone, so that they could not be made again."""
+    note = whole_note(out, name)
+    if note is None:
+        return False
+    made = {track["track_id"] for track in note["tracks"]}
+    return any(record.track_id in made and not Path(record.path).is_file() for record in members)
+
+
+def make_shards(out: Path, members: dict[str, list[TrackRecord]], pool: Workers, progress: tqdm) -> None:
+    """Make shards, one after the other, but for those that another process has made by then."""
+    begun: deque[tuple[str, int]] = deque()
+
+    def records() -> Iterator[TrackRecord]:
+        for name, tracks in members.items():
+            if is_made(out, name):
+                progress.update(len(tracks))
+            elif would_lose(out, name, tracks):
+                logger.warning(
+                    "%s.tar is kept as it is, without recordings that were missing and are there now, since others are gone",
+                    name,
+                )
+                progress.update(len(tracks))
+            else:
+                begun.append((name, len(tracks)))
+                yield from tracks
+
+    results = pool.map(records())
+    for first in results:  # of a shard, the results of whose tracks follow each other
+        name, n_tracks = begun.popleft()
+        make_shard(out, name, counted(chain([first], islice(results, n_tracks - 1)), progress))
+
+
+def counted(results: Iterable[dict[str, Any] | Rejected], progress: tqdm) -> Iterator[dict[str, Any] | Rejected]:
+    """Show the results as they come."""
+    for result in results:
+        progress.update()
+        yield result
+
+
+def prepare_part(
+    catalogue: Catalogue, out: Path, settings: PreparationSettings, workers: int, part: Part = WHOLE
+) -> ShardPlan:
+    """Make the shards of a part; those that are there already are kept.
+
+    Raises:
+        ShardsError: if the folder holds something else.
+    """
+    plan = plan_shards(catalogue, settings, settings.tracks_per_shard)
+    claim(out, plan)
+    write_json(out / NOTES / PARTS, {"parts": part.count})
+    own = range(part.number - 1, len(plan.names), part.count)
+    todo = [shard for shard in own if not is_made(out, plan.names[shard])]
+    if len(todo) < len(own):
+        logger.info("%d of %d shards are there already", len(own) - len(todo), len(own))
+    pool = Workers(workers, partial(prepare_track, settings=settings))
+    sizes = plan.sizes()
+    try:
+        with tqdm(total=int(sizes[todo].sum()), unit="track", desc="prepare", disable=not todo) as progress:
+            held = max(1, RECORDS_HELD // settings.tracks_per_shard)
+            for first in range(0, len(todo), held):
+                members = read_members(catalogue, plan, todo[first : first + held])
+                make_shards(out, {plan.names[shard]: tracks for shard, tracks in members.items()}, pool, progress)
+    finally:
+        pool.stop()
+    return plan
 
 
 def prepare_shards(catalogue: Catalogue, out: Path, settings: PreparationSettings, workers: int) -> ShardIndex:
-    """Make all shards, ``rejected.csv`` and ``index.json``; shards that are there already are kept.
+    """Make all shards, the labels, ``rejected.csv`` and ``index.json``; shards that are there already are kept.
 
     Raises:
         ShardsError: if the folder holds something else, or no track is usable.
     """
-    records, rejected, conditions = catalogue
-    claim(out, records, settings)
-    plan = plan_shards(records, settings.tracks_per_shard)
-    todo = {name: members for name, members in plan.items() if not is_made(out, name)}
-    if len(todo) < len(plan):
-        logger.info("%d of %d shards are there already", len(plan) - len(todo), len(plan))
-    pool = Workers(workers, partial(prepare_track, settings=settings))
-    try:
-        results = pool.map(record for members in todo.values() for record in members)
-        with tqdm(total=sum(map(len, todo.values())), unit="track", desc="prepare", disable=not todo) as progress:
-            for name, members in todo.items():
-                make_shard(out, name, (take(results, progress) for _ in members))
-    finally:
-        pool.stop()
-    estimated = [TEMPO] if TEMPO not in conditions else []
-    return write_index(out, list(plan), [*conditions, *estimated], rejected, settings)
+    plan = prepare_part(catalogue, out, settings, workers)
+    return write_index(catalogue, plan, out, settings)
 
 
-def take(results: Iterator[dict[str, Any] | Rejected], progress: tqdm) -> dict[str, Any] | Rejected:
-    """Take the next result and show it."""
-    result = next(results)
-    progress.update()
-    return result
+def merge_parts(catalogue: Catalogue, out: Path, settings: PreparationSettings) -> ShardIndex:
+    """Write the labels, ``rejected.csv`` and ``index.json`` of shards that were made in parts.
+
+    Raises:
+        ShardsError: naming the shards that are not there, and the parts that make them.
+    """
+    plan = plan_shards(catalogue, settings, settings.tracks_per_shard)
+    check_plan(out, plan)
+    missing = [number for number, name in enumerate(plan.names) if not is_made(out, name)]
+    if missing:
+        parts = read_object(out / NOTES / PARTS).get("parts")
+        parts = parts if type(parts) is int and parts > 0 else 1
+        names = [plan.names[number] for number in missing[:SHOWN]] + ["..."] * (len(missing) > SHOWN)
+        wanted = sorted({number % parts + 1 for number in missing})
+        raise ShardsError(
+            f"{out} lacks {len(missing)} of {len(plan.names)} shards ({', '.join(names)}): run prepare with "
+            f"part={', '.join(f'{number}/{parts}' for number in wanted)} first, then merge=true again"
+        )
+    return write_index(catalogue, plan, out, settings)
 
 
-def write_index(
-    out: Path, names: list[str], conditions: list[str], rejected: list[Rejected], settings: PreparationSettings
-) -> ShardIndex:
-    """Write ``rejected.csv`` and ``index.json`` from the notes beside the shards."""
-    splits: dict[str, list[Shard]] = {split: [] for split in SPLITS}
-    vocabulary: dict[str, set[str]] = {}
-    rejected = list(rejected)
-    for name in names:
-        note = read_json(out / NOTES / f"{name}.json")
-        if note["samples"]:
-            splits[name.rpartition("-")[0]].append(Shard(f"{name}.tar", note["samples"]))
-        rejected += [Rejected(*line) for line in note["rejected"]]
-        for condition, tags in note["vocabulary"].items():
-            vocabulary.setdefault(condition, set()).update(tags)
-    with open(out / "rejected.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([Rejected._fields, *rejected])
-    entries = [
-        {"name": name, "kind": "tempo"} if name == TEMPO else {"name": name, "kind": "tags", "vocabulary": sorted(tags)}
-        for name in conditions
-        if (tags := vocabulary.get(name)) is not None
-    ]
-    index = ShardIndex(out, settings.audio, settings.store_waveform, entries, splits)
+def write_index(catalogue: Catalogue, plan: ShardPlan, out: Path, settings: PreparationSettings) -> ShardIndex:
+    """Write the labels, ``rejected.csv`` and ``index.json`` from the notes beside the shards.
+
+    Raises:
+        ShardsError: if no track is usable.
+    """
+    splits: dict[str, list[Shard]] = {}
+    vocabulary: dict[str, set[str]] = defaultdict(set)
+    with replacing(out / "rejected.csv") as file:
+        rejected = csv.writer(file)
+        rejected.writerow(Rejected._fields)
+        rejected.writerows(unusable_rows(catalogue, plan))
+        for split in SPLITS:
+            splits[split] = []
+            with replacing(out / labels_name(split)) as labels:
+                for name in plan.names_of(split):
+                    note = read_object(note_path(out, name))
+                    rejected.writerows(note["rejected"])
+                    if note["tracks"]:
+                        splits[split].append(Shard(f"{name}.tar", len(note["tracks"])))
+                    for track in note["tracks"]:
+                        labels.write(as_json(track) + "\n")
+                        for condition, label in track["labels"].items():
+                            vocabulary[condition].update(label if isinstance(label, list) else ())
     if not any(splits.values()):
         # Nothing was made: the folder is free for a corrected manifest, or for files that are there by then.
         shutil.rmtree(out / NOTES)
         raise ShardsError(f"no track is usable, see the reasons in {out / 'rejected.csv'}")
+    conditions = [*catalogue.conditions, *([TEMPO] if TEMPO not in catalogue.conditions else [])]
+    entries = [condition_entry(name, vocabulary[name]) for name in conditions if name in vocabulary]
+    index = ShardIndex(out, settings.audio, settings.store_waveform, entries, splits)
     index.write()
+    for folder in (out, out / NOTES):
+        remove_unfinished(folder)
     return index
+
+
+def condition_entry(name: str, tags: set[str]) -> dict[str, Any]:
+    """Describe a condition as the index does.
+
+    >>> condition_entry("mood", {"sad", "calm"})
+    {'name': 'mood', 'kind': 'tags', 'vocabulary': ['calm', 'sad']}
+    """
+    return (
+        {"name": name, "kind": "tempo"} if name == TEMPO else {"name": name, "kind": "tags", "vocabulary": sorted(tags)}
+    )

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,9 @@ import numpy as np
 from webdataset import TarWriter
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from datamodules.index import Shard, ShardIndex, ShardsError
+from datamodules.files import as_json, replacing
+from datamodules.index import Shard, ShardIndex, ShardsError, labels_name
+from datamodules.storage import Root, locate, opened
 from disentangled_ml.structures import TrackInfo
 
 MEMBERS = {"mel": "mel.npy", "waveform": "flac"}  # source of a frontend -> member of a sample
@@ -51,19 +53,19 @@ def sample_key(track_id: str) -> str:
     return "%5F" + escaped[1:] if escaped.startswith("_") else escaped
 
 
-def write_shard(path: Path, samples: Iterator[dict[str, Any]]) -> None:
-    """Write samples (``info``, ``mel`` and perhaps ``flac``) as a tar, under another name until it is whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file, TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as writer:
-        for sample in samples:
-            info: TrackInfo = sample["info"]
-            buffer = io.BytesIO()
-            np.save(buffer, sample["mel"], allow_pickle=False)
-            members = {"mel.npy": buffer.getvalue(), "json": json.dumps(info._asdict(), ensure_ascii=False).encode()}
-            if "flac" in sample:
-                members["flac"] = sample["flac"]
-            writer.write({"__key__": sample_key(info.track_id), **members})
-    temporary.replace(path)
+def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> int:
+    """Write samples (``info``, ``mel`` and perhaps ``flac``) as a tar, whole or not at all; give its bytes."""
+    with replacing(path, "wb") as file:
+        with TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as writer:
+            for sample in samples:
+                info: TrackInfo = sample["info"]
+                buffer = io.BytesIO()
+                np.save(buffer, sample["mel"], allow_pickle=False)
+                members = {"mel.npy": buffer.getvalue(), "json": as_json(info._asdict()).encode()}
+                if "flac" in sample:
+                    members["flac"] = sample["flac"]
+                writer.write({"__key__": sample_key(info.track_id), **members})
+        return file.tell()
 
 
 def share_slices(shards: list[Shard], consumer: int, n_consumers: int) -> list[ShardSlice]:
@@ -85,30 +87,53 @@ def share_slices(shards: list[Shard], consumer: int, n_consumers: int) -> list[S
     return slices
 
 
-def read_samples(root: Path, slices: list[ShardSlice], members: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def refuse(error: ShardsError, lost: int) -> None:
+    """Take no damage."""
+    raise error
+
+
+def read_samples(
+    root: Root,
+    slices: list[ShardSlice],
+    members: tuple[str, ...],
+    on_damage: Callable[[ShardsError, int], None] = refuse,
+) -> Iterator[dict[str, Any]]:
     """Stream the named members of samples, undecoded, as ``{member: bytes}``, and their ``__key__``.
+
+    Args:
+        root: Folder or address.
+        slices: What to read, in this order.
+        members: Of each sample.
+        on_damage: Told what is wrong and how many samples are lost by it; where it does not raise, reading goes on behind them.
 
     Raises:
         ShardsError: naming the shard, if it is missing, damaged, or lacks a sample or a member.
     """
     for shard, start, stop in slices:
-        url = str(Path(root) / shard.file)
-        found = 0
+        url, found, reason = locate(root, shard.file), 0, ""
         try:
-            with open(url, "rb") as stream:  # not by webdataset: to it some legal file names are addresses
+            with opened(root, shard.file) as stream:  # not by webdataset: to it some legal file names are addresses
                 files = tar_file_expander(
                     [{"url": url, "stream": stream}], select_files=lambda name: name.endswith(members)
                 )
                 for sample in islice(group_by_keys(files), start, stop):
                     found += 1
-                    yield {member: sample[member] for member in ("__key__", *members)}
+                    lacking = [member for member in members if member not in sample]
+                    if lacking:
+                        where = f"shard {url}, sample {start + found - 1}"
+                        on_damage(ShardsError(f"{where}: no member {lacking[0]!r}: prepare it anew"), 1)
+                    else:
+                        yield {member: sample[member] for member in ("__key__", *members)}
+        except ShardsError:
+            raise
         except (OSError, ValueError, EOFError, tarfile.TarError) as error:
-            reason = error if isinstance(error, OSError) else (*error.args, error)[0]  # webdataset appends to the args
-            raise ShardsError(f"shard {url} cannot be read ({reason}): prepare it anew") from error
-        except KeyError as error:
-            raise ShardsError(f"shard {url}, sample {start + found - 1}: no member {error}: prepare it anew") from error
+            cause = (
+                error if isinstance(error, OSError) else str((*error.args, error)[0]).partition(" @ ")[0]
+            )  # of webdataset
+            reason = f"cannot be read ({cause})"
         if found < stop - start:
-            raise ShardsError(f"shard {url} ends after {start + found} samples, {stop} expected: prepare it anew")
+            reason = reason or f"ends after {start + found} samples, {stop} expected"
+            on_damage(ShardsError(f"shard {url} {reason}: prepare it anew"), stop - start - found)
 
 
 def decode_info(data: bytes) -> TrackInfo:
@@ -146,7 +171,7 @@ def decode_mel(data: bytes) -> np.ndarray:
 
 
 @contextmanager
-def naming(root: Path, sample: dict[str, Any]) -> Iterator[None]:
+def naming(root: Root, sample: dict[str, Any]) -> Iterator[None]:
     """Name the sample in the errors of its decoding."""
     try:
         yield
@@ -154,11 +179,50 @@ def naming(root: Path, sample: dict[str, Any]) -> Iterator[None]:
         raise ShardsError(f"{root}, sample {sample['__key__']!r}: {error}: prepare it anew") from error
 
 
-def read_infos(index: ShardIndex, split: str) -> list[TrackInfo]:
-    """Read the labels of all tracks of a split, without their audio."""
+def read_infos(
+    index: ShardIndex, split: str, on_damage: Callable[[ShardsError, int], None] = refuse
+) -> list[TrackInfo]:
+    """Read the labels of all tracks of a split, without their audio.
+
+    They are taken from the file of labels where there is one of as many tracks, else from the shards.
+
+    Args:
+        index: Of the shards.
+        split: Of them.
+        on_damage: As of ``read_samples``.
+
+    Raises:
+        ShardsError: naming the file, if labels are damaged.
+    """
+    kept = read_kept_infos(index, split)
+    if len(kept) == index.count(split):
+        return kept
     slices = share_slices(index.splits[split], consumer=0, n_consumers=1)
     infos = []
-    for sample in read_samples(index.root, slices, ("json",)):
-        with naming(index.root, sample):
-            infos.append(decode_info(sample["json"]))
+    for sample in read_samples(index.root, slices, ("json",), on_damage):
+        try:
+            with naming(index.root, sample):
+                infos.append(decode_info(sample["json"]))
+        except ShardsError as error:
+            on_damage(error, 1)
+    return infos
+
+
+def read_kept_infos(index: ShardIndex, split: str) -> list[TrackInfo]:
+    """Read the file of labels of a split; none where there is no such file.
+
+    Raises:
+        ShardsError: naming the file and the line, if it is damaged.
+    """
+    name, infos = labels_name(split), []
+    try:
+        with opened(index.root, name) as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    infos.append(decode_info(line))
+                except ShardsError as error:
+                    where = f"{locate(index.root, name)}, line {number}"
+                    raise ShardsError(f"{where}: {error}: prepare it anew") from error
+    except OSError:
+        return []
     return infos

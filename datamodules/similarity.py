@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
+from threading import Thread
+from typing import Any
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from datamodules.composer import BatchPlan
+from datamodules.damage import Damage
 from datamodules.index import ShardIndex, ShardsError
 from datamodules.shards import read_infos
 from datamodules.streams import EvaluationStream, Source, TrainingStream
 from datamodules.triplet_lists import ListSettings, kept_triplets
+from datamodules.workers import end_with_parent
 from disentangled_ml.conditions import Condition, TagCondition, TempoCondition
 from disentangled_ml.structures import TRACK, ListedTriplet, TrackInfo, requested_starts
+
+NAMED = 5  # damaged shards that an error names
 
 
 def build_conditions(
@@ -55,17 +61,9 @@ class StreamLoader(DataLoader):
         stream: To load from.
         workers: Loading processes.
         pin_memory: Whether batches go to a GPU.
-        epoch_of: Asked for the epoch at each iteration, and told to a stream that draws by it. Lightning makes iterators
-            ahead of its epochs, and on resuming before it knows the epoch: neither counting them nor ``current_epoch`` would do.
     """
 
-    def __init__(
-        self,
-        stream: TrainingStream | EvaluationStream,
-        workers: int = 0,
-        pin_memory: bool = False,
-        epoch_of: Callable[[], int] | None = None,
-    ):
+    def __init__(self, stream: TrainingStream | EvaluationStream, workers: int = 0, pin_memory: bool = False):
         super().__init__(
             stream,
             batch_size=None,
@@ -73,13 +71,69 @@ class StreamLoader(DataLoader):
             multiprocessing_context="forkserver" if workers else None,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
+            worker_init_fn=watch_parent,
         )
-        self.epoch_of = epoch_of
 
     def __iter__(self) -> Iterator:
-        if self.epoch_of is not None:
-            self.dataset.set_epoch(self.epoch_of())
+        return self.watched(super().__iter__())
+
+    def watched(self, batches: Iterator) -> Iterator:
+        """Give the batches.
+
+        Raises:
+            OSError: if a loading process dies.
+        """
+        try:
+            yield from batches
+        except (RuntimeError, ConnectionError, EOFError) as error:  # torch has no class of its own for it
+            if not self.num_workers or str(error).startswith("Caught"):  # by torch, in a loading process that lives
+                raise
+            raise OSError(
+                f"a loading process is gone ({error}): if memory was short, use fewer data.workers or a smaller "
+                "data.pool_tracks; resume=true goes on"
+            ) from error
+
+
+def watch_parent(worker: int) -> None:
+    """Have a loading process end when the one that it loads for is killed; torch itself watches the one that forked it."""
+    Thread(target=end_with_parent, daemon=True).start()
+
+
+class TrainingLoader(StreamLoader):
+    """Load training batches from the place in the training where it is asked for them.
+
+    Args:
+        stream: To load from.
+        workers: Loading processes.
+        pin_memory: Whether batches go to a GPU.
+        place: Gives the epoch and the batch in it with which an iteration begins. Lightning makes iterators ahead of its epochs,
+            and on resuming before it knows the epoch: neither counting them nor ``current_epoch`` would do.
+    """
+
+    def __init__(self, stream: TrainingStream, workers: int, pin_memory: bool, place: Callable[[], tuple[int, int]]):
+        super().__init__(stream, workers, pin_memory)
+        self.place = place
+
+    def __iter__(self) -> Iterator:
+        self.dataset.set_epoch(*self.place())
         return super().__iter__()
+
+    def state_dict(self) -> dict[str, int]:
+        """Give what must not change within an epoch, for checkpoints; the place itself follows from the steps done."""
+        return {"processes": self.dataset.source.world_size, "workers": self.num_workers}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Check what Lightning kept, which it gives back where a run goes on within an epoch.
+
+        Raises:
+            ShardsError: if the batches that are left would be others.
+        """
+        kept, own = (
+            "{processes} processes with data.workers={workers}".format(**state)
+            for state in (state_dict, self.state_dict())
+        )
+        if kept != own:
+            raise ShardsError(f"the run was interrupted within an epoch of {kept}, not {own}: go on with as many")
 
 
 class SimilarityDataModule(pl.LightningDataModule):
@@ -94,6 +148,7 @@ class SimilarityDataModule(pl.LightningDataModule):
         seed: Of order, chunks and triplets.
         list_size: Triplets per condition of the fixed lists.
         eval_tracks_per_batch: Whole tracks per batch in validation and test.
+        max_damaged: Share of a split's samples that may be damaged or missing: they are skipped.
     """
 
     def __init__(
@@ -106,6 +161,7 @@ class SimilarityDataModule(pl.LightningDataModule):
         seed: int = 0,
         list_size: int = 1000,
         eval_tracks_per_batch: int = 8,
+        max_damaged: float = 0.0,
     ):
         super().__init__()
         self.index, self.conditions = index, conditions
@@ -113,7 +169,8 @@ class SimilarityDataModule(pl.LightningDataModule):
         self.workers, self.seed = workers, seed
         self.eval_tracks_per_batch = eval_tracks_per_batch
         self.list_settings = ListSettings(list_size, seed, self.plan.chunk_frames)
-        self.source = Source(index, conditions, audio, self.plan.chunk_frames, workers=workers)
+        self.source = Source(index, conditions, audio, self.plan.chunk_frames, workers=workers, max_damaged=max_damaged)
+        self.epoch: dict[str, int] = {}  # that training is in: its number, first step and number of steps
         self.infos: dict[str, list[TrackInfo]] = {}
         self.triplets: dict[str, list[ListedTriplet]] = {}
 
@@ -127,7 +184,9 @@ class SimilarityDataModule(pl.LightningDataModule):
             if split not in self.triplets:
                 if not self.index.count(split):
                     raise ShardsError(f"{self.index.root} has no {split} tracks: check the manifest's split column")
-                self.infos[split] = read_infos(self.index, split)
+                count = self.index.count(split)
+                damage = Damage(count, count, self.source.max_damaged)
+                self.infos[split] = read_infos(self.index, split, damage.bear)
                 self.triplets[split] = kept_triplets(
                     self.index, split, self.infos[split], self.conditions, self.list_settings
                 )
@@ -143,24 +202,80 @@ class SimilarityDataModule(pl.LightningDataModule):
             return self.source
         return replace(self.source, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
 
-    def loader(
-        self, stream: TrainingStream | EvaluationStream, epoch_of: Callable[[], int] | None = None
-    ) -> StreamLoader:
-        """Wrap a stream."""
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return StreamLoader(stream, self.workers, on_gpu, epoch_of)
+    @property
+    def on_gpu(self) -> bool:
+        """Tell whether batches go to a GPU."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
-    def train_dataloader(self) -> StreamLoader:
-        """Stream the training batches of the trainer's current epoch; without a trainer, of one epoch after the other."""
+    def train_dataloader(self) -> TrainingLoader:
+        """Stream the training batches from the trainer's next step on; without a trainer, of one epoch after the other."""
         share = max(self.plan.tracks_per_batch, self.plan.pool_tracks // max(1, self.workers))
-        stream = TrainingStream(self.placed_source(), replace(self.plan, pool_tracks=share), self.seed)
-        trainer = self.trainer
-        return self.loader(stream, count().__next__ if trainer is None else lambda: trainer.global_step // len(stream))
+        self.training_stream = stream = TrainingStream(
+            self.placed_source(), replace(self.plan, pool_tracks=share), self.seed
+        )
+        epochs = count()
+        place = self.place if self.trainer is not None else lambda: (next(epochs), 0)
+        return TrainingLoader(stream, self.workers, self.on_gpu, place)
+
+    def place(self) -> tuple[int, int]:
+        """Give the epoch that the trainer's next step is in, and the number of the step in it.
+
+        An epoch has another number of steps with other numbers of processes or workers, which may change between two of them.
+        """
+        step, steps = self.trainer.global_step, len(self.training_stream)
+        if not self.epoch:
+            self.epoch = {"number": step // steps, "first_step": step - step % steps, "steps": steps}
+        elif step >= self.epoch["first_step"] + self.epoch["steps"]:
+            self.epoch = {"number": self.epoch["number"] + 1, "first_step": step, "steps": steps}
+        elif step == self.epoch["first_step"]:
+            self.epoch = {**self.epoch, "steps": steps}
+        return self.epoch["number"], step - self.epoch["first_step"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the epoch that training is in and what it is trained on, for checkpoints."""
+        self.place()  # between two epochs it is the next one, whether or not that was asked for already
+        return {"epoch": self.epoch, "shards": self.index.fingerprint()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on in the epoch of a checkpoint.
+
+        Raises:
+            ShardsError: if the shards are not those of the checkpoint.
+        """
+        if state_dict["shards"] != self.index.fingerprint():
+            raise ShardsError(
+                f"{self.index.root} was prepared anew since the checkpoint was made: a run cannot go on with other shards, "
+                "give another run_name"
+            )
+        self.epoch = state_dict["epoch"]
+
+    def skipped_tracks(self) -> dict[str, int]:
+        """Count the training tracks that this rank could not read in the epoch that it is at, of each shard that has some."""
+        lost = self.training_stream.lost.sum(0)
+        return {self.index.splits["train"][i].file: int(lost[i]) for i in lost.nonzero()[:, 0].tolist()}
+
+    def check_skipped(self, n_skipped: int) -> None:
+        """Check the number of training tracks that all ranks together could not read in an epoch.
+
+        Raises:
+            ShardsError: if there are too many; names the shards of this rank that lack most.
+        """
+        total, most = self.index.count("train"), self.source.max_damaged
+        if n_skipped > most * total:
+            worst = sorted(self.skipped_tracks().items(), key=lambda item: -item[1])[:NAMED]
+            names = (
+                ", ".join(f"{self.index.root}/{file} lacks {n}" for file, n in worst) or "shards that other ranks name"
+            )
+            raise ShardsError(
+                f"{n_skipped} of {total} training tracks cannot be read, more than data.max_damaged={most:g} allows "
+                f"({names}): prepare these shards anew"
+            )
 
     def evaluation_dataloader(self, split: str) -> StreamLoader:
         """Stream the whole tracks of a split, with the chunks that its triplets name."""
         requested = requested_starts(member for _, *members in self.triplets[split] for member in members)
-        return self.loader(EvaluationStream(self.placed_source(), split, self.eval_tracks_per_batch, requested))
+        stream = EvaluationStream(self.placed_source(), split, self.eval_tracks_per_batch, requested)
+        return StreamLoader(stream, self.workers, self.on_gpu)
 
     def val_dataloader(self) -> StreamLoader:
         """Stream the validation tracks."""

@@ -8,28 +8,24 @@ number of shards, workers and ranks sees each track exactly once, in the same nu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator
 from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.audio import decode_flac
 from datamodules.composer import BatchPlan, StreamedTrack, compose_batches
+from datamodules.damage import Damage
 from datamodules.index import Shard, ShardIndex, ShardsError
 from datamodules.shards import MEMBERS, decode_info, decode_mel, naming, read_samples, share_slices
 from disentangled_ml.conditions import Condition
 from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo
-
-
-def seeded_generator(*numbers: int) -> Generator:
-    """Make a generator from several numbers, such as (seed, epoch, consumer)."""
-    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
-    return Generator().manual_seed(int(state) >> 1)
+from disentangled_ml.triplets import seeded_generator
 
 
 def artist_code(artist: str | None) -> int:
@@ -62,6 +58,7 @@ class Source:
         rank: Of this process.
         world_size: Number of processes.
         workers: Loading processes of each; 0: the process itself.
+        max_damaged: Share of a split's samples that may be damaged or missing: they are skipped.
     """
 
     index: ShardIndex
@@ -71,6 +68,7 @@ class Source:
     rank: int = 0
     world_size: int = 1
     workers: int = 0
+    max_damaged: float = 0.0
 
     def __post_init__(self):
         if self.audio == "waveform" and not self.index.has_waveform:
@@ -83,40 +81,73 @@ class Source:
         """Number of loading processes of all ranks."""
         return self.world_size * max(1, self.workers)
 
-    def consumer(self) -> int:
-        """Give the number of this loading process."""
-        worker = get_worker_info()
-        return self.rank * max(1, self.workers) + (worker.id if worker else 0)
+    def consumer(self, first_batch: int = 0) -> int:
+        """Give the number of this loading process, or of the one that it stands in for.
 
-    def read(self, shards: list[Shard], share: int) -> Iterator[tuple[TrackInfo, StreamedTrack]]:
+        A loader takes batches from its workers in turn and always begins with worker 0. To go on from a later batch, that
+        worker stands in for the one whose turn it is, the next for the next.
+        """
+        worker, workers = get_worker_info(), max(1, self.workers)
+        return self.rank * workers + ((worker.id if worker else 0) + first_batch) % workers
+
+    def read(
+        self, shards: list[Shard], share: int, tell_lost: Callable[[Shard, int], None] | None = None
+    ) -> Iterator[tuple[TrackInfo, StreamedTrack]]:
         """Stream one of ``n_consumers`` equal shares of the shards.
 
+        Args:
+            shards: In order.
+            share: Its number.
+            tell_lost: Told of which shard how many samples are skipped, whenever some are.
+
         Raises:
-            ShardsError: if a track is shorter than a chunk.
+            ShardsError: if too many samples are damaged, or a track is shorter than a chunk.
         """
-        member = MEMBERS[self.audio]
         slices = share_slices(shards, share, self.n_consumers)
-        for sample in read_samples(self.index.root, slices, ("json", member)):
-            with naming(self.index.root, sample):
-                info = decode_info(sample["json"])
-                mel = decode_mel(sample[member]) if self.audio == "mel" else None
-                if mel is not None and mel.shape != (self.index.audio.n_mels, info.frames):
-                    raise ShardsError(f"its spectrogram has shape {mel.shape}, its labels say {info.frames} frames")
-            if info.frames < self.chunk_frames:
-                raise ShardsError(
-                    f"track {info.track_id} of {self.index.root} has {info.frames} frames, fewer than "
-                    f"data.chunk_frames={self.chunk_frames}: shorten the chunks, or prepare with that chunk_frames"
-                )
-            if mel is not None:
-                read_chunk = partial(mel_chunk, mel, self.chunk_frames)
-            else:
-                read_chunk = partial(waveform_chunk, sample[member], self.index.audio, self.chunk_frames)
-            labels = [condition.encode([info.labels.get(condition.name)]) for condition in self.conditions]
-            yield info, StreamedTrack(info.frames, read_chunk, labels, artist_code(info.artist))
+        own = sum(part.stop - part.start for part in slices)
+        damage = Damage(sum(shard.samples for shard in shards), own, self.max_damaged)
+
+        def bear(shard: Shard, error: ShardsError, lost: int) -> None:
+            damage.bear(error, lost)
+            if tell_lost is not None:
+                tell_lost(shard, lost)
+
+        for part in slices:
+            members = ("json", MEMBERS[self.audio])
+            for sample in read_samples(self.index.root, [part], members, partial(bear, part.shard)):
+                try:
+                    with naming(self.index.root, sample):
+                        info, track = self.decode(sample)
+                except ShardsError as error:
+                    bear(part.shard, error, 1)
+                    continue
+                if info.frames < self.chunk_frames:
+                    raise ShardsError(
+                        f"track {info.track_id} of {self.index.root} has {info.frames} frames, fewer than "
+                        f"data.chunk_frames={self.chunk_frames}: shorten the chunks, or prepare with that chunk_frames"
+                    )
+                yield info, track
+
+    def decode(self, sample: dict[str, Any]) -> tuple[TrackInfo, StreamedTrack]:
+        """Decode a sample but for its chunks.
+
+        Raises:
+            ShardsError: if it is damaged.
+        """
+        info, audio = decode_info(sample["json"]), sample[MEMBERS[self.audio]]
+        if self.audio == "mel":
+            mel = decode_mel(audio)
+            if mel.shape != (self.index.audio.n_mels, info.frames):
+                raise ShardsError(f"its spectrogram has shape {mel.shape}, its labels say {info.frames} frames")
+            read_chunk = partial(mel_chunk, mel, self.chunk_frames)
+        else:
+            read_chunk = partial(waveform_chunk, audio, self.index.audio, self.chunk_frames)
+        labels = [condition.encode([info.labels.get(condition.name)]) for condition in self.conditions]
+        return info, StreamedTrack(info.frames, read_chunk, labels, artist_code(info.artist))
 
 
 class TrainingStream(IterableDataset):
-    """Iterate over the ``ChunkBatch``es of the epoch last set.
+    """Iterate over the ``ChunkBatch``es of the epoch last set, or over what is left of them from a given batch on.
 
     Args:
         source: What is read.
@@ -130,6 +161,9 @@ class TrainingStream(IterableDataset):
     def __init__(self, source: Source, plan: BatchPlan, seed: int):
         self.source, self.plan, self.seed = source, plan, seed
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
+        self.first_batch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.lost = torch.zeros(max(1, source.workers), len(source.index.splits["train"]), dtype=torch.int32)
+        self.lost.share_memory_()  # samples that each loading process could not read of each shard, in its epoch
         self.n_tracks = source.index.count("train")
         if not self.n_tracks:
             raise ShardsError(f"{source.index.root} has no training tracks: check the manifest's split column")
@@ -139,9 +173,10 @@ class TrainingStream(IterableDataset):
                 "use fewer devices or data.workers"
             )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next iteration."""
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Set the epoch of the next iteration, and the first batch of this rank in it."""
         self.epoch.fill_(epoch)
+        self.first_batch.fill_(first_batch)
 
     @property
     def batches_per_consumer(self) -> int:
@@ -154,16 +189,26 @@ class TrainingStream(IterableDataset):
         return self.batches_per_consumer * max(1, self.source.workers)
 
     def __iter__(self) -> Iterator[ChunkBatch]:
-        epoch = int(self.epoch)
+        epoch, first_batch = int(self.epoch), int(self.first_batch)
         shards = self.source.index.splits["train"]
         order = torch.randperm(len(shards), generator=seeded_generator(self.seed, epoch)).tolist()
-        consumer = self.source.consumer()
+        consumer = self.source.consumer(first_batch)
+        turns = len(self.lost)  # a rank's batches turn, turn + turns, turn + 2 * turns, ... are this process's
+        turn = consumer % turns
         share = (
             consumer + epoch
         ) % self.source.n_consumers  # a few shards in order would give it the same tracks always
-        tracks = (track for _, track in self.source.read([shards[i] for i in order], share))
+        lost, number = self.lost[turn].zero_(), {shard.file: i for i, shard in enumerate(shards)}
+
+        def tell_lost(shard: Shard, n: int) -> None:
+            lost[number[shard.file]] += n
+
+        tracks = (track for _, track in self.source.read([shards[i] for i in order], share, tell_lost))
         generator = seeded_generator(self.seed, epoch, consumer)
-        yield from compose_batches(tracks, self.source.conditions, self.plan, self.batches_per_consumer, generator)
+        n_skipped = -(-(first_batch - turn) // turns)
+        yield from compose_batches(
+            tracks, self.source.conditions, self.plan, self.batches_per_consumer, generator, n_skipped
+        )
 
 
 @dataclass

@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +20,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from datamodules.files import replacing
 from datamodules.index import ShardIndex
 from datamodules.shards import decode_mel, naming, read_samples, share_slices
-from datamodules.streams import artist_code, seeded_generator
+from datamodules.streams import artist_code
 from disentangled_ml.conditions import Condition
 from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member, TrackInfo
-from disentangled_ml.triplets import draw_columns, draw_from_split, nearest_columns
+from disentangled_ml.triplets import draw_columns, draw_from_split, nearest_columns, seeded_generator
 
 ROLES = ("anchor", "positive", "negative")
 COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))
@@ -174,16 +174,16 @@ def kept_triplets(
     Raises:
         ValueError: if a matched list is to be made without ``level``.
     """
-    content = f"({index.fingerprint()!r}, {conditions!r}, {settings.content()})"
-    digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
-    path = index.root / "triplets" / f"{split}-seed{settings.seed}-{digest}.csv"
-    if path.is_file():
+    path = kept_path(index, split, conditions, settings)
+    if path is not None and path.is_file():
         try:
             return read_triplets(path, index.audio)
         except TripletListError as error:
             logger.warning("the kept triplet list is damaged and made anew (%s)", error)
     levels = read_levels(index, split, level) if settings.match_bandwidth and level is not None else None
     triplets = make_triplets(infos, conditions, settings, levels)
+    if path is None or len(infos) < index.count(split):  # a list of damaged shards is not to outlive the damage
+        return triplets
     try:
         path.parent.mkdir(exist_ok=True)
         write_triplets(path, triplets, index.audio)
@@ -192,10 +192,18 @@ def kept_triplets(
     return triplets
 
 
+def kept_path(index: ShardIndex, split: str, conditions: list[Condition], settings: ListSettings) -> Path | None:
+    """Say where a list is kept; None beside shards at an address, where it is made anew each time, the same."""
+    if not isinstance(index.root, Path):
+        return None
+    content = f"({index.fingerprint()!r}, {conditions!r}, {settings.content()})"
+    digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
+    return index.root / "triplets" / f"{split}-seed{settings.seed}-{digest}.csv"
+
+
 def write_triplets(path: Path, triplets: list[ListedTriplet], audio: AudioSettings) -> None:
     """Write a list, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for condition, *members in triplets:
@@ -203,7 +211,6 @@ def write_triplets(path: Path, triplets: list[ListedTriplet], audio: AudioSettin
             writer.writerow(
                 [condition, *(cell for m, s in zip(members, starts, strict=True) for cell in (m.track_id, s))]
             )
-    temporary.replace(path)
 
 
 def read_triplets(path: Path, audio: AudioSettings) -> list[ListedTriplet]:

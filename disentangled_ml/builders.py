@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 
 from callbacks.accuracy_curves import AccuracyCurves
+from callbacks.early_stopping import EarlyStopping
 from callbacks.embedding_map import EmbeddingMap
 from callbacks.learning_rate import ReduceLearningRate
 from callbacks.mask_heatmap import MaskHeatmap
+from callbacks.preemption import Preempted
+from callbacks.skipped_tracks import SkippedTracks
 from callbacks.throughput import Throughput
 from callbacks.triplet_accuracy import TripletAccuracy
 from datamodules.composer import BatchPlan
@@ -27,9 +31,11 @@ from disentangled_ml.checkpointing import WholeCheckpointIO
 from disentangled_ml.conditions import Condition, TempoCondition
 from disentangled_ml.config import ConfigError
 from disentangled_ml.frontends import FRONTENDS
+from disentangled_ml.gathering import GatheredTriplets
 from disentangled_ml.losses import LOSSES, ClassLoss, DisentangledLoss
 from disentangled_ml.module import SimilarityModule
 from disentangled_ml.networks import build_network, choose, embedding_dim, load_checkpoint
+from disentangled_ml.ranks import watch_ranks
 from disentangled_ml.structures import AudioSettings
 from disentangled_ml.tracking import build_logger
 
@@ -42,12 +48,14 @@ MAY_CHANGE = (  # in a resumed run
     "trainer.",
     "wandb.",
     "data.workers",
+    "data.max_damaged",
     "evaluation.tracks_per_batch",
     "training.max_epochs",
     "training.lr_reductions",
     "training.early_stopping_patience",
 )
 TRAINING_STATE = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "pytorch-lightning_version"}
+LOG_REFRESH = 50  # steps from one state of the progress bar to the next in a file, which keeps them all
 MAX_WORKERS = 8  # loading processes per GPU that are started unasked
 
 logger = logging.getLogger(__name__)
@@ -59,10 +67,23 @@ def build_tempo(config: DictConfig) -> TempoCondition:
     return TempoCondition("tempo", tempo.relation, tempo.tolerance_bpm, tempo.tolerance, tempo.margin)
 
 
+def build_plan(config: DictConfig) -> BatchPlan:
+    """Build the plan of the batches of a training configuration."""
+    data = config.data
+    return BatchPlan(
+        data.chunk_frames,
+        data.chunks_per_track,
+        data.tracks_per_batch,
+        data.pool_tracks,
+        data.triplets_per_condition,
+        data.track_triplets,
+    )
+
+
 def build_data(config: DictConfig) -> SimilarityDataModule:
     """Build the data module of a training configuration."""
     data = config.data
-    index = ShardIndex.read(Path(data.shards))
+    index = ShardIndex.read(data.shards)
     names = None if data.conditions is None else list(data.conditions)
     workers = data.workers
     if workers is None:
@@ -72,18 +93,12 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
         index,
         build_conditions(index, names, build_tempo(config)),
         audio=choose(FRONTENDS, config.frontend.name, "frontend.name").source,
-        plan=BatchPlan(
-            data.chunk_frames,
-            data.chunks_per_track,
-            data.tracks_per_batch,
-            data.pool_tracks,
-            data.triplets_per_condition,
-            data.track_triplets,
-        ),
+        plan=build_plan(config),
         workers=workers,
         seed=config.seed,
         list_size=config.evaluation.triplets_per_condition,
         eval_tracks_per_batch=config.evaluation.tracks_per_batch,
+        max_damaged=data.max_damaged,
     )
 
 
@@ -124,6 +139,7 @@ def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSe
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         checkpoint_notes=checkpoint_notes(config, conditions, audio),
+        gathered=GatheredTriplets(build_plan(config).miner(conditions), config.seed) if config.loss.gather else None,
     )
 
 
@@ -135,8 +151,9 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
         ModelCheckpoint, run_dir / "checkpoints", save_on_train_epoch_end=True, enable_version_counter=False
     )
     callbacks: list[Callback] = [
-        TQDMProgressBar(),
+        TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else LOG_REFRESH),
         Throughput(),
+        SkippedTracks(),
         TripletAccuracy(),
         ReduceLearningRate(training.lr_factor, training.lr_patience, training.lr_reductions),
         AccuracyCurves(),
@@ -150,11 +167,11 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
     return callbacks
 
 
-def build_trainer(config: DictConfig, run_dir: Path) -> pl.Trainer:
-    """Build the trainer of a configuration.
+def build_trainer(config: DictConfig, run_dir: Path, *further: Callback) -> pl.Trainer:
+    """Build the trainer of a configuration, with its own callbacks and some further ones behind them.
 
     Raises:
-        ConfigError: if a GPU is asked for and there is none.
+        ConfigError: if a GPU is asked for, or needed, and there is none.
     """
     trainer, wandb = config.trainer, config.wandb
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
@@ -162,17 +179,20 @@ def build_trainer(config: DictConfig, run_dir: Path) -> pl.Trainer:
     accelerator = trainer.accelerator
     if accelerator == "auto":  # Lightning's own "auto" takes Apple's GPUs, which lack float64
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if trainer.sync_batchnorm and accelerator == "cpu":
+        raise ConfigError("trainer.sync_batchnorm=true needs GPUs: torch has no such batch norm for the CPU")
     plain = OmegaConf.to_container(config)
-    return pl.Trainer(
+    built = pl.Trainer(
         accelerator=accelerator,
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
         strategy=trainer.strategy,
+        sync_batchnorm=trainer.sync_batchnorm,
         precision=trainer.precision,
         max_epochs=config.training.max_epochs,
         gradient_clip_val=config.training.gradient_clip,
         logger=build_logger(run_dir, plain, wandb.mode, wandb.project, wandb.entity) or False,
-        callbacks=build_callbacks(config, run_dir),
+        callbacks=[*build_callbacks(config, run_dir), *further],
         plugins=[WholeCheckpointIO()],
         default_root_dir=run_dir,
         num_sanity_val_steps=0,
@@ -180,6 +200,8 @@ def build_trainer(config: DictConfig, run_dir: Path) -> pl.Trainer:
         enable_model_summary=False,
         log_every_n_steps=1,
     )
+    watch_ranks(built, f"run_name={run_dir.name} resume=true goes on with {run_dir}", wanted=Preempted)
+    return built
 
 
 def lasting_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -28,5 +29,5 @@ class WholeCheckpointIO(TorchCheckpointIO):
             if os.path.exists(temporary):
                 os.remove(temporary)
             if isinstance(error, RuntimeError):  # so does torch report a failed write
-                raise OSError(f"checkpoint {path} cannot be written: is the disk full?") from error
+                raise OSError(errno.EIO, "the checkpoint cannot be written, is the disk full?", path) from error
             raise

@@ -82,6 +82,7 @@ class DataConfig:
     triplets_per_condition: int = MISSING
     track_triplets: int = MISSING
     workers: int | None = None
+    max_damaged: float = MISSING
 
 
 @dataclass
@@ -92,6 +93,7 @@ class TrainerConfig:
     devices: Any = MISSING
     num_nodes: int = MISSING
     strategy: str = MISSING
+    sync_batchnorm: bool = MISSING
     precision: str = MISSING
     channels_last: bool = MISSING
 
@@ -105,6 +107,7 @@ class LossConfig:
     track_weight: float = MISSING
     condition_weight: float = MISSING
     temperature: float = MISSING
+    gather: bool = MISSING
 
 
 @dataclass
@@ -170,10 +173,46 @@ class AudioConfig:
 
 
 @dataclass
+class CorpusConfig:
+    """Say where the data set lies that is prepared."""
+
+    metadata: str = MISSING
+    audio: str = MISSING
+
+
+@dataclass
+class MsdConfig(CorpusConfig):
+    """Say where the Million Song Dataset has its tags from, and sort them."""
+
+    tag_database: str | None = None
+    tag_threshold: float | None = None
+    tags: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class MtgJamendoConfig(CorpusConfig):
+    """Choose lists and recordings of MTG-Jamendo, and sort its tags."""
+
+    subset: str = MISSING
+    edition: str = MISSING
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class MagnaTagATuneConfig(CorpusConfig):
+    """Sort and merge the tags of MagnaTagATune."""
+
+    tags: dict[str, list[str]] = field(default_factory=dict)
+    synonyms: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
 class PrepareConfig:
     """Hold everything ``python -m disentangled_ml.prepare`` takes."""
 
-    manifest: str = MISSING
+    data: str | None = None
+    corpus: CorpusConfig | None = None
+    manifest: str | None = MISSING
     out: str = MISSING
     conditions: list[str] | None = None
     audio: AudioConfig = field(default_factory=AudioConfig)
@@ -183,6 +222,8 @@ class PrepareConfig:
     split_shares: list[float] = MISSING
     tracks_per_shard: int = MISSING
     workers: int | None = None
+    part: str | None = None
+    merge: bool = MISSING
 
 
 @dataclass
@@ -248,6 +289,7 @@ class HumanTripletsConfig:
     shards: str | None = None
     audio: str | None = None
     out: str | None = None
+    least_votes: int | None = None
     weights: str | None = None
     high_agreement: float = MISSING
     accelerator: str = MISSING
@@ -274,6 +316,12 @@ SCHEMAS = {
     "human_triplets": HumanTripletsConfig,
     "tempo_check": TempoCheckConfig,
 }
+CORPORA = {  # keys of a data set, by the reader that its file names
+    "msd": MsdConfig,
+    "mtg_jamendo": MtgJamendoConfig,
+    "magnatagatune": MagnaTagATuneConfig,
+}
+OF_MANIFESTS = ("manifest", "split_shares")  # keys of prepare that data sets have no use for
 
 
 def load_config(name: str, argv: list[str]) -> DictConfig:
@@ -289,6 +337,8 @@ def load_config(name: str, argv: list[str]) -> DictConfig:
     try:
         if name == "config":
             tree, overrides = merge_groups(tree, overrides)
+        if name == "prepare":
+            tree, overrides = merge_corpus(tree, overrides)
         for key, value in overrides:
             check_key(tree, key)
             given = f"{key}={value}"
@@ -350,9 +400,50 @@ def merge_groups(tree: DictConfig, overrides: list[tuple[str, str]]) -> tuple[Di
         if group not in GROUPS:
             raise ConfigError(f"choices.{group} is unknown: the groups are {', '.join(GROUPS)}")
         if group != "experiment":
-            tree = OmegaConf.merge(tree, {group: load_group(group, choices[group])})
+            chosen_file = load_group(group, choices[group])
+            chosen_file.pop("corpus", None)  # of a data set: for prepare alone
+            tree = OmegaConf.merge(tree, {group: chosen_file})
     tree = OmegaConf.merge(tree, experiment, {"choices": choices})
     return tree, [(key, value) for key, value in overrides if key not in GROUPS]
+
+
+def merge_corpus(tree: DictConfig, overrides: list[tuple[str, str]]) -> tuple[DictConfig, list[tuple[str, str]]]:
+    """Merge the data set that ``data=NAME`` chooses for ``prepare``; give the tree and the other arguments.
+
+    Raises:
+        ConfigError: if there is no such data set, a key of one is given without it, or one of manifests with it.
+    """
+    choice = dict(overrides).get("data")
+    overrides = [(key, value) for key, value in overrides if key != "data"]
+    given = {key for key, _ in overrides}
+    if choice in (None, "", "None", "null"):
+        for key in sorted(given):
+            if key.partition(".")[0] == "corpus":
+                raise ConfigError(f"{key} is of a data set: choose one as data=NAME, {', '.join(corpus_choices())}")
+        return tree, overrides
+    if choice not in corpus_choices():
+        raise ConfigError(f"data={choice} is no data set: choose one of {', '.join(corpus_choices())}")
+    for key in OF_MANIFESTS:
+        if key in given:
+            raise ConfigError(
+                f"{key} is of manifests, data={choice} has its own rows and splits: leave out one of them"
+            )
+    if "corpus" in given:
+        raise ConfigError("corpus is no key by itself: give its keys, as corpus.metadata=DIR")
+    part = load_group("data", choice)
+    reader = part.corpus.pop("reader", None)
+    if reader not in CORPORA:
+        raise ConfigError(f"data={choice}: corpus.reader={reader} is unknown: choose one of {', '.join(CORPORA)}")
+    own = {"data": choice, "manifest": None, "out": part.shards, "corpus": OmegaConf.structured(CORPORA[reader])}
+    tree = OmegaConf.merge(tree, own)
+    for key in part.corpus:
+        check_key(tree, f"corpus.{key}")
+    return OmegaConf.merge(tree, {"corpus": part.corpus}), overrides
+
+
+def corpus_choices() -> list[str]:
+    """List the files of conf/data/ that say how a data set is prepared."""
+    return [name for name in group_choices("data") if "corpus" in load_group("data", name)]
 
 
 def load_group(group: str, choice: str) -> DictConfig:
@@ -427,13 +518,13 @@ def check_fields(tree: DictConfig) -> None:
         value = OmegaConf.select(tree, key)
         if value is not None and not value >= least:
             raise ConfigError(f"{key}={value} is too small: it must be at least {least}")
+    for key, value in float_values(tree):
+        if not math.isfinite(value):
+            raise ConfigError(f"{key}={value} is not a finite number")
     for key, most in MOST_VALUES.items():
         value = OmegaConf.select(tree, key)
         if value is not None and not value <= most:
             raise ConfigError(f"{key}={value} is too large: it must be at most {most}")
-    for key, value in float_values(tree):
-        if not math.isfinite(value):
-            raise ConfigError(f"{key}={value} is not a finite number")
     devices = OmegaConf.select(tree, "trainer.devices", default="auto")
     listed = list(devices) if isinstance(devices, ListConfig) else []
     gpus = bool(listed) and len(set(listed)) == len(listed) and all(is_count(device, 0) for device in listed)
@@ -445,6 +536,10 @@ def check_fields(tree: DictConfig) -> None:
     precision, accelerator = OmegaConf.select(tree, "trainer.precision"), OmegaConf.select(tree, "trainer.accelerator")
     if precision == "16-mixed" and accelerator == "cpu":
         raise ConfigError("trainer.precision=16-mixed needs a GPU: use bf16-mixed or 32-true on the CPU")
+    if OmegaConf.select(tree, "loss.gather") and tree.loss.name != "triplet":
+        raise ConfigError(
+            f"loss.gather=true is of loss=triplet: {tree.loss.name} compares chunks with points, not with other chunks"
+        )
     batch, pool = OmegaConf.select(tree, "data.tracks_per_batch"), OmegaConf.select(tree, "data.pool_tracks")
     if batch is not None and batch > pool:
         raise ConfigError(f"data.pool_tracks={pool} must hold at least data.tracks_per_batch={batch} tracks")
@@ -473,6 +568,7 @@ LEAST_VALUES: dict[str, float] = {
     "data.tempo.tolerance": 0,
     "data.tempo.margin": 0,
     "data.workers": 0,
+    "data.max_damaged": 0,
     "loss.margin": 0,
     "loss.track_weight": 0,
     "loss.condition_weight": 0,
@@ -505,6 +601,7 @@ LEAST_VALUES: dict[str, float] = {
     "seconds": 3.0,
     "jobs": 1,
     "high_agreement": 0.5,
+    "least_votes": 1,
     "limit": 1,
 }
 MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far beyond what makes sense
@@ -518,6 +615,7 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "data.triplets_per_condition": 10_000_000,
     "data.track_triplets": 10_000_000,
     "data.workers": 1_024,
+    "data.max_damaged": 0.5,
     "training.max_epochs": 1_000_000_000,
     "training.lr_factor": 0.999,
     "evaluation.triplets_per_condition": 100_000_000,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from disentangled_ml.config import CONF, GROUPS, ConfigError, group_choices, load_config
 
@@ -34,12 +35,20 @@ def run_command(main: Callable[[DictConfig], None], name: str, command: str, pur
     try:
         main(load_config(name, argv))
     except ConfigError as error:
+        close_bars()
         raise SystemExit(f"configuration error: {one_line(error)}") from error
     except (ValueError, OSError) as error:
         logging.getLogger(command).debug("", exc_info=True)
+        close_bars()
         raise SystemExit(f"error: {one_line(error)}") from error
     except KeyboardInterrupt:
         raise SystemExit("interrupted: what is made is kept") from None
+
+
+def close_bars() -> None:
+    """Let progress bars end their line, so that what is said last stands last, in a line of its own."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
 
 
 def one_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ from disentangled_ml.structures import SPLITS, TRACK, ListedTriplet
 from disentangled_ml.systems import BaselineSystem, System, choose_device, list_conditions, load_network_system
 
 
-def choose_shards(config: DictConfig) -> Path:
+def choose_shards(config: DictConfig) -> str:
     """Give the folder of the shards to evaluate on: the given one, or that which the checkpoint was trained on.
 
     Raises:
@@ -34,10 +34,10 @@ def choose_shards(config: DictConfig) -> Path:
     if (config.checkpoint is None) == (config.baseline is None):
         raise ConfigError(f"give either checkpoint=FILE or baseline={'|'.join(BASELINES)}")
     if config.shards is not None:
-        return Path(config.shards)
+        return config.shards
     if config.checkpoint is None:
         raise ConfigError("no value for shards: a baseline needs shards=DIR")
-    return Path(load_checkpoint(Path(config.checkpoint))["config"]["data"]["shards"])
+    return load_checkpoint(Path(config.checkpoint))["config"]["data"]["shards"]
 
 
 def load_system(config: DictConfig, index: ShardIndex, device: torch.device) -> tuple[System, DictConfig]:

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from yaml import YAMLError
 
 from datamodules.audio import UnusableAudio, decode, decode_flac, encode_mp3
-from datamodules.corpora.manifest import TEMPO, read_manifest
+from datamodules.corpora.manifest import read_manifest
+from datamodules.corpora.records import TEMPO, collect
 from datamodules.index import ShardIndex
 from datamodules.shards import decode_info, read_infos, read_samples, share_slices
 from datamodules.spectrogram import resample
@@ -191,7 +192,7 @@ def embed_test_tracks(checkpoint: Path, shards: str) -> tuple[NetworkSystem, Spl
     Raises:
         ValueError: if the checkpoint or the shards are gone, or do not fit together.
     """
-    index = ShardIndex.read(Path(shards))
+    index = ShardIndex.read(shards)
     system, trained = load_network_system(checkpoint, index, choose_device("auto"))
     conditions = list_conditions(index, system.condition_names, trained)
     ids, embedding = system.embed("test", set()).tracks()
@@ -267,7 +268,7 @@ def read_recordings(manifest: Path) -> dict[str, Path]:
     catalogue = read_manifest(
         manifest, split_shares=[1.0, 0.0, 0.0], conditions=[TEMPO]
     )  # splits and labels: the shards'
-    return {record.track_id: Path(record.path) for record in catalogue.records}
+    return {record.track_id: Path(record.path) for record in collect(catalogue)[0]}
 
 
 def recorded_sounds(recordings: dict[str, Path], track_ids: list[str]) -> Iterator[tuple[str, np.ndarray, int]]:

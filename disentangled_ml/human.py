@@ -2,7 +2,8 @@
 
 People weigh genre, mood and the rest as they like, so the triplets are compared in several ways: in the whole embedding; in
 each subspace alone; by ``D_w^2 = sum_c w_c D_c^2`` with given weights; and with weights fitted to the judgements. The fitted
-ones are not negative, and each triplet is judged by weights that were fitted without any triplet of its anchor track.
+ones are not negative, and each triplet is judged by weights that were fitted without any triplet of its group: of its anchor
+track, or of the same votes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def human_report(
     condition_names: Sequence[str],
     weights: Mapping[str, float] | None = None,
     high_agreement: float = 0.9,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Report the accuracy on human triplets, over all of them and over those that most people agree about.
 
@@ -44,6 +46,7 @@ def human_report(
         condition_names: Of the masks, in order.
         weights: One per condition for ``weighted``; None: 1 each.
         high_agreement: Least agreement of the second set.
+        groups: Of triplets that are not independent of each other, one per triplet; None: by anchor track.
 
     Shape:
         masks: (C, D).
@@ -52,30 +55,30 @@ def human_report(
         ``{"all": {"whole": entry, "subspaces": {condition: entry}, "weighted": entry, "fitted": entry or None}``,
         ``"high_agreement": the same, "at_least": high_agreement, "weights": {"weighted": {condition: weight}, "fitted": ...}``,
         ``"skipped": number of triplets, "missing": [track id, ...]}``. An entry is ``{"accuracy", "ci95", "n"}``; the fitted
-        weights are the means over the triplets and sum to 1; None where there are fewer than 5 anchor tracks.
+        weights are the means over the triplets and sum to 1; None where there are fewer than 5 groups.
 
     Raises:
         ValueError: if the agreements are not one per triplet, or the weights not one per condition.
     """
     given = check_weights(weights, condition_names)
-    pairs = list(zip(triplets, agreement, strict=True))
-    present = [(t, share) for t, share in pairs if all(member in table.rows for member in t[1:])]
-    kept = [t for t, _ in present]
-    anchors = [t.anchor.track_id for t in kept]
+    groups = [t.anchor.track_id for t in triplets] if groups is None else groups
+    judged = list(zip(triplets, agreement, groups, strict=True))
+    present = [judgement for judgement in judged if all(member in table.rows for member in judgement[0][1:])]
+    kept, groups = [t for t, _, _ in present], [group for _, _, group in present]
     dist_ap, dist_an = space_distances(table, kept, masks, condition_names)
-    fitted = fit_weights((dist_an.square() - dist_ap.square())[:, :-1], anchors)
+    fitted = fit_weights((dist_an.square() - dist_ap.square())[:, :-1], groups)
     correct = outcomes(dist_ap, dist_an, condition_names, given, fitted)
-    high = torch.tensor([share >= high_agreement for _, share in present], dtype=torch.bool)
+    high = torch.tensor([share >= high_agreement for _, share, _ in present], dtype=torch.bool)
     return without_nan(
         {
-            "all": accuracy_entries(correct, anchors, torch.ones_like(high), condition_names),
-            "high_agreement": accuracy_entries(correct, anchors, high, condition_names),
+            "all": accuracy_entries(correct, groups, torch.ones_like(high), condition_names),
+            "high_agreement": accuracy_entries(correct, groups, high, condition_names),
             "at_least": high_agreement,
             "weights": {
                 "weighted": dict(zip(condition_names, given, strict=True)),
                 "fitted": None if fitted is None else mean_weights(fitted, condition_names),
             },
-            "skipped": len(pairs) - len(present),
+            "skipped": len(judged) - len(present),
             "missing": sorted({m.track_id for t in triplets for m in t[1:] if m not in table.rows}),
         }
     )
@@ -139,22 +142,22 @@ def outcomes(
     return correct
 
 
-def fit_weights(difference: Tensor, anchors: Sequence[str]) -> Tensor | None:
-    """Fit weights to the judgements, by cross-validation over the anchor tracks.
+def fit_weights(difference: Tensor, groups: Sequence[str]) -> Tensor | None:
+    """Fit weights to the judgements, by cross-validation over groups.
 
     Args:
         difference: ``D_c^2(a, n) - D_c^2(a, p)``; positive where subspace c agrees with people.
-        anchors: Anchor track of each triplet; those of one track are in one fold.
+        groups: Of triplets that are not independent of each other, such as their anchor tracks; those of one are in one fold.
 
     Shape:
         difference: (T, C).
         returns: (T, C), rows sum to 1 or 0: for each triplet the weights that were fitted without its fold; None if there
-            are fewer anchors than folds.
+            are fewer groups than folds.
     """
-    if len(set(anchors)) < FOLDS:
+    if len(set(groups)) < FOLDS:
         return None
     fitted = torch.zeros_like(difference)
-    for train, held_out in GroupKFold(FOLDS).split(difference, groups=anchors):
+    for train, held_out in GroupKFold(FOLDS).split(difference, groups=groups):
         fitted[held_out] = torch.from_numpy(fit_fold(difference[train].numpy()))
     return fitted
 
@@ -189,14 +192,14 @@ def mean_weights(fitted: Tensor, condition_names: Sequence[str]) -> dict[str, fl
 
 
 def accuracy_entries(
-    correct: Mapping[str, Tensor], anchors: Sequence[str], chosen: Tensor, condition_names: Sequence[str]
+    correct: Mapping[str, Tensor], groups: Sequence[str], chosen: Tensor, condition_names: Sequence[str]
 ) -> dict[str, Any]:
     """Report the accuracy of the chosen triplets by every way of comparing.
 
     Shape:
         correct: (T,) bool each; chosen: (T,) bool.
     """
-    kept = [anchor for anchor, take in zip(anchors, chosen.tolist(), strict=True) if take]
+    kept = [group for group, take in zip(groups, chosen.tolist(), strict=True) if take]
 
     def entry(way: str) -> dict[str, Any] | None:
         if way not in correct:

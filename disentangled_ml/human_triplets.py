@@ -1,6 +1,7 @@
 """Compare a checkpoint with people: ``python -m disentangled_ml.human_triplets checkpoint=FILE triplets=CSV shards=DIR``.
 
-The triplets are those of dim-sim (see datamodules/corpora/dim_sim.py); instead of ``shards=DIR``, ``audio=DIR`` names a folder
+The triplets are those of dim-sim, between chunks, or of MagnaTagATune's comparisons_final.csv, between whole clips (see
+datamodules/corpora/dim_sim.py and comparisons.py): the header tells which. Instead of ``shards=DIR``, ``audio=DIR`` names a folder
 of recordings ``ID.wav``, ``.flac``, ``.ogg`` or ``.mp3``. A triplet whose recording is missing, unusable or too short for its
 chunk is skipped, and listed with the reason.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,10 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from datamodules.audio import UnusableAudio, decode
-from datamodules.corpora.dim_sim import read_dim_sim
+from datamodules.corpora import comparisons, dim_sim
+from datamodules.corpora.judgements import Judgements
 from datamodules.index import ShardIndex, ShardsError
 from datamodules.shards import MEMBERS, decode_info, decode_mel, naming, read_samples, share_slices
 from datamodules.spectrogram import log_mel, resample
@@ -34,7 +38,7 @@ from disentangled_ml.model import ConditionalSimilarityNetwork
 from disentangled_ml.networks import load_checkpoint, network_from
 from disentangled_ml.report import accuracy_cell, aligned
 from disentangled_ml.run_folder import writable, write_json
-from disentangled_ml.structures import SPLITS, AudioSettings, Member, requested_starts
+from disentangled_ml.structures import SPLITS, AudioSettings, Member
 from disentangled_ml.systems import check_finite, choose_device
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a folder has several of one recording, the first is taken
@@ -79,16 +83,38 @@ def too_late(audio: AudioSettings, start: int, chunk_frames: int, frames: int) -
     return f"too short: the chunk from {begin:.2f} s on ends at {end:.2f} s, the recording at {length:.2f} s"
 
 
+def wanted_starts(members: Iterable[Member]) -> dict[str, set[int | None]]:
+    """Collect what is wanted of each track: starts of chunks, None for the whole.
+
+    >>> wanted_starts([Member("a", 0), Member("b"), Member("a", 129)])
+    {'a': {0, 129}, 'b': {None}}
+    """
+    wanted: dict[str, set[int | None]] = {}
+    for track_id, start in members:
+        wanted.setdefault(track_id, set()).add(start)
+    return wanted
+
+
+def chunk_starts(wanted: set[int | None], frames: int, chunk_frames: int) -> list[int]:
+    """List the first frames of the chunks to embed: those wanted and, for the whole track, its non-overlapping ones.
+
+    >>> chunk_starts({None, 7}, frames=300, chunk_frames=129), chunk_starts({None}, frames=99, chunk_frames=129)
+    ([0, 7, 129], [0])
+    """
+    grid = range(0, max(frames - chunk_frames, 0) + 1, chunk_frames) if None in wanted else ()
+    return sorted({*grid, *(start for start in wanted if start is not None)})
+
+
 def stored_chunks(
-    index: ShardIndex, wanted: dict[str, set[int]], source: str, chunk_frames: int
+    index: ShardIndex, wanted: dict[str, set[int | None]], source: str, chunk_frames: int
 ) -> Iterator[tuple[Member, Chunk]]:
-    """Read the wanted chunks (starts per track) from the shards of all splits; a track that is in none gives nothing."""
+    """Read the wanted chunks (starts, None for the whole, per track) from the shards; a track that is in none gives nothing."""
     for split in SPLITS:
         slices = share_slices(index.splits[split], consumer=0, n_consumers=1)
         for sample in read_samples(index.root, slices, ("json", MEMBERS[source])):
             with naming(index.root, sample):
                 info = decode_info(sample["json"])
-                starts = sorted(wanted.get(info.track_id, ()))
+                starts = chunk_starts(wanted.get(info.track_id, set()), info.frames, chunk_frames)
                 read_chunk = chunk_reader(sample, info.frames, index.audio, source, chunk_frames) if starts else None
             for start in starts:
                 reason = too_late(index.audio, start, chunk_frames, info.frames)
@@ -113,9 +139,9 @@ def chunk_reader(
 
 
 def recorded_chunks(
-    folder: Path, wanted: dict[str, set[int]], source: str, chunk_frames: int, audio: AudioSettings
+    folder: Path, wanted: dict[str, set[int | None]], source: str, chunk_frames: int, audio: AudioSettings
 ) -> Iterator[tuple[Member, Chunk]]:
-    """Cut the wanted chunks (starts per track) out of the recordings of a folder."""
+    """Cut the wanted chunks (starts, None for the whole, per track) out of the recordings of a folder."""
     files = recordings(folder)
     for track_id, starts in wanted.items():
         try:
@@ -126,8 +152,9 @@ def recorded_chunks(
         except UnusableAudio as error:
             yield from ((Member(track_id, start), str(error)) for start in starts)
             continue
-        for start in sorted(starts):
-            reason = too_late(audio, start, chunk_frames, 1 + len(waveform) // audio.hop_length)
+        frames = 1 + len(waveform) // audio.hop_length
+        for start in chunk_starts(starts, frames, chunk_frames):
+            reason = too_late(audio, start, chunk_frames, frames)
             first = start * audio.hop_length
             samples = waveform[first : first + audio.chunk_samples(chunk_frames)]
             chunk = samples if spect is None else mel_chunk(spect, chunk_frames, start)
@@ -174,6 +201,33 @@ def embed_chunks(
     return table, reasons
 
 
+def add_wholes(table: EmbeddingTable, wanted: dict[str, set[int | None]], chunk_frames: int) -> None:
+    """Add the wanted whole tracks: the mean of their non-overlapping chunks, normalised, as everywhere in evaluation."""
+    grid: dict[str, list[Tensor]] = {track_id: [] for track_id, starts in wanted.items() if None in starts}
+    for member, row in table.rows.items():
+        if member.track_id in grid and member.start % chunk_frames == 0:
+            grid[member.track_id].append(row)
+    for track_id, rows in grid.items():
+        if rows:
+            table.rows[Member(track_id)] = normalize(torch.stack(rows).sum(dim=0), dim=0)
+
+
+def read_judgements(path: Path, audio: AudioSettings, least_votes: int | None) -> Judgements:
+    """Read a file of dim-sim or of MagnaTagATune, whose header tells which it is.
+
+    Raises:
+        ValueError: naming the file and line that is wrong.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            of_magnatagatune = comparisons.IDS[0] in file.readline()
+    except (OSError, UnicodeDecodeError):
+        of_magnatagatune = False  # the reader says what is wrong
+    if of_magnatagatune:
+        return comparisons.read_comparisons(path, least_votes or comparisons.LEAST_VOTES)
+    return dim_sim.read_dim_sim(path, audio, least_votes or dim_sim.LEAST_VOTES)
+
+
 def human_table(report: dict[str, Any]) -> str:
     """Show a report as a table: a line per way of comparing, over all triplets and those of high agreement."""
     spaces, high = report["all"], report["high_agreement"]
@@ -191,7 +245,7 @@ def human_table(report: dict[str, Any]) -> str:
         for way, given in weights.items()
     ]
     if report["weights"]["fitted"] is None:
-        lines.append("fitted: too few anchor tracks")
+        lines.append("fitted: too few independent judgements")
     lines.append(
         f"{report['undecided']} rows without a judgement, {report['skipped']} triplets skipped for missing chunks"
     )
@@ -208,7 +262,7 @@ def check_source(config: DictConfig, audio: AudioSettings, source: str) -> Shard
         raise ConfigError("the recordings come from shards=DIR or from audio=DIR: give one of the two")
     if config.shards is None:
         return None
-    index = ShardIndex.read(Path(config.shards))
+    index = ShardIndex.read(config.shards)
     if index.audio != audio:
         raise ConfigError(f"{config.shards} was prepared with {index.audio}, the checkpoint with {audio}")
     if source == "waveform" and not index.has_waveform:
@@ -227,21 +281,20 @@ def main(config: DictConfig) -> None:
     weights = parse_weights(config.weights)
     check_weights(weights, network.condition_names)  # before anything long begins
     index = check_source(config, audio, source)
-    judgements = read_dim_sim(Path(config.triplets), audio)
+    judgements = read_judgements(Path(config.triplets), audio, config.least_votes)
     triplets = [judgement.triplet for judgement in judgements.triplets]
-    wanted = requested_starts(member for _, *members in triplets for member in members)
+    wanted = wanted_starts(member for _, *members in triplets for member in members)
     if index is not None:
         chunks = stored_chunks(index, wanted, source, chunk_frames)
     else:
         chunks = recorded_chunks(Path(config.audio), wanted, source, chunk_frames, audio)
-    table, reasons = embed_chunks(
-        network, tqdm(chunks, desc="embed", unit="chunk", total=sum(map(len, wanted.values())))
-    )
-    agreement = [judgement.agreement for judgement in judgements.triplets]
+    table, reasons = embed_chunks(network, tqdm(chunks, desc="embed", unit="chunk"))
     check_finite(table.rows, config.shards or config.audio)
-    report = human_report(
-        table, triplets, agreement, network.masks(), network.condition_names, weights, config.high_agreement
-    )
+    add_wholes(table, wanted, chunk_frames)
+    agreement = [judgement.agreement for judgement in judgements.triplets]
+    groups = [judgement.group for judgement in judgements.triplets]
+    names, high = network.condition_names, config.high_agreement
+    report = human_report(table, triplets, agreement, network.masks(), names, weights, high, groups)
     report["reasons"] = {track_id: reasons.get(track_id, "not in the shards") for track_id in report["missing"]}
     report["undecided"] = judgements.undecided
     tell_missing(report)

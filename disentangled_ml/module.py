@@ -18,6 +18,7 @@ from disentangled_ml.evaluation import (
     listed_distances,
     listed_loss,
 )
+from disentangled_ml.gathering import GatheredTriplets
 from disentangled_ml.losses import DisentangledLoss
 from disentangled_ml.metrics import count_correct
 from disentangled_ml.model import ConditionalSimilarityNetwork
@@ -35,6 +36,7 @@ class SimilarityModule(pl.LightningModule):
         learning_rate: Of Adam.
         weight_decay: Of Adam.
         checkpoint_notes: Plain values that every checkpoint carries (configuration, conditions, audio settings).
+        gathered: Draws the triplets over the batches of all ranks; None: each rank takes those of its own batch.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class SimilarityModule(pl.LightningModule):
         learning_rate: float = 0.001,
         weight_decay: float = 0.0,
         checkpoint_notes: dict[str, Any] | None = None,
+        gathered: GatheredTriplets | None = None,
     ):
         super().__init__()
         self.network, self.loss = network, loss
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.checkpoint_notes = checkpoint_notes or {}
+        self.gathered_triplets = gathered
         self.table = EmbeddingTable()
 
     @property
@@ -62,10 +66,13 @@ class SimilarityModule(pl.LightningModule):
         What is logged of an epoch is summed over the ranks by the callbacks. Lightning's own ``sync_dist`` is not used: it
         synchronises when a value is first read, which the progress bar does on rank zero alone.
         """
-        terms = self.loss(self.network.raw_embedding(batch.audio), self.network.masks(), batch.triplets, batch.targets)
+        raw_embedding, triplets = self.network.raw_embedding(batch.audio), batch.triplets
+        if self.gathered_triplets is not None:
+            raw_embedding, triplets = self.gathered_triplets(raw_embedding, batch.tracks, self.global_step)
+        terms = self.loss(raw_embedding, self.network.masks(), triplets, batch.targets)
         self.log("loss", terms.total.detach(), prog_bar=True, logger=False)
         correct, total = count_correct(
-            terms.dist_ap.detach(), terms.dist_an.detach(), batch.triplets.condition, len(self.condition_names) + 1
+            terms.dist_ap.detach(), terms.dist_an.detach(), triplets.condition, len(self.condition_names) + 1
         )
         return {"loss": terms.total, "correct": correct, "total": total}
 

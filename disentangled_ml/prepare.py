@@ -1,26 +1,85 @@
 """Turn recordings and labels (a manifest) into shards: ``python -m disentangled_ml.prepare manifest=FILE out=DIR``.
 
+A data set instead of a manifest: ``data=NAME corpus.metadata=DIR corpus.audio=DIR``; see conf/data/NAME.yaml for its keys.
 Repeat the command to continue where an earlier one stopped. What was rejected, and why, stands in DIR/rejected.csv.
+To divide the work among processes or machines that share DIR, run the command with part=1/40, part=2/40, ..., in any order,
+then once with merge=true.
 """
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from datamodules.audio import MISSING_FILE
+from datamodules.corpora.magnatagatune import read_magnatagatune
 from datamodules.corpora.manifest import read_manifest
-from datamodules.preparation import PreparationSettings, prepare_shards
+from datamodules.corpora.msd import read_msd
+from datamodules.corpora.mtg_jamendo import read_mtg_jamendo
+from datamodules.corpora.records import Catalogue
+from datamodules.corpora.tags import choose_conditions
+from datamodules.index import ShardIndex
+from datamodules.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
+from disentangled_ml.config import ConfigError, MagnaTagATuneConfig, MsdConfig, MtgJamendoConfig
 from disentangled_ml.console import run_command
 from disentangled_ml.structures import SPLITS, AudioSettings
 
+READERS = {  # by the schema of their keys, which are their arguments
+    MsdConfig: read_msd,
+    MtgJamendoConfig: read_mtg_jamendo,
+    MagnaTagATuneConfig: read_magnatagatune,
+}
+DETAIL = re.compile(r"""'[^']*'|"[^"]*"|\d+(\.\d+)?""")  # what tells one rejection from others of its kind
 logger = logging.getLogger("prepare")
 
 
+def build_catalogue(config: DictConfig) -> Catalogue:
+    """Build the catalogue of a configuration: of its data set, or of its manifest.
+
+    Raises:
+        ValueError: naming the file or key that cannot be used.
+    """
+    if config.corpus is None:
+        return read_manifest(Path(config.manifest), config.split_shares, config.conditions)
+    if not config.merge and not Path(config.corpus.audio).is_dir():  # every track would be rejected, one by one
+        raise ConfigError(f"corpus.audio={config.corpus.audio} is not a folder: give the one that holds the recordings")
+    catalogue = READERS[OmegaConf.get_type(config.corpus)](**OmegaConf.to_container(config.corpus))
+    return catalogue if config.conditions is None else choose_conditions(catalogue, config.conditions)
+
+
+def kind_of(reason: str) -> str:
+    """Name the kind of a reason, which is its beginning without numbers and quoted names.
+
+    >>> kind_of("shorter than a chunk: 0.35 s, 3.00 s needed"), kind_of("unknown split 'a: b', legal: train, val, test")
+    ('shorter than a chunk', 'unknown split ...')
+    """
+    return re.split("[:(,]", DETAIL.sub("...", reason))[0].strip()
+
+
+def count_reasons(reasons: Iterable[str]) -> str:
+    """Count rejections by kind: missing files first, then the most frequent.
+
+    >>> count_reasons(["silent (peak below -80 dBFS)", "missing file", *["empty file"] * 1200])
+    '1,202 rejected: 1 missing file, 1,200 empty file, 1 silent'
+    """
+    counts = Counter(map(kind_of, reasons))
+    kinds = sorted(counts.items(), key=lambda item: (item[0] != MISSING_FILE, -item[1], item[0]))
+    return f"{counts.total():,} rejected: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+
+
 def main(config: DictConfig) -> None:
-    """Prepare the shards of a configuration."""
+    """Prepare the shards of a configuration, or a part of them, or the index of parts that are made."""
+    part = parse_part(config.part)
+    if part and config.merge:
+        raise ConfigError(f"part={config.part} and merge=true are two steps: make all parts first, then merge")
     settings = PreparationSettings(
         audio=AudioSettings(**config.audio),
         min_frames=config.chunk_frames,
@@ -28,19 +87,71 @@ def main(config: DictConfig) -> None:
         estimate_tempo=config.tempo == "madmom" and (config.conditions is None or "tempo" in config.conditions),
         tracks_per_shard=config.tracks_per_shard,
     )
-    catalogue = read_manifest(Path(config.manifest), config.split_shares, config.conditions)
+    catalogue, out = build_catalogue(config), Path(config.out)
+    with naming_out(out):
+        run(config, part, catalogue, out, settings)
+
+
+@contextmanager
+def naming_out(out: Path) -> Iterator[None]:
+    """Name the folder of the shards where it cannot be written to.
+
+    Raises:
+        OSError: in place of the one that was raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{out} cannot be written to ({error}): mend that, then repeat the command, which keeps what is made"
+        ) from error
+
+
+def run(config: DictConfig, part: Part | None, catalogue: Catalogue, out: Path, settings: PreparationSettings) -> None:
+    """Make the shards, or a part of them, or the index."""
     workers = config.workers or os.cpu_count() or 1
-    index = prepare_shards(catalogue, Path(config.out), settings, workers)
+    if part:
+        prepare_part(catalogue, out, settings, workers, part)
+        logger.info(
+            "%s: part %s is made; when all parts are, run the command with merge=true instead", out, config.part
+        )
+    elif config.merge:
+        tell(merge_parts(catalogue, out, settings))
+    else:
+        tell(prepare_shards(catalogue, out, settings, workers))
+
+
+def parse_part(text: str | None) -> Part | None:
+    """Parse ``3/40``.
+
+    Raises:
+        ConfigError: if it is no number from 1 to the number of parts.
+
+    >>> parse_part("3/40")
+    Part(number=3, count=40)
+    """
+    if text is None:
+        return None
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"part={text} is not legal: give part=1/40 to part=40/40")
+    return Part(int(number), int(count))
+
+
+def tell(index: ShardIndex) -> None:
+    """Say what was made and what was rejected."""
     counts = ", ".join(f"{index.count(split)} {split}" for split in SPLITS)
     names = ", ".join(entry["name"] for entry in index.conditions)
     logger.info("%s: %s tracks; conditions: %s", index.root, counts, names)
     if not index.conditions:
         logger.warning(
-            "no track has a tag or a tempo, so nothing can be trained on these shards: see the manifest's columns"
+            "no track has a tag or a tempo, so nothing can be trained on these shards: see the manifest's columns, or corpus.tags"
         )
-    n_rejected = len(catalogue.records) + len(catalogue.rejected) - sum(index.count(split) for split in SPLITS)
-    if n_rejected:
-        logger.info("%d tracks rejected, see %s", n_rejected, index.root / "rejected.csv")
+    rejected = index.root / "rejected.csv"
+    with open(rejected, newline="", encoding="utf-8") as file:
+        reasons = [row["reason"] for row in csv.DictReader(file)]
+    if reasons:
+        logger.info("%s, see %s", count_reasons(reasons), rejected)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,10 @@ from disentangled_ml.config import ConfigError
 RUN_DIR_VARIABLE = "DISENTANGLED_ML_RUN_DIR"  # tells the rank processes, started again from argv, what was chosen
 SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_ID")  # set by srun: the same for all ranks, and for a requeued job
 AGENT_RUN = ("WANDB_RUN_ID",)  # set by a W&B agent
+UNWRITABLE = (  # full, forbidden, read-only, defective, or something else in the place of a file or folder
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+)
 
 
 def choose_run_dir(runs: Path, default_name: str, run_name: str | None, resume: bool) -> Path:
@@ -49,6 +56,29 @@ def choose_run_dir(runs: Path, default_name: str, run_name: str | None, resume: 
     return run_dir
 
 
+@contextmanager
+def naming_run_folder() -> Iterator[None]:
+    """Name the run folder, once it is chosen, where it cannot be written to; a full disk does not tell whose file it was.
+
+    Raises:
+        OSError: in place of the one that was raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        chosen = os.environ.get(RUN_DIR_VARIABLE)
+        elsewhere = error.filename is not None and chosen not in map(
+            str, (error.filename, *Path(error.filename).parents)
+        )
+        if not chosen or elsewhere or error.errno not in UNWRITABLE:
+            raise
+        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        raise OSError(
+            f"the run folder {chosen} cannot be written to ({what}): mend that, then "
+            f"run_name={Path(chosen).name} resume=true goes on"
+        ) from error
+
+
 def job_name() -> str | None:
     """Name the job that all ranks of this run belong to, where srun or a W&B agent started it."""
     for variables in (AGENT_RUN, SLURM_STEP):
@@ -64,11 +94,20 @@ def last_checkpoint(run_dir: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

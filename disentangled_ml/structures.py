@@ -74,6 +74,20 @@ class TripletBatch(NamedTuple):
     condition: Tensor
 
 
+class BatchTracks(NamedTuple):
+    """Hold what relates the chunks of a batch: they lie track by track, k of each of N tracks, so B = N * k.
+
+    Shape:
+        labels: C tensors (N, V_c), as encoded by each condition.
+        artist: (N,) int64, -1 where unknown.
+        start: (N, k) int64, first frames of the chunks.
+    """
+
+    labels: list[Tensor]
+    artist: Tensor
+    start: Tensor
+
+
 class ChunkBatch(NamedTuple):
     """Hold the chunks of a training batch, each to be embedded once, and their triplets.
 
@@ -81,11 +95,13 @@ class ChunkBatch(NamedTuple):
         audio: (B, 1, n_mels, frames) log-mel, or (B, samples) waveform.
         triplets: rows into ``audio``.
         targets: C tensors (B, K_c) float32, shares of a chunk in the classes of each condition; zero where unlabelled.
+        tracks: what relates the chunks, for triplets over the batches of all ranks.
     """
 
     audio: Tensor
     triplets: TripletBatch
     targets: list[Tensor]
+    tracks: BatchTracks
 
 
 class TrackChunks(NamedTuple):

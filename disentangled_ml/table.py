@@ -284,7 +284,7 @@ def main(config: DictConfig) -> None:
     """
     check_settings(config)
     signal.signal(signal.SIGTERM, interrupt)
-    index = ShardIndex.read(Path(config.shards))
+    index = ShardIndex.read(config.shards)
     out = Path(config.out or Path("tables") / Path(config.shards).resolve().name)
     table = Table(config, index, out, load_config("config", common_arguments(config)))
     begin(table)

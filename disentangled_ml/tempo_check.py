@@ -17,9 +17,10 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from datamodules.audio import decode
-from datamodules.corpora.manifest import Rejected, TrackRecord, parse_tempo, read_manifest
-from datamodules.preparation import Workers
+from datamodules.corpora.manifest import parse_tempo, read_manifest
+from datamodules.corpora.records import Rejected, TrackRecord, collect
 from datamodules.tempo import estimate_tempo
+from datamodules.workers import Workers
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
 from disentangled_ml.report import accuracy_cell
@@ -50,9 +51,9 @@ def known_tempi(manifest: Path, column: str) -> KnownTempi:
     Raises:
         ConfigError: if there is none.
     """
-    catalogue = read_manifest(manifest, ONE_SPLIT, [column])
-    known = KnownTempi([], [], list(catalogue.rejected))
-    for record in catalogue.records:
+    records, rejected = collect(read_manifest(manifest, ONE_SPLIT, [column]))
+    known = KnownTempi([], [], rejected)
+    for record in records:
         if column not in record.labels:
             continue
         label = record.labels[column]  # of a column that is not called tempo it is a list of tags

@@ -2,24 +2,58 @@
 
 Without an API key a run is kept offline in its run folder and asks nothing; ``wandb sync`` uploads it later. The run's id is
 kept beside the checkpoints, so that a resumed run goes on in the same W&B run.
+
+A training is not lost because W&B is: where the server is not reached at the start, the run is kept offline; where it goes away
+later, everything is still written to the run folder, and the end waits for it no longer than ``FINISH_SECONDS``; where W&B's own
+process dies, training goes on without it.
 """
 
 from __future__ import annotations
 
+import logging
 import netrc
 import os
 import secrets
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlparse
 
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
+from wandb.sdk.mailbox import HandleAbandonedError
 
 from disentangled_ml.config import ConfigError
 
 ID_FILE = "wandb_run_id"
+# Seconds. W&B's own variables, where set, decide instead.
+START_SECONDS = 30.0  # of tries until a server counts as not reached: W&B repeats a failed try after 2, 4, 8 seconds
+FINISH_SECONDS = 60.0  # to upload what is left at the end, some figures and an epoch's numbers: more is an outage
+CLOSING_SECONDS = 20.0  # the same when the run is interrupted: SLURM leaves a job 30 seconds behind a SIGTERM
+LOST = (ConnectionError, HandleAbandonedError)  # how it shows that W&B's own process has died
+
+logger = logging.getLogger(__name__)
+
+
+class LastingLogger(WandbLogger):
+    """Log for as long as W&B's own process lives, and let the training outlive it."""
+
+    lost = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log what also images go through; warn once where it cannot be."""
+        if self.lost:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except LOST as error:
+            self.lost = True
+            logger.warning("W&B's process has died (%s): training goes on, and nothing more is logged to W&B", error)
 
 
 def has_api_key() -> bool:
@@ -38,6 +72,15 @@ def resolve_mode(mode: str) -> str:
     if mode != "auto":
         return mode
     return os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
+
+
+def patience() -> wandb.Settings:
+    """Say how long W&B may keep a training waiting."""
+    return wandb.Settings(
+        init_timeout=os.environ.get("WANDB_INIT_TIMEOUT") or START_SECONDS,
+        finish_timeout=os.environ.get("WANDB_FINISH_TIMEOUT") or FINISH_SECONDS,
+        finish_timeout_raises=True,
+    )
 
 
 @rank_zero_only
@@ -71,7 +114,7 @@ def build_logger(
         raise ConfigError(
             "wandb.mode=online needs an API key: run `wandb login`, set WANDB_API_KEY, or use mode offline"
         )
-    return WandbLogger(
+    return LastingLogger(
         name=run_dir.name,
         save_dir=run_dir,
         id=keep_run_id(run_dir),
@@ -80,24 +123,63 @@ def build_logger(
         offline=mode == "offline",
         config=config,
         resume="allow",
+        settings=patience(),
     )
 
 
-def start(logger: WandbLogger | None) -> None:
-    """Start the W&B run, before anything long begins.
+def start(run_logger: WandbLogger | None) -> None:
+    """Start the W&B run, before anything long begins; keep it offline where the server is not reached.
 
     Raises:
-        ConfigError: if it cannot be, for want of a key, a legal name or a connection.
+        ConfigError: if it cannot be, for want of a key that the server takes or of a legal name.
     """
+    if run_logger is None:
+        return
+    asked = time.monotonic()
     try:
-        if logger is not None:
-            _ = logger.experiment
+        _ = run_logger.experiment
     except (wandb.Error, ValueError) as error:
-        raise ConfigError(
-            f"W&B does not start ({error}): mend wandb.* or WANDB_*, or use wandb.mode=offline or disabled"
-        ) from error
+        if time.monotonic() - asked < patience().init_timeout:  # a refusal is an answer, and comes at once
+            raise ConfigError(
+                f"W&B does not start ({error}): mend wandb.* or WANDB_*, or use wandb.mode=offline or disabled"
+            ) from error
+        logger.warning(
+            "W&B is not reached (%s): the run is kept offline; upload it later by\n  wandb sync %s/wandb",
+            " ".join(str(error).split()),
+            run_logger.save_dir,
+        )
+        wandb.teardown()  # W&B's process, which holds on to the id of the run
+        os.environ["WANDB_MODE"] = "offline"
+        _ = run_logger.experiment
 
 
 def finish() -> None:
-    """Close the W&B run, so that its files are whole."""
-    wandb.finish()
+    """Close the W&B run, so that its files are whole; say what to do where they could not be uploaded."""
+    folder = Path(wandb.run.dir).parent if wandb.run else None
+    try:
+        wandb.finish()
+    except TimeoutError:
+        logger.warning(
+            "W&B is not reached any more: all that was logged is kept; upload it later by\n"
+            "  wandb sync --include-online %s",
+            folder,
+        )
+    except LOST:
+        logger.warning("W&B's process has died: what was logged until then is in %s", folder)
+        with suppress(*LOST):
+            wandb.teardown()  # now, not at the exit, where it would show a traceback
+
+
+def finish_interrupted() -> None:
+    """Close the W&B run as one that has failed; wait for it no longer than a process that is about to be killed can."""
+    closing = Thread(target=close_as_failed, daemon=True)
+    closing.start()
+    closing.join(CLOSING_SECONDS)
+
+
+def close_as_failed() -> None:
+    """Close the W&B run and end W&B's own process, which the signal that ended ours may have ended already."""
+    try:
+        wandb.teardown(exit_code=1)
+    except Exception as error:  # of any kind, for nothing may keep the run from ending as it should
+        logger.warning("the W&B run is not closed, its last values may be missing (%s)", error or type(error).__name__)

@@ -2,10 +2,15 @@
 
 Leaves in runs/RUN_NAME/: config.yaml, checkpoints/{best,last}.ckpt, metrics.json and evaluation.json (the best checkpoint on
 validation and test), figures/*.png and the W&B files.
+
+SIGTERM or SIGUSR1 ends it after the batch that it is at; ``resume=true`` goes on with the next one. Under SLURM, SIGUSR1 also
+requeues the job.
 """
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -13,12 +18,17 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from disentangled_ml import builders
+from callbacks.preemption import Preempted, Preemption, sheltered
+from datamodules.similarity import SimilarityDataModule
+from disentangled_ml import builders, slurm
 from disentangled_ml.console import run_command
 from disentangled_ml.evaluation import split_report, without_nan
+from disentangled_ml.module import SimilarityModule
 from disentangled_ml.report import accuracy_table
-from disentangled_ml.run_folder import choose_run_dir, last_checkpoint, write_json
-from disentangled_ml.tracking import finish, start
+from disentangled_ml.run_folder import choose_run_dir, last_checkpoint, naming_run_folder, write_json, write_whole
+from disentangled_ml.tracking import finish, finish_interrupted, start
+
+logger = logging.getLogger("train")
 
 
 def default_name(config: DictConfig) -> str:
@@ -26,6 +36,7 @@ def default_name(config: DictConfig) -> str:
     return f"{Path(config.data.shards).name}-{config.backbone.name}-{config.mask.name}"
 
 
+@naming_run_folder()
 def main(config: DictConfig) -> None:
     """Train, then validate and test the best checkpoint."""
     quieten()
@@ -36,14 +47,25 @@ def main(config: DictConfig) -> None:
     last = last_checkpoint(run_dir) if config.resume else None
     if last is not None:
         builders.check_resumable(last, module, config.training.max_epochs)
-    trainer = builders.build_trainer(config, run_dir)
-    start(trainer.logger)
+    preemption = Preemption(run_dir / "checkpoints" / "last.ckpt")
+    trainer = builders.build_trainer(config, run_dir, preemption)
+    preemption.listen()
+    with sheltered():
+        start(trainer.logger)
     if trainer.is_global_zero:
-        OmegaConf.save(config, run_dir / "config.yaml")
+        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     try:
-        trainer.fit(module, data, ckpt_path=last, weights_only=True)
-    except SystemExit as error:  # how Lightning ends on Ctrl-C, and on SIGTERM as if nothing was left to do
-        raise SystemExit(f"interrupted: run_name={run_dir.name} resume=true goes on with {run_dir}") from error
+        train_and_test(trainer, module, data, run_dir, last)
+    except (Preempted, SystemExit) as error:  # SystemExit is how Lightning ends on Ctrl-C
+        raise SystemExit(end_early(error, run_dir, trainer.is_global_zero)) from error
+    finish()
+
+
+def train_and_test(
+    trainer: pl.Trainer, module: SimilarityModule, data: SimilarityDataModule, run_dir: Path, last: Path | None
+) -> None:
+    """Train, from a checkpoint on if there is one, and leave what the best network achieves."""
+    trainer.fit(module, data, ckpt_path=last, weights_only=True)
     metrics = {}
     for evaluate in (trainer.validate, trainer.test):
         evaluate(
@@ -57,7 +79,21 @@ def main(config: DictConfig) -> None:
         write_json(run_dir / "metrics.json", without_nan(metrics))
         write_json(run_dir / "evaluation.json", report)
         sys.stdout.write(f"\n{accuracy_table(report)}\n\n{run_dir}\n")
-    finish()
+
+
+def end_early(reason: Preempted | SystemExit, run_dir: Path, is_first: bool) -> str | int:
+    """Do what is to be done when a run is interrupted, and give what the process exits with.
+
+    Ranks above zero end quietly: who started them, Lightning or ``srun``, would kill the first for the failure of another.
+    """
+    if isinstance(reason, Preempted):
+        if not is_first:
+            return 0
+        finish_interrupted()
+        job = slurm.job_id()
+        if job and reason.number == signal.SIGUSR1:
+            logger.info(slurm.requeue(job))  # the last thing: it kills what still runs
+    return f"interrupted: run_name={run_dir.name} resume=true goes on with {run_dir}"
 
 
 def quieten() -> None:
@@ -74,6 +110,9 @@ def quieten() -> None:
         ".*litlogger.*",
     ):
         warnings.filterwarnings("ignore", message)
+    # Where the disk is full W&B's service ends, and W&B says so for every value logged, and that it cannot say so in its log.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    logging.raiseExceptions = False
 
 
 if __name__ == "__main__":

@@ -8,14 +8,22 @@ instead, so that a nuisance such as bandwidth does not tell them apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from disentangled_ml.conditions import Condition, Relation, forbid_positives, same_group
-from disentangled_ml.structures import TripletBatch
+from disentangled_ml.conditions import Condition, Relation, forbid_positives, relate_tracks, same_group
+from disentangled_ml.structures import BatchTracks, TripletBatch
 
 ANCHORS_PER_BLOCK = 256  # rows of a relation held at a time when a whole split is related
+
+
+def seeded_generator(*numbers: int) -> Generator:
+    """Make a generator from several numbers, such as (seed, epoch, consumer)."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return Generator().manual_seed(int(state) >> 1)
 
 
 def draw_columns(allowed: Tensor, generator: Generator) -> Tensor:
@@ -28,9 +36,9 @@ def draw_columns(allowed: Tensor, generator: Generator) -> Tensor:
     >>> draw_columns(torch.tensor([[False, True, False], [True, False, False]]), torch.Generator()).tolist()
     [1, 0]
     """
-    rank = allowed.cumsum(1)
-    wanted = torch.rand(len(allowed), 1, generator=generator, dtype=torch.float64) * rank[:, -1:]
-    return (rank > wanted).int().argmax(1)
+    rank = allowed.cumsum(1, dtype=torch.int32)
+    before = (torch.rand(len(allowed), 1, generator=generator, dtype=torch.float64) * rank[:, -1:]).int()
+    return torch.searchsorted(rank, before + 1)[:, 0]
 
 
 def nearest_columns(allowed: Tensor, level: Tensor, target: Tensor) -> Tensor:
@@ -75,6 +83,40 @@ def draw_batch(relations: Sequence[Relation], counts: Sequence[int], generator: 
     return TripletBatch(torch.cat(drawn), torch.arange(len(drawn)).repeat_interleave(sizes))
 
 
+@dataclass(frozen=True)
+class TripletMiner:
+    """Draw the triplets of a batch from what relates its chunks.
+
+    Attributes:
+        conditions: In order.
+        min_gap: Frames that anchor and positive of a track triplet begin apart, at least.
+        per_condition: Triplets drawn for each condition, between tracks, then a chunk of each.
+        track_triplets: Triplets drawn for the track condition, between chunks.
+    """
+
+    conditions: Sequence[Condition]
+    min_gap: int
+    per_condition: int
+    track_triplets: int
+
+    def draw(self, tracks: BatchTracks, generator: Generator) -> TripletBatch:
+        """Draw triplets of the chunks of some tracks, on the CPU; a condition that allows none gets none."""
+        n, k = tracks.start.shape
+        forbidden = same_group(tracks.artist) | torch.eye(n, dtype=torch.bool)
+        relations = [
+            forbid_positives(condition.relate(labels, labels), forbidden)
+            for condition, labels in zip(self.conditions, tracks.labels, strict=True)
+        ]
+        between = draw_batch(relations, [self.per_condition] * len(relations), generator)
+        chunk = torch.randint(k, between.indices.shape, generator=generator)
+        same_track = relate_tracks(torch.arange(n).repeat_interleave(k), tracks.start.flatten(), self.min_gap)
+        within = draw_batch([same_track], [self.track_triplets], generator)
+        return TripletBatch(
+            torch.cat([between.indices * k + chunk, within.indices]),
+            torch.cat([between.condition, within.condition + len(relations)]),
+        )
+
+
 def draw_from_split(
     condition: Condition,
     labels: Tensor,
@@ -83,7 +125,7 @@ def draw_from_split(
     generator: Generator,
     level: Tensor | None = None,
 ) -> Tensor:
-    """Draw n triplets of whole tracks from a split, of which only a block of rows is related at a time.
+    """Draw n triplets of whole tracks from a split, of which only a block of labelled rows is related at a time.
 
     Tracks are tried as anchors in random order, over and over, until n triplets are found or a whole round gives none. With
     levels, the negative is the allowed one whose level is nearest to the positive's (drawn among those equally near).
@@ -94,11 +136,16 @@ def draw_from_split(
         level: (N,) float, finite.
         returns: (n, 3) int64, fewer rows (0, 3) only where the split allows no triplet at all.
     """
-    found, wanted = [torch.empty(0, 3, dtype=torch.int64)], n if len(labels) else 0
+    n_tracks, is_labelled = len(labels), condition.rarity(labels) > 0
+    track = is_labelled.nonzero()[:, 0]  # of each row from here on: the others take no part
+    row, labels, artist = is_labelled.cumsum(0) - 1, labels[track], artist[track]
+    level = None if level is None else level[track]
+    found, wanted = [torch.empty(0, 3, dtype=torch.int64)], n if len(track) else 0
     while wanted > 0:
         before = wanted
-        for anchor in torch.randperm(len(labels), generator=generator).split(ANCHORS_PER_BLOCK):
-            forbidden = same_group(artist[anchor], artist) | (anchor[:, None] == torch.arange(len(labels)))
+        for block in torch.randperm(n_tracks, generator=generator).split(ANCHORS_PER_BLOCK):
+            anchor = row[block[is_labelled[block]]]
+            forbidden = same_group(artist[anchor], artist) | (anchor[:, None] == torch.arange(len(track)))
             positive, negative = forbid_positives(condition.relate(labels[anchor], labels), forbidden)
             valid = positive.any(1) & negative.any(1)
             anchor, positive, negative = anchor[valid][:wanted], positive[valid][:wanted], negative[valid][:wanted]
@@ -111,4 +158,4 @@ def draw_from_split(
                 break
         if wanted == before:
             break
-    return torch.cat(found)
+    return track[torch.cat(found)]

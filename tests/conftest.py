@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +46,14 @@ def tiny_sample(number: int, chunk_frames: int = CHUNK_FRAMES) -> dict:
     return {"info": TrackInfo(f"t{number}", artist, frames, labels), "mel": mel.astype(np.float16)}
 
 
-def write_tiny_shards(root: Path, chunk_frames: int = CHUNK_FRAMES, **counts: int) -> Path:
-    """Write shards of 8 tracks: ``write_tiny_shards(root, train=48, val=16, test=20)``."""
+def write_tiny_shards(root: Path, chunk_frames: int = CHUNK_FRAMES, tracks_per_shard: int = 8, **counts: int) -> Path:
+    """Write shards: ``write_tiny_shards(root, train=48, val=16, test=20)``."""
     root.mkdir(parents=True)
     splits: dict[str, list[Shard]] = {"train": [], "val": [], "test": []}
     number = 0
     for split, count in counts.items():
-        for first in range(0, count, 8):
-            shard = Shard(f"{split}-{len(splits[split]):06d}.tar", min(8, count - first))
+        for first in range(0, count, tracks_per_shard):
+            shard = Shard(f"{split}-{len(splits[split]):06d}.tar", min(tracks_per_shard, count - first))
             write_shard(root / shard.file, (tiny_sample(number + i, chunk_frames) for i in range(shard.samples)))
             splits[split].append(shard)
             number += shard.samples
@@ -78,9 +79,24 @@ def long_shards(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def many_shards(tmp_path_factory) -> Path:
+    """Give a folder of shards with 800, 16 and 20 tracks: an epoch of 200 batches takes some seconds."""
+    return write_tiny_shards(tmp_path_factory.mktemp("many") / "shards", train=800, val=16, test=20)
+
+
+@pytest.fixture(scope="session")
 def tiny_arguments(tiny_shards) -> tuple[str, ...]:
     """Give the arguments of ``train`` for a run of about a second per epoch."""
     return (*TINY, f"data.shards={tiny_shards}")
+
+
+@pytest.fixture(autouse=True)
+def own_signal_handlers():
+    """Give the signals back: a run that is trained in this process keeps them until the process ends."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

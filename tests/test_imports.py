@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("disentangled_ml", "datamodules", "callbacks")
 PURE = (
     *("structures", "conditions", "triplets", "masks", "losses", "metrics", "evaluation", "frontends", "model"),
-    *("human", "tempo_metrics"),
+    *("human", "tempo_metrics", "gathering"),
     *("neighbours", "retrieval", "probe", "published", "comparison"),
     *("backbones", "backbones.*", "baselines", "baselines.*"),
 )
@@ -18,6 +18,7 @@ ENTRY_POINTS = ("train", "evaluate", "prepare", "demo", "html_report", "human_tr
 COMPOSING = ("builders", "systems", *ENTRY_POINTS)  # know all packages
 ONE_FILE = {  # a third-party framework and the files that may import it
     "webdataset": ["datamodules/shards.py"],
+    "fsspec": ["datamodules/storage.py"],
     "madmom": ["datamodules/tempo.py"],
     "soundfile": ["datamodules/audio.py"],
     "nnAudio": ["disentangled_ml/frontends.py"],

@@ -10,47 +10,27 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import NamedTuple
 
+from datamodules.corpora.judgements import HUMAN, HumanTriplet, JudgementError, Judgements, parse_number, parse_votes
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member
 
-HUMAN = "human"  # the condition of these triplets: similar to people, whatever they listened for
 ROLES = ("anchor", "song1", "song2")
 VOTES = ("song1_vote", "song2_vote")
 COLUMNS = (*(f"{role}_{part}" for role in ROLES for part in ("id", "start_seconds")), *VOTES)
-MAX_SECONDS, MAX_VOTES = 1e6, 1_000_000  # anything beyond is a unit or parsing error
+MAX_SECONDS = 1e6  # anything beyond is a unit or parsing error
+LEAST_VOTES = 1  # of the clean file, whose votes are 0 and 1
 
 
-class DimSimError(ValueError):
-    """Tell which line of a dim-sim file is wrong, and what would be right."""
-
-
-class HumanTriplet(NamedTuple):
-    """Hold one judgement.
-
-    Attributes:
-        triplet: Anchor, the song with more votes, the other; starts in frames.
-        agreement: Share of the votes for the winner, in (0.5, 1].
-        votes: Number of votes.
-    """
-
-    triplet: ListedTriplet
-    agreement: float
-    votes: int
-
-
-class Judgements(NamedTuple):
-    """Hold what a file gives: the triplets, and the number of rows that are no judgement."""
-
-    triplets: list[HumanTriplet]
-    undecided: int
-
-
-def read_dim_sim(path: Path, audio: AudioSettings) -> Judgements:
+def read_dim_sim(path: Path, audio: AudioSettings, least_votes: int = LEAST_VOTES) -> Judgements:
     """Read a dim-sim file, raw or clean.
 
+    Args:
+        path: The file.
+        audio: Settings that turn seconds into frames.
+        least_votes: Of a row; fewer are no judgement.
+
     Raises:
-        DimSimError: naming the file and line, if a column is missing or a cell has no legal value.
+        JudgementError: naming the file and line, if a column is missing or a cell has no legal value.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -58,10 +38,10 @@ def read_dim_sim(path: Path, audio: AudioSettings) -> Judgements:
             check_columns(path, reader.fieldnames or ())
             rows = [parse_row(row, f"{path}, line {reader.line_num}", audio) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DimSimError(f"{path} cannot be read as UTF-8 CSV ({error}): give a file of dim-sim") from error
+        raise JudgementError(f"{path} cannot be read as UTF-8 CSV ({error}): give a file of dim-sim") from error
     if not rows:
-        raise DimSimError(f"{path} has no rows below its header: give a file of dim-sim")
-    triplets = [row for row in rows if row is not None]
+        raise JudgementError(f"{path} has no rows below its header: give a file of dim-sim")
+    triplets = [row for row in rows if row is not None and row.votes >= least_votes]
     return Judgements(triplets, len(rows) - len(triplets))
 
 
@@ -69,63 +49,39 @@ def check_columns(path: Path, columns: list[str] | tuple[str, ...]) -> None:
     """Check that the needed columns are there.
 
     Raises:
-        DimSimError: naming those that are not.
+        JudgementError: naming those that are not.
     """
     missing = [column for column in COLUMNS if column not in columns]
     if missing:
-        raise DimSimError(f"{path}, line 1: no column {', '.join(missing)}; needed are {', '.join(COLUMNS)}")
+        raise JudgementError(f"{path}, line 1: no column {', '.join(missing)}; needed are {', '.join(COLUMNS)}")
 
 
 def parse_row(row: dict, where: str, audio: AudioSettings) -> HumanTriplet | None:
     """Parse one row; None if it is no judgement.
 
     Raises:
-        DimSimError: beginning with ``where``, if it is malformed.
+        JudgementError: beginning with ``where``, if it is malformed.
     """
     if row.get(None):
-        raise DimSimError(f"{where}: more cells than columns, put cells that hold a comma in quotes")
+        raise JudgementError(f"{where}: more cells than columns, put cells that hold a comma in quotes")
     short = [column for column in COLUMNS if row[column] is None]
     if short:
-        raise DimSimError(f"{where}: the row is too short, it ends before {short[0]}")
+        raise JudgementError(f"{where}: the row is too short, it ends before {short[0]}")
     anchor, first, second = (parse_member(row, role, where, audio) for role in ROLES)
     votes = [parse_votes(row[column], f"{where}: {column}") for column in VOTES]
     if votes[0] == votes[1]:
         return None
     winner, other = (first, second) if votes[0] > votes[1] else (second, first)
-    return HumanTriplet(ListedTriplet(HUMAN, anchor, winner, other), max(votes) / sum(votes), sum(votes))
+    triplet = ListedTriplet(HUMAN, anchor, winner, other)
+    return HumanTriplet(triplet, max(votes) / sum(votes), sum(votes), anchor.track_id)
 
 
 def parse_member(row: dict, role: str, where: str, audio: AudioSettings) -> Member:
     """Parse the id and the start of one of the three chunks."""
     track_id, start = row[f"{role}_id"].strip(), row[f"{role}_start_seconds"]
     if not track_id:
-        raise DimSimError(f"{where}: {role}_id is empty")
+        raise JudgementError(f"{where}: {role}_id is empty")
     seconds = parse_number(start)
     if seconds is None or seconds >= MAX_SECONDS:
-        raise DimSimError(f"{where}: {role}_start_seconds={start!r} is not a number of seconds >= 0")
+        raise JudgementError(f"{where}: {role}_start_seconds={start!r} is not a number of seconds >= 0")
     return Member(track_id, audio.frames(seconds))
-
-
-def parse_votes(cell: str, where: str) -> int:
-    """Parse a number of votes; tools that read tables write ``1.0`` for 1.
-
-    >>> parse_votes("3", ""), parse_votes("1.0", "")
-    (3, 1)
-    """
-    votes = parse_number(cell)
-    if votes is None or votes > MAX_VOTES or votes != int(votes):
-        raise DimSimError(f"{where}={cell!r} is not a number of votes: give a whole number >= 0")
-    return int(votes)
-
-
-def parse_number(cell: str) -> float | None:
-    """Parse a finite number that is not negative; None for anything else.
-
-    >>> parse_number("1.5"), parse_number("-1"), parse_number("nan"), parse_number("")
-    (1.5, None, None, None)
-    """
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return number if 0 <= number < float("inf") else None

@@ -8,57 +8,24 @@ used are rejected one by one, with the reason; a file that is no manifest is an 
 from __future__ import annotations
 
 import csv
-import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
+from datamodules.corpora.files import LineReader
+from datamodules.corpora.records import TEMPO, Catalogue, Rejected, TrackRecord, draw_split
 from disentangled_ml.conditions import MAX_BPM, MIN_BPM
 from disentangled_ml.structures import RESERVED_NAMES, SPLITS
 
 REQUIRED = ("track_id", "path")
 RESERVED = (*REQUIRED, "artist", "split")
-TEMPO = "tempo"
 logger = logging.getLogger(__name__)
 
 
 class ManifestError(ValueError):
     """Tell what is wrong with a manifest as a whole, and what would be right."""
-
-
-class TrackRecord(NamedTuple):
-    """Hold one recording and its labels as a catalogue gives them.
-
-    Attributes:
-        track_id: Unique name.
-        path: Of the audio file.
-        artist: None where unknown.
-        split: ``train``, ``val`` or ``test``.
-        labels: Tags (list of str) per tag condition, and ``tempo`` (float, BPM); a missing label is absent.
-    """
-
-    track_id: str
-    path: str
-    artist: str | None
-    split: str
-    labels: dict[str, list[str] | float]
-
-
-class Rejected(NamedTuple):
-    """Hold one line of ``rejected.csv``."""
-
-    track_id: str
-    path: str
-    reason: str
-
-
-class Catalogue(NamedTuple):
-    """Hold what a reader gives: usable records, rejected rows, and the names of the conditions in order."""
-
-    records: list[TrackRecord]
-    rejected: list[Rejected]
-    conditions: list[str]
 
 
 def read_manifest(manifest: Path, split_shares: Sequence[float], conditions: Sequence[str] | None = None) -> Catalogue:
@@ -72,40 +39,60 @@ def read_manifest(manifest: Path, split_shares: Sequence[float], conditions: Seq
     Raises:
         ManifestError: if the file is missing, empty, not UTF-8 CSV, or lacks a column or has one twice.
     """
+    with opened(manifest) as reader:
+        columns = [column for column in reader.fieldnames or () if column]
+        missing = [column for column in REQUIRED if column not in columns]
+        if missing:
+            raise ManifestError(f"manifest {manifest} has no column {', '.join(missing)}; it has: {', '.join(columns)}")
+        if len(set(columns)) < len(columns):
+            raise ManifestError(f"manifest {manifest} has two columns of one name; it has: {', '.join(columns)}")
+        offered = [column for column in columns if column not in RESERVED]
+        n_rows, numeric = numeric_columns(reader, offered)
+    if not n_rows:
+        raise ManifestError(f"manifest {manifest} has no rows below its header")
+    names = condition_columns(manifest, offered, numeric, conditions)
+    return Catalogue(names, partial(read_rows, manifest, names, split_shares))
+
+
+@contextmanager
+def opened(manifest: Path) -> Iterator[csv.DictReader]:
+    """Read a manifest row by row.
+
+    Raises:
+        ManifestError: if it is no UTF-8 CSV.
+    """
     try:
         with open(manifest, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), [column for column in reader.fieldnames or () if column]
+            yield LineReader(file)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"manifest {manifest} cannot be read as UTF-8 CSV: {error}") from error
-    missing = [column for column in REQUIRED if column not in columns]
-    if missing:
-        raise ManifestError(f"manifest {manifest} has no column {', '.join(missing)}; it has: {', '.join(columns)}")
-    if len(set(columns)) < len(columns):
-        raise ManifestError(f"manifest {manifest} has two columns of one name; it has: {', '.join(columns)}")
-    if not rows:
-        raise ManifestError(f"manifest {manifest} has no rows below its header")
-    names = condition_columns(manifest, rows, columns, conditions)
-    records, rejected, seen = [], [], set()
+
+
+def read_rows(manifest: Path, names: Sequence[str], split_shares: Sequence[float]) -> Iterator[TrackRecord | Rejected]:
+    """Stream the rows of a manifest."""
+    with opened(manifest) as reader:
+        for row in reader:
+            track_id, path = (row["track_id"] or "").strip(), (row["path"] or "").strip()
+            try:
+                yield parse_row(row, track_id, manifest.parent / path if path else None, names, split_shares)
+            except ValueError as error:
+                yield Rejected(track_id, path, str(error))
+
+
+def numeric_columns(rows: Iterable[dict], offered: Sequence[str]) -> tuple[int, list[str]]:
+    """Count the rows, and find the offered columns that hold nothing but numbers."""
+    numeric, n_rows = [name for name in offered if name != TEMPO], 0
     for row in rows:
-        track_id, path = (row["track_id"] or "").strip(), (row["path"] or "").strip()
-        try:
-            if track_id in seen:
-                raise ValueError("duplicate track_id, the first one is kept")
-            records.append(parse_row(row, track_id, manifest.parent / path if path else None, names, split_shares))
-            seen.add(track_id)
-        except ValueError as error:
-            rejected.append(Rejected(track_id, path, str(error)))
-    return Catalogue(records, rejected, names)
+        n_rows += 1
+        numeric = [name for name in numeric if not row[name] or is_number(row[name])]
+    return n_rows, numeric
 
 
 def condition_columns(
-    manifest: Path, rows: list[dict], columns: list[str], conditions: Sequence[str] | None
+    manifest: Path, offered: Sequence[str], numeric: Sequence[str], conditions: Sequence[str] | None
 ) -> list[str]:
     """Name the columns that are conditions."""
-    offered = [column for column in columns if column not in RESERVED]
     if conditions is None:
-        numeric = [name for name in offered if name != TEMPO and all(is_number(row[name]) for row in rows if row[name])]
         if numeric:
             logger.warning("columns taken as no condition, for they hold numbers, not tags: %s", ", ".join(numeric))
         names = [name for name in offered if name not in numeric]
@@ -177,17 +164,3 @@ def parse_tempo(cell: str) -> float:
     if is_number(cell) and MIN_BPM <= float(cell) <= MAX_BPM:
         return float(cell)
     raise ValueError(f"tempo {cell!r} is not a number of BPM from {MIN_BPM:g} to {MAX_BPM:g}")
-
-
-def draw_split(group: str, shares: Sequence[float]) -> str:
-    """Draw the split of an artist or a track from a stable hash of its name.
-
-    >>> draw_split("Miles Davis", [0.7, 0.1, 0.2]) == draw_split("Miles Davis", [0.7, 0.1, 0.2])
-    True
-    """
-    point = int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest(), "big") / 2**64
-    for split, share in zip(SPLITS, shares, strict=True):
-        if point < share:
-            return split
-        point -= share
-    return SPLITS[0]

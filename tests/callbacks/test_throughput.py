@@ -22,10 +22,15 @@ def test_counts_chunks_and_waiting_by_the_clock(monkeypatch):
             logged.update(values)
 
     class Trainer:
-        world_size, is_last_batch = 1, False
+        world_size, is_last_batch, is_global_zero = 1, False, True
 
         class strategy:
             reduce = staticmethod(lambda tensor, reduce_op: tensor)
+
+    def kept(callback: Throughput) -> dict:
+        checkpoint = {"callbacks": {}}
+        callback.on_save_checkpoint(trainer, module, checkpoint)
+        return checkpoint["callbacks"]["Throughput"]
 
     trainer, module, callback = Trainer(), Module(), Throughput()
     callback.on_train_start(trainer, module)
@@ -44,15 +49,23 @@ def test_counts_chunks_and_waiting_by_the_clock(monkeypatch):
         expected = {"train/chunks_per_second": chunks / 16.0, "train/data_wait_share": 0.75}
         assert logged == pytest.approx(expected), f"epoch {epoch}"
         seconds = 50.0 + 4 * 104.0  # of a whole epoch, validation included
-        assert callback.state_dict() == {"seconds": (epoch + 1) * seconds}
-    resumed = Throughput()
-    assert resumed.state_dict() == {"seconds": 0.0}
-    resumed.load_state_dict(callback.state_dict())
-    now[0] += 1000.0  # between two processes
-    resumed.on_train_start(trainer, module)
-    now[0] += 7.0
-    resumed.on_train_epoch_end(trainer, module)
-    assert resumed.state_dict() == {"seconds": 2 * seconds + 7.0}
+        assert kept(callback) == {"seconds": (epoch + 1) * seconds, "measured": [0, 0, 0]}
+    first, *rest = TinyData().train
+    for part in ([first], rest):  # the third epoch in two processes
+        interrupted, callback = callback, Throughput()
+        callback.on_load_checkpoint(trainer, module, {"callbacks": {"Throughput": kept(interrupted)}})
+        now[0] += 1000.0  # between two processes
+        callback.on_train_start(trainer, module)
+        for batch in part:
+            now[0] += 3.0
+            callback.on_train_batch_start(trainer, module, batch, 0)
+            now[0] += 1.0
+            callback.on_train_batch_end(trainer, module, None, batch, 0)
+    assert kept(callback) == {"seconds": 2 * seconds + 16.0, "measured": [chunks, 12.0, 4.0]}
+    logged.clear()
+    callback.on_train_epoch_end(trainer, module)
+    assert logged == pytest.approx(expected)
+    assert kept(callback) == {"seconds": 2 * seconds + 16.0, "measured": [0, 0, 0]}
 
 
 class SlowData(TinyData):
@@ -81,7 +94,7 @@ def test_checkpoints_carry_the_time_over_resumed_runs(tmp_path):
         assert before < callback.seconds < before + took
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         kept = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]["Throughput"]
-        assert kept == {"seconds": callback.seconds}
+        assert kept == {"seconds": callback.seconds, "measured": [0, 0, 0]}
         seconds.append(callback.seconds)
 
 

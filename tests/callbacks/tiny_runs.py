@@ -18,6 +18,7 @@ from disentangled_ml.module import SimilarityModule
 from disentangled_ml.structures import (
     TRACK,
     AudioSettings,
+    BatchTracks,
     ChunkBatch,
     ListedTriplet,
     Member,
@@ -44,6 +45,7 @@ def training_batches(n_conditions: int) -> list[ChunkBatch]:
                 torch.randint(n_conditions + 1, (triplets,), generator=generator),
             ),
             [torch.zeros(chunks, 2) for _ in range(n_conditions)],
+            BatchTracks([torch.zeros(chunks, 2)] * n_conditions, torch.arange(chunks), torch.zeros(chunks, 1)),
         )
         for chunks, triplets in BATCH_SHAPES
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +16,14 @@ import pytest
 import soundfile
 import torch
 
-from datamodules import streams
-from datamodules.audio import encode_flac
+from datamodules import streams, workers
+from datamodules.audio import encode_flac, encode_mp3
 from datamodules.index import Shard, ShardIndex
-from datamodules.shards import write_shard
+from datamodules.shards import read_infos, write_shard
 from datamodules.spectrogram import log_mel
-from disentangled_ml.structures import AudioSettings, TrackInfo
+from disentangled_ml.config import load_config
+from disentangled_ml.prepare import main
+from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
 
 CHUNK_FRAMES = 16
 N_MELS = 4
@@ -172,3 +175,32 @@ def make_catalogue(tmp_path) -> Callable[..., Path]:
         return manifest
 
     return make
+
+
+@pytest.fixture
+def write_noise() -> Callable[[Path], None]:
+    """Write half a second of noise as mp3, with the folders that it is in."""
+
+    def write(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_mp3(noise(len(path.name), SAMPLE_RATE // 2), SAMPLE_RATE))
+
+    return write
+
+
+@pytest.fixture
+def prepare_corpus(tmp_path, monkeypatch) -> Callable[..., tuple[dict, dict]]:
+    """Run ``prepare`` on a data set, with threads for processes; give the tracks of the shards by split, and the rejected ones."""
+
+    def prepare(*arguments: str) -> tuple[dict[str, list[TrackInfo]], dict[str, str]]:
+        out = tmp_path / "prepared"
+        monkeypatch.setattr(workers, "new_pool", ThreadPoolExecutor)
+        keys = [f"out={out}", "tempo=manifest", "chunk_frames=16", "workers=1"]
+        main(load_config("prepare", [*keys, *arguments]))
+        index = ShardIndex.read(out)
+        with open(out / "rejected.csv", newline="", encoding="utf-8") as file:
+            rejected = {row["track_id"]: row["reason"] for row in csv.DictReader(file)}
+        tracks = {split: sorted(read_infos(index, split)) for split in SPLITS}
+        return {split: [info._replace(frames=0) for info in found] for split, found in tracks.items()}, rejected
+
+    return prepare

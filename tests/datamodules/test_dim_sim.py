@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.corpora.dim_sim import COLUMNS, DimSimError, HumanTriplet, read_dim_sim
+from datamodules.corpora.dim_sim import COLUMNS, read_dim_sim
+from datamodules.corpora.judgements import HumanTriplet, JudgementError
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member
 
 AUDIO = AudioSettings()
@@ -27,7 +28,7 @@ def test_all_columns_of_the_published_file(tmp_path):
     row = "0,TRA,1.5,33075,TRB,3.0,66150,TRC,0.0,0,22050,3.0,66150,2,9"
     judgements = read_dim_sim(write(tmp_path / "raw.csv", FULL, row), AUDIO)
     expected = ListedTriplet("human", Member("TRA", 65), Member("TRC", 0), Member("TRB", 129))
-    assert judgements.triplets == [HumanTriplet(expected, 9 / 11, 11)]
+    assert judgements.triplets == [HumanTriplet(expected, 9 / 11, 11, "TRA")]
     assert judgements.undecided == 0
 
 
@@ -55,6 +56,13 @@ def test_ties_and_rows_without_votes_are_counted_and_left_out(tmp_path):
     rows = ["a,0,b,0,c,0,4,4", "a,0,b,0,c,0,0,0", "a,0,b,0,c,0,4,5"]
     judgements = read_dim_sim(write(tmp_path / "x.csv", HEADER, *rows), AUDIO)
     assert (len(judgements.triplets), judgements.undecided) == (1, 2)
+
+
+def test_rows_with_too_few_votes_are_counted_and_left_out(tmp_path):
+    path = write(tmp_path / "x.csv", HEADER, "a,0,b,0,c,0,2,0", "a,0,b,0,c,0,2,1", "a,0,b,0,c,0,1,1")
+    judgements = read_dim_sim(path, AUDIO, least_votes=3)
+    assert [judgement.votes for judgement in judgements.triplets] == [3]
+    assert judgements.undecided == 2
 
 
 @pytest.mark.parametrize("audio", [AUDIO, AudioSettings(sample_rate=8000, hop_length=80)])
@@ -85,7 +93,7 @@ def test_starts_are_frames_of_the_audio_settings(tmp_path, audio):
 )
 def test_malformed_files(tmp_path, lines, match):
     path = write(tmp_path / "x.csv", *lines)
-    with pytest.raises(DimSimError, match=match) as error:
+    with pytest.raises(JudgementError, match=match) as error:
         read_dim_sim(path, AUDIO)
     assert str(path) in str(error.value)
 
@@ -94,5 +102,5 @@ def test_malformed_files(tmp_path, lines, match):
 def test_files_that_cannot_be_read(tmp_path, content):
     if content is not None:
         (tmp_path / "x.csv").write_bytes(content)
-    with pytest.raises(DimSimError, match=r"x\.csv cannot be read as UTF-8 CSV"):
+    with pytest.raises(JudgementError, match=r"x\.csv cannot be read as UTF-8 CSV"):
         read_dim_sim(tmp_path / "x.csv", AUDIO)

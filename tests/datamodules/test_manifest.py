@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.corpora.manifest import ManifestError, Rejected, TrackRecord, draw_split, read_manifest
+from datamodules.corpora.manifest import ManifestError, read_manifest
+from datamodules.corpora.records import Rejected, TrackRecord, collect, draw_split
 from disentangled_ml.structures import SPLITS
 
 SHARES = [0.7, 0.1, 0.2]
@@ -16,7 +17,7 @@ SHARE_ATOL = 0.03  # 5,000 draws have a standard deviation below 0.007
 def read(tmp_path: Path, text: str | bytes, **how) -> tuple[list[TrackRecord], list[Rejected]]:
     manifest = tmp_path / "m.csv"
     manifest.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_manifest(manifest, SHARES, **how)[:2]
+    return collect(read_manifest(manifest, SHARES, **how))
 
 
 def test_all_columns(tmp_path):
@@ -51,7 +52,6 @@ def test_empty_cells_are_unknown_labels(tmp_path, cells):
         (",a.wav,,,rock", "no track_id"),
         ("b,,,,rock", "no path"),
         ("b", "no path"),
-        ("first,b.wav,,,rock", "duplicate track_id, the first one is kept"),
         ("b,b.wav,dev,,rock", "unknown split 'dev', legal: train, val, test"),
         ("b,b.wav,Train,,rock", "unknown split 'Train', legal: train, val, test"),
         ("b,b.wav,,fast,rock", "tempo 'fast' is not a number of BPM from 10 to 1000"),
@@ -67,6 +67,12 @@ def test_rows_are_rejected_with_their_reason(tmp_path, row, reason):
     assert [record.track_id for record in records] == ["first", "last"]
     cells = [*row.split(","), ""]
     assert rejected == [Rejected(cells[0], cells[1], reason)]
+
+
+def test_the_first_of_two_rows_of_one_track_is_kept(tmp_path):
+    records, rejected = read(tmp_path, "track_id,path,genre\na,1.wav,rock\nb,2.wav,\na,3.wav,jazz\n")
+    assert [(record.track_id, record.labels) for record in records] == [("a", {"genre": ["rock"]}), ("b", {})]
+    assert rejected == [Rejected("a", str(tmp_path / "3.wav"), "duplicate track_id, the first one is kept")]
 
 
 @pytest.mark.parametrize(
@@ -156,3 +162,11 @@ def test_shares_of_the_splits():
 def test_a_share_of_zero_draws_none(only):
     shares = [float(split == only) for split in SPLITS]
     assert {draw_split(f"name {i}", shares) for i in range(1000)} == {only}
+
+
+def test_an_open_quotation_mark_is_named_and_swallows_nothing(tmp_path):
+    message = r"m.csv cannot be read .*: line 3: the cell 'rock,' of column 'genre' runs over several lines, close"
+    with pytest.raises(ManifestError, match=message):
+        read(tmp_path, 'track_id,path,genre\na,a.wav,"rock,\nb,b.wav,jazz\n')
+    records, _ = read(tmp_path, 'track_id,path,genre\na,a.wav,"Weird Al" rock\nb,b.wav,jazz\n')
+    assert [record.track_id for record in records] == ["a", "b"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,12 +22,23 @@ import pytest
 import soundfile
 
 from datamodules import preparation
+from datamodules import workers as processes
 from datamodules.audio import decode_flac
-from datamodules.corpora.manifest import Rejected, TrackRecord, read_manifest
+from datamodules.corpora.manifest import read_manifest
+from datamodules.corpora.records import Rejected, TrackRecord, collect
 from datamodules.index import ShardIndex, ShardsError
-from datamodules.preparation import PreparationSettings, Workers, plan_shards, prepare_shards, prepare_track
+from datamodules.plan import plan_shards
+from datamodules.preparation import (
+    Part,
+    PreparationSettings,
+    merge_parts,
+    prepare_part,
+    prepare_shards,
+    prepare_track,
+)
 from datamodules.shards import decode_mel, read_infos, read_samples, share_slices
 from datamodules.spectrogram import log_mel
+from datamodules.workers import Workers
 from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +52,7 @@ PATIENCE = 90.0  # seconds, for a command on a busy machine
 @pytest.fixture
 def threads(monkeypatch) -> None:
     """Let threads do the work of the processes, which take seconds to start."""
-    monkeypatch.setattr(preparation, "new_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(processes, "new_pool", ThreadPoolExecutor)
 
 
 @pytest.fixture
@@ -138,7 +152,7 @@ def test_a_track_of_exactly_a_chunk_is_usable(threads, prepare, make_catalogue):
 def test_samples_hold_labels_and_spectrogram(threads, prepare, make_catalogue):
     manifest = make_catalogue(6)
     index = prepare(manifest, PreparationSettings(AUDIO, 16, store_waveform=True, estimate_tempo=False))
-    records = {record.track_id: record for record in read_manifest(manifest, SHARES)[0]}
+    records = {record.track_id: record for record in collect(read_manifest(manifest, SHARES))[0]}
     assert index.conditions == [
         {"name": "genre", "kind": "tags", "vocabulary": ["blues", "jazz", "rock"]},
         {"name": "tempo", "kind": "tempo"},
@@ -166,7 +180,7 @@ def test_tempo_is_estimated_only_where_the_manifest_has_none(threads, prepare, m
     monkeypatch.setattr(preparation, "estimate_tempo", lambda waveform, sample_rate: next(found))
     manifest = make_catalogue(12)
     index = prepare(manifest, PreparationSettings(AUDIO, 16), workers=1)
-    given = {record.track_id: record.labels.get("tempo") for record in read_manifest(manifest, SHARES)[0]}
+    given = {record.track_id: record.labels.get("tempo") for record in collect(read_manifest(manifest, SHARES))[0]}
     estimated = []
     for info in all_infos(index):
         if given[info.track_id] is None:
@@ -210,20 +224,6 @@ def records_of(n: int, split: str = "train") -> list[TrackRecord]:
     return [TrackRecord(f"t{i}", f"{i}.wav", None, split, {}) for i in range(n)]
 
 
-def test_a_plan_holds_every_track_once_and_mixes_them():
-    plan = plan_shards(records_of(10) + records_of(3, "test"), 4)
-    assert {name: len(members) for name, members in plan.items()} == {
-        "train-000000": 4,
-        "train-000001": 4,
-        "train-000002": 2,
-        "test-000000": 3,
-    }
-    planned = [record for name, members in plan.items() if name.startswith("train") for record in members]
-    assert sorted(planned) == records_of(10)
-    assert planned != records_of(10)
-    assert plan == plan_shards((records_of(10) + records_of(3, "test"))[::-1], 4)
-
-
 def test_workers_read_ahead_by_a_bounded_number(threads):
     taken = []
 
@@ -235,7 +235,7 @@ def test_workers_read_ahead_by_a_bounded_number(threads):
     workers = Workers(2, partial(prepare_track, settings=SETTINGS))
     results = list(islice(workers.map(records()), 3))
     assert [result.track_id for result in results] == ["t0", "t1", "t2"]
-    assert len(taken) <= 3 + preparation.IN_FLIGHT * 2
+    assert len(taken) <= 3 + processes.IN_FLIGHT * 2
     workers.stop()
 
 
@@ -248,8 +248,8 @@ class Deadly(TrackRecord):
 
 @pytest.mark.slow
 def test_a_track_that_takes_its_process_down_is_rejected_alone(make_catalogue, monkeypatch):
-    monkeypatch.setattr(preparation, "IN_FLIGHT", 2)
-    records, *_ = read_manifest(make_catalogue(4), SHARES)
+    monkeypatch.setattr(processes, "IN_FLIGHT", 2)
+    records, _ = collect(read_manifest(make_catalogue(4), SHARES))
     records[1] = Deadly(*records[1])
     workers = Workers(1, partial(prepare_track, settings=SETTINGS))
     results = list(workers.map(records))
@@ -290,7 +290,7 @@ def test_a_failed_write_keeps_what_is_made(tmp_path, threads, prepare, make_cata
     def fail(path, samples):
         if path.name == "train-000001.tar":
             raise OSError(28, "No space left on device")
-        write_shard(path, samples)
+        return write_shard(path, samples)
 
     monkeypatch.setattr(preparation, "write_shard", fail)
     with pytest.raises(OSError, match="No space left"):
@@ -350,15 +350,83 @@ def test_no_usable_track_and_then_the_mistake_is_mended(tmp_path, threads, prepa
     assert len(all_infos(prepare(manifest))) == 3
 
 
-def command(manifest: Path, out: Path, workers: int) -> list[str]:
+def test_parts_make_what_one_run_makes(tmp_path, threads, prepare, make_catalogue):
+    extra = [{"track_id": "gone", "path": "gone.wav"}, {"track_id": "t7", "path": "7.wav"}, {"track_id": "pathless"}]
+    manifest = make_catalogue(40, *extra)
+    index = prepare(manifest)
+    catalogue, parts = read_manifest(manifest, SHARES), tmp_path / "parts"
+    n_shards = len(list(index.root.glob("*.tar")))
+    for number in (4, 2, 3):
+        prepare_part(catalogue, parts, SETTINGS, 1, Part(number, 4))
+    made = {path.stem for path in parts.glob("*.tar")}
+    missing = sorted({path.stem for path in index.root.glob("*.tar")} - made, key=index_order)
+    assert 0 < len(missing) < n_shards
+    message = (
+        rf"parts lacks {len(missing)} of {n_shards} shards \({', '.join(missing)}\): run prepare with part=1/4 first"
+    )
+    with pytest.raises(ShardsError, match=message):
+        merge_parts(catalogue, parts, SETTINGS)
+    assert not (parts / "index.json").exists()
+    prepare_part(catalogue, parts, SETTINGS, 1, Part(1, 4))
+    merge_parts(catalogue, parts, SETTINGS)
+    assert contents(parts) == contents(index.root)
+
+
+def index_order(name: str) -> tuple[int, str]:
+    return SPLITS.index(name.partition("-")[0]), name
+
+
+def test_more_parts_than_shards(tmp_path, threads, prepare, make_catalogue):
+    manifest = make_catalogue(3)
+    catalogue = read_manifest(manifest, SHARES)
+    for number in range(1, 10):
+        prepare_part(catalogue, tmp_path / "parts", SETTINGS, 1, Part(number, 9))
+    index = merge_parts(catalogue, tmp_path / "parts", SETTINGS)
+    assert sorted(info.track_id for info in all_infos(index)) == ["t0", "t1", "t2"]
+
+
+def test_a_part_skips_what_another_process_makes_meanwhile(tmp_path, threads, prepare, make_catalogue, monkeypatch):
+    """Two processes on one part: here the second does all its work while the first is at its first shard."""
+    manifest = make_catalogue(60)
+    whole = prepare(manifest)
+    catalogue, out, make_shard = read_manifest(manifest, SHARES), tmp_path / "both", preparation.make_shard
+    made = []
+
+    def make_and_be_overtaken(folder, name, results):
+        if not made:
+            monkeypatch.setattr(preparation, "make_shard", make_shard)
+            prepare_part(catalogue, out, SETTINGS, 1)
+        made.append(name)
+        make_shard(folder, name, results)
+
+    monkeypatch.setattr(preparation, "make_shard", make_and_be_overtaken)
+    monkeypatch.setattr(processes, "IN_FLIGHT", 1)
+    first = prepare_part(catalogue, out, SETTINGS, 1)
+    assert 1 <= len(made) < len(first.names)
+    merge_parts(catalogue, out, SETTINGS)
+    assert contents(out) == contents(whole.root)
+
+
+def test_records_are_held_a_few_shards_at_a_time(tmp_path, threads, prepare, make_catalogue, monkeypatch):
+    manifest = make_catalogue(30)
+    whole = prepare(manifest)
+    held, read_members = [], preparation.read_members
+    monkeypatch.setattr(preparation, "RECORDS_HELD", 9)
+    monkeypatch.setattr(preparation, "read_members", lambda *how: held.append(how[2]) or read_members(*how))
+    assert contents(prepare(manifest, out="again").root) == contents(whole.root)
+    assert max(map(len, held)) == 2
+    assert sum(map(len, held)) == sum(len(shards) for shards in whole.splits.values())
+
+
+def command(manifest: Path, out: Path, workers: int, *more: str) -> list[str]:
     keys = [f"manifest={manifest}", f"out={out}", f"workers={workers}", "tempo=manifest", "chunk_frames=16"]
-    return [sys.executable, "-m", "disentangled_ml.prepare", *keys, "tracks_per_shard=4"]
+    return [sys.executable, "-m", "disentangled_ml.prepare", *keys, "tracks_per_shard=4", *more]
 
 
-def start_and_kill(manifest: Path, out: Path, n_tars: int, how: Callable[[int], None]) -> subprocess.Popen:
+def start_and_kill(manifest: Path, out: Path, n_tars: int, how: Callable[[int], None], *more: str) -> subprocess.Popen:
     """Start a run in a process group of its own, and end it when it has made some shards."""
     process = subprocess.Popen(
-        command(manifest, out, 2), cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(manifest, out, 2, *more), cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + PATIENCE
     while len(list(out.glob("*.tar"))) < n_tars:
@@ -424,3 +492,97 @@ def test_killed_runs_continue_and_end_as_one_that_was_not(tmp_path, make_catalog
     index = ShardIndex.read(out)
     assert sorted(info.track_id for info in all_infos(index)) == sorted(f"t{i}" for i in range(240))
     assert rejections(out) == {"gone": "missing file", "t7": "duplicate track_id, the first one is kept"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_seven_parts_by_several_processes_one_killed_make_what_one_run_makes(tmp_path, make_catalogue):
+    """In any order, two processes on one part, and one killed hard and started again."""
+    extra = [{"track_id": "gone", "path": "gone.wav"}, {"track_id": "t7", "path": "7.wav"}]
+    manifest, out, once = make_catalogue(240, *extra), tmp_path / "out", tmp_path / "once"
+
+    def finish(*processes: subprocess.Popen) -> None:
+        for process in processes:
+            _, errors = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0, errors
+
+    def start(part: str) -> subprocess.Popen:
+        arguments = command(manifest, out, 1, f"part={part}")
+        return subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    killed = start_and_kill(manifest, out, 2, lambda pid: os.kill(pid, signal.SIGKILL), "part=5/7")
+    wait_for_the_end(killed)
+    for pair in (("6/7", "2/7"), ("3/7", "3/7"), ("5/7", "1/7")):
+        finish(*map(start, pair))
+    merge = command(manifest, out, 1, "merge=true")
+    early = subprocess.run(merge, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert early.returncode != 0
+    assert "run prepare with part=4/7, 7/7 first" in early.stderr
+    finish(*map(start, ("7/7", "4/7")))
+    subprocess.run(merge, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
+    subprocess.run(command(manifest, once, 2), cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
+    assert contents(out) == contents(once)
+    infos = all_infos(ShardIndex.read(out))
+    assert sorted(info.track_id for info in infos) == sorted(f"t{i}" for i in range(240))
+
+
+def test_a_shard_is_kept_where_others_of_its_recordings_are_gone(tmp_path, threads, prepare, make_catalogue, caplog):
+    """A recording that was missing is there now, but one that is in the shard could not be prepared again."""
+    manifest = make_catalogue(3, {"track_id": "late", "path": "late.wav", "split": "train"})
+    index = prepare(manifest, replace(SETTINGS, tracks_per_shard=99))
+    before = {info.track_id for info in all_infos(index)}
+    soundfile.write(manifest.parent / "late.wav", noise(5), SAMPLE_RATE)
+    gone = next(shard for shard in index.splits["train"])
+    assert gone
+    train = {info.track_id for info in read_infos(index, "train")}
+    (manifest.parent / f"{min(train)[1:]}.wav").unlink()
+    with caplog.at_level(logging.WARNING):
+        again = prepare(manifest, replace(SETTINGS, tracks_per_shard=99))
+    assert {info.track_id for info in all_infos(again)} == before
+    assert "train-000000.tar is kept as it is" in caplog.text
+
+
+def test_of_two_settings_only_one_claims_a_folder(tmp_path, make_catalogue):
+    """The second finds the note of the first, which is never overwritten."""
+    catalogue, out = read_manifest(make_catalogue(3), SHARES), tmp_path / "out"
+    plans = [plan_shards(catalogue, settings, 4) for settings in ("one", "other")]
+    (out / preparation.NOTES).mkdir(parents=True)
+    preparation.write_json(
+        out / preparation.NOTES / preparation.PLAN, {"fingerprint": plans[0].fingerprint}, replace=False
+    )
+    preparation.write_json(
+        out / preparation.NOTES / preparation.PLAN, {"fingerprint": plans[1].fingerprint}, replace=False
+    )
+    preparation.claim(out, plans[0])
+    with pytest.raises(ShardsError, match="holds shards of another manifest or other settings"):
+        preparation.claim(out, plans[1])
+
+
+def test_merging_claims_nothing(tmp_path, make_catalogue):
+    catalogue, out = read_manifest(make_catalogue(3), SHARES), tmp_path / "out"
+    with pytest.raises(ShardsError, match=r"plan.json is missing or damaged: make the parts first"):
+        merge_parts(catalogue, out, SETTINGS)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"rejected": [1, "x"]}, {"rejected": 3}, {"tracks": 3}, {"tracks": [{"track_id": "t0"}]}, {"bytes": 0}],
+    ids=str,
+)
+def test_a_note_that_holds_something_else_is_made_again(tmp_path, threads, prepare, make_catalogue, damage):
+    manifest = make_catalogue(6)
+    before = contents(prepare(manifest).root)
+    note = tmp_path / "out/.prepare/train-000000.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), **damage}))
+    assert contents(prepare(manifest).root) == before
+
+
+@pytest.mark.parametrize("parts", [0, "x", None])
+def test_merging_with_a_damaged_number_of_parts(tmp_path, threads, prepare, make_catalogue, parts):
+    manifest = make_catalogue(9)
+    prepare(manifest)
+    (tmp_path / "out/train-000000.tar").unlink()
+    (tmp_path / "out/.prepare/parts.json").write_text(json.dumps({"parts": parts}))
+    with pytest.raises(ShardsError, match=r"train-000000\): run prepare with part=1/1 first"):
+        merge_parts(read_manifest(manifest, SHARES), tmp_path / "out", SETTINGS)

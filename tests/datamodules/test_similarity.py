@@ -100,10 +100,35 @@ def test_place_and_epoch_are_the_trainer_s(data):
     loader = data.train_dataloader()
     assert (loader.dataset.source.rank, loader.dataset.source.world_size) == (1, 3)
     assert data.val_dataloader().dataset.source.rank == 1
-    for epoch in (0, 1, 5):
-        data.trainer.global_step = epoch * len(loader)
+    for epoch, batch in ((0, 0), (0, 1), (1, 0), (1, 0), (1, len(loader) - 1), (2, 0)):
+        data.trainer.global_step = epoch * len(loader) + batch
         iter(loader)
-        assert loader.dataset.epoch == epoch
+        assert (loader.dataset.epoch, loader.dataset.first_batch) == (epoch, batch)
+    state, data.epoch = data.state_dict(), {}
+    data.trainer.global_step = 5 * len(loader) + 1  # of a checkpoint that does not tell the epoch
+    assert data.place() == (5, 1)
+    data.load_state_dict({**state, "epoch": {"number": 2, "first_step": 2 * len(loader), "steps": 10**6}})
+    data.trainer.global_step = 2 * len(loader)
+    assert data.place() == (2, 0)
+    assert data.epoch["steps"] == len(loader)  # the number of processes may have changed between two epochs
+    data.load_state_dict(state)
+    data.trainer.global_step = 2 * len(loader) + 1
+    assert data.place() == (2, 1)
+    data.epoch = {"number": 6, "first_step": 100, "steps": 7}  # of other numbers of processes or workers
+    for step, place in ((101, (6, 1)), (106, (6, 6)), (107, (7, 0)), (108, (7, 1)), (107 + len(loader), (8, 0))):
+        data.trainer.global_step = step
+        assert data.place() == place
+
+
+def test_within_an_epoch_the_number_of_loading_processes_is_kept(data, index):
+    loader = data.train_dataloader()
+    loader.load_state_dict(loader.state_dict())
+    other = SimilarityDataModule(index, build_conditions(index), plan=PLAN, workers=2).train_dataloader()
+    with pytest.raises(
+        ShardsError,
+        match=r"within an epoch of 1 processes with data.workers=0, not 1 processes with data.workers=2: go on",
+    ):
+        other.load_state_dict(loader.state_dict())
 
 
 def test_without_a_trainer_epoch_follows_epoch(data):

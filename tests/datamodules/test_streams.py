@@ -3,19 +3,23 @@
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from datamodules import streams
 from datamodules.composer import BatchPlan
 from datamodules.index import ShardsError
 from datamodules.shards import write_shard
 from datamodules.similarity import build_conditions
 from datamodules.spectrogram import log_mel
-from datamodules.streams import EvaluationStream, Source, TrainingStream, artist_code, seeded_generator
-from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackInfo
+from datamodules.streams import EvaluationStream, Source, TrainingStream, artist_code
+from disentangled_ml.evaluation import EmbeddingTable
+from disentangled_ml.structures import AudioSettings, ChunkBatch, Member, TrackInfo
+from disentangled_ml.triplets import seeded_generator
 
 CHUNK_FRAMES = 16
 PLAN = BatchPlan(
@@ -149,6 +153,39 @@ def test_consumers_do_not_draw_the_same_places(make_shards, source_of, everywher
     assert not torch.equal(a, b)
 
 
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 1), (1, 3), (2, 0), (2, 1), (2, 3)])
+def test_what_is_left_of_an_epoch_is_its_tail(make_shards, source_of, everywhere, ranks, workers):
+    """From any batch on, a loader, which asks its workers in turn, gets what it would have got."""
+    source = source_of(make_shards(train=61))
+
+    def loaded(first_batch: int) -> list[list[ChunkBatch]]:
+        def make(here: Source) -> TrainingStream:
+            stream = TrainingStream(here, PLAN, seed=3)
+            stream.set_epoch(2, first_batch)
+            return stream
+
+        rounds = [zip_longest(*rank) for rank in everywhere(source, make, ranks, workers)]
+        return [[batch for turn in rank for batch in turn if batch is not None] for rank in rounds]
+
+    whole = loaded(0)
+    assert len(whole) == ranks
+    for first_batch in range(len(whole[0]) + 1):
+        for rest, batches in zip(loaded(first_batch), whole, strict=True):
+            assert len(rest) == len(batches) - first_batch
+            assert all(equal(a, b) for a, b in zip(rest, batches[first_batch:], strict=True))
+
+
+def test_no_chunk_of_what_is_left_out_is_read(make_shards, source_of, monkeypatch):
+    read = []
+    monkeypatch.setattr(streams, "mel_chunk", lambda *a: read.append(a) or np.zeros((1, 4, CHUNK_FRAMES), np.float16))
+    stream = training(source_of(make_shards(train=40)))
+    for first_batch, n_read in ((0, 10), (7, 3), (10, 0)):
+        stream.set_epoch(0, first_batch)
+        read.clear()
+        list(stream)
+        assert len(read) == n_read * 16
+
+
 @pytest.mark.slow
 def test_real_workers_give_what_they_should(make_shards, source_of, everywhere, recognise):
     """Two ranks of two loading processes each, over two epochs, against the same streams in this process."""
@@ -166,6 +203,8 @@ def test_real_workers_give_what_they_should(make_shards, source_of, everywhere, 
             batches = list(loader)
             expected = [batch for pair in zip(*here[epoch][rank], strict=True) for batch in pair]
             assert all(equal(a, b) for a, b in zip(batches, expected, strict=True))
+            stream.set_epoch(epoch, 3)
+            assert all(equal(a, b) for a, b in zip(loader, expected[3:], strict=True))
             tracks[epoch] |= {track for batch in batches for track, _ in recognise(batch.audio)}
     assert tracks == [set(range(61))] * 2
 
@@ -232,6 +271,36 @@ def test_evaluation_shows_every_track_once(make_shards, source_of, everywhere, n
     filled = len(consumers) * -(-share // 3)
     needed = sum(-(-(n * (c + 1) // len(consumers) - n * c // len(consumers)) // 3) for c in range(len(consumers)))
     assert len(ids) == n + filled - needed
+
+
+@pytest.mark.parametrize("n_shards", [1, 2, 3, 4, 5])
+def test_any_number_of_shards_workers_and_ranks(make_shards, source_of, everywhere, recognise, n_shards):
+    """Training: as many batches on each rank, and every track. Evaluation: as many, and every track once when gathered."""
+    n = 13  # as few as the most loading processes can share; no number of shards here divides it
+    index = make_shards(train=n, val=n, tracks_per_shard=-(-n // n_shards))
+    assert [len(index.splits[split]) for split in ("train", "val")] == [n_shards] * 2
+    plan = replace(PLAN, tracks_per_batch=2, pool_tracks=4)
+    for ranks, workers in np.ndindex(5, 4):
+        if not ranks:
+            continue
+        where = f"{n_shards} shards, {ranks} ranks x {workers} workers"
+        source = source_of(index)
+        epoch = everywhere(source, partial(training, epoch=ranks, plan=plan), ranks, workers)
+        assert len({sum(map(len, rank)) for rank in epoch}) == 1, where
+        seen = [chunk for rank in epoch for worker in rank for batch in worker for chunk in recognise(batch.audio)]
+        assert {track for track, _ in seen} == set(range(n)), where
+        evaluated = everywhere(source, evaluation, ranks, workers)
+        assert len({sum(map(len, rank)) for rank in evaluated}) == 1, where
+        gathered = {}
+        for rank in evaluated:
+            table = EmbeddingTable()
+            for batch in (batch for worker in rank for batch in worker):
+                table.add(batch, batch.audio[:, 0, 0, :1] + torch.tensor([1.0, 0.0]))  # tells the track
+            for member, row in table.rows.items():
+                assert torch.equal(row, gathered.setdefault(member, row)), where
+        assert gathered.keys() == {Member(f"t{number}") for number in range(n, 2 * n)}, where
+        own = [{i for worker in rank for batch in worker for i in batch.track_ids} for rank in evaluated]
+        assert sum(map(len, own)) - n <= ranks - 1, f"{where}: more than the filling tracks is read twice"
 
 
 def test_evaluation_cuts_the_grid_and_the_requested_chunks(make_shards, source_of, recognise):

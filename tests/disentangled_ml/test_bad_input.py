@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from datamodules.index import Shard, ShardIndex
 from datamodules.shards import write_shard
 from disentangled_ml.conditions import TagCondition
-from disentangled_ml.config import load_config
+from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.networks import build_network, load_checkpoint
 from disentangled_ml.report_page import read_figures
 from disentangled_ml.run_folder import read_json, writable, write_json
@@ -297,3 +297,14 @@ def test_specialised_networks_get_conditions_of_any_name(tmp_path, name):
     trained = load_config("config", made.arguments(run))
     assert list(trained.data.conditions) == [name]
     assert Path(trained.run_name).name == trained.run_name
+
+
+@pytest.mark.parametrize("part", ["0/4", "5/4", "3", "/4", "1/", "a/b", "-1/4", "1/4/2", "½/4"])
+def test_parts_that_are_none(tmp_path, part):
+    with pytest.raises(ConfigError, match=r"part=.* is not legal: give part=1/40 to part=40/40"):
+        run("prepare", f"manifest={tmp_path}/m.csv", f"out={tmp_path}/out", f"part={part}")
+
+
+def test_a_part_is_not_merged_at_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"part=1/4 and merge=true are two steps: make all parts first"):
+        run("prepare", f"manifest={tmp_path}/m.csv", f"out={tmp_path}/out", "part=1/4", "merge=true")

@@ -434,6 +434,13 @@ def test_half_precision_needs_a_gpu():
     load_config("config", ["trainer=gpu", "trainer.precision=16-mixed"])
 
 
+@pytest.mark.parametrize("loss", ["proxy", "classification"])
+def test_gathering_is_of_triplets(loss):
+    with pytest.raises(ConfigError, match=f"loss.gather=true is of loss=triplet: {loss} compares chunks with points"):
+        load_config("config", [f"loss={loss}", "loss.gather=true"])
+    assert load_config("config", ["loss=triplet", "loss.gather=true"]).loss.gather
+
+
 def test_pool_holds_a_batch():
     with pytest.raises(ConfigError, match=r"data.pool_tracks=9 must hold at least data.tracks_per_batch=10"):
         load_config("config", ["data.pool_tracks=9", "data.tracks_per_batch=10"])

@@ -12,18 +12,20 @@ import soundfile
 import torch
 
 from datamodules.audio import encode_flac
+from datamodules.corpora.comparisons import IDS, VOTES, read_comparisons
 from datamodules.corpora.dim_sim import COLUMNS
 from datamodules.index import Shard, ShardIndex
 from datamodules.shards import write_shard
 from datamodules.spectrogram import log_mel
+from datamodules.streams import EvaluationStream, Source
 from disentangled_ml.builders import checkpoint_notes
 from disentangled_ml.conditions import TagCondition
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluation import EmbeddingTable
 from disentangled_ml.human import check_weights, fit_weights, human_report
-from disentangled_ml.human_triplets import main, parse_weights, recordings
+from disentangled_ml.human_triplets import add_wholes, main, parse_weights, recordings
 from disentangled_ml.masks import MASKS
-from disentangled_ml.networks import build_network
+from disentangled_ml.networks import build_network, load_network
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member, TrackInfo
 
 NAMES = ["genre", "mood", "tempo"]
@@ -153,6 +155,25 @@ def test_missing_members_are_counted_and_named():
     assert report["all"] == human_report(table, triplets, [1.0] * 200, MASK, NAMES)["all"]
 
 
+def test_triplets_of_one_group_are_drawn_together():
+    """Said twice is not known better: the interval of a list and of the list twice over is the same."""
+    table, triplets, groups = random_table(), random_triplets(60), [f"g{i}" for i in range(60)]
+    once = human_report(table, triplets, [1.0] * 60, MASK, NAMES, groups=groups)["all"]["whole"]
+    twice = human_report(table, triplets * 2, [1.0] * 120, MASK, NAMES, groups=groups * 2)["all"]["whole"]
+    assert (twice["accuracy"], twice["ci95"], twice["n"]) == (once["accuracy"], once["ci95"], 120)
+    apart = human_report(table, triplets * 2, [1.0] * 120, MASK, NAMES, groups=[f"g{i}" for i in range(120)])
+    assert np.ptp(apart["all"]["whole"]["ci95"]) < np.ptp(once["ci95"])
+
+
+def test_groups_are_held_out_together():
+    table, triplets = random_table(), random_triplets(40)
+    assert (
+        human_report(table, triplets, [1.0] * 40, MASK, NAMES, groups=["a", "b", "c", "d"] * 10)["all"]["fitted"]
+        is None
+    )
+    assert human_report(table, triplets, [1.0] * 40, MASK, NAMES, groups=["a", "b", "c", "d", "e"] * 8)["all"]["fitted"]
+
+
 @pytest.mark.parametrize("triplets", [[], random_triplets(4)], ids=["none", "of four anchors"])
 def test_too_few_anchors_for_fitting(triplets):
     report = human_report(random_table(), triplets, [1.0] * len(triplets), MASK, NAMES)
@@ -264,6 +285,68 @@ def test_shards_and_recordings_give_one_report(corpus, make_checkpoint, frontend
     out = capsys.readouterr().out
     assert f"\nwhole        {stored['all']['whole']['accuracy']:.3f} [" in out
     assert "1 rows without a judgement, 2 triplets skipped for missing chunks" in out
+
+
+@pytest.fixture
+def comparisons(corpus) -> Path:
+    """Write votes about three clips each of t0 ... t9, and about one that is too short and one that is nowhere."""
+    rows = [(f"t{i}", f"t{(i + 1) % 10}", f"t{(i + 3) % 10}", i, 3, 1) for i in range(10)]
+    rows += [
+        ("t0", "t1", "short", 5, 0, 0),
+        ("t0", "t2", "gone", 5, 0, 0),
+        ("t0", "t4", "t5", 2, 2, 0),
+        ("t0", "t4", "t6", 2, 0, 0),
+    ]
+    with open(corpus / "comparisons_final.csv", "w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows([(*IDS, *VOTES), *rows])
+    waveform = waveform_of(0)[: 10 * AUDIO.hop_length]  # of 11 frames
+    soundfile.write(corpus / "audio" / "short.wav", waveform, AUDIO.sample_rate, "PCM_16")
+    info = TrackInfo("short", None, 11, {})
+    write_shard(corpus / "shards" / "val-0.tar", iter([{"info": info, "mel": log_mel(waveform, AUDIO), "flac": b""}]))
+    index = ShardIndex.read(corpus / "shards")
+    ShardIndex(index.root, AUDIO, True, [], {**index.splits, "val": [Shard("val-0.tar", 1)]}).write()
+    return corpus / "comparisons_final.csv"
+
+
+def test_whole_clips_are_compared_as_evaluation_does(corpus, comparisons, make_checkpoint, capsys):
+    checkpoint = make_checkpoint("mel")
+    found = compare(corpus, checkpoint, f"shards={corpus}/shards", f"triplets={comparisons}")
+    assert found == compare(corpus, checkpoint, f"audio={corpus}/audio", f"triplets={comparisons}") | {
+        "reasons": found["reasons"]
+    }
+    network, table = load_network(checkpoint), EmbeddingTable()
+    source = Source(ShardIndex.read(corpus / "shards"), [], chunk_frames=CHUNK_FRAMES)
+    for split in ("train", "test"):
+        for batch in EvaluationStream(source, split):
+            table.add(batch, network(batch.audio))
+    judged = read_comparisons(comparisons).triplets
+    triplets, agreement, _, groups = zip(*judged, strict=True)
+    expected = human_report(table, triplets, agreement, network.masks().detach(), NAMES, groups=groups)
+    assert (found["all"], found["weights"], found["skipped"]) == (expected["all"], expected["weights"], 4)
+    assert found["all"]["whole"]["n"] == 2 * (9 + 1)  # of the ten rows, that of 3, 3 and 1 votes is a tie
+    assert found["undecided"] == 2
+    assert found["reasons"] == {
+        "gone": "not in the shards",
+        "short": "too short: the chunk from 0.00 s on ends at 0.37 s, the recording at 0.26 s",
+    }
+    assert "2 rows without a judgement, 4 triplets skipped" in capsys.readouterr().out
+
+
+def test_a_whole_track_is_the_mean_of_its_non_overlapping_chunks_alone():
+    east, north, other = torch.eye(3)
+    table = EmbeddingTable(
+        rows={Member("a", 0): east, Member("a", 5): other, Member("a", 16): north, Member("b", 0): other}
+    )
+    add_wholes(table, {"a": {None, 5}, "b": {0}, "gone": {None}}, chunk_frames=16)
+    torch.testing.assert_close(table.rows[Member("a")], (east + north) / 2**0.5)
+    assert set(table.rows) - {Member("a")} == {Member("a", 0), Member("a", 5), Member("a", 16), Member("b", 0)}
+
+
+def test_the_least_number_of_votes_is_asked_of_either_file(corpus, comparisons, make_checkpoint):
+    checkpoint = make_checkpoint("mel")
+    found = compare(corpus, checkpoint, f"audio={corpus}/audio", f"triplets={comparisons}", "least_votes=6")
+    assert found["all"]["whole"]["n"] == 2 * 7
+    assert compare(corpus, checkpoint, f"audio={corpus}/audio", "least_votes=6")["all"]["whole"]["n"] == 7
 
 
 def test_unusable_recordings_are_listed_with_their_reason(corpus, make_checkpoint):

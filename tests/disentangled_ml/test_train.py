@@ -7,16 +7,19 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from datamodules.index import Shard, ShardIndex, ShardsError
 from disentangled_ml import builders
 from disentangled_ml.backbones import BACKBONES
 from disentangled_ml.checkpointing import WholeCheckpointIO
@@ -106,8 +109,10 @@ def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
     assert last["callbacks"]["Throughput"]["seconds"] > 0
 
 
-def test_tiny_network_learns(run):
-    metrics = metrics_of(run("learns", "training.max_epochs=20", "training.lr_patience=20"))
+@pytest.mark.parametrize("gather", ["false", "true"])
+def test_tiny_network_learns(run, gather):
+    schedule = ("training.max_epochs=20", "training.lr_patience=20")
+    metrics = metrics_of(run("learns", *schedule, f"loss.gather={gather}"))
     assert metrics["test/triplet_accuracy/genre"] > 0.8
     assert metrics["test/triplet_accuracy/mood"] > 0.8
     assert metrics["test/triplet_accuracy/track"] > 0.6
@@ -122,8 +127,9 @@ def test_seed_repeats_a_run_and_another_does_not(run):
     assert metrics_of(first) != metrics_of(other)
 
 
-def test_resumed_run_equals_uninterrupted(run):
-    schedule = ("training.lr_patience=0", "training.learning_rate=0.03")  # so that the rate falls on the way
+@pytest.mark.parametrize("gather", ["false", "true"])
+def test_resumed_run_equals_uninterrupted(run, gather):
+    schedule = ("training.lr_patience=0", "training.learning_rate=0.03", f"loss.gather={gather}")  # the rate falls
     whole = run("whole", "training.max_epochs=6", *schedule)
     run("parts", "training.max_epochs=3", *schedule)
     parts = run("parts", "training.max_epochs=6", "resume=true", *schedule)
@@ -263,6 +269,39 @@ def test_every_loss_is_built_from_the_configuration_and_trains_a_step(tiny_argum
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
     assert all(points.grad.abs().sum() > 0 for points in getattr(built, "points", ()))
+
+
+def test_gathering_changes_who_draws_and_nothing_else(tiny_arguments):
+    (_, module, batch), (_, gathering, same) = (
+        chosen_loss(tiny_arguments, f"loss.gather={gather}", "seed=3") for gather in ("false", "true")
+    )
+    assert torch.equal(batch.audio, same.audio)
+    assert module.gathered_triplets is None
+    miner = gathering.gathered_triplets.miner
+    assert (miner.min_gap, miner.per_condition, miner.track_triplets) == (8, 32, 32)
+    assert gathering.gathered_triplets.seed == 3
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "auto"])
+def test_batch_norm_over_all_processes_is_of_gpus(tmp_path, tiny_arguments, accelerator, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = [*tiny_arguments, f"trainer.accelerator={accelerator}", "trainer.sync_batchnorm=true"]
+    with pytest.raises(ConfigError, match="sync_batchnorm=true needs GPUs"):
+        builders.build_trainer(load_config("config", arguments), tmp_path)
+
+
+def test_batch_norm_over_all_processes_reaches_the_trainer(tmp_path, tiny_arguments, monkeypatch):
+    """What can be seen without a GPU: the option is handed on, and the network's layers are those that it converts."""
+    given = {}
+    monkeypatch.setattr(builders.pl, "Trainer", lambda **options: given.update(options))
+    monkeypatch.setattr(builders, "watch_ranks", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = load_config("config", [*tiny_arguments, "trainer.accelerator=gpu", "trainer.sync_batchnorm=true"])
+    builders.build_trainer(config, tmp_path)
+    assert given["sync_batchnorm"] is True
+    network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(build_network(config, ["genre"], AudioSettings(n_mels=16)))
+    kinds = {type(module).__name__ for module in network.modules() if "BatchNorm" in type(module).__name__}
+    assert kinds == {"SyncBatchNorm"}
 
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "triplet"])
@@ -515,3 +554,35 @@ def test_an_interrupted_run_fails_and_says_how_to_go_on(tmp_path, tiny_arguments
     assert process.returncode == 1
     assert "interrupted: run_name=cut resume=true goes on" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("workers", [(0, 2), (2, 0)], ids=["more", "fewer"])
+@pytest.mark.slow
+def test_an_epoch_is_whole_after_the_number_of_workers_has_changed(tmp_path, run, tiny_shards, workers):
+    """The numbers of steps of an epoch differ: 12 by one loading process of 48 tracks, 2 x 6 by two; so one track less."""
+    shards = Path(shutil.copytree(tiny_shards, tmp_path / "shards", ignore=shutil.ignore_patterns("triplets")))
+    index = ShardIndex.read(shards)
+    train_shards = index.splits["train"]
+    first = train_shards[0]
+    kept = [Shard(first.file, first.samples - 7), *train_shards[1:]]
+    replace(index, splits={**index.splits, "train": kept}).write()
+    steps, before = [], 0
+    for epoch, number in enumerate(workers, start=1):
+        arguments = (f"data.shards={shards}", f"data.workers={number}", f"training.max_epochs={epoch}", "resume=true")
+        run_dir = run("changing", *arguments, "training.early_stopping_patience=5")
+        last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+        steps.append(last["global_step"] - before)
+        before = last["global_step"]
+        assert last["epoch"] == epoch - 1
+    by_workers = {0: -(-41 // 4), 2: 2 * -(-21 // 4)}
+    assert by_workers[0] != by_workers[2]
+    assert steps == [by_workers[number] for number in workers]
+
+
+def test_a_run_does_not_go_on_with_shards_that_were_prepared_anew(tmp_path, run, tiny_shards):
+    shards = Path(shutil.copytree(tiny_shards, tmp_path / "shards", ignore=shutil.ignore_patterns("triplets")))
+    run("anew", f"data.shards={shards}", "training.max_epochs=1")
+    index = ShardIndex.read(shards)
+    replace(index, splits={**index.splits, "train": index.splits["train"][1:]}).write()
+    with pytest.raises(ShardsError, match="was prepared anew since the checkpoint was made"):
+        run("anew", f"data.shards={shards}", "training.max_epochs=2", "resume=true")

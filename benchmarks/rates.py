@@ -1,0 +1,99 @@
+"""What a catalogue costs, per track of 30 s and core: ``python -m benchmarks.rates [clips=6]``.
+
+Measures the processor time (not the clock, so that other work on the machine matters little) of each stage of preparation on
+generated stereo mp3s of 44,100 Hz, of reading the shards, and the bytes that a track takes. The hours, disks and shards of a large
+catalogue follow from these: docs/scale.md. The results are also written to ``bench/rates.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import process_time
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from datamodules.audio import decode, encode_flac
+from datamodules.index import Shard
+from datamodules.shards import decode_mel, read_samples, share_slices, write_shard
+from datamodules.spectrogram import log_mel, resample
+from datamodules.tempo import estimate_tempo
+from disentangled_ml.structures import AudioSettings, TrackInfo
+
+SECONDS, SAMPLE_RATE = 30, 44100
+AUDIO = AudioSettings()
+READ = 256  # tracks whose shard is read
+
+
+def clip(number: int) -> np.ndarray:
+    """Make beats over noise, (samples, 2)."""
+    rng = np.random.default_rng(number)
+    n = SECONDS * SAMPLE_RATE
+    period = int(60 / rng.uniform(70, 160) * SAMPLE_RATE)
+    beat = np.exp(-(np.arange(n) % period) / 3000.0) * np.sin(2 * np.pi * 200 * np.arange(n) / SAMPLE_RATE)
+    return (0.5 * beat[:, None] + 0.05 * rng.standard_normal((n, 2))).astype(np.float32).clip(-1, 1)
+
+
+def timed(task: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    """Give the processor seconds of a task, and its result."""
+    start = process_time()
+    result = task(*arguments)
+    return process_time() - start, result
+
+
+def measure(n_clips: int, folder: Path) -> dict[str, float]:
+    """Measure all stages; the median over the clips counts."""
+    torch.set_num_threads(1)
+    found: dict[str, list[float]] = {name: [] for name in ("decode", "resample", "mel", "tempo", "flac", "flac_bytes")}
+    for number in range(n_clips + 1):
+        path = folder / f"{number}.mp3"
+        soundfile.write(path, clip(number), SAMPLE_RATE, format="MP3")
+        decoding, decoded = timed(decode, path)
+        resampling, waveform = timed(resample, *decoded, AUDIO.sample_rate)
+        mel_time, mel = timed(log_mel, waveform, AUDIO)
+        tempo, _ = timed(estimate_tempo, waveform, AUDIO.sample_rate)
+        flac_time, flac = timed(encode_flac, waveform, AUDIO.sample_rate)
+        if number:  # the first one pays for imports and tables
+            values = (decoding, resampling, mel_time, tempo, flac_time, float(len(flac)))
+            for name, value in zip(found, values, strict=True):
+                found[name].append(value)
+    samples = ({"info": TrackInfo(f"{i}", None, mel.shape[1], {}), "mel": mel} for i in range(READ))
+    write_shard(folder / "a.tar", samples)
+    slices = share_slices([Shard("a.tar", READ)], 0, 1)
+
+    def read() -> None:
+        for sample in read_samples(folder, slices, ("json", "mel.npy")):
+            decode_mel(sample["mel.npy"])
+
+    reading = min(timed(read)[0] for _ in range(3)) / READ
+    return {
+        **{name: median(values) for name, values in found.items()},
+        "read": reading,
+        "mel_bytes": (folder / "a.tar").stat().st_size / READ,
+    }
+
+
+def main(n_clips: int) -> None:
+    """Measure, show and keep the results."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(n_clips, Path(folder))
+    for name, value in results.items():
+        shown = f"{value / 1000:.0f} kB" if name.endswith("bytes") else f"{value * 1000:.2f} ms"
+        sys.stdout.write(f"{name:>10}  {shown} per track of {SECONDS} s\n")
+    path = Path("bench") / "rates.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    if given.keys() - {"clips"}:
+        raise SystemExit(__doc__)
+    main(int(given.get("clips", 6)))

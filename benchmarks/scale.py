@@ -1,0 +1,169 @@
+"""Memory and start-up on a simulated catalogue: ``python -m benchmarks.scale out=DIR [tracks=1000000]``.
+
+A catalogue is simulated by an index of as many shards as a real one would have, most of which are hard links to a few small tars.
+Measured are, each in a process of its own, for the whole catalogue and for one of a tenth of the tracks:
+
+* start-up: from the start of the process to the first training batch (configuration, index, labels and lists of validation and
+  test, network, loader), when the lists are first made and when they are kept;
+* the resident memory of a loading process after a tenth of the streamed tracks and after all of them.
+
+The results are also written to ``bench/scale.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from datamodules.files import as_json
+from datamodules.index import Shard, ShardIndex, labels_name
+from datamodules.shards import read_infos, write_shard
+from disentangled_ml import builders
+from disentangled_ml.config import load_config
+from disentangled_ml.structures import AudioSettings, TrackInfo
+
+TRACKS_PER_SHARD = 64
+DISTINCT = 16  # training tars that differ
+HELD_OUT = 157  # shards of validation and of test: 10,048 tracks each, as many as a catalogue of any size needs
+CONDITIONS = {
+    "genre": (28, 0.88),
+    "mood": (12, 0.13),
+    "instrument": (5, 0.13),
+}  # tags, share of tracks as in the Million Song Dataset
+STREAMED = 100_000  # tracks
+
+
+def labels_of(number: int) -> dict[str, Any]:
+    """Label a track as sparsely as real catalogues are."""
+    rng = np.random.default_rng(number)
+    labels: dict[str, Any] = {"tempo": float(rng.uniform(60, 180))}
+    for name, (n_tags, share) in CONDITIONS.items():
+        if rng.random() < share:
+            labels[name] = sorted({f"{name} {tag}" for tag in rng.integers(n_tags, size=2)})
+    return labels
+
+
+def samples_of(first: int, audio: AudioSettings) -> Iterator[dict[str, Any]]:
+    """Make the samples of a shard, of hardly more than 6 s, two chunks."""
+    for number in range(first, first + TRACKS_PER_SHARD):
+        rng = np.random.default_rng(number)
+        frames = 258 + int(rng.integers(32))
+        mel = rng.random((audio.n_mels, frames), np.float32).astype(np.float16)
+        yield {"info": TrackInfo(f"track {number}", f"artist {number // 4}", frames, labels_of(number)), "mel": mel}
+
+
+def simulate(root: Path, n_tracks: int) -> ShardIndex:
+    """Make a catalogue, but for what is there already."""
+    root.mkdir(parents=True, exist_ok=True)
+    if (root / "index.json").is_file():
+        return ShardIndex.read(root)
+    audio = AudioSettings()
+    splits: dict[str, list[Shard]] = {"train": [], "val": [], "test": []}
+    n_train = n_tracks // TRACKS_PER_SHARD - 2 * HELD_OUT
+    first = 0
+    for split, n_shards in (("train", n_train), ("val", HELD_OUT), ("test", HELD_OUT)):
+        for number in range(n_shards):
+            path = root / f"{split}-{number:06d}.tar"
+            if split == "train" and number >= DISTINCT:
+                os.link(root / f"train-{number % DISTINCT:06d}.tar", path)
+            else:
+                write_shard(path, samples_of(first, audio))
+                first += TRACKS_PER_SHARD
+            splits[split].append(Shard(path.name, TRACKS_PER_SHARD))
+    entries = [
+        {"name": name, "kind": "tags", "vocabulary": sorted(f"{name} {tag}" for tag in range(n_tags))}
+        for name, (n_tags, _) in CONDITIONS.items()
+    ]
+    index = ShardIndex(root, audio, False, [*entries, {"name": "tempo", "kind": "tempo"}], splits)
+    for split in ("val", "test"):
+        lines = [as_json(info._asdict()) + "\n" for info in read_infos(index, split)]
+        (root / labels_name(split)).write_text("".join(lines), encoding="utf-8")
+    index.write()
+    return index
+
+
+def resident_mb(pid: int | str) -> float:
+    """Read the resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def probe(root: str, workers: str, n_tracks: str) -> None:
+    """Start as training does, stream a number of tracks, and print what was measured on the way, as JSON."""
+    arguments = ["data=shards", f"data.shards={root}", f"data.workers={workers}", "backbone=conv", "trainer=cpu"]
+    config = load_config("config", arguments)
+    data = builders.build_data(config)
+    builders.build_module(config, data.conditions, data.index.audio)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batches = (batch for _ in count() for batch in loader)  # epoch after epoch
+    next(batches)
+    sys.stdout.write(json.dumps({"event": "first batch"}) + "\n")
+    sys.stdout.flush()
+    loading = loader._iterator._workers[0].pid if int(workers) else "self"
+    n_batches = int(n_tracks) // data.plan.fresh_tracks
+    marks = {n_batches // 10: "tenth", n_batches: "all"}
+    for number in range(2, n_batches + 1):
+        next(batches)
+        if number in marks:
+            sys.stdout.write(json.dumps({"event": marks[number], "resident_mb": resident_mb(loading)}) + "\n")
+            sys.stdout.flush()
+
+
+def measure(root: Path, workers: int, n_tracks: int) -> dict[str, float]:
+    """Run a probe in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scale", "probe", str(root), str(workers), str(n_tracks)]
+    start, found = perf_counter(), {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            content = json.loads(line)
+            found[f"{content['event']}_s"] = perf_counter() - start
+            if "resident_mb" in content:
+                found[f"{content['event']}_mb"] = content["resident_mb"]
+    if process.returncode:
+        raise SystemExit(f"the probe of {root} failed")
+    return found
+
+
+def main(out: Path, n_tracks: int) -> None:
+    """Measure, show and keep the results."""
+    results = {}
+    for n in (n_tracks // 10, n_tracks):
+        root = out / f"catalogue-{n}"
+        index = simulate(root, n)
+        n_shards = sum(len(shards) for shards in index.splits.values())
+        for path in root.glob("triplets/*.csv"):
+            path.unlink()
+        made, kept = (measure(root, 0, 0)["first batch_s"] for _ in range(2))
+        streamed = measure(root, 1, STREAMED)
+        results[n] = {"shards": n_shards, "startup_made_s": made, "startup_kept_s": kept, **streamed}
+        growth = streamed["all_mb"] / streamed["tenth_mb"] - 1
+        sys.stdout.write(
+            f"{n:,} tracks in {n_shards:,} shards: start-up {made:.1f} s, {kept:.1f} s with kept lists; loading process "
+            f"{streamed['tenth_mb']:.0f} MB after {STREAMED // 10:,} tracks, {streamed['all_mb']:.0f} MB after {STREAMED:,} "
+            f"({growth:+.1%})\n"
+        )
+    few, many = results.values()
+    sys.stdout.write(f"ten times the tracks in the catalogue: {many['all_mb'] / few['all_mb'] - 1:+.1%} memory\n")
+    path = Path("bench") / "scale.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["probe"]:
+        probe(*sys.argv[2:])
+    else:
+        given = dict(argument.split("=", 1) for argument in sys.argv[1:])
+        if "out" not in given or given.keys() - {"out", "tracks"}:
+            raise SystemExit(__doc__)
+        main(Path(given["out"]), int(given.get("tracks", 1_000_000)))

@@ -1,0 +1,150 @@
+"""SIGUSR1 and SIGTERM: a run saves where it is, to the step, and ends. The one place where signals are handled.
+
+SLURM sends SIGUSR1 before the time limit (``--signal``) and SIGTERM on ``scancel`` and preemption, to the processes at different
+times, perhaps to one of them only. So a signal sets a flag and nothing else, and after each batch, where all ranks have done the
+same steps, they agree on the largest number that any of them has received: all save and end together, or none.
+
+The agreement is an ``all_reduce`` of one number on the training's own device. Reading it waits for the device; but Lightning
+does that as well with several ranks, right after it and before it fetches the next batch (``_broadcast_sigterm_tensor``, which
+knows the signals of rank zero only), so nothing is lost. A second group of processes that talk over the CPU would spare neither,
+and is one more thing that a cluster's network can fail at.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import active_children, forkserver, resource_tracker
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)  # the last wins where several are received: who cancels wants no requeue
+VALIDATION = "epoch_loop.val_loop.batch_progress"
+AT_ITS_BEGINNING = {  # how Lightning marks a validation that is to be run (again)
+    "total": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
+    "current": {"ready": 0, "started": 0, "processed": 0, "completed": 0},
+    "is_last_batch": False,
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Preempted(Exception):
+    """Tell that a run has ended because of a signal, whose number it holds, and can go on from its last checkpoint."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Preemption(pl.Callback):
+    """Save a checkpoint and end the run by ``Preempted`` once any rank has received SIGUSR1 or SIGTERM.
+
+    Put it behind the callbacks that count batches: what it saves after a batch is what they have counted. After the last batch of
+    an epoch it waits for the first of validation, which a resumed run begins again; and where the trainer's checkpoint of the
+    epoch has just been made, or nothing is trained any more, nothing is left to save.
+
+    Args:
+        path: Checkpoint from which the run goes on.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.received = 0
+
+    def listen(self) -> None:
+        """Take note of signals until the process ends: one that comes when all is done must not make a failure of it."""
+        atexit.register(kill_children)
+        for number in SIGNALS:
+            signal.signal(number, self.receive)
+            atexit.register(
+                signal.signal, number, signal.SIG_IGN
+            )  # behind it Python has no handlers any more, and dies
+
+    def receive(self, number: int, frame: Any = None) -> None:
+        """Take note of a signal."""
+        self.received = max(self.received, number)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Keep Lightning from handling signals: it would save at any point of a step, and call on the other ranks from there."""
+        trainer._signal_connector.register_signal_handlers = lambda: None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End between two epochs."""
+        self.end_if_told(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Save and end within an epoch."""
+        if not trainer.is_last_batch:
+            self.end_if_told(trainer, save=True)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Save and end between the last batch of an epoch and its end."""
+        self.end_if_told(trainer, save=trainer.state.fn == TrainerFn.FITTING)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """End; testing is done again."""
+        self.end_if_told(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Mark a validation that a checkpoint was made in; Lightning would take it for done."""
+        if trainer.validating:
+            checkpoint["loops"]["fit_loop"][VALIDATION] = AT_ITS_BEGINNING
+
+    def end_if_told(self, trainer: pl.Trainer, save: bool = False) -> None:
+        """End on all ranks if any was told to; call it on all.
+
+        Raises:
+            Preempted: then.
+        """
+        self.agree(trainer)
+        if not self.received:
+            return
+        if save:
+            trainer.save_checkpoint(self.path, weights_only=False)
+            if trainer.is_global_zero:
+                logger.info(
+                    "%s: saved step %d in %s", signal.Signals(self.received).name, trainer.global_step, self.path
+                )
+        raise Preempted(self.received)
+
+    def agree(self, trainer: pl.Trainer) -> None:
+        """Take the largest number that any rank has received."""
+        if trainer.world_size > 1:
+            number = torch.tensor(self.received, device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+            self.received = int(number)
+
+
+def kill_children() -> None:
+    """Kill loading processes that are left at the exit: in them SIGTERM is blocked, by which ``multiprocessing`` would end them."""
+    for child in active_children():
+        child.kill()
+
+
+@contextmanager
+def sheltered() -> Iterator[None]:
+    """Keep the signals from the processes that are started here, and from the loading processes, which one of them forks.
+
+    SLURM may send them to all descendants of a task, which they would kill. What is blocked when a process starts stays blocked in
+    it; what reaches this process meanwhile is delivered afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, SIGNALS
+        )  # again: that has unblocked SIGTERM, which the tracker itself ignores
+        forkserver.ensure_running()
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,26 @@
+"""How many tracks could not be read: damage that is borne must not go unseen."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+
+
+class SkippedTracks(pl.Callback):
+    """Log ``train/skipped_tracks``, the number of tracks of an epoch that all ranks skipped, and end a run that skips too many.
+
+    The data module of the trainer counts those of a rank in its ``skipped_tracks()``, by shard, and judges their sum in its
+    ``check_skipped(n)``.
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the number of all ranks.
+
+        Raises:
+            ValueError: of the data module, if they are too many.
+        """
+        data = trainer.datamodule
+        own = torch.tensor(float(sum(data.skipped_tracks().values())), device=pl_module.device)
+        skipped = int(trainer.strategy.reduce(own, reduce_op="sum"))
+        pl_module.log("train/skipped_tracks", float(skipped), batch_size=1)
+        data.check_skipped(skipped)

@@ -1,0 +1,113 @@
+"""Which track goes into which shard: planned from the catalogue alone, so that every process on every machine plans the same.
+
+The rows of a catalogue are streamed, never held: the plan keeps a few bytes of each, by their number in reading order. Tracks are
+mixed by a stable hash of their ids, since catalogues are often sorted by genre. The plan knows nothing of parts: part k of n makes
+every n-th shard from the k-th on, so that the shards are the same for any n.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.corpora.records import DUPLICATE, Catalogue, Rejected, TrackRecord
+from disentangled_ml.structures import SPLITS
+
+CHANGED = "the catalogue changed while it was read: begin anew when it is at rest"
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Say which usable row of a catalogue goes where.
+
+    Attributes:
+        fingerprint: Of the records and of the settings, but for the folders that the recordings lie in.
+        names: Of the shards.
+        shard: (N,) int64, number of the shard of each usable row in reading order, -1 for a repeated track.
+        place: (N,) int64, place in the shard.
+    """
+
+    fingerprint: str
+    names: list[str]
+    shard: np.ndarray
+    place: np.ndarray
+
+    def names_of(self, split: str) -> list[str]:
+        """Name the shards of a split."""
+        return [name for name in self.names if name.rpartition("-")[0] == split]
+
+    def sizes(self) -> np.ndarray:
+        """Count the tracks of each shard, those included that turn out to be unusable: (shards,) int64."""
+        return np.bincount(self.shard[self.shard >= 0], minlength=len(self.names))
+
+
+def plan_shards(catalogue: Catalogue, settings: Any, tracks_per_shard: int) -> ShardPlan:
+    """Plan the shards of a catalogue.
+
+    Args:
+        catalogue: To be divided.
+        settings: All else that the content of the shards depends on; enters the fingerprint by its ``repr``.
+        tracks_per_shard: Tracks in a tar.
+    """
+    content = hashlib.blake2b(repr(settings).encode(), digest_size=16)
+    splits, keys = array("b"), array("Q")
+    for record in usable_rows(catalogue):
+        moved = record._replace(path=Path(record.path).name)  # a catalogue may lie elsewhere today
+        content.update(repr(moved).encode())
+        splits.append(SPLITS.index(record.split))
+        digest = hashlib.blake2b(record.track_id.encode()).digest()
+        keys.extend((int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")))
+    split, key = np.asarray(splits), np.asarray(keys).reshape(-1, 2)
+    order = np.lexsort((key[:, 1], key[:, 0]))  # stable: of a repeated track, the row that is read first comes first
+    repeated = np.zeros(len(split), bool)
+    repeated[order[1:]] = (key[order[1:]] == key[order[:-1]]).all(1)
+    shard, place = np.full((2, len(split)), -1, np.int64)
+    names: list[str] = []
+    for code, name in enumerate(SPLITS):
+        members = order[(split[order] == code) & ~repeated[order]]
+        rank = np.arange(len(members))
+        shard[members], place[members] = len(names) + rank // tracks_per_shard, rank % tracks_per_shard
+        names += [f"{name}-{number:06d}" for number in range(-(-len(members) // tracks_per_shard))]
+    return ShardPlan(content.hexdigest(), names, shard, place)
+
+
+def usable_rows(catalogue: Catalogue) -> Iterator[TrackRecord]:
+    """Stream the rows of a catalogue that the reader did not reject; the plan numbers them."""
+    return (row for row in catalogue.rows() if not isinstance(row, Rejected))
+
+
+def read_members(catalogue: Catalogue, plan: ShardPlan, wanted: Collection[int]) -> dict[int, list[TrackRecord]]:
+    """Read the records of some shards, in the order in which they stand in them.
+
+    Raises:
+        ValueError: if the catalogue has other rows than when it was planned.
+    """
+    found: dict[int, dict[int, TrackRecord]] = {shard: {} for shard in wanted}
+    number = -1
+    for number, record in enumerate(usable_rows(catalogue)):
+        if number == len(plan.shard):
+            raise ValueError(CHANGED)
+        shard = int(plan.shard[number])
+        if shard in found:
+            found[shard][int(plan.place[number])] = record
+    if number + 1 < len(plan.shard):
+        raise ValueError(CHANGED)
+    return {shard: [members[place] for place in sorted(members)] for shard, members in found.items()}
+
+
+def unusable_rows(catalogue: Catalogue, plan: ShardPlan) -> Iterator[Rejected]:
+    """Stream the rows that are in no shard: those the reader rejected and those that repeat a track."""
+    number = -1
+    for row in catalogue.rows():
+        if isinstance(row, Rejected):
+            yield row
+            continue
+        number += 1
+        if plan.shard[number] < 0:
+            yield Rejected(row.track_id, row.path, DUPLICATE)

@@ -1,0 +1,72 @@
+"""Where shards lie: a folder, or an address that fsspec knows (https://, s3://, gs://, ...). The only file that imports fsspec.
+
+A bucket's library, such as s3fs, is the user's to install; http and https come with this project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import fsspec
+from aiohttp import ClientConnectionError, ClientError, ClientTimeout
+
+Root = Path | str  # a folder, or an address
+PATIENCE = 20.0  # seconds without a byte; SLURM kills a job 30 s after the signal that it may not be deaf to
+HTTP = {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)}}
+
+
+def parse_root(text: str | Path) -> Root:
+    """Tell folders from addresses.
+
+    Raises:
+        ValueError: for an address of a kind that cannot be read.
+
+    >>> parse_root("https://host/shards/"), parse_root("shards/demo").name
+    ('https://host/shards', 'demo')
+    """
+    if isinstance(text, Path) or "://" not in text:
+        return Path(text)
+    try:
+        fsspec.get_filesystem_class(text.partition("://")[0])
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"{text} cannot be read from ({error}): give a folder, an https:// address, ...") from error
+    return text.rstrip("/")
+
+
+def locate(root: Root, name: str) -> str:
+    """Name a file of a folder or address.
+
+    >>> locate("https://host/shards", "train-000000.tar")
+    'https://host/shards/train-000000.tar'
+    """
+    return f"{root}/{name}"
+
+
+@contextmanager
+def opened(root: Root, name: str) -> Iterator[IO[bytes]]:
+    """Open a file to be read from its beginning.
+
+    Raises:
+        OSError: if it is not there, or cannot be read to the end, which may turn out while it is read.
+    """
+    if isinstance(root, Path):
+        with open(root / name, "rb") as file:
+            yield file
+        return
+    address = locate(root, name)
+    try:
+        with fsspec.open(address, "rb", **(HTTP if address.startswith("http") else {})) as file:
+            yield file
+    except ClientError as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    except FileNotFoundError as error:
+        if isinstance(
+            error.__cause__, ClientConnectionError
+        ):  # fsspec takes a server that is not there for a missing file
+            raise OSError(f"the server is not reached ({error.__cause__})") from error
+        raise
+    except TimeoutError as error:
+        raise OSError(f"the server has not answered for {PATIENCE:g} s") from error

@@ -1,0 +1,61 @@
+"""What the tests around W&B share: a server that plays it, and commands that run as a user's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from disentangled_ml.run_folder import RUN_DIR_VARIABLE
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not make wandb_server importable
+
+from wandb_server import WandbServer
+
+OF_OTHERS = ("WANDB_", "SLURM_", RUN_DIR_VARIABLE)
+
+
+@pytest.fixture
+def wandb_server() -> Iterator[Callable[..., WandbServer]]:
+    """Start servers that play W&B: ``wandb_server()``; they end with the test."""
+    servers = []
+
+    def start(**settings: int) -> WandbServer:
+        servers.append(WandbServer(**settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def user_environment(tmp_path) -> dict[str, str]:
+    """Give the environment of a user without an API key, for whom ``python`` is that of the tests."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}
+    path = f"{Path(sys.executable).parent}:{inherited.get('PATH', '')}"
+    return {**inherited, "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PATH": path}
+
+
+@pytest.fixture
+def sync(tmp_path, user_environment) -> Callable[..., WandbServer]:
+    """Upload what lies in folders with ``wandb sync``: ``sync(server, "runs/a/wandb")``."""
+
+    def upload(server: WandbServer, *arguments: str | Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "wandb", "sync", *map(str, arguments)],
+            cwd=tmp_path,  # where it leaves a log
+            env={**user_environment, **server.environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    return upload

@@ -1,0 +1,122 @@
+"""Training commands in processes of their own, of which every one can be found, and none is left behind."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from disentangled_ml.run_folder import RUN_DIR_VARIABLE
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "TESTED_RUN"  # a variable that all processes of a run inherit
+MINUTE = 60.0
+TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+ENDLESS = ("training.max_epochs=99999", "training.lr_reductions=999")
+
+
+class RealRun:
+    """Start a Python program, by default ``-m disentangled_ml.train`` with the run folder ``folder/run``.
+
+    Args:
+        folder: Of the run folder and of the log.
+        arguments: Of the command.
+        program: What Python is to run.
+        log: File of what it writes; ``folder/log`` by default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        program: tuple[str, ...] = ("-m", "disentangled_ml.train"),
+        log: Path | None = None,
+    ):
+        self.dir, self.log, mark = folder / "run", log or folder / "log", secrets.token_hex(8)
+        self.mark = f"{MARK}={mark}"
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SLURM_", RUN_DIR_VARIABLE))}
+        with self.log.open("w") as output:  # a pipe that nobody reads would fill
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *arguments, f"runs={folder}", "run_name=run"],
+                env={**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), MARK: mark},
+                stdout=output,
+                stderr=output,
+            )
+
+    def __enter__(self) -> RealRun:
+        return self
+
+    def __exit__(self, *_) -> None:
+        for process in self.processes():
+            os.kill(process, 9)
+        self.process.wait()
+
+    def processes(self, *settings: str) -> list[int]:
+        """Give those of its processes that live and have some settings in their environment, the oldest first."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (entry / "environ").read_text(errors="replace").split("\0")
+            except OSError:  # of another user, or gone meanwhile; a zombie has none
+                continue
+            if {self.mark, *settings} <= set(environment):
+                found.append(int(entry.name))
+        return sorted(found)
+
+    def rank(self, number: int) -> int:
+        """Give the process of a rank."""
+        if number == 0:
+            return self.process.pid
+        return next(p for p in self.processes(f"LOCAL_RANK={number}") if parent_of(p) == self.process.pid)
+
+    def loading_process(self) -> int:
+        """Give a process that loads batches: a child of the server that a rank has started for that."""
+        servers = [p for p in self.processes() if b"forkserver" in Path(f"/proc/{p}/cmdline").read_bytes()]
+        return next(p for p in servers if parent_of(p) in servers)
+
+    def said(self) -> str:
+        """Give what it has written so far; progress bars write their lines again and again."""
+        return self.log.read_text(errors="replace").replace("\r", "\n")
+
+    def last_line(self) -> str:
+        """Give the last line that it has written."""
+        return self.said().strip().splitlines()[-1]
+
+    def wait_until(self, condition: Callable[[RealRun], bool], seconds: float = 2 * MINUTE) -> None:
+        """Wait until something is the case."""
+        until = time.monotonic() + seconds
+        while not condition(self):
+            assert self.process.poll() is None, f"ended too early:\n{self.said()[-3000:]}"
+            assert time.monotonic() < until, f"not so after {seconds} s:\n{self.said()[-3000:]}"
+            time.sleep(0.05)
+
+    def end(self, seconds: float = MINUTE) -> int:
+        """Wait until not one of its processes lives; give the exit status."""
+        until = time.monotonic() + seconds
+        while (left := self.processes()) and time.monotonic() < until:
+            self.process.poll()
+            time.sleep(0.1)
+        assert not left, f"processes {left} live after {seconds} s:\n{self.said()[-3000:]}"
+        return self.process.wait()
+
+
+def parent_of(process: int) -> int:
+    """Give the parent of a process; 0 where it is gone."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def has_checkpoint(run: RealRun) -> bool:
+    """Tell whether an epoch is over."""
+    return (run.dir / "checkpoints" / "last.ckpt").exists()
+
+
+def validates(run: RealRun) -> bool:
+    """Tell whether it is validating, as far as its progress bar says, after the first epoch."""
+    return has_checkpoint(run) and "Validation DataLoader 0" in "".join(run.said().splitlines()[-2:])
