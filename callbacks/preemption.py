@@ -132,11 +132,15 @@ def kill_children() -> None:
 
 
 @contextmanager
-def sheltered() -> Iterator[None]:
+def sheltered(preloaded: str) -> Iterator[None]:
     """Keep the signals from the processes that are started here, and from the loading processes, which one of them forks.
 
     SLURM may send them to all descendants of a task, which they would kill. What is blocked when a process starts stays blocked in
     it; what reaches this process meanwhile is delivered afterwards.
+
+    Args:
+        preloaded: Module that is imported once for all loading processes, meanwhile, instead of by each of them: the one
+            that Python was started with, which ``multiprocessing`` has them import.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -144,6 +148,7 @@ def sheltered() -> Iterator[None]:
         signal.pthread_sigmask(
             signal.SIG_BLOCK, SIGNALS
         )  # again: that has unblocked SIGTERM, which the tracker itself ignores
+        forkserver.set_forkserver_preload([preloaded])
         forkserver.ensure_running()
         yield
     finally:

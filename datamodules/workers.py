@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -51,8 +52,13 @@ def end_with_parent() -> None:
 
 
 def new_pool(n: int) -> ProcessPoolExecutor:
-    """Make a pool of n processes; never by fork, since torch has run in this one."""
-    return ProcessPoolExecutor(n, get_context("forkserver"), initializer=start_worker)
+    """Make a pool of n processes; never by fork, since torch has run in this one.
+
+    What each of them imports, the module that Python was started with first of all, is imported once for all of them.
+    """
+    context, started = get_context("forkserver"), sys.modules["__main__"].__spec__
+    context.set_forkserver_preload([__name__, *([started.name] if started else [])])
+    return ProcessPoolExecutor(n, context, initializer=start_worker)
 
 
 class Workers:

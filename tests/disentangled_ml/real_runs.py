@@ -82,10 +82,6 @@ class RealRun:
         """Give what it has written so far; progress bars write their lines again and again."""
         return self.log.read_text(errors="replace").replace("\r", "\n")
 
-    def last_line(self) -> str:
-        """Give the last line that it has written."""
-        return self.said().strip().splitlines()[-1]
-
     def wait_until(self, condition: Callable[[RealRun], bool], seconds: float = 2 * MINUTE) -> None:
         """Wait until something is the case."""
         until = time.monotonic() + seconds

@@ -1,9 +1,13 @@
-"""A rank that dies: the others end within a minute, not with status 0, and the last line says how to go on."""
+"""A rank that dies: the others end within a minute, not with status 0, and a line says how to go on.
+
+It need not be the last one: where a process is killed, Python's own tracker of semaphores may warn of those that it has left.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -45,7 +49,7 @@ def test_killing_rank_0_ends_rank_1(tmp_path, tiny_arguments):
         run.wait_until(has_checkpoint)
         os.kill(run.rank(0), signal.SIGKILL)
         assert run.end() == -signal.SIGKILL
-    assert run.last_line() == f"error: rank 0 is gone: {GO_ON} {run.dir}"
+    assert f"error: rank 0 is gone: {GO_ON} {run.dir}" in run.said().splitlines()
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -54,7 +58,7 @@ def test_a_rank_killed_while_validating_ends_the_other(tmp_path, validated_shard
         run.wait_until(validates)
         os.kill(run.rank(victim), signal.SIGKILL)
         assert run.end() == (-signal.SIGKILL, 1)[victim]
-    assert GO_ON in run.last_line()
+    assert re.search(rf"^error: rank {victim} .*{GO_ON}", run.said(), re.MULTILINE)
 
 
 def test_killing_a_loading_process_ends_all(tmp_path, tiny_arguments):
@@ -78,9 +82,7 @@ def test_an_error_in_one_rank_ends_both(tmp_path, rank):
     assert f"error: shard {missing}" in run.said()
     assert "Traceback" not in run.said()
     if rank == 1:
-        assert run.last_line().startswith("error: rank 1 ended with status 1, its messages are above: run_name=run")
-    else:
-        assert run.last_line().startswith(f"error: shard {missing}")
+        assert "\nerror: rank 1 ended with status 1, its messages are above: run_name=run" in run.said()
 
 
 HANGING = """
@@ -111,4 +113,4 @@ def test_a_rank_ends_though_nothing_fails_in_it(tmp_path, victim):
         assert run.end() == (-signal.SIGKILL, 1)[victim]
     assert time.monotonic() - start < 20
     how = ("rank 0 is gone", "rank 1 was killed by SIGKILL, its messages are above")[victim]
-    assert run.last_line() == f"error: {how}: go on"
+    assert f"error: {how}: go on" in run.said().splitlines()
