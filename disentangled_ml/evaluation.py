@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from disentangled_ml.conditions import Condition
-from disentangled_ml.losses import masked_distance, masked_mean, triplet_violation, with_track
-from disentangled_ml.metrics import Accuracy, accuracies, count_correct, mean_accuracy, mean_interval, triplet_accuracy
+from disentangled_ml.losses import masked_mean, triplet_violation, with_track
+from disentangled_ml.metrics import Accuracy, mean_accuracy, mean_interval, triplet_accuracy
 from disentangled_ml.retrieval import retrieval_report, track_recall
 from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks, TrackInfo
 
-TRIPLETS_PER_BLOCK = 8192  # bounds the memory of the distances
+TRIPLETS_PER_BLOCK = (
+    1024  # whose differences stay in a core's cache while they are masked for one space after the other
+)
 
 
 @dataclass
@@ -101,8 +103,77 @@ class Distances:
     skipped: dict[str, int]
 
 
+@dataclass(frozen=True)
+class ListedRows:
+    """Hold listed triplets whose members are all there as rows of a matrix, found once for all spaces they are compared in.
+
+    Shape:
+        embedding: (N, D); indices: (T, 3) int64, rows of it; condition: (T,) int64, C for track.
+
+    Attributes:
+        anchors: Anchor track of each triplet.
+        skipped: Number of triplets left out per condition, for want of a member.
+    """
+
+    embedding: Tensor
+    indices: Tensor
+    condition: Tensor
+    anchors: list[str]
+    skipped: dict[str, int]
+
+
+def find_rows(table: EmbeddingTable, triplets: Iterable[ListedTriplet], condition_names: Sequence[str]) -> ListedRows:
+    """Find the members of triplets in a table.
+
+    Raises:
+        ValueError: for a condition that the model does not have.
+    """
+    names = [*condition_names, TRACK]
+    triplets = list(triplets)
+    unknown = {triplet.condition for triplet in triplets} - set(names)
+    if unknown:
+        raise ValueError(f"the triplet list has conditions {sorted(unknown)}, the model knows {names}")
+    number, skipped = {name: c for c, name in enumerate(names)}, dict.fromkeys(names, 0)
+    row = {member: i for i, member in enumerate(table.rows)}
+    indices, condition, anchors = [], [], []
+    for name, *members in triplets:
+        rows = [row.get(member) for member in members]
+        if None in rows:
+            skipped[name] += 1
+        else:
+            indices += rows
+            condition.append(number[name])
+            anchors.append(members[0].track_id)
+    embedding = torch.stack(list(table.rows.values())) if row else torch.empty(0, 0)
+    return ListedRows(
+        embedding,
+        torch.tensor(indices, dtype=torch.int64).reshape(-1, 3),
+        torch.tensor(condition).long(),
+        anchors,
+        skipped,
+    )
+
+
+def space_distances(rows: ListedRows, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the distances of all triplets in each of several spaces.
+
+    Shape:
+        masks: (M, D), one per space.
+        returns: dist_ap, dist_an, both (M, T).
+    """
+    dist_ap, dist_an = torch.empty(2, len(masks), len(rows.indices))
+    for first in range(0, len(rows.indices), TRIPLETS_PER_BLOCK):
+        block = rows.indices[first : first + TRIPLETS_PER_BLOCK]
+        anchor, positive, negative = rows.embedding[block].unbind(1)
+        to_positive, to_negative = anchor - positive, anchor - negative  # once for all spaces
+        for space, mask in enumerate(masks):
+            dist_ap[space, first : first + len(block)] = torch.linalg.vector_norm(to_positive * mask, dim=1)
+            dist_an[space, first : first + len(block)] = torch.linalg.vector_norm(to_negative * mask, dim=1)
+    return dist_ap, dist_an
+
+
 def listed_distances(
-    table: EmbeddingTable, triplets: Sequence[ListedTriplet], masks: Tensor, condition_names: Sequence[str]
+    table: EmbeddingTable, triplets: Iterable[ListedTriplet], masks: Tensor, condition_names: Sequence[str]
 ) -> Distances:
     """Compute the distances of listed triplets, each with the mask of its condition.
 
@@ -118,27 +189,10 @@ def listed_distances(
     Raises:
         ValueError: for a condition that the model does not have.
     """
-    names = [*condition_names, TRACK]
-    unknown = {triplet.condition for triplet in triplets} - set(names)
-    if unknown:
-        raise ValueError(f"the triplet list has conditions {sorted(unknown)}, the model knows {names}")
-    present = [t for t in triplets if all(member in table.rows for member in t[1:])]
-    skipped = dict.fromkeys(names, 0)
-    for triplet in triplets:
-        skipped[triplet.condition] += 1
-    for triplet in present:
-        skipped[triplet.condition] -= 1
-    row = {member: i for i, member in enumerate(table.rows)}
-    embedding = torch.stack(list(table.rows.values())) if row else torch.empty(0, masks.shape[1])
-    indices = torch.tensor([[row[member] for member in t[1:]] for t in present], dtype=torch.int64).reshape(-1, 3)
-    condition = torch.tensor([names.index(t.condition) for t in present], dtype=torch.int64)
-    all_masks = with_track(masks.detach().float().cpu())
-    dist_ap, dist_an = [torch.empty(0)], [torch.empty(0)]
-    for rows, c in zip(indices.split(TRIPLETS_PER_BLOCK), condition.split(TRIPLETS_PER_BLOCK), strict=True):
-        anchor, positive, negative = embedding[rows].unbind(1)
-        dist_ap.append(masked_distance(anchor, positive, all_masks[c]))
-        dist_an.append(masked_distance(anchor, negative, all_masks[c]))
-    return Distances(torch.cat(dist_ap), torch.cat(dist_an), condition, [t.anchor.track_id for t in present], skipped)
+    rows = find_rows(table, triplets, condition_names)
+    spaces = with_track(masks.detach().float().cpu())
+    dist_ap, dist_an = (distance.gather(0, rows.condition[None])[0] for distance in space_distances(rows, spaces))
+    return Distances(dist_ap, dist_an, rows.condition, rows.anchors, rows.skipped)
 
 
 def listed_loss(
@@ -164,29 +218,31 @@ def evaluation_report(
         "mean_ci95": {"sub", "all"}, "matrix": {condition of the triplets: {subspace: accuracy}}, "disentanglement": number}``.
         Accuracies without a triplet are None.
     """
-    sub = listed_distances(table, triplets, masks, condition_names)
-    whole = listed_distances(table, triplets, torch.ones_like(masks), condition_names)
+    rows = find_rows(table, triplets, condition_names)
+    dist_ap, dist_an = space_distances(rows, with_track(masks.detach().float().cpu()))
+    correct = dist_ap < dist_an
+    spaces = {"sub": correct.gather(0, rows.condition[None])[0], "all": correct[-1]}
 
-    def entry(distances: Distances, c: int) -> dict[str, Any]:
-        chosen = distances.condition == c
-        anchors = [anchor for anchor, take in zip(distances.anchors, chosen.tolist(), strict=True) if take]
-        result: Accuracy = triplet_accuracy((distances.dist_ap < distances.dist_an)[chosen], anchors)
+    def anchors_of(chosen: Tensor) -> list[str]:
+        return [rows.anchors[i] for i in chosen.nonzero()[:, 0].tolist()]
+
+    def entry(space: str, c: int) -> dict[str, Any]:
+        chosen = rows.condition == c
+        result: Accuracy = triplet_accuracy(spaces[space][chosen], anchors_of(chosen))
         return {"accuracy": result.accuracy, "ci95": list(result.ci95), "n": result.n}
 
-    def mean_ci95(distances: Distances) -> list[float]:
-        chosen = distances.condition < len(condition_names)
-        anchors = [anchor for anchor, take in zip(distances.anchors, chosen.tolist(), strict=True) if take]
-        correct = (distances.dist_ap < distances.dist_an)[chosen]
-        return list(mean_interval(correct, anchors, distances.condition[chosen]))
+    def mean_ci95(space: str) -> list[float]:
+        chosen = rows.condition < len(condition_names)
+        return list(mean_interval(spaces[space][chosen], anchors_of(chosen), rows.condition[chosen]))
 
     report: dict[str, Any] = {}
-    for space, distances in (("sub", sub), ("all", whole)):
-        entries = {name: entry(distances, c) for c, name in enumerate(condition_names)}
+    for space in spaces:
+        entries = {name: entry(space, c) for c, name in enumerate(condition_names)}
         report[space] = {**entries, "mean": mean_accuracy([e["accuracy"] for e in entries.values()])}
-    report["track"] = entry(whole, len(condition_names))
-    report["skipped"] = sub.skipped
-    report["mean_ci95"] = {"sub": mean_ci95(sub), "all": mean_ci95(whole)}
-    report["matrix"] = condition_matrix(table, triplets, masks, condition_names)
+    report["track"] = entry("all", len(condition_names))
+    report["skipped"] = rows.skipped
+    report["mean_ci95"] = {space: mean_ci95(space) for space in spaces}
+    report["matrix"] = matrix_of(correct[:-1], rows.condition, condition_names)
     report["disentanglement"] = disentanglement(report["matrix"])
     return without_nan(report)
 
@@ -242,15 +298,27 @@ def condition_matrix(
     Raises:
         ValueError: for a condition that the model does not have.
     """
-    listed = [triplet for triplet in triplets if triplet.condition != TRACK]
-    matrix: dict[str, dict[str, float]] = {name: {} for name in condition_names}
-    for subspace, mask in zip(condition_names, masks, strict=True):
-        found = listed_distances(table, listed, mask.expand_as(masks), condition_names)
-        counts = count_correct(found.dist_ap, found.dist_an, found.condition, len(condition_names) + 1)
-        accuracy = accuracies(*counts, condition_names)
-        for name in condition_names:
-            matrix[name][subspace] = accuracy[name]
-    return matrix
+    rows = find_rows(table, (triplet for triplet in triplets if triplet.condition != TRACK), condition_names)
+    dist_ap, dist_an = space_distances(rows, masks.detach().float().cpu())
+    return matrix_of(dist_ap < dist_an, rows.condition, condition_names)
+
+
+def matrix_of(correct: Tensor, condition: Tensor, condition_names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Average the outcomes of triplets in every subspace, condition by condition.
+
+    Shape:
+        correct: (C, T) bool, a row per subspace; condition: (T,) int64.
+
+    >>> matrix_of(torch.tensor([[True, False], [True, True]]), torch.tensor([0, 1]), ["genre", "mood"])
+    {'genre': {'genre': 1.0, 'mood': 1.0}, 'mood': {'genre': 0.0, 'mood': 1.0}}
+    """
+    chosen = [condition == c for c in range(len(condition_names))]
+    return {
+        name: {
+            space: outcome[rows].double().mean().item() for space, outcome in zip(condition_names, correct, strict=True)
+        }
+        for name, rows in zip(condition_names, chosen, strict=True)
+    }
 
 
 def disentanglement(matrix: dict[str, dict[str, float]]) -> float:

@@ -96,11 +96,20 @@ def mean_interval(correct: Tensor, anchors: Sequence[str], condition: Tensor, se
         return float("nan"), float("nan")
     row = {anchor: i for i, anchor in enumerate(dict.fromkeys(anchors))}
     cell = torch.tensor([row[anchor] for anchor in anchors]), condition
-    hits, trials = torch.zeros(2, len(row), int(condition.max()) + 1, dtype=torch.float64)
-    hits.index_put_(cell, correct.double(), accumulate=True)
-    trials.index_put_(cell, torch.ones_like(correct, dtype=torch.float64), accumulate=True)
-    drawn = ((hits[rows].sum(0) / trials[rows].sum(0)).nanmean() for rows in resample(len(row), seed))
-    return interval(torch.stack(list(drawn)))
+    counts = torch.zeros(len(row), int(condition.max()) + 1, 2, dtype=torch.float64)
+    counts.index_put_(cell, torch.stack([correct, torch.ones_like(correct)], dim=1).double(), accumulate=True)
+    return interval(resampled_shares(counts, seed).nanmean(1))
+
+
+def resampled_shares(counts: Tensor, seed: int) -> Tensor:
+    """Draw anchors with replacement, again and again, and give the share of correct triplets each time.
+
+    Shape:
+        counts: (A, C, 2) correct and all triplets of each anchor and condition.
+        returns: (``N_RESAMPLES``, C) float64, NaN where a condition was left without a triplet.
+    """
+    drawn = torch.stack([counts[rows].sum(0) for rows in resample(len(counts), seed)])
+    return drawn[..., 0] / drawn[..., 1]
 
 
 def triplet_accuracy(correct: Tensor, anchors: Sequence[str], seed: int = 0) -> Accuracy:
@@ -120,8 +129,7 @@ def triplet_accuracy(correct: Tensor, anchors: Sequence[str], seed: int = 0) -> 
     if len(correct) == 0:
         return Accuracy(float("nan"), (float("nan"), float("nan")), 0)
     row = {anchor: i for i, anchor in enumerate(dict.fromkeys(anchors))}
-    member = torch.tensor([row[anchor] for anchor in anchors])
-    hits = torch.zeros(len(row), dtype=torch.float64).index_add_(0, member, correct.double())
-    trials = torch.zeros(len(row), dtype=torch.float64).index_add_(0, member, torch.ones(len(member)).double())
-    resampled = torch.stack([hits[drawn].sum() / trials[drawn].sum() for drawn in resample(len(row), seed)])
-    return Accuracy(correct.double().mean().item(), interval(resampled), len(correct))
+    counts = torch.zeros(len(row), 1, 2, dtype=torch.float64)
+    outcomes = torch.stack([correct, torch.ones_like(correct)], dim=1).double()[:, None]
+    counts.index_add_(0, torch.tensor([row[anchor] for anchor in anchors]), outcomes)
+    return Accuracy(correct.double().mean().item(), interval(resampled_shares(counts, seed)[:, 0]), len(correct))

@@ -1,0 +1,87 @@
+"""Preparation, in this process on one thread, but for the last line: ``python -m benchmarks.preparation``.
+
+* The log-mel spectrogram of a decoded track, against librosa's melspectrogram of the same magnitude.
+* A track without tempo, decoded, resampled, transformed, against its decoding alone: what no preparation can go below.
+* A catalogue by two processes, against one.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import librosa
+import numpy as np
+import torch
+
+from benchmarks.catalogue import AUDIO, write_clips
+from benchmarks.measurement import Measurement, compared, interleaved
+from benchmarks.table import as_text
+from datamodules.audio import decode
+from datamodules.corpora.manifest import read_manifest
+from datamodules.corpora.records import TrackRecord
+from datamodules.preparation import PreparationSettings, prepare_shards, prepare_track
+from datamodules.spectrogram import log_mel, resample
+
+CLIPS = 8
+COPIES = 24  # rows of the catalogue per recording
+PLAIN = PreparationSettings(AUDIO, tempo="manifest", tracks_per_shard=16)
+
+
+def librosa_mel(waveform: np.ndarray) -> np.ndarray:
+    """Compute with librosa what ``log_mel`` computes, but for the logarithm."""
+    return librosa.feature.melspectrogram(
+        y=waveform, sr=AUDIO.sample_rate, n_fft=AUDIO.n_fft, hop_length=AUDIO.hop_length, n_mels=AUDIO.n_mels, power=1.0,
+        pad_mode="reflect",
+    )  # fmt: skip
+
+
+def measure_mel(paths: list[Path]) -> Measurement:
+    """Compare the spectrogram with librosa's, after making sure that they are the same."""
+    waveform = resample(*decode(paths[0]), AUDIO.sample_rate)
+    np.testing.assert_allclose(log_mel(waveform, AUDIO), np.log10(1 + 10 * librosa_mel(waveform)), atol=2e-3)
+    tasks = {"ours": lambda: log_mel(waveform, AUDIO), "librosa": lambda: librosa_mel(waveform)}
+    return compared("log-mel of 30 s", interleaved(tasks, 15), peer="librosa", least_speedup=3.0)
+
+
+def measure_pipeline(paths: list[Path]) -> Measurement:
+    """Compare a track's preparation with its decoding."""
+    records = [TrackRecord(str(number), str(path), None, "train", {}) for number, path in enumerate(paths)]
+    tasks = {
+        "ours": lambda: [prepare_track(record, PLAIN) for record in records],
+        "decoding": lambda: [decode(path) for path in paths],
+    }
+    times = interleaved(tasks)
+    line = compared(f"preparation without tempo, {len(paths)} mp3s of 30 s", times, limit="decoding")
+    share = f"decoding is {1 / line.overhead:.0%} of it"
+    return compared(line.stage, times, limit="decoding", note=share)
+
+
+def measure_processes(paths: list[Path], folder: Path) -> Measurement:
+    """Compare two processes with one, start of the processes included."""
+    rows = "".join(f"{copy}-{path.stem},{path.name}\n" for copy in range(COPIES) for path in paths)
+    manifest = folder / "manifest.csv"
+    manifest.write_text("track_id,path\n" + rows)
+    numbers = count()
+
+    def prepare(workers: int) -> None:
+        prepare_shards(read_manifest(manifest), folder / f"out-{next(numbers)}", PLAIN, workers)
+
+    tasks = {"ours": partial(prepare, 2), "one process": partial(prepare, 1)}
+    stage = f"preparation by two processes, {COPIES * len(paths)} tracks"
+    return compared(stage, interleaved(tasks, 3), peer="one process", least_speedup=1.8)
+
+
+def measure() -> list[Measurement]:
+    """Measure all."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_clips(Path(folder), CLIPS)
+        return [measure_mel(paths), measure_pipeline(paths), measure_processes(paths, Path(folder))]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_text(measure()))
