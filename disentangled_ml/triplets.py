@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from disentangled_ml.conditions import Condition, Relation, forbid_positives, relate_tracks, same_group
-from disentangled_ml.structures import BatchTracks, TripletBatch
+from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch
 
 ANCHORS_PER_BLOCK = 256  # rows of a relation held at a time when a whole split is related
 
@@ -83,6 +83,53 @@ def draw_batch(relations: Sequence[Relation], counts: Sequence[int], generator: 
     return TripletBatch(torch.cat(drawn), torch.arange(len(drawn)).repeat_interleave(sizes))
 
 
+def relate_conditions(
+    conditions: Sequence[Condition], tracks: BatchTracks, rows: slice = slice(None)
+) -> list[Relation]:
+    """Relate some tracks of a batch to all by each condition; anchor and positive are two tracks, and not by one artist.
+
+    Shape:
+        returns: C relations (A, N), A the number of rows.
+    """
+    number = torch.arange(len(tracks.artist), device=tracks.artist.device)
+    forbidden = same_group(tracks.artist[rows], tracks.artist) | (number[rows, None] == number)
+    return [
+        forbid_positives(condition.relate(labels[rows], labels), forbidden)
+        for condition, labels in zip(conditions, tracks.labels, strict=True)
+    ]
+
+
+def of_chunks(relation: Tensor, k: int) -> Tensor:
+    """Give each of k chunks per track what relates the tracks; (..., A, N) to (..., A * k, N * k).
+
+    >>> of_chunks(torch.tensor([[True, False]]), 2).int().tolist()
+    [[1, 1, 0, 0], [1, 1, 0, 0]]
+    """
+    *further, a, n = relation.shape
+    return relation[..., :, None, :, None].expand(*further, a, k, n, k).reshape(*further, a * k, n * k)
+
+
+def relate_chunks(conditions: Sequence[Condition], tracks: BatchTracks, min_gap: int, own: slice) -> AllTriplets:
+    """Relate the chunks of some tracks of a batch, the anchors, to all chunks; where the tracks are, without waiting for a GPU.
+
+    Args:
+        conditions: In order.
+        tracks: N of them, k chunks each.
+        min_gap: Frames that anchor and positive of a track triplet begin apart, at least.
+        own: The tracks whose chunks are anchors.
+    """
+    n, k = tracks.start.shape
+    anchors = slice(own.start * k, own.stop * k)
+    number = torch.arange(n, device=tracks.start.device).repeat_interleave(k)
+    between = zip(*relate_conditions(conditions, tracks, own), strict=True)
+    within = relate_tracks(number, tracks.start.flatten(), min_gap, anchors)
+    related = [
+        torch.cat([of_chunks(torch.stack(kind), k), of_track[None]])
+        for kind, of_track in zip(between, within, strict=True)
+    ]
+    return AllTriplets(*related, anchors.start)
+
+
 @dataclass(frozen=True)
 class TripletMiner:
     """Draw the triplets of a batch from what relates its chunks.
@@ -102,11 +149,7 @@ class TripletMiner:
     def draw(self, tracks: BatchTracks, generator: Generator) -> TripletBatch:
         """Draw triplets of the chunks of some tracks, on the CPU; a condition that allows none gets none."""
         n, k = tracks.start.shape
-        forbidden = same_group(tracks.artist) | torch.eye(n, dtype=torch.bool)
-        relations = [
-            forbid_positives(condition.relate(labels, labels), forbidden)
-            for condition, labels in zip(self.conditions, tracks.labels, strict=True)
-        ]
+        relations = relate_conditions(self.conditions, tracks)
         between = draw_batch(relations, [self.per_condition] * len(relations), generator)
         chunk = torch.randint(k, between.indices.shape, generator=generator)
         same_track = relate_tracks(torch.arange(n).repeat_interleave(k), tracks.start.flatten(), self.min_gap)

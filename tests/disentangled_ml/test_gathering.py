@@ -50,7 +50,7 @@ class Step(nn.Module):
         network = ConditionalSimilarityNetwork(nn.Identity(), backbone, LearnedMasks(2, 8), ["genre", "tempo"])
         loss = DisentangledTripletLoss(margin=0.3, embedding_penalty=0.1, mask_penalty=0.2)
         gathered = GatheredTriplets(MINER, SEED) if gather else None
-        self.module = SimilarityModule(network, loss, gathered=gathered)
+        self.module = SimilarityModule(network, loss, selection=gathered)
         self.module.log = lambda *_, **__: None
 
     def forward(self, batch: ChunkBatch) -> Tensor:

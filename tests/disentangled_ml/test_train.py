@@ -276,10 +276,10 @@ def test_gathering_changes_who_draws_and_nothing_else(tiny_arguments):
         chosen_loss(tiny_arguments, f"loss.gather={gather}", "seed=3") for gather in ("false", "true")
     )
     assert torch.equal(batch.audio, same.audio)
-    assert module.gathered_triplets is None
-    miner = gathering.gathered_triplets.miner
+    assert module.selection is None
+    miner = gathering.selection.miner
     assert (miner.min_gap, miner.per_condition, miner.track_triplets) == (8, 32, 32)
-    assert gathering.gathered_triplets.seed == 3
+    assert gathering.selection.seed == 3
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "auto"])
