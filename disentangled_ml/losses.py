@@ -104,10 +104,8 @@ def sum_triplets(
         condition_masks: (C, D).
     """
     if isinstance(triplets, AllTriplets):
-        positive, negative, first = triplets
         masked = embedding * with_track(condition_masks)[:, None]
-        anchor = masked[:, first : first + positive.shape[1]]
-        violation, *counts = sum_all_triplets(anchor, masked, positive, negative, margin)
+        violation, *counts = sum_all_triplets(masked, triplets, margin)
         return TripletSums(violation.to(embedding.dtype), *counts)
     dist_ap, dist_an = triplet_distances(embedding, condition_masks, triplets)
     violation = triplet_violation(dist_ap, dist_an, margin)
