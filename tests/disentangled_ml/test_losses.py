@@ -105,6 +105,24 @@ def test_loss_by_hand():
 
 
 @pytest.mark.parametrize("kind", MASK_KINDS)
+def test_masking_the_batch_once_changes_neither_distances_nor_gradients(kind):
+    raw, triplets = random_batch()
+    found = []
+    for by_triplet in (False, True):
+        embedding, masks = raw.clone().requires_grad_(), make_masks(kind)().detach().requires_grad_()
+        if by_triplet:
+            anchor, positive, negative = embedding[triplets.indices].unbind(1)
+            mask = with_track(masks)[triplets.condition]
+            distances = masked_distance(anchor, positive, mask), masked_distance(anchor, negative, mask)
+        else:
+            distances = triplet_distances(embedding, masks, triplets)
+        (distances[0].sum() - 2 * distances[1].sum()).backward()
+        found.append([*distances, embedding.grad, masks.grad])
+    for once, each in zip(*found, strict=True):
+        torch.testing.assert_close(once, each)
+
+
+@pytest.mark.parametrize("kind", MASK_KINDS)
 def test_gradient_flows(kind):
     module = make_masks(kind)
     raw, triplets = random_batch()
