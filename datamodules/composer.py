@@ -33,8 +33,8 @@ class BatchPlan:
         chunks_per_track: Chunks of a track in a batch, at most half overlapping where the track is long enough.
         tracks_per_batch: Tracks in a batch, half of them fresh.
         pool_tracks: Tracks held to choose from.
-        triplets_per_condition: Triplets drawn per batch for each condition.
-        track_triplets: Triplets drawn per batch for the track condition.
+        triplets_per_condition: Triplets drawn per batch for each condition; 0 for none.
+        track_triplets: Triplets drawn per batch for the track condition; 0 for none.
 
     Raises:
         ValueError: if the pool is smaller than a batch, for then an epoch would miss tracks.

@@ -31,7 +31,7 @@ from disentangled_ml.checkpointing import WholeCheckpointIO
 from disentangled_ml.conditions import Condition, TempoCondition
 from disentangled_ml.config import ConfigError
 from disentangled_ml.frontends import FRONTENDS
-from disentangled_ml.gathering import GatheredTriplets
+from disentangled_ml.gathering import EveryTriplet, GatheredTriplets, Selection, mean_over_ranks
 from disentangled_ml.losses import LOSSES, ClassLoss, DisentangledLoss
 from disentangled_ml.module import SimilarityModule
 from disentangled_ml.networks import build_network, choose, embedding_dim, load_checkpoint
@@ -68,15 +68,16 @@ def build_tempo(config: DictConfig) -> TempoCondition:
 
 
 def build_plan(config: DictConfig) -> BatchPlan:
-    """Build the plan of the batches of a training configuration."""
+    """Build the plan of the batches of a training configuration; where all triplets are taken, none is drawn with them."""
     data = config.data
+    drawn = config.loss.triplets == "sampled"
     return BatchPlan(
         data.chunk_frames,
         data.chunks_per_track,
         data.tracks_per_batch,
         data.pool_tracks,
-        data.triplets_per_condition,
-        data.track_triplets,
+        data.triplets_per_condition if drawn else 0,
+        data.track_triplets if drawn else 0,
     )
 
 
@@ -121,12 +122,22 @@ def build_loss(config: DictConfig, conditions: list[Condition]) -> DisentangledL
         "condition_weight": loss.condition_weight,
         "embedding_penalty": mask.embedding_penalty,
         "mask_penalty": mask.mask_penalty,
+        "mean": loss.mean,
+        "average": mean_over_ranks if loss.gather else None,
     }
     if not issubclass(kind, ClassLoss):
         return kind(**weights)
     if loss.name == "classification":
         weights["temperature"] = loss.temperature
     return kind([c.n_classes for c in conditions], embedding_dim(config, len(conditions)), **weights)
+
+
+def build_selection(config: DictConfig, conditions: list[Condition]) -> Selection | None:
+    """Build what chooses the triplets of a step; None where those are taken that are drawn with the batches."""
+    miner, loss = build_plan(config).miner(conditions), config.loss
+    if loss.triplets == "all":
+        return EveryTriplet(conditions, miner.min_gap, loss.gather)
+    return GatheredTriplets(miner, config.seed) if loss.gather else None
 
 
 def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSettings) -> SimilarityModule:
@@ -139,7 +150,7 @@ def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSe
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         checkpoint_notes=checkpoint_notes(config, conditions, audio),
-        gathered=GatheredTriplets(build_plan(config).miner(conditions), config.seed) if config.loss.gather else None,
+        selection=build_selection(config, conditions),
     )
 
 

@@ -203,21 +203,26 @@ class TempoCondition:
 Condition = TagCondition | TempoCondition
 
 
-def relate_tracks(track: Tensor, start: Tensor, min_gap: int) -> Relation:
-    """Relate chunks by the recording they come from.
+def relate_tracks(track: Tensor, start: Tensor, min_gap: int, rows: slice = slice(None)) -> Relation:
+    """Relate some chunks to all by the recording they come from.
 
     Positive are chunks of one track that begin at least ``min_gap`` frames apart, negative those of two tracks.
 
+    Args:
+        track: Number of the track of each chunk.
+        start: First frame of each chunk.
+        min_gap: In frames.
+        rows: The chunks that are related to all; all of them by default.
+
     Shape:
-        track: (B,) int64, number of the track.
-        start: (B,) int64, first frame of the chunk.
+        track: (B,) int64; start: (B,) int64; returns: relation (A, B), A the number of rows.
 
     >>> relation = relate_tracks(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 10, 70, 0]), min_gap=64)
     >>> relation.positive.int().tolist()
     [[0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     """
-    same = track[:, None] == track[None, :]
-    apart = (start[:, None] - start[None, :]).abs() >= min_gap
+    same = track[rows, None] == track
+    apart = (start[rows, None] - start).abs() >= min_gap
     return Relation(same & apart, ~same)
 
 

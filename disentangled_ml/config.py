@@ -107,6 +107,8 @@ class LossConfig:
     track_weight: float = MISSING
     condition_weight: float = MISSING
     temperature: float = MISSING
+    triplets: str = MISSING
+    mean: str = MISSING
     gather: bool = MISSING
 
 
@@ -550,6 +552,8 @@ LEGAL_VALUES: dict[str, tuple] = {
     "trainer.strategy": ("auto", "ddp"),
     "trainer.precision": ("32-true", "16-mixed", "bf16-mixed"),
     "mask.start": ("disjoint", "random"),
+    "loss.triplets": ("sampled", "all"),
+    "loss.mean": ("all", "violating"),
     "data.tempo.relation": ("absolute", "relative"),
     "wandb.mode": ("auto", "online", "offline", "disabled"),
     "tempo": ("madmom", "manifest"),

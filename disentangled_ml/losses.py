@@ -17,18 +17,23 @@ Disentangled Music Representation Learning", ISMIR 2020):
 The points are points of the embedding space, of unit length as a whole, so that what is trained is the distance that is
 evaluated. (Where subspaces are of unit length themselves, the softmax is the normalised one: the cosine / temperature.)
 
-Every embedding of a batch is computed once; triplets are rows into it.
+Every embedding of a batch is computed once; triplets are rows into it, or all that there are. Of all triplets the mean is taken in each
+condition, then over the conditions that have any: frequent conditions would drown rare ones, of which as many are drawn. The mean
+can be over all triplets or over those that violate the margin, whose gradient it then does not dilute by the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from disentangled_ml.structures import TripletBatch
+from disentangled_ml.all_triplets import sum_all_triplets
+from disentangled_ml.structures import AllTriplets, TripletBatch
+
+MEANS = ("all", "violating")
 
 
 def with_track(condition_masks: Tensor) -> Tensor:
@@ -56,9 +61,12 @@ def triplet_distances(embedding: Tensor, condition_masks: Tensor, triplets: Trip
         triplets: T rows; condition index C means track, without mask.
         returns: dist_ap (T,), dist_an (T,).
     """
-    mask = with_track(condition_masks)[triplets.condition]
-    anchor, positive, negative = embedding[triplets.indices].unbind(1)
-    return masked_distance(anchor, positive, mask), masked_distance(anchor, negative, mask)
+    masked = (embedding * with_track(condition_masks)[:, None]).flatten(0, 1)
+    anchor, *others = (triplets.indices + len(embedding) * triplets.condition[:, None]).T
+    # Rows by ``embedding``, a table's: its gradient is summed faster than that of an index.
+    difference = nn.functional.embedding(anchor, masked) - nn.functional.embedding(torch.stack(others), masked)
+    dist_ap, dist_an = torch.linalg.vector_norm(difference, dim=-1)
+    return dist_ap, dist_an
 
 
 def triplet_violation(dist_ap: Tensor, dist_an: Tensor, margin: float) -> Tensor:
@@ -75,18 +83,61 @@ def masked_mean(values: Tensor, chosen: Tensor) -> Tensor:
     return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
-class LossTerms(NamedTuple):
-    """Hold the total loss and its unweighted parts, each a scalar, and the distances behind them.
+class TripletSums(NamedTuple):
+    """Hold what is summed over the triplets of each condition, and of track.
 
     Shape:
-        dist_ap: (T,); dist_an: (T,).
+        violation: (C + 1,) of the hinge.
+        violating, correct, total: (C + 1,) float64, numbers of triplets whose hinge is not zero, with dist_ap < dist_an, and of all.
+    """
+
+    violation: Tensor
+    violating: Tensor
+    correct: Tensor
+    total: Tensor
+
+
+def sum_triplets(
+    embedding: Tensor, condition_masks: Tensor, triplets: TripletBatch | AllTriplets, margin: float
+) -> TripletSums:
+    """Sum over the triplets of each condition, which are listed or all.
+
+    Shape:
+        embedding: (B, D), L2-normalised.
+        condition_masks: (C, D).
+    """
+    if isinstance(triplets, AllTriplets):
+        masked = embedding * with_track(condition_masks)[:, None]
+        violation, *counts = sum_all_triplets(masked, triplets, margin)
+        return TripletSums(violation.to(embedding.dtype), *counts)
+    dist_ap, dist_an = triplet_distances(embedding, condition_masks, triplets)
+    violation = triplet_violation(dist_ap, dist_an, margin)
+    own = triplets.condition == torch.arange(len(condition_masks) + 1, device=embedding.device)[:, None]
+    counted = (violation > 0, dist_ap < dist_an, torch.ones_like(own[0]))
+    return TripletSums(torch.where(own, violation, 0).sum(1), *((own & kind).sum(1).double() for kind in counted))
+
+
+def divide(sums: Tensor, counts: Tensor) -> Tensor:
+    """Divide sums by counts; zero, with the graph kept, where nothing is counted.
+
+    >>> divide(torch.tensor([3.0, 0.0]), torch.tensor([2.0, 0.0])).tolist()
+    [1.5, 0.0]
+    """
+    return sums / torch.where(counts > 0, counts, 1).to(sums.dtype)
+
+
+class LossTerms(NamedTuple):
+    """Hold the total loss and its unweighted parts, each a scalar, and the triplets behind them.
+
+    Shape:
+        correct, n_triplets: (C + 1,) float64, of this process.
     """
 
     total: Tensor
     conditions: Tensor
     track: Tensor
-    dist_ap: Tensor
-    dist_an: Tensor
+    correct: Tensor
+    n_triplets: Tensor
 
 
 class DisentangledLoss(nn.Module):
@@ -98,9 +149,11 @@ class DisentangledLoss(nn.Module):
         embedding_penalty: Weight of ||e||_2 / sqrt(B) over the embedding before normalisation (Veit et al.: 5e-3).
         mask_penalty: Weight of ||m||_1 / B over the masks (Veit et al.: 5e-4).
         condition_weight: Of the objective of the conditions; 0 trains by track triplets alone.
+        mean: Of triplets: over ``all`` or over the ``violating`` ones.
+        average: Averages numbers of triplets over the processes, where these share their triplets and their losses are averaged.
 
     Raises:
-        ValueError: for a negative argument, or no weight for anything.
+        ValueError: for a negative argument, no weight for anything, or an unknown mean.
     """
 
     def __init__(
@@ -110,8 +163,13 @@ class DisentangledLoss(nn.Module):
         embedding_penalty: float = 0.0,
         mask_penalty: float = 0.0,
         condition_weight: float = 1.0,
+        mean: str = "all",
+        average: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__()
+        if mean not in MEANS:
+            raise ValueError(f"loss mean {mean!r} is unknown: choose one of {', '.join(MEANS)}")
+        self.mean, self.average = mean, average
         weights = {
             "margin": margin,
             "track_weight": track_weight,
@@ -135,34 +193,47 @@ class DisentangledLoss(nn.Module):
         Shape:
             embedding: (B, D), L2-normalised.
             condition_masks: (C, D).
-            violation: (T',) hinge of the condition triplets.
+            violation: scalar, mean of the hinge over the condition triplets.
             targets: C tensors (B, K_c), shares of a chunk in the classes of condition c; rows of zero where unlabelled.
         """
         raise NotImplementedError
 
+    def mean_violations(self, sums: TripletSums, drawn: bool) -> tuple[Tensor, Tensor]:
+        """Average the hinge over the triplets of the conditions and of track, two scalars.
+
+        A condition counts as often as its triplets were drawn, which is equally often for all that have any; or once, if they were not.
+        """
+        counts = torch.stack([sums.violating, sums.total])
+        violating, total = counts if self.average is None else self.average(counts)
+        means = divide(sums.violation, violating if self.mean == "violating" else total)
+        share = (total if drawn else total > 0)[:-1].to(means.dtype)
+        return divide((means[:-1] * share).sum(), share.sum()), means[-1]
+
     def forward(
-        self, raw_embedding: Tensor, condition_masks: Tensor, triplets: TripletBatch, targets: Sequence[Tensor] = ()
+        self,
+        raw_embedding: Tensor,
+        condition_masks: Tensor,
+        triplets: TripletBatch | AllTriplets,
+        targets: Sequence[Tensor] = (),
     ) -> LossTerms:
         """Compute the loss of a batch.
 
         Shape:
             raw_embedding: (B, D), not yet normalised.
             condition_masks: (C, D).
-            triplets: T rows into the embedding.
+            triplets: of the embedding.
             targets: C tensors (B, K_c), see ``objective``; the triplet objective needs none.
         """
         embedding = nn.functional.normalize(raw_embedding, dim=1)
-        dist_ap, dist_an = triplet_distances(embedding, condition_masks, triplets)
-        violation = triplet_violation(dist_ap, dist_an, self.margin)
-        is_track = triplets.condition == len(condition_masks)
-        conditions = self.objective(embedding, condition_masks, violation[~is_track], targets)
-        track = masked_mean(violation, is_track)
+        sums = sum_triplets(embedding, condition_masks, triplets, self.margin)
+        violation, track = self.mean_violations(sums, isinstance(triplets, TripletBatch))
+        conditions = self.objective(embedding, condition_masks, violation, targets)
         total = self.condition_weight * conditions + self.track_weight * track
         if self.embedding_penalty:
             total = total + self.embedding_penalty * torch.linalg.vector_norm(raw_embedding) / len(raw_embedding) ** 0.5
         if self.mask_penalty:
             total = total + self.mask_penalty * condition_masks.abs().sum() / len(raw_embedding)
-        return LossTerms(total, conditions, track, dist_ap, dist_an)
+        return LossTerms(total, conditions, track, sums.correct, sums.total)
 
 
 class DisentangledTripletLoss(DisentangledLoss):
@@ -171,8 +242,8 @@ class DisentangledTripletLoss(DisentangledLoss):
     def objective(
         self, embedding: Tensor, condition_masks: Tensor, violation: Tensor, targets: Sequence[Tensor]
     ) -> Tensor:
-        """Average the hinge over the condition triplets."""
-        return violation.sum() / max(1, len(violation))
+        """Give the mean of the hinge over the condition triplets."""
+        return violation
 
 
 def distances_to_points(embedding: Tensor, points: Tensor, condition_mask: Tensor) -> Tensor:
@@ -223,7 +294,7 @@ class ClassLoss(DisentangledLoss):
         weights: As ``DisentangledLoss``.
     """
 
-    def __init__(self, n_classes: Sequence[int], embedding_dim: int, **weights: float):
+    def __init__(self, n_classes: Sequence[int], embedding_dim: int, **weights: Any):
         super().__init__(**weights)
         self.points = nn.ParameterList(torch.randn(k, embedding_dim) for k in n_classes)
 
@@ -258,7 +329,7 @@ class ClassificationLoss(ClassLoss):
         temperature: Of the softmax.
     """
 
-    def __init__(self, n_classes: Sequence[int], embedding_dim: int, temperature: float = 0.05, **weights: float):
+    def __init__(self, n_classes: Sequence[int], embedding_dim: int, temperature: float = 0.05, **weights: Any):
         super().__init__(n_classes, embedding_dim, **weights)
         self.temperature = temperature
 

@@ -18,9 +18,8 @@ from disentangled_ml.evaluation import (
     listed_distances,
     listed_loss,
 )
-from disentangled_ml.gathering import GatheredTriplets
+from disentangled_ml.gathering import Selection
 from disentangled_ml.losses import DisentangledLoss
-from disentangled_ml.metrics import count_correct
 from disentangled_ml.model import ConditionalSimilarityNetwork
 from disentangled_ml.structures import ChunkBatch, Member, TrackChunks
 
@@ -36,7 +35,7 @@ class SimilarityModule(pl.LightningModule):
         learning_rate: Of Adam.
         weight_decay: Of Adam.
         checkpoint_notes: Plain values that every checkpoint carries (configuration, conditions, audio settings).
-        gathered: Draws the triplets over the batches of all ranks; None: each rank takes those of its own batch.
+        selection: Chooses the triplets of a step, over the batches of all ranks perhaps; None: those that came with the batch.
     """
 
     def __init__(
@@ -46,13 +45,13 @@ class SimilarityModule(pl.LightningModule):
         learning_rate: float = 0.001,
         weight_decay: float = 0.0,
         checkpoint_notes: dict[str, Any] | None = None,
-        gathered: GatheredTriplets | None = None,
+        selection: Selection | None = None,
     ):
         super().__init__()
         self.network, self.loss = network, loss
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.checkpoint_notes = checkpoint_notes or {}
-        self.gathered_triplets = gathered
+        self.selection = selection
         self.table = EmbeddingTable()
 
     @property
@@ -67,14 +66,11 @@ class SimilarityModule(pl.LightningModule):
         synchronises when a value is first read, which the progress bar does on rank zero alone.
         """
         raw_embedding, triplets = self.network.raw_embedding(batch.audio), batch.triplets
-        if self.gathered_triplets is not None:
-            raw_embedding, triplets = self.gathered_triplets(raw_embedding, batch.tracks, self.global_step)
+        if self.selection is not None:
+            raw_embedding, triplets = self.selection(raw_embedding, batch.tracks, self.global_step)
         terms = self.loss(raw_embedding, self.network.masks(), triplets, batch.targets)
         self.log("loss", terms.total.detach(), prog_bar=True, logger=False)
-        correct, total = count_correct(
-            terms.dist_ap.detach(), terms.dist_an.detach(), triplets.condition, len(self.condition_names) + 1
-        )
-        return {"loss": terms.total, "correct": correct, "total": total}
+        return {"loss": terms.total, "correct": terms.correct, "total": terms.n_triplets}
 
     def on_validation_epoch_start(self) -> None:
         """Forget the embeddings of the last evaluation."""

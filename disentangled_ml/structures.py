@@ -74,6 +74,20 @@ class TripletBatch(NamedTuple):
     condition: Tensor
 
 
+class AllTriplets(NamedTuple):
+    """Hold all triplets of a batch of B chunks, without a list of them: each positive of an anchor meets each negative of it.
+
+    Shape:
+        positive: (C + 1, A, B) bool, which chunks are positives of each anchor, per condition and for track.
+        negative: (C + 1, A, B) bool, never True where ``positive`` is.
+        first: number; the anchors are the A chunks of the batch from this one on.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    first: int
+
+
 class BatchTracks(NamedTuple):
     """Hold what relates the chunks of a batch: they lie track by track, k of each of N tracks, so B = N * k.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from disentangled_ml.conditions import Condition, Relation, forbid_positives, relate_tracks, same_group
-from disentangled_ml.structures import BatchTracks, TripletBatch
+from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch
 
 ANCHORS_PER_BLOCK = 256  # rows of a relation held at a time when a whole split is related
 
@@ -24,6 +24,20 @@ def seeded_generator(*numbers: int) -> Generator:
     """Make a generator from several numbers, such as (seed, epoch, consumer)."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     return Generator().manual_seed(int(state) >> 1)
+
+
+def nth_column(rank: Tensor, number: Tensor) -> Tensor:
+    """Give the column of the True of a given number in each row.
+
+    Shape:
+        rank: (N, B) int32, how many of a row are True up to each column.
+        number: (N,) int32, from 0 on.
+        returns: (N,) int64.
+
+    >>> nth_column(torch.tensor([[True, False, True]]).cumsum(1, dtype=torch.int32), torch.tensor([1], dtype=torch.int32)).tolist()
+    [2]
+    """
+    return torch.searchsorted(rank, number[:, None] + 1)[:, 0]
 
 
 def draw_columns(allowed: Tensor, generator: Generator) -> Tensor:
@@ -37,8 +51,8 @@ def draw_columns(allowed: Tensor, generator: Generator) -> Tensor:
     [1, 0]
     """
     rank = allowed.cumsum(1, dtype=torch.int32)
-    before = (torch.rand(len(allowed), 1, generator=generator, dtype=torch.float64) * rank[:, -1:]).int()
-    return torch.searchsorted(rank, before + 1)[:, 0]
+    chance = torch.rand(len(allowed), generator=generator, dtype=torch.float64)
+    return nth_column(rank, (chance * rank[:, -1]).int())
 
 
 def nearest_columns(allowed: Tensor, level: Tensor, target: Tensor) -> Tensor:
@@ -57,30 +71,81 @@ def nearest_columns(allowed: Tensor, level: Tensor, target: Tensor) -> Tensor:
     return allowed & (gap == gap.amin(1, keepdim=True))
 
 
-def draw_triplets(relation: Relation, n: int, generator: Generator) -> Tensor:
-    """Draw n triplets from a relation of B items with themselves.
-
-    Shape:
-        returns: (n, 3) int64 rows (anchor, positive, negative), or (0, 3) where the relation allows no triplet.
-    """
-    positive, negative = relation
-    anchors = (positive.any(1) & negative.any(1)).nonzero()[:, 0]
-    if n == 0 or len(anchors) == 0:
-        return torch.empty(0, 3, dtype=torch.int64)
-    anchor = anchors[torch.randint(len(anchors), (n,), generator=generator)]
-    return torch.stack(
-        [anchor, draw_columns(positive[anchor], generator), draw_columns(negative[anchor], generator)], dim=1
-    )
+def no_triplets() -> TripletBatch:
+    """Give a list of no triplet."""
+    return TripletBatch(torch.empty(0, 3, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
 
 
 def draw_batch(relations: Sequence[Relation], counts: Sequence[int], generator: Generator) -> TripletBatch:
-    """Draw ``counts[c]`` triplets from each relation c; the position of a relation becomes the condition index.
+    """Draw ``counts[c]`` triplets from each relation c (B, B); the position of a relation becomes the condition index.
 
-    A relation that allows no triplet gives none.
+    A relation that allows no triplet gives none. Only the drawing itself is done for one relation after the other.
     """
-    drawn = [draw_triplets(relation, n, generator) for relation, n in zip(relations, counts, strict=True)]
-    sizes = torch.tensor([len(rows) for rows in drawn])
-    return TripletBatch(torch.cat(drawn), torch.arange(len(drawn)).repeat_interleave(sizes))
+    positive, negative = (torch.stack(kind) for kind in zip(*relations, strict=True))
+    able = positive.any(2) & negative.any(2)
+    n_able = able.sum(1).tolist()
+    sizes = [n if anchors else 0 for n, anchors in zip(counts, n_able, strict=True)]
+    if not any(sizes):
+        return no_triplets()
+    number, chance = [], []
+    for n, anchors in zip(sizes, n_able, strict=True):
+        if n:
+            number.append(torch.randint(anchors, (n,), generator=generator))
+            chance.append(torch.rand(2, n, generator=generator, dtype=torch.float64))
+    condition = torch.arange(len(relations)).repeat_interleave(torch.tensor(sizes))
+    anchor = nth_column(able.cumsum(1, dtype=torch.int32)[condition], torch.cat(number).int())
+    members = [anchor]
+    for allowed, share in zip((positive, negative), torch.cat(chance, dim=1), strict=True):
+        rank = allowed.cumsum(2, dtype=torch.int32)[condition, anchor]
+        members.append(nth_column(rank, (share * rank[:, -1]).int()))
+    return TripletBatch(torch.stack(members, dim=1), condition)
+
+
+def relate_conditions(
+    conditions: Sequence[Condition], tracks: BatchTracks, rows: slice = slice(None)
+) -> list[Relation]:
+    """Relate some tracks of a batch to all by each condition; anchor and positive are two tracks, and not by one artist.
+
+    Shape:
+        returns: C relations (A, N), A the number of rows.
+    """
+    number = torch.arange(len(tracks.artist), device=tracks.artist.device)
+    forbidden = same_group(tracks.artist[rows], tracks.artist) | (number[rows, None] == number)
+    return [
+        forbid_positives(condition.relate(labels[rows], labels), forbidden)
+        for condition, labels in zip(conditions, tracks.labels, strict=True)
+    ]
+
+
+def of_chunks(relation: Tensor, k: int) -> Tensor:
+    """Give each of k chunks per track what relates the tracks; (..., A, N) to (..., A * k, N * k).
+
+    >>> of_chunks(torch.tensor([[True, False]]), 2).int().tolist()
+    [[1, 1, 0, 0], [1, 1, 0, 0]]
+    """
+    *further, a, n = relation.shape
+    return relation[..., :, None, :, None].expand(*further, a, k, n, k).reshape(*further, a * k, n * k)
+
+
+def relate_chunks(conditions: Sequence[Condition], tracks: BatchTracks, min_gap: int, own: slice) -> AllTriplets:
+    """Relate the chunks of some tracks of a batch, the anchors, to all chunks; where the tracks are, without waiting for a GPU.
+
+    Args:
+        conditions: In order.
+        tracks: N of them, k chunks each.
+        min_gap: Frames that anchor and positive of a track triplet begin apart, at least.
+        own: The tracks whose chunks are anchors.
+    """
+    n, k = tracks.start.shape
+    anchors = slice(own.start * k, own.stop * k)
+    number = torch.arange(n, device=tracks.start.device).repeat_interleave(k)
+    between = zip(*relate_conditions(conditions, tracks, own), strict=True)
+    within = relate_tracks(number, tracks.start.flatten(), min_gap, anchors)
+    related = [
+        torch.cat([of_chunks(torch.stack(kind), k), of_track[None]])
+        for kind, of_track in zip(between, within, strict=True)
+    ]
+    return AllTriplets(*related, anchors.start)
 
 
 @dataclass(frozen=True)
@@ -101,12 +166,10 @@ class TripletMiner:
 
     def draw(self, tracks: BatchTracks, generator: Generator) -> TripletBatch:
         """Draw triplets of the chunks of some tracks, on the CPU; a condition that allows none gets none."""
+        if not (self.per_condition or self.track_triplets):
+            return no_triplets()
         n, k = tracks.start.shape
-        forbidden = same_group(tracks.artist) | torch.eye(n, dtype=torch.bool)
-        relations = [
-            forbid_positives(condition.relate(labels, labels), forbidden)
-            for condition, labels in zip(self.conditions, tracks.labels, strict=True)
-        ]
+        relations = relate_conditions(self.conditions, tracks)
         between = draw_batch(relations, [self.per_condition] * len(relations), generator)
         chunk = torch.randint(k, between.indices.shape, generator=generator)
         same_track = relate_tracks(torch.arange(n).repeat_interleave(k), tracks.start.flatten(), self.min_gap)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("disentangled_ml", "datamodules", "callbacks")
 PURE = (
     *("structures", "conditions", "triplets", "masks", "losses", "metrics", "evaluation", "frontends", "model"),
-    *("human", "tempo_metrics", "gathering"),
+    *("human", "tempo_metrics", "gathering", "all_triplets"),
     *("neighbours", "retrieval", "probe", "published", "comparison"),
     *("backbones", "backbones.*", "baselines", "baselines.*"),
 )
@@ -131,6 +131,9 @@ def know_too_much(imports: dict[str, set[str]]) -> list[tuple[str, str]]:
     ]
 
 
+OF_BENCHMARKS = ("pytorch_metric_learning", "benchmarks")  # peers, which users do not install
+
+
 @pytest.fixture(scope="module")
 def imports() -> dict[str, set[str]]:
     return read_imports(ROOT)
@@ -150,6 +153,11 @@ def test_one_framework_one_file(imports, framework):
 @pytest.mark.parametrize("framework", ONE_FILE)
 def test_the_file_of_a_framework_uses_it(imports, framework):
     assert strays(imports, framework, [])
+
+
+@pytest.mark.parametrize("framework", OF_BENCHMARKS)
+def test_only_benchmarks_know_peers(imports, framework):
+    assert not strays(imports, framework, [])
 
 
 def test_pure_modules_know_no_framework_and_nothing_above_them(imports):

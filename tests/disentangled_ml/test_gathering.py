@@ -1,4 +1,4 @@
-"""Two real processes against one on the concatenated batch: the same loss and the same gradients."""
+"""Two real processes against one on the concatenated batch: the same loss and the same gradients, by drawn and by all triplets."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from disentangled_ml.conditions import TagCondition, TempoCondition
-from disentangled_ml.gathering import GatheredTriplets, join_tracks
-from disentangled_ml.losses import DisentangledTripletLoss
+from disentangled_ml.gathering import EveryTriplet, GatheredTriplets, join_tracks, mean_over_ranks
+from disentangled_ml.losses import MEANS, DisentangledTripletLoss
 from disentangled_ml.masks import LearnedMasks
 from disentangled_ml.model import ConditionalSimilarityNetwork
 from disentangled_ml.module import SimilarityModule
@@ -43,52 +43,57 @@ def batch_of(rank: int) -> ChunkBatch:
 class Step(nn.Module):
     """Wrap the training step as the trainer's strategy does; there is no batch norm in the network."""
 
-    def __init__(self, gather: bool):
+    def __init__(self, gather: bool, every: bool = False, mean: str = "all"):
         super().__init__()
         torch.manual_seed(0)
         backbone = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 8))
         network = ConditionalSimilarityNetwork(nn.Identity(), backbone, LearnedMasks(2, 8), ["genre", "tempo"])
-        loss = DisentangledTripletLoss(margin=0.3, embedding_penalty=0.1, mask_penalty=0.2)
-        gathered = GatheredTriplets(MINER, SEED) if gather else None
-        self.module = SimilarityModule(network, loss, gathered=gathered)
+        average = mean_over_ranks if gather else None
+        loss = DisentangledTripletLoss(0.3, embedding_penalty=0.1, mask_penalty=0.2, mean=mean, average=average)
+        drawn = GatheredTriplets(MINER, SEED) if gather else None
+        selection = EveryTriplet(CONDITIONS, MINER.min_gap, gather) if every else drawn
+        self.module = SimilarityModule(network, loss, selection=selection)
         self.module.log = lambda *_, **__: None
 
     def forward(self, batch: ChunkBatch) -> Tensor:
-        return self.module.training_step(batch, 0)["loss"]
+        self.counts = self.module.training_step(batch, 0)
+        return self.counts["loss"]
 
     def gradients(self) -> list[Tensor]:
         return [parameter.grad.clone() for parameter in self.module.parameters()]
 
 
-def run_rank(rank: int, gather: bool, folder: Path) -> None:
+def run_rank(rank: int, options: tuple, folder: Path) -> None:
     """Do one step in one of two processes, and leave its loss, the averaged gradients and the triplets that it drew."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    step, batch = Step(gather), batch_of(rank)
+    step, batch = Step(*options), batch_of(rank)
     averaging = DistributedDataParallel(step)  # as long as it lives
     loss = averaging(batch)
     loss.backward()
     drawn = [GatheredTriplets(MINER, SEED)(torch.zeros(len(batch.audio), 8), batch.tracks, n) for n in (0, 0, 1)]
     tensors = [tuple(triplets) for _, triplets in drawn]
-    torch.save({"loss": loss.detach(), "gradients": step.gradients(), "drawn": tensors}, folder / f"{rank}.pt")
+    counts = {name: step.counts[name] for name in ("correct", "total")}
+    left = {"loss": loss.detach(), "gradients": step.gradients(), "drawn": tensors, **counts}
+    torch.save(left, folder / f"{rank}.pt")
     del averaging, loss  # a group that they destroy last may wait for ever, for a thread that waits for Python's lock
     distributed.destroy_process_group()
 
 
 @pytest.fixture
 def two_ranks(tmp_path):
-    """Do one step in two processes: ``two_ranks(gather)`` gives what each left."""
+    """Do one step in two processes: ``two_ranks(gather)`` gives what each left; further options are those of ``Step``."""
 
-    def run(gather: bool) -> list[dict]:
-        start_processes(run_rank, (gather, tmp_path), nprocs=2, start_method="spawn")
+    def run(*options: bool | str) -> list[dict]:
+        start_processes(run_rank, (options, tmp_path), nprocs=2, start_method="spawn")
         return [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
     return run
 
 
-def one_process(batch: ChunkBatch) -> tuple[Tensor, list[Tensor]]:
-    """Give loss and gradients of one process on a batch with its triplets."""
-    step = Step(gather=False)
+def one_process(batch: ChunkBatch, *options: bool | str) -> tuple[Tensor, list[Tensor]]:
+    """Give loss and gradients of one process on a batch with its triplets, or with all of them."""
+    step = Step(False, *options)
     loss = step(batch)
     loss.backward()
     return loss.detach(), step.gradients()
@@ -109,7 +114,7 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
 
 @pytest.mark.ddp
 def test_with_gathering_two_processes_are_one_on_both_batches(two_ranks):
-    ranks = two_ranks(gather=True)
+    ranks = two_ranks(True)
     loss, gradients = one_process(concatenated([TripletBatch(*rank["drawn"][0]) for rank in ranks]))
     torch.testing.assert_close(sum(rank["loss"] for rank in ranks) / 2, loss, atol=ATOL, rtol=0)
     for rank in ranks:
@@ -132,8 +137,43 @@ def test_with_gathering_two_processes_are_one_on_both_batches(two_ranks):
 
 @pytest.mark.ddp
 def test_without_gathering_two_processes_are_the_mean_of_both(two_ranks):
-    ranks = two_ranks(gather=False)
+    ranks = two_ranks(False)
     alone = [one_process(batch_of(rank)) for rank in range(2)]
+    for rank, (loss, _) in zip(ranks, alone, strict=True):
+        torch.testing.assert_close(rank["loss"], loss, atol=ATOL, rtol=0)
+        assert_close(rank["gradients"], [(a + b) / 2 for a, b in zip(*(grads for _, grads in alone), strict=True)])
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("mean", MEANS)
+def test_all_triplets_of_two_processes_are_those_of_one_on_both_batches(two_ranks, mean):
+    ranks = two_ranks(True, True, mean)
+    batch = concatenated([batch_of(0).triplets])
+    loss, gradients = one_process(batch, True, mean)
+    torch.testing.assert_close(sum(rank["loss"] for rank in ranks) / 2, loss, atol=ATOL, rtol=0)
+    for rank in ranks:
+        assert_close(rank["gradients"], gradients)
+    assert max(gradient.abs().max() for gradient in gradients) > 100 * ATOL
+    counts = Step(False, True).module.training_step(batch, 0)
+    for name in ("correct", "total"):
+        assert torch.equal(ranks[0][name] + ranks[1][name], counts[name])
+        assert (ranks[0][name] != ranks[1][name]).any()  # the shares differ
+
+
+@pytest.mark.ddp
+def test_the_mean_of_violating_drawn_triplets_is_that_of_both_ranks(two_ranks):
+    ranks = two_ranks(True, False, "violating")
+    batch = concatenated([TripletBatch(*rank["drawn"][0]) for rank in ranks])
+    loss, gradients = one_process(batch, False, "violating")
+    torch.testing.assert_close(sum(rank["loss"] for rank in ranks) / 2, loss, atol=ATOL, rtol=0)
+    for rank in ranks:
+        assert_close(rank["gradients"], gradients)
+
+
+@pytest.mark.ddp
+def test_all_triplets_without_gathering_are_each_ranks_own(two_ranks):
+    ranks = two_ranks(False, True, "violating")
+    alone = [one_process(batch_of(rank), True, "violating") for rank in range(2)]
     for rank, (loss, _) in zip(ranks, alone, strict=True):
         torch.testing.assert_close(rank["loss"], loss, atol=ATOL, rtol=0)
         assert_close(rank["gradients"], [(a + b) / 2 for a, b in zip(*(grads for _, grads in alone), strict=True)])
@@ -171,6 +211,17 @@ def test_one_process_draws_over_its_own_batch():
     assert not any(torch.equal(a, b) for a, b in pairwise(steps))
     other = GatheredTriplets(MINER, SEED + 1)(embedding, batch.tracks, 0)[1]
     assert not torch.equal(first.indices, other.indices)
+
+
+def test_one_process_takes_all_triplets_of_its_own_batch():
+    batch = batch_of(0)
+    embedding = torch.rand(len(batch.audio), 8)
+    found = [EveryTriplet(CONDITIONS, MINER.min_gap, gather)(embedding, batch.tracks, 0) for gather in (False, True)]
+    (same, triplets), (gathered, again) = found
+    assert same is gathered is embedding
+    assert triplets.first == again.first == 0
+    assert torch.equal(triplets.positive, again.positive)
+    assert torch.equal(triplets.negative, again.negative)
 
 
 def test_with_one_process_what_relates_the_chunks_may_be_on_a_device():

@@ -97,11 +97,29 @@ def test_loss_by_hand():
     masks = torch.tensor([[1.0, 0.0], [0.0, 0.5]])
     triplets = TripletBatch(torch.tensor([[0, 1, 2], [0, 1, 2], [0, 1, 3]]), torch.tensor([0, 1, 2]))
     terms = DisentangledTripletLoss(margin=0.25, track_weight=0.5)(raw, masks, triplets)
-    assert terms.dist_ap.tolist() == pytest.approx([1.0, 0.5, math.sqrt(2)])
-    assert terms.dist_an.tolist() == pytest.approx([0.0, 0.0, 2.0])
+    assert terms.correct.tolist() == [0, 0, 1]
+    assert terms.n_triplets.tolist() == [1, 1, 1]
     assert terms.conditions.item() == pytest.approx((1.25 + 0.75) / 2)
     assert terms.track.item() == 0.0
     assert terms.total.item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", MASK_KINDS)
+def test_masking_the_batch_once_changes_neither_distances_nor_gradients(kind):
+    raw, triplets = random_batch()
+    found = []
+    for by_triplet in (False, True):
+        embedding, masks = raw.clone().requires_grad_(), make_masks(kind)().detach().requires_grad_()
+        if by_triplet:
+            anchor, positive, negative = embedding[triplets.indices].unbind(1)
+            mask = with_track(masks)[triplets.condition]
+            distances = masked_distance(anchor, positive, mask), masked_distance(anchor, negative, mask)
+        else:
+            distances = triplet_distances(embedding, masks, triplets)
+        (distances[0].sum() - 2 * distances[1].sum()).backward()
+        found.append([*distances, embedding.grad, masks.grad])
+    for once, each in zip(*found, strict=True):
+        torch.testing.assert_close(once, each)
 
 
 @pytest.mark.parametrize("kind", MASK_KINDS)
@@ -321,9 +339,9 @@ def test_class_losses_against_loops(name, kind, weights):
         assert terms.track.item() == pytest.approx(expected["track"], rel=LOSS_ERROR)
         total = expected["total"] - expected["conditions"] + objective
         assert terms.total.item() == pytest.approx(total, rel=LOSS_ERROR)
-        dist_ap, dist_an = triplet_distances(torch.nn.functional.normalize(raw, dim=1), masks, triplets)
-        assert torch.equal(terms.dist_ap, dist_ap)
-        assert torch.equal(terms.dist_an, dist_an)
+        counted = DisentangledTripletLoss()(raw, masks, triplets)
+        assert torch.equal(terms.correct, counted.correct)
+        assert torch.equal(terms.n_triplets, counted.n_triplets)
 
 
 def test_class_losses_by_hand():

@@ -26,7 +26,7 @@ from disentangled_ml.checkpointing import WholeCheckpointIO
 from disentangled_ml.config import GROUPS, ConfigError, group_choices, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.frontends import FRONTENDS
-from disentangled_ml.losses import LOSSES, distances_to_points
+from disentangled_ml.losses import LOSSES, MEANS, distances_to_points
 from disentangled_ml.masks import MASKS
 from disentangled_ml.networks import build_network, load_network
 from disentangled_ml.run_folder import RUN_DIR_VARIABLE, choose_run_dir
@@ -109,10 +109,18 @@ def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
     assert last["callbacks"]["Throughput"]["seconds"] > 0
 
 
-@pytest.mark.parametrize("gather", ["false", "true"])
-def test_tiny_network_learns(run, gather):
+TRIPLETS = {
+    "drawn": [],
+    "drawn-together": ["loss.gather=true"],
+    "all": ["loss.triplets=all", "loss.mean=violating"],
+}
+triplet_choices = pytest.mark.parametrize("choice", TRIPLETS.values(), ids=TRIPLETS)
+
+
+@triplet_choices
+def test_tiny_network_learns(run, choice):
     schedule = ("training.max_epochs=20", "training.lr_patience=20")
-    metrics = metrics_of(run("learns", *schedule, f"loss.gather={gather}"))
+    metrics = metrics_of(run("learns", *schedule, *choice))
     assert metrics["test/triplet_accuracy/genre"] > 0.8
     assert metrics["test/triplet_accuracy/mood"] > 0.8
     assert metrics["test/triplet_accuracy/track"] > 0.6
@@ -127,9 +135,9 @@ def test_seed_repeats_a_run_and_another_does_not(run):
     assert metrics_of(first) != metrics_of(other)
 
 
-@pytest.mark.parametrize("gather", ["false", "true"])
-def test_resumed_run_equals_uninterrupted(run, gather):
-    schedule = ("training.lr_patience=0", "training.learning_rate=0.03", f"loss.gather={gather}")  # the rate falls
+@triplet_choices
+def test_resumed_run_equals_uninterrupted(run, choice):
+    schedule = ("training.lr_patience=0", "training.learning_rate=0.03", *choice)  # the rate falls
     whole = run("whole", "training.max_epochs=6", *schedule)
     run("parts", "training.max_epochs=3", *schedule)
     parts = run("parts", "training.max_epochs=6", "resume=true", *schedule)
@@ -276,10 +284,29 @@ def test_gathering_changes_who_draws_and_nothing_else(tiny_arguments):
         chosen_loss(tiny_arguments, f"loss.gather={gather}", "seed=3") for gather in ("false", "true")
     )
     assert torch.equal(batch.audio, same.audio)
-    assert module.gathered_triplets is None
-    miner = gathering.gathered_triplets.miner
+    assert module.selection is None
+    miner = gathering.selection.miner
     assert (miner.min_gap, miner.per_condition, miner.track_triplets) == (8, 32, 32)
-    assert gathering.gathered_triplets.seed == 3
+    assert gathering.selection.seed == 3
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize(("loss", "gather"), [*((loss, "false") for loss in LOSSES), ("triplet", "true")])
+def test_every_loss_takes_all_triplets(tiny_arguments, loss, mean, gather):
+    """None is drawn with the batch, and more are counted than would be."""
+    built, module, batch = chosen_loss(
+        tiny_arguments, f"loss={loss}", "loss.triplets=all", f"loss.mean={mean}", f"loss.gather={gather}"
+    )
+    assert built.mean == mean
+    assert (built.average is None) == (gather == "false")
+    assert module.selection.min_gap == 8
+    assert batch.triplets.indices.shape == (0, 3)
+    module.log = lambda *_, **__: None
+    step = module.training_step(batch, 0)
+    step["loss"].backward()
+    assert step["total"].min() > 32
+    assert 0 < step["correct"].sum() < step["total"].sum()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "auto"])

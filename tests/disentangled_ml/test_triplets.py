@@ -6,7 +6,8 @@ from torch import Generator
 
 from disentangled_ml import triplets
 from disentangled_ml.conditions import Relation, TagCondition, TempoCondition
-from disentangled_ml.triplets import draw_batch, draw_columns, draw_from_split, draw_triplets, nearest_columns
+from disentangled_ml.structures import BatchTracks
+from disentangled_ml.triplets import TripletMiner, draw_batch, draw_columns, draw_from_split, nearest_columns
 
 CHI_SQUARE_LIMIT = 2.0  # of the statistic per degree of freedom: far beyond chance for the counts drawn here
 CHANCE = 0.05  # more than four standard deviations of 2000 triplets
@@ -30,6 +31,46 @@ def valid_triplets(relation: Relation) -> set[tuple[int, int, int]]:
         for q in range(n)
         if relation.positive[a, p] and relation.negative[a, q]
     }
+
+
+def draw_triplets(relation: Relation, n: int, generator: Generator) -> torch.Tensor:
+    return draw_batch([relation], [n], generator).indices
+
+
+def one_after_the_other(relations: list[Relation], counts: list[int], generator: Generator) -> list[tuple[int, ...]]:
+    """Draw as ``draw_batch``, in plain steps."""
+    drawn = []
+    for c, ((positive, negative), n) in enumerate(zip(relations, counts, strict=True)):
+        anchors = (positive.any(1) & negative.any(1)).nonzero()[:, 0]
+        if n == 0 or len(anchors) == 0:
+            continue
+        anchor = anchors[torch.randint(len(anchors), (n,), generator=generator)].tolist()
+        of_positive, of_negative = (torch.rand(n, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+        for a, *chances in zip(anchor, of_positive[:, 0].tolist(), of_negative[:, 0].tolist(), strict=True):
+            columns = [allowed[a].nonzero()[:, 0].tolist() for allowed in (positive, negative)]
+            drawn.append((a, *(row[int(x * len(row))] for row, x in zip(columns, chances, strict=True)), c))
+    return drawn
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_conditions_at_once_draw_what_each_would_in_turn(seed):
+    """And as many random numbers: what is drawn next is the same too."""
+    relations = [random_relation(seed + i, density=density) for i, density in enumerate((0.3, 0.0, 0.05, 0.5, 0.2))]
+    counts, (one, other) = [40, 9, 256, 0, 1], (seeded(seed), seeded(seed))
+    indices, condition = draw_batch(relations, counts, one)
+    expected = one_after_the_other(relations, counts, other)
+    assert [(*row, c) for row, c in zip(indices.tolist(), condition.tolist(), strict=True)] == expected
+    assert len(expected) > 40
+    assert torch.equal(one.get_state(), other.get_state())
+
+
+def test_a_miner_that_draws_none_leaves_the_generator():
+    tracks = BatchTracks([torch.eye(3).bool()], torch.arange(3), torch.zeros(3, 2).long())
+    generator = seeded()
+    drawn = TripletMiner([TagCondition("genre", ("a", "b", "c"))], 8, 0, 0).draw(tracks, generator)
+    assert drawn.indices.shape == (0, 3)
+    assert drawn.condition.shape == (0,)
+    assert torch.equal(generator.get_state(), seeded().get_state())
 
 
 def as_set(rows: torch.Tensor) -> set[tuple[int, ...]]:

@@ -1,0 +1,194 @@
+"""Measure the loss beside a peer, and its share of a training step: ``python -m benchmarks.loss [device=cpu]``.
+
+* All triplets of one condition's labels, forward and backward, against pytorch-metric-learning's ``TripletMarginLoss`` on the same
+  embeddings. Both give the mean over the violating triplets, which is compared before anything is timed.
+* The peak memory of ours, which grows with the square of the batch.
+* Loss and choice of triplets, of four conditions and track, in a whole step of a small network on 64 chunks.
+
+pytorch-metric-learning comes with ``pip install --constraint constraints.txt '.[bench]'``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import TripletMarginLoss
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.measurement import Measurement, compared, interleaved
+from disentangled_ml.all_triplets import sum_all_triplets
+from disentangled_ml.backbones import ConvBackbone
+from disentangled_ml.conditions import Condition, TagCondition, TempoCondition
+from disentangled_ml.frontends import MelFrontend
+from disentangled_ml.gathering import EveryTriplet
+from disentangled_ml.losses import DisentangledTripletLoss
+from disentangled_ml.masks import FixedMasks
+from disentangled_ml.model import ConditionalSimilarityNetwork
+from disentangled_ml.structures import AllTriplets, AudioSettings, BatchTracks
+from disentangled_ml.triplets import TripletMiner, seeded_generator
+
+PEER = "pytorch-metric-learning"
+MARGIN, DIM, CLASSES = 0.1, 256, 16
+TARGETS = {64: 1.0, 256: 1.0, 1024: 20.0}  # least speed-up, by the number of chunks
+ROUNDS = {64: 100, 256: 20, 1024: 3}  # the peer takes ten seconds for the last
+SAME = 1e-4  # relative: the peer sums millions of terms in float32
+TRACKS, CHUNKS, MIN_GAP, DRAWN = 16, 4, 65, 256  # of a step, as configured by default
+MOST_OF_STEP = 0.05
+STEP_ROUNDS = 15
+
+
+def timed(task: Callable[[], object], device: str) -> Callable[[], None]:
+    """Have a task end when the device has done what it was given."""
+
+    def run() -> None:
+        task()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def all_triplets_loss(embedding: Tensor, labels: Tensor) -> Tensor:
+    """Average the hinge over the violating ones of all triplets; (B, D), (B,) to a scalar."""
+    same = labels[:, None] == labels
+    triplets = AllTriplets((same & ~torch.eye(len(labels), dtype=torch.bool, device=same.device))[None], ~same[None], 0)
+    violation, violating, *_ = sum_all_triplets(embedding[None], triplets, MARGIN)
+    return (violation / violating.clamp(min=1)).squeeze()
+
+
+def labelled(n_chunks: int, device: str) -> tuple[Tensor, Tensor]:
+    """Make unit embeddings (B, D) that lie a little by their classes, and the classes (B,)."""
+    generator = torch.Generator().manual_seed(n_chunks)
+    labels = torch.randint(CLASSES, (n_chunks,), generator=generator)
+    centres, noise = torch.randn(CLASSES, DIM, generator=generator), torch.randn(n_chunks, DIM, generator=generator)
+    return normalize(0.3 * centres[labels] + noise, dim=1).to(device).requires_grad_(), labels.to(device)
+
+
+def check_same(ours: Tensor, peer: Tensor) -> None:
+    """Check that the peer computes the same.
+
+    Raises:
+        ValueError: if not.
+    """
+    if not torch.allclose(ours.float(), peer.float(), rtol=SAME, atol=0):
+        raise ValueError(f"the loss is {ours.item()}, that of {PEER} {peer.item()}: they are not of the same triplets")
+
+
+def peak_bytes(task: Callable[[], object], device: str) -> int:
+    """Give the most memory that a task holds in tensors at a time, beyond what was there before."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        task()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        task()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    held = torch.tensor([change for _, change in changes]).cumsum(0)
+    return int(held.max())
+
+
+def measure_all_triplets(n_chunks: int, device: str) -> tuple[Measurement, int]:
+    """Compare the loss of all triplets with the peer; give its peak memory too, in bytes."""
+    embedding, labels = labelled(n_chunks, device)
+    peer = TripletMarginLoss(margin=MARGIN, distance=LpDistance(normalize_embeddings=False))
+    check_same(all_triplets_loss(embedding, labels), peer(embedding, labels))
+    tasks = {
+        "ours": timed(lambda: all_triplets_loss(embedding, labels).backward(), device),
+        PEER: timed(lambda: peer(embedding, labels).backward(), device),
+    }
+    times, peak = interleaved(tasks, ROUNDS[n_chunks]), peak_bytes(tasks["ours"], device)
+    stage, note = f"loss of all triplets, {n_chunks} chunks, {device}", f"peak memory {peak / 1e6:.1f} MB"
+    return compared(stage, times, peer=PEER, least_speedup=TARGETS[n_chunks], note=note), peak
+
+
+def step_conditions() -> list[Condition]:
+    """Give conditions like those of the demo corpus."""
+    tags = {"genre": 5, "mood": 4, "instrument": 5}
+    return [*(TagCondition(name, tuple(map(str, range(n)))) for name, n in tags.items()), TempoCondition()]
+
+
+def step_tracks(conditions: list[Condition], device: str) -> BatchTracks:
+    """Make the tracks of a batch, of one tag in each condition."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [len(condition.vocabulary) for condition in conditions if isinstance(condition, TagCondition)]
+    tags = [one_hot(torch.randint(n, (TRACKS,), generator=generator), n).bool().to(device) for n in sizes]
+    tempo = (60 + 120 * torch.rand(TRACKS, 1, generator=generator)).to(device)
+    start = (MIN_GAP * torch.arange(CHUNKS)).repeat(TRACKS, 1)
+    return BatchTracks([*tags, tempo], torch.full((TRACKS,), -1, device=device), start.to(device))
+
+
+def measure_step(triplets: str, device: str) -> Measurement:
+    """Compare loss and choice of triplets, ``sampled`` or ``all``, with the whole step that they are in."""
+    conditions = step_conditions()
+    tracks, elsewhere = step_tracks(conditions, device), step_tracks(conditions, "cpu")
+    names = [condition.name for condition in conditions]
+    masks, backbone = FixedMasks(len(names), DIM), ConvBackbone(DIM, width=0.25)
+    network = ConditionalSimilarityNetwork(MelFrontend(AudioSettings()), backbone, masks, names)
+    network = network.to(device, memory_format=torch.channels_last).train()
+    audio = torch.rand(TRACKS * CHUNKS, 1, 128, 129, device=device)
+    loss, generator = DisentangledTripletLoss(MARGIN), seeded_generator(0)
+    every, miner = EveryTriplet(conditions, MIN_GAP), TripletMiner(conditions, MIN_GAP, DRAWN, DRAWN)
+
+    def finish(raw_embedding: Tensor) -> None:
+        if triplets == "all":
+            chosen = every(raw_embedding, tracks, 0)[1]
+        else:
+            drawn = miner.draw(elsewhere, generator)
+            chosen = type(drawn)(*(rows.to(device) for rows in drawn))
+        loss(raw_embedding, network.masks(), chosen).total.backward()
+
+    leaf = network.raw_embedding(audio).detach().requires_grad_()
+    tasks = {
+        "ours": timed(lambda: finish(leaf), device),
+        "whole step": timed(lambda: finish(network.raw_embedding(audio)), device),
+    }
+    times = interleaved(tasks, STEP_ROUNDS)
+    return compared(
+        f"loss and {triplets} triplets of a step, {device}", times, limit="whole step", most_overhead=MOST_OF_STEP
+    )
+
+
+def measure(device: str = "cpu") -> list[Measurement]:
+    """Measure the loss at every size, and its share of a step."""
+    lines, peaks = zip(*(measure_all_triplets(n_chunks, device) for n_chunks in TARGETS), strict=True)
+    growth = f"{peaks[2] / peaks[1]:.1f} times that of 256 chunks (16 is the square)"
+    largest = replace(lines[2], note=f"{lines[2].note}, {growth}")
+    return [*lines[:2], largest, *(measure_step(kind, device) for kind in ("sampled", "all"))]
+
+
+def shown(line: Measurement) -> str:
+    """Give a line of text.
+
+    >>> shown(Measurement("a", 0.001, limit_name="step", limit=0.1, overhead=0.01, most_overhead=0.05))
+    'a: 1.00 ms; 0.010 of step, 100.00 ms (target: at most 0.05, met)'
+    """
+    text = f"{line.stage}: {1000 * line.ours:.2f} ms"
+    verdict = "met" if line.met else "missed"
+    if line.speedup is not None:
+        text += f"; {line.speedup:.1f} times as fast as {line.peer_name}, {1000 * line.peer:.2f} ms"
+        text += f" (target: at least {line.least_speedup:g}, {verdict})"
+    if line.overhead is not None:
+        text += f"; {line.overhead:.3f} of {line.limit_name}, {1000 * line.limit:.2f} ms"
+        text += f" (target: at most {line.most_overhead:g}, {verdict})"
+    return f"{text}; {line.note}" if line.note else text
+
+
+def main(device: str) -> None:
+    """Measure and show."""
+    for line in measure(device):
+        sys.stdout.write(f"{shown(line)}\n")
+
+
+if __name__ == "__main__":
+    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    if given.keys() - {"device"} or given.get("device", "cpu") not in ("cpu", "cuda"):
+        raise SystemExit(__doc__)
+    main(given.get("device", "cpu"))
