@@ -21,10 +21,11 @@ import soundfile
 import torch
 
 from datamodules.audio import decode, encode_flac
+from datamodules.beat_networks import SLOTS
 from datamodules.index import Shard
 from datamodules.shards import decode_mel, read_samples, share_slices, write_shard
 from datamodules.spectrogram import log_mel, resample
-from datamodules.tempo import estimate_tempo
+from datamodules.tempo import estimate_tempi, excerpt_of
 from disentangled_ml.structures import AudioSettings, TrackInfo
 
 SECONDS, SAMPLE_RATE = 30, 44100
@@ -51,17 +52,21 @@ def timed(task: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
 def measure(n_clips: int, folder: Path) -> dict[str, float]:
     """Measure all stages; the median over the clips counts."""
     torch.set_num_threads(1)
-    found: dict[str, list[float]] = {name: [] for name in ("decode", "resample", "mel", "tempo", "flac", "flac_bytes")}
+    stages = ("decode", "resample", "mel", "tempo", "madmom", "flac", "flac_bytes")  # madmom: the tempo by itself
+    found: dict[str, list[float]] = {name: [] for name in stages}
     for number in range(n_clips + 1):
         path = folder / f"{number}.mp3"
         soundfile.write(path, clip(number), SAMPLE_RATE, format="MP3")
         decoding, decoded = timed(decode, path)
         resampling, waveform = timed(resample, *decoded, AUDIO.sample_rate)
         mel_time, mel = timed(log_mel, waveform, AUDIO)
-        tempo, _ = timed(estimate_tempo, waveform, AUDIO.sample_rate)
+        cutting, excerpt = timed(excerpt_of, waveform, AUDIO.sample_rate)
+        networks, _ = timed(estimate_tempi, [excerpt] * SLOTS)
+        madmom, _ = timed(estimate_tempi, [excerpt], "madmom")
         flac_time, flac = timed(encode_flac, waveform, AUDIO.sample_rate)
         if number:  # the first one pays for imports and tables
-            values = (decoding, resampling, mel_time, tempo, flac_time, float(len(flac)))
+            tempo, madmom = cutting + networks / SLOTS, cutting + madmom
+            values = (decoding, resampling, mel_time, tempo, madmom, flac_time, float(len(flac)))
             for name, value in zip(found, values, strict=True):
                 found[name].append(value)
     samples = ({"info": TrackInfo(f"{i}", None, mel.shape[1], {}), "mel": mel} for i in range(READ))

@@ -12,13 +12,14 @@ import csv
 import logging
 import shutil
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from datamodules.audio import MISSING_FILE, UnusableAudio, decode, encode_flac
@@ -28,8 +29,8 @@ from datamodules.index import Shard, ShardIndex, ShardsError, labels_name
 from datamodules.plan import ShardPlan, plan_shards, read_members, unusable_rows
 from datamodules.shards import write_shard
 from datamodules.spectrogram import log_mel, resample
-from datamodules.tempo import estimate_tempo
-from datamodules.workers import Workers
+from datamodules.tempo import NOTHING, estimate_tempi, excerpt_of, grouped
+from datamodules.workers import Workers, do_or_reject
 from disentangled_ml.conditions import MAX_BPM, MIN_BPM
 from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
 
@@ -59,19 +60,46 @@ class PreparationSettings:
         audio: Of the spectrogram.
         min_frames: Shorter tracks are rejected.
         store_waveform: Keep the waveform as FLAC too.
-        estimate_tempo: Estimate tempi that the records do not give.
+        tempo: Where the records give none: ``torch`` or ``madmom``, which estimate it, or ``manifest``, to leave it out.
         tracks_per_shard: Tracks in a tar.
     """
 
     audio: AudioSettings
     min_frames: int = 129
     store_waveform: bool = False
-    estimate_tempo: bool = True
+    tempo: str = "torch"
     tracks_per_shard: int = 64
 
 
-def prepare_track(record: TrackRecord, settings: PreparationSettings) -> dict[str, Any]:
-    """Turn one recording into a sample.
+class Prepared(NamedTuple):
+    """Hold the sample of a recording, and the excerpt of which its tempo is still to be estimated."""
+
+    sample: dict[str, Any]
+    excerpt: np.ndarray
+
+
+def prepare_tracks(records: Sequence[TrackRecord], settings: PreparationSettings) -> list[dict[str, Any] | Rejected]:
+    """Turn a group of recordings into samples: one by one, but for their tempi, which are estimated together."""
+    tracks = [do_or_reject(record, partial(prepare_track, settings=settings)) for record in records]
+    tempi = estimate_tempi(
+        [NOTHING if isinstance(track, Rejected) else track.excerpt for track in tracks], settings.tempo
+    )
+    return [
+        track if isinstance(track, Rejected) else with_tempo(track.sample, bpm)
+        for track, bpm in zip(tracks, tempi, strict=True)
+    ]
+
+
+def with_tempo(sample: dict[str, Any], bpm: float | None) -> dict[str, Any]:
+    """Add a tempo to the labels of a sample, where there is one that makes sense."""
+    if bpm is None or not MIN_BPM <= bpm <= MAX_BPM:
+        return sample
+    info = sample["info"]
+    return {**sample, "info": info._replace(labels={**info.labels, TEMPO: bpm})}
+
+
+def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepared:
+    """Turn one recording into a sample, but for its tempo.
 
     Raises:
         UnusableAudio: with the reason for which it is rejected.
@@ -84,18 +112,14 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> dict[st
         raise UnusableAudio(
             f"shorter than a chunk: {seconds:.2f} s, {audio.seconds(settings.min_frames - 1):.2f} s needed"
         )
-    labels = dict(record.labels)
-    if settings.estimate_tempo and TEMPO not in labels:
-        bpm = estimate_tempo(waveform, audio.sample_rate)
-        if bpm is not None and MIN_BPM <= bpm <= MAX_BPM:
-            labels[TEMPO] = bpm
     sample = {
-        "info": TrackInfo(record.track_id, record.artist, frames, labels),
+        "info": TrackInfo(record.track_id, record.artist, frames, dict(record.labels)),
         "mel": log_mel(waveform, audio),
     }
     if settings.store_waveform:
         sample["flac"] = encode_flac(waveform, audio.sample_rate)
-    return sample
+    is_wanted = settings.tempo != "manifest" and TEMPO not in record.labels
+    return Prepared(sample, excerpt_of(waveform, audio.sample_rate) if is_wanted else NOTHING)
 
 
 def note_path(out: Path, name: str) -> Path:
@@ -205,7 +229,7 @@ def make_shards(out: Path, members: dict[str, list[TrackRecord]], pool: Workers,
     """Make shards, one after the other, but for those that another process has made by then."""
     begun: deque[tuple[str, int]] = deque()
 
-    def records() -> Iterator[TrackRecord]:
+    def groups() -> Iterator[list[TrackRecord]]:
         for name, tracks in members.items():
             if is_made(out, name):
                 progress.update(len(tracks))
@@ -217,9 +241,9 @@ def make_shards(out: Path, members: dict[str, list[TrackRecord]], pool: Workers,
                 progress.update(len(tracks))
             else:
                 begun.append((name, len(tracks)))
-                yield from tracks
+                yield from grouped(tracks)
 
-    results = pool.map(records())
+    results = pool.map(groups())
     for first in results:  # of a shard, the results of whose tracks follow each other
         name, n_tracks = begun.popleft()
         make_shard(out, name, counted(chain([first], islice(results, n_tracks - 1)), progress))
@@ -247,7 +271,7 @@ def prepare_part(
     todo = [shard for shard in own if not is_made(out, plan.names[shard])]
     if len(todo) < len(own):
         logger.info("%d of %d shards are there already", len(own) - len(todo), len(own))
-    pool = Workers(workers, partial(prepare_track, settings=settings))
+    pool = Workers(workers, partial(prepare_tracks, settings=settings))
     sizes = plan.sizes()
     try:
         with tqdm(total=int(sizes[todo].sum()), unit="track", desc="prepare", disable=not todo) as progress:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -19,7 +19,9 @@ import torch
 from datamodules.audio import UnusableAudio
 from datamodules.corpora.records import Rejected, TrackRecord
 
-IN_FLIGHT = 4  # tracks per process that are on their way
+IN_FLIGHT = 2  # groups of recordings per process that are on their way
+
+Work = Callable[[Sequence[TrackRecord]], list[Any | Rejected]]  # on a group; gives a result for each recording
 
 
 def do_or_reject(record: TrackRecord, work: Callable[[TrackRecord], Any]) -> Any | Rejected:
@@ -32,6 +34,16 @@ def do_or_reject(record: TrackRecord, work: Callable[[TrackRecord], Any]) -> Any
         raise  # of madmom: no track would fare better
     except Exception as error:  # the boundary of a worker: reported with the track, and counted
         return Rejected(record.track_id, record.path, f"unexpected {type(error).__name__}: {error}")
+
+
+def do_together(records: Sequence[TrackRecord], work: Work) -> list[Any | Rejected]:
+    """Do some work on a group of recordings; where it fails, on each alone, and reject those on which it fails again."""
+    try:
+        return work(records)
+    except ImportError:
+        raise
+    except Exception:  # the boundary of a worker
+        return [do_or_reject(record, lambda each: work([each])[0]) for record in records]
 
 
 def start_worker() -> None:
@@ -62,15 +74,15 @@ def new_pool(n: int) -> ProcessPoolExecutor:
 
 
 class Workers:
-    """Processes that work on recordings, in order; one whose decoder takes its process down is rejected.
+    """Processes that work on groups of recordings, in order; a recording whose decoder takes its process down is rejected.
 
     Args:
         n: Number of processes.
-        work: On a recording; a function that can be pickled.
+        work: On a group; a function that can be pickled.
     """
 
-    def __init__(self, n: int, work: Callable[[TrackRecord], Any]):
-        self.n, self.task = n, partial(do_or_reject, work=work)
+    def __init__(self, n: int, work: Work):
+        self.n, self.task = n, partial(do_together, work=work)
         self.start()
 
     def start(self) -> None:
@@ -81,31 +93,35 @@ class Workers:
         """End the processes, when they are done with what they are at."""
         self.pool.shutdown(wait=False, cancel_futures=True)
 
-    def map(self, records: Iterable[TrackRecord]) -> Iterator[Any | Rejected]:
-        """Give the result of each record, a bounded number of them at a time."""
-        waiting: deque[tuple[TrackRecord, Future]] = deque()
-        for record in records:
-            waiting.append((record, self.submit(record)))
+    def map(self, groups: Iterable[Sequence[TrackRecord]]) -> Iterator[Any | Rejected]:
+        """Give the result of each record, a bounded number of groups at a time."""
+        waiting: deque[tuple[Sequence[TrackRecord], Future]] = deque()
+        for group in groups:
+            waiting.append((group, self.submit(group)))
             if len(waiting) >= IN_FLIGHT * self.n:
-                yield self.result(*waiting.popleft())
+                yield from self.results(*waiting.popleft())
         while waiting:
-            yield self.result(*waiting.popleft())
+            yield from self.results(*waiting.popleft())
 
-    def submit(self, record: TrackRecord) -> Future:
-        """Hand a record to a process, new ones where the last were taken down."""
+    def submit(self, group: Sequence[TrackRecord]) -> Future:
+        """Hand a group to a process, new ones where the last were taken down."""
         try:
-            return self.pool.submit(self.task, record)
+            return self.pool.submit(self.task, group)
         except BrokenProcessPool:
             self.start()
-            return self.pool.submit(self.task, record)
+            return self.pool.submit(self.task, group)
 
-    def result(self, record: TrackRecord, future: Future) -> Any | Rejected:
-        """Wait for a result; where a process died, find out alone whether this record did it."""
+    def results(self, group: Sequence[TrackRecord], future: Future) -> list[Any | Rejected]:
+        """Wait for the results of a group; where a process died, find out of each record alone whether it did it."""
         try:
             return future.result()
         except BrokenProcessPool:
-            with new_pool(1) as one:
-                try:
-                    return one.submit(self.task, record).result()
-                except BrokenProcessPool:
-                    return Rejected(record.track_id, record.path, "its decoding takes the process down")
+            return [self.alone(record) for record in group]
+
+    def alone(self, record: TrackRecord) -> Any | Rejected:
+        """Work on one record in a process of its own."""
+        with new_pool(1) as one:
+            try:
+                return one.submit(self.task, [record]).result()[0]
+            except BrokenProcessPool:
+                return Rejected(record.track_id, record.path, "its decoding takes the process down")

@@ -303,6 +303,7 @@ class TempoCheckConfig:
 
     manifest: str = MISSING
     column: str = MISSING
+    estimator: str = MISSING
     out: str | None = None
     limit: int | None = None
     workers: int | None = None
@@ -556,7 +557,8 @@ LEGAL_VALUES: dict[str, tuple] = {
     "loss.mean": ("all", "violating"),
     "data.tempo.relation": ("absolute", "relative"),
     "wandb.mode": ("auto", "online", "offline", "disabled"),
-    "tempo": ("madmom", "manifest"),
+    "tempo": ("torch", "madmom", "manifest"),
+    "estimator": ("torch", "madmom"),
     "accelerator": ("auto", "cpu", "gpu"),
 }
 LEAST_VALUES: dict[str, float] = {

@@ -84,7 +84,7 @@ def main(config: DictConfig) -> None:
         audio=AudioSettings(**config.audio),
         min_frames=config.chunk_frames,
         store_waveform=config.store_waveform,
-        estimate_tempo=config.tempo == "madmom" and (config.conditions is None or "tempo" in config.conditions),
+        tempo=config.tempo if config.conditions is None or "tempo" in config.conditions else "manifest",
         tracks_per_shard=config.tracks_per_shard,
     )
     catalogue, out = build_catalogue(config), Path(config.out)

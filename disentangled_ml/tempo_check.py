@@ -1,6 +1,6 @@
 """Check the tempo estimation on recordings of known tempo: ``python -m disentangled_ml.tempo_check manifest=FILE.csv``.
 
-It is the estimation that ``prepare`` uses where a manifest has no tempo, by madmom, and here of the recordings as they are.
+It is the estimation that ``prepare`` uses where a manifest has no tempo, here of the recordings as they are.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from datamodules.audio import decode
 from datamodules.corpora.manifest import parse_tempo, read_manifest
 from datamodules.corpora.records import Rejected, TrackRecord, collect
-from datamodules.tempo import estimate_tempo
-from datamodules.workers import Workers
+from datamodules.tempo import NOTHING, estimate_tempi, excerpt_of, grouped
+from datamodules.workers import Workers, do_or_reject
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
 from disentangled_ml.report import accuracy_cell
@@ -32,9 +34,16 @@ ONE_SPLIT = (1.0, 0.0, 0.0)  # a split is of no interest here
 logger = logging.getLogger("tempo_check")
 
 
-def estimate(record: TrackRecord) -> float | None:
-    """Estimate the tempo of one recording."""
-    return estimate_tempo(*decode(Path(record.path)))
+def excerpt(record: TrackRecord) -> np.ndarray:
+    """Take the part of a recording of which the tempo is estimated."""
+    return excerpt_of(*decode(Path(record.path)))
+
+
+def estimate(records: Sequence[TrackRecord], estimator: str) -> list[float | Rejected | None]:
+    """Estimate the tempi of a group of recordings."""
+    found = [do_or_reject(record, excerpt) for record in records]
+    tempi = estimate_tempi([NOTHING if isinstance(each, Rejected) else each for each in found], estimator)
+    return [each if isinstance(each, Rejected) else bpm for each, bpm in zip(found, tempi, strict=True)]
 
 
 class KnownTempi(NamedTuple):
@@ -68,11 +77,12 @@ def known_tempi(manifest: Path, column: str) -> KnownTempi:
     return known
 
 
-def estimate_all(records: Sequence[TrackRecord], workers: int) -> list[float | Rejected | None]:
+def estimate_all(records: Sequence[TrackRecord], estimator: str, workers: int) -> list[float | Rejected | None]:
     """Estimate the tempi of recordings in parallel, with a progress bar."""
-    pool = Workers(min(workers, len(records)), estimate)
+    groups = list(grouped(records))
+    pool = Workers(min(workers, len(groups)), partial(estimate, estimator=estimator))
     try:
-        return list(tqdm(pool.map(records), total=len(records), desc="estimate", unit="track"))
+        return list(tqdm(pool.map(groups), total=len(records), desc="estimate", unit="track"))
     finally:
         pool.stop()
 
@@ -107,7 +117,7 @@ def main(config: DictConfig) -> None:
         raise ConfigError(f"out={out} is the manifest, which would be lost: give another out=FILE.csv")
     known = known_tempi(Path(config.manifest), config.column)
     records = known.records[: config.limit]
-    results = estimate_all(records, config.workers or os.cpu_count() or 1)
+    results = estimate_all(records, config.estimator, config.workers or os.cpu_count() or 1)
     rejected = [*known.rejected, *(result for result in results if isinstance(result, Rejected))]
     for track in rejected:
         logger.warning("skipped %s (%s): %s", track.track_id, track.path, track.reason)

@@ -34,7 +34,7 @@ from datamodules.preparation import (
     merge_parts,
     prepare_part,
     prepare_shards,
-    prepare_track,
+    prepare_tracks,
 )
 from datamodules.shards import decode_mel, read_infos, read_samples, share_slices
 from datamodules.spectrogram import log_mel
@@ -44,7 +44,7 @@ from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
 ROOT = Path(__file__).parents[2]
 SAMPLE_RATE = 22050
 AUDIO = AudioSettings()
-SETTINGS = PreparationSettings(AUDIO, min_frames=16, estimate_tempo=False, tracks_per_shard=4)
+SETTINGS = PreparationSettings(AUDIO, min_frames=16, tempo="manifest", tracks_per_shard=4)
 SHARES = [0.6, 0.2, 0.2]
 PATIENCE = 90.0  # seconds, for a command on a busy machine
 
@@ -151,7 +151,7 @@ def test_a_track_of_exactly_a_chunk_is_usable(threads, prepare, make_catalogue):
 
 def test_samples_hold_labels_and_spectrogram(threads, prepare, make_catalogue):
     manifest = make_catalogue(6)
-    index = prepare(manifest, PreparationSettings(AUDIO, 16, store_waveform=True, estimate_tempo=False))
+    index = prepare(manifest, PreparationSettings(AUDIO, 16, store_waveform=True, tempo="manifest"))
     records = {record.track_id: record for record in collect(read_manifest(manifest, SHARES))[0]}
     assert index.conditions == [
         {"name": "genre", "kind": "tags", "vocabulary": ["blues", "jazz", "rock"]},
@@ -177,7 +177,10 @@ def test_samples_hold_labels_and_spectrogram(threads, prepare, make_catalogue):
 
 def test_tempo_is_estimated_only_where_the_manifest_has_none(threads, prepare, make_catalogue, monkeypatch):
     found = iter([None, 5.0, *[133.0] * 99])  # none, a nonsense one, then good ones
-    monkeypatch.setattr(preparation, "estimate_tempo", lambda waveform, sample_rate: next(found))
+    monkeypatch.setattr(preparation, "excerpt_of", lambda waveform, sample_rate: waveform)
+    monkeypatch.setattr(
+        preparation, "estimate_tempi", lambda excerpts, _: [next(found) if len(each) else None for each in excerpts]
+    )
     manifest = make_catalogue(12)
     index = prepare(manifest, PreparationSettings(AUDIO, 16), workers=1)
     given = {record.track_id: record.labels.get("tempo") for record in collect(read_manifest(manifest, SHARES))[0]}
@@ -188,6 +191,24 @@ def test_tempo_is_estimated_only_where_the_manifest_has_none(threads, prepare, m
         else:
             assert info.labels["tempo"] == given[info.track_id]
     assert sorted(estimated, key=str) == [133.0] * 7 + [None] * 2
+
+
+def test_a_tempo_does_not_depend_on_the_rest_of_its_group(tmp_path, one_thread):
+    """Alone, in a group, beside rejected tracks, by torch and by madmom."""
+    records = [TrackRecord(f"t{i}", str(tmp_path / f"{i}.wav"), None, "train", {}) for i in range(4)]
+    for period, record in zip((9000, 11000, 14000), records, strict=False):  # the last file is missing
+        samples = 0.1 * noise(period, 3 + period / 20000)
+        samples[::period] = 1
+        soundfile.write(record.path, samples, SAMPLE_RATE)
+    settings = PreparationSettings(AUDIO)
+    together = prepare_tracks(records, settings)
+    assert together[3] == Rejected("t3", records[3].path, "missing file")
+    infos = [sample["info"] for sample in together[:3]]
+    assert all(40 <= info.labels["tempo"] <= 250 for info in infos)
+    others = [prepare_tracks([record], settings)[0] for record in records[:3]]
+    others += prepare_tracks(records[2::-1], settings)[::-1]
+    others += prepare_tracks(records[:3], replace(settings, tempo="madmom"))
+    assert [sample["info"] for sample in others] == 3 * infos
 
 
 def test_unusual_ids_come_back(threads, prepare, make_catalogue):
@@ -212,31 +233,44 @@ def test_an_unexpected_error_rejects_the_track_alone(threads, prepare, make_cata
 
 
 def test_a_missing_madmom_ends_the_run(threads, prepare, make_catalogue, monkeypatch):
-    def fail(waveform, sample_rate):
+    def fail(excerpts, estimator):
         raise ImportError("tempo estimation needs madmom")
 
-    monkeypatch.setattr(preparation, "estimate_tempo", fail)
+    monkeypatch.setattr(preparation, "estimate_tempi", fail)
     with pytest.raises(ImportError, match="needs madmom"):
         prepare(make_catalogue(5), PreparationSettings(AUDIO, 16))
 
 
-def records_of(n: int, split: str = "train") -> list[TrackRecord]:
-    return [TrackRecord(f"t{i}", f"{i}.wav", None, split, {}) for i in range(n)]
+def groups_of(n: int, size: int) -> list[list[TrackRecord]]:
+    records = [TrackRecord(f"t{i}", f"{i}.wav", None, "train", {}) for i in range(n)]
+    return [records[first : first + size] for first in range(0, n, size)]
 
 
 def test_workers_read_ahead_by_a_bounded_number(threads):
     taken = []
 
-    def records():
-        for record in records_of(1000):
-            taken.append(record)
-            yield record
+    def groups():
+        for group in groups_of(1000, 2):
+            taken.append(group)
+            yield group
 
-    workers = Workers(2, partial(prepare_track, settings=SETTINGS))
-    results = list(islice(workers.map(records()), 3))
+    workers = Workers(2, partial(prepare_tracks, settings=SETTINGS))
+    results = list(islice(workers.map(groups()), 3))
     assert [result.track_id for result in results] == ["t0", "t1", "t2"]
-    assert len(taken) <= 3 + processes.IN_FLIGHT * 2
+    assert len(taken) <= 2 + processes.IN_FLIGHT * 2
     workers.stop()
+
+
+def test_a_group_that_fails_is_worked_on_one_by_one(threads):
+    def work(records):
+        if len(records) > 1 or records[0].track_id == "t3":
+            raise MemoryError("too much")
+        return [records[0].track_id]
+
+    workers = Workers(1, work)
+    results = list(workers.map(groups_of(7, 4)))
+    workers.stop()
+    assert results == ["t0", "t1", "t2", Rejected("t3", "3.wav", "unexpected MemoryError: too much"), "t4", "t5", "t6"]
 
 
 class Deadly(TrackRecord):
@@ -248,11 +282,11 @@ class Deadly(TrackRecord):
 
 @pytest.mark.slow
 def test_a_track_that_takes_its_process_down_is_rejected_alone(make_catalogue, monkeypatch):
-    monkeypatch.setattr(processes, "IN_FLIGHT", 2)
+    monkeypatch.setattr(processes, "IN_FLIGHT", 1)
     records, _ = collect(read_manifest(make_catalogue(4), SHARES))
     records[1] = Deadly(*records[1])
-    workers = Workers(1, partial(prepare_track, settings=SETTINGS))
-    results = list(workers.map(records))
+    workers = Workers(1, partial(prepare_tracks, settings=SETTINGS))
+    results = list(workers.map([records[:3], records[3:]]))
     on_interrupt = workers.pool.submit(signal.getsignal, signal.SIGINT).result()
     workers.stop()
     assert on_interrupt == signal.SIG_IGN, "Ctrl-C is for the main process alone"
@@ -305,10 +339,10 @@ def test_a_failed_write_keeps_what_is_made(tmp_path, threads, prepare, make_cata
 @pytest.mark.parametrize(
     "settings",
     [
-        PreparationSettings(AudioSettings(n_mels=64), 16, estimate_tempo=False, tracks_per_shard=4),
-        PreparationSettings(AUDIO, 17, estimate_tempo=False, tracks_per_shard=4),
-        PreparationSettings(AUDIO, 16, estimate_tempo=False, tracks_per_shard=5),
-        PreparationSettings(AUDIO, 16, True, estimate_tempo=False, tracks_per_shard=4),
+        PreparationSettings(AudioSettings(n_mels=64), 16, tempo="manifest", tracks_per_shard=4),
+        PreparationSettings(AUDIO, 17, tempo="manifest", tracks_per_shard=4),
+        PreparationSettings(AUDIO, 16, tempo="manifest", tracks_per_shard=5),
+        PreparationSettings(AUDIO, 16, True, tempo="manifest", tracks_per_shard=4),
     ],
     ids=["audio", "min_frames", "tracks_per_shard", "store_waveform"],
 )
