@@ -8,10 +8,10 @@ batch and rare tags are not drowned. Everything is drawn from one generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from disentangled_ml.conditions import Condition, Relation, forbid_positives, sa
 from disentangled_ml.structures import BatchTracks, ChunkBatch
 from disentangled_ml.triplets import TripletMiner, draw_columns
 
-ANCHORS_PER_TRY = 16  # candidates that are related to the whole pool at a time
+ANCHORS_PER_TRY = 4  # candidates that are related to the whole pool at a time
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class StreamedTrack(NamedTuple):
     Attributes:
         frames: Length of the spectrogram.
         read_chunk: Gives the audio of the chunk that begins at a frame.
-        labels: Encoded label per condition, each (1, V).
+        labels: Per condition the tags or the tempo; a condition without label is absent.
         artist: Code of the artist, -1 where unknown.
     """
 
     frames: int
     read_chunk: Callable[[int], np.ndarray]
-    labels: list[Tensor]
+    labels: Mapping[str, Any]
     artist: int
 
 
@@ -101,23 +101,44 @@ def draw_starts(frames: int, chunk_frames: int, n: int, generator: Generator) ->
 
 
 class TrackPool:
-    """Hold a bounded number of streamed tracks, and know which were fresh already."""
+    """Hold a bounded number of streamed tracks, and know which were fresh already.
 
-    def __init__(self, stream: Iterable[StreamedTrack], size: int):
-        self.stream = iter(stream)
-        self.size = size
+    Their labels are encoded when they come, a few tracks at a time, and lie ready in one tensor per condition.
+
+    Args:
+        stream: Where they come from.
+        conditions: In order.
+        size: Number of tracks held at the most.
+    """
+
+    def __init__(self, stream: Iterable[StreamedTrack], conditions: Sequence[Condition], size: int):
+        self.stream, self.conditions, self.size = iter(stream), conditions, size
         self.tracks: list[StreamedTrack] = []
         self.used: list[bool] = []
+        self.encoded = [condition.encode([None] * size) for condition in conditions]
+        self.artist = torch.full((size,), -1)
 
     def refill(self) -> None:
         """Fill up from the stream; tracks that were used give way."""
-        for track in islice(self.stream, self.size - len(self.tracks)):
-            self.tracks.append(track)
-            self.used.append(False)
+        begun = len(self.tracks)
+        self.tracks += islice(self.stream, self.size - begun)
+        self.used += [False] * (len(self.tracks) - begun)
+        self.encode(list(range(begun, len(self.tracks))))
         if len(self.tracks) == self.size:
-            slots = [slot for slot, used in enumerate(self.used) if used]
-            for slot, track in zip(slots, self.stream, strict=False):  # zip takes a slot first, so no track is lost
+            free = [slot for slot, used in enumerate(self.used) if used]
+            taken = []
+            for slot, track in zip(free, self.stream, strict=False):  # zip takes a slot first, so no track is lost
                 self.tracks[slot], self.used[slot] = track, False
+                taken.append(slot)
+            self.encode(taken)
+
+    def encode(self, slots: list[int]) -> None:
+        """Encode the labels of the tracks in some slots."""
+        if slots:
+            tracks = [self.tracks[slot] for slot in slots]
+            self.artist[slots] = torch.tensor([track.artist for track in tracks])
+            for condition, encoded in zip(self.conditions, self.encoded, strict=True):
+                encoded[slots] = condition.encode([track.labels.get(condition.name) for track in tracks])
 
     def draw_fresh(self, n: int, generator: Generator) -> list[int]:
         """Draw up to n slots of tracks not yet used, and mark them used."""
@@ -127,13 +148,13 @@ class TrackPool:
             self.used[slot] = True
         return drawn
 
-    def labels(self, condition: int) -> Tensor:
-        """Give the encoded labels (N, V) of all tracks held."""
-        return torch.cat([track.labels[condition] for track in self.tracks])
+    def labels(self) -> list[Tensor]:
+        """Give the encoded labels of all tracks held, (N, V) per condition."""
+        return [encoded[: len(self.tracks)] for encoded in self.encoded]
 
     def artists(self) -> Tensor:
         """Give the artist codes (N,) of all tracks held."""
-        return torch.tensor([track.artist for track in self.tracks])
+        return self.artist[: len(self.tracks)]
 
 
 def relate_slots(condition: Condition, labels: Tensor, artist: Tensor, rows: Tensor) -> Relation:
@@ -185,8 +206,7 @@ def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan,
     """
     wanted = min(plan.tracks_per_batch, len(pool.tracks))
     chosen = dict.fromkeys(pool.draw_fresh(plan.fresh_tracks, generator))
-    artist = pool.artists()
-    labels = [pool.labels(c) for c in range(len(conditions))]
+    artist, labels = pool.artists(), pool.labels()
     turns = torch.randperm(len(conditions), generator=generator).tolist()
     turns.sort(key=lambda c: allows_triplet(conditions[c], labels[c], artist, list(chosen)))
     for turn in range(wanted - len(chosen)):  # a turn adds three tracks at the most, perhaps none
@@ -210,15 +230,16 @@ def compose_batches(
 
     The first ``n_skipped`` are left out: all that is drawn for them is drawn, so the others are the same, but no audio is read.
     """
-    pool, miner = TrackPool(stream, plan.pool_tracks), plan.miner(conditions)
+    pool, miner = TrackPool(stream, conditions, plan.pool_tracks), plan.miner(conditions)
     for number in range(n_batches):
         pool.refill()
         if not pool.tracks:
             return
-        tracks = [pool.tracks[slot] for slot in choose_tracks(pool, conditions, plan, generator)]
+        slots = choose_tracks(pool, conditions, plan, generator)
+        tracks = [pool.tracks[slot] for slot in slots]
         starts = [draw_starts(t.frames, plan.chunk_frames, plan.chunks_per_track, generator) for t in tracks]
-        labels = [torch.cat([track.labels[c] for track in tracks]) for c in range(len(conditions))]
-        related = BatchTracks(labels, torch.tensor([track.artist for track in tracks]), torch.stack(starts))
+        labels = [encoded[slots] for encoded in pool.labels()]
+        related = BatchTracks(labels, pool.artists()[slots], torch.stack(starts))
         triplets = miner.draw(related, generator)
         if number < n_skipped:
             continue

@@ -14,6 +14,7 @@ import fsspec
 from aiohttp import ClientConnectionError, ClientError, ClientTimeout
 
 Root = Path | str  # a folder, or an address
+SKIPPED = 1 << 20  # bytes at a time
 PATIENCE = 20.0  # seconds without a byte; SLURM kills a job 30 s after the signal that it may not be deaf to
 HTTP = {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)}}
 
@@ -45,6 +46,42 @@ def locate(root: Root, name: str) -> str:
     return f"{root}/{name}"
 
 
+class Forward:
+    """Read a stream that only goes forwards, skipping what is sought past: what ``tarfile`` needs of a file."""
+
+    def __init__(self, stream: IO[bytes]):
+        self.stream, self.position = stream, 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read that many bytes, fewer only at the end; all by default."""
+        parts, left = [], size
+        while left and (part := self.stream.read(left)):
+            parts.append(part)
+            left = left - len(part) if size >= 0 else left
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.position += len(data)
+        return data
+
+    def tell(self) -> int:
+        """Say how much is read."""
+        return self.position
+
+    def seek(self, position: int) -> int:
+        """Go forwards.
+
+        Raises:
+            ValueError: for a place that is passed.
+        """
+        if position < self.position:
+            raise ValueError(f"cannot go back from byte {self.position} to {position}")
+        while self.position < position and self.read(min(position - self.position, SKIPPED)):
+            pass
+        return self.position
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.stream)
+
+
 @contextmanager
 def opened(root: Root, name: str) -> Iterator[IO[bytes]]:
     """Open a file to be read from its beginning.
@@ -59,7 +96,7 @@ def opened(root: Root, name: str) -> Iterator[IO[bytes]]:
     address = locate(root, name)
     try:
         with fsspec.open(address, "rb", **(HTTP if address.startswith("http") else {})) as file:
-            yield file
+            yield Forward(file)
     except ClientError as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
     except FileNotFoundError as error:

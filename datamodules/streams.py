@@ -142,8 +142,7 @@ class Source:
             read_chunk = partial(mel_chunk, mel, self.chunk_frames)
         else:
             read_chunk = partial(waveform_chunk, audio, self.index.audio, self.chunk_frames)
-        labels = [condition.encode([info.labels.get(condition.name)]) for condition in self.conditions]
-        return info, StreamedTrack(info.frames, read_chunk, labels, artist_code(info.artist))
+        return info, StreamedTrack(info.frames, read_chunk, info.labels, artist_code(info.artist))
 
 
 class TrainingStream(IterableDataset):

@@ -61,10 +61,9 @@ def catalogue(n: int, seed: int = 0) -> list[TrackInfo]:
     return infos
 
 
-def stream(infos: list[TrackInfo], conditions: list):
+def stream(infos: list[TrackInfo]):
     for number, info in enumerate(infos):
-        labels = [condition.encode([info.labels.get(condition.name)]) for condition in conditions]
-        yield StreamedTrack(info.frames, Reader(number), labels, artist_code(info.artist))
+        yield StreamedTrack(info.frames, Reader(number), info.labels, artist_code(info.artist))
 
 
 def chunks_of(batch) -> list[tuple[int, int]]:
@@ -110,7 +109,7 @@ def test_a_track_shorter_than_a_chunk_has_no_start():
 def test_every_track_appears(n, pool, per_batch):
     plan = replace(PLAN, pool_tracks=pool, tracks_per_batch=per_batch)
     conditions = [GENRE, MOOD, TEMPO]
-    batches = list(compose_batches(stream(catalogue(n), conditions), conditions, plan, n_batches(n, plan), generator()))
+    batches = list(compose_batches(stream(catalogue(n)), conditions, plan, n_batches(n, plan), generator()))
     assert len(batches) == n_batches(n, plan)
     assert {track for batch in batches for track, _ in chunks_of(batch)} == set(range(n))
     for batch in batches:
@@ -121,7 +120,7 @@ def test_every_track_appears(n, pool, per_batch):
 
 def test_tracks_are_fresh_once():
     plan, n = replace(PLAN, tracks_per_batch=12), 60
-    batches = list(compose_batches(stream(catalogue(n), [GENRE]), [GENRE], plan, n_batches(n, plan), generator()))
+    batches = list(compose_batches(stream(catalogue(n)), [GENRE], plan, n_batches(n, plan), generator()))
     fresh = [track for batch in batches for track in dict.fromkeys(t for t, _ in chunks_of(batch))][:6]
     everything = [list(dict.fromkeys(t for t, _ in chunks_of(batch)))[:6] for batch in batches]
     assert sorted(track for tracks in everything for track in tracks) == list(range(n))
@@ -133,7 +132,7 @@ def test_every_triplet_is_valid(n, check_triplets):
     conditions, infos = [GENRE, MOOD, TEMPO, RARE], catalogue(n)
     names = [condition.name for condition in conditions]
     seen = Counter()
-    for batch in compose_batches(stream(infos, conditions), conditions, PLAN, n_batches(n, PLAN), generator()):
+    for batch in compose_batches(stream(infos), conditions, PLAN, n_batches(n, PLAN), generator()):
         chunks, rows = chunks_of(batch), []
         indices, condition = batch.triplets
         assert indices.dtype == condition.dtype == torch.int64
@@ -154,7 +153,7 @@ def test_every_triplet_is_valid(n, check_triplets):
 
 def test_relative_tempo(check_triplets):
     condition, infos = TempoCondition(relation="relative"), catalogue(60)
-    for batch in compose_batches(stream(infos, [condition]), [condition], PLAN, 10, generator()):
+    for batch in compose_batches(stream(infos), [condition], PLAN, 10, generator()):
         tracks = [track for track, _ in chunks_of(batch)]
         for members, c in zip(*(part.tolist() for part in batch.triplets), strict=True):
             if c == 0:
@@ -170,7 +169,7 @@ def test_every_condition_has_all_its_triplets_in_every_batch(pool):
     n = 400
     for seed in range(3):
         infos = catalogue(n, seed)
-        for batch in compose_batches(stream(infos, conditions), conditions, plan, n_batches(n, plan), generator(seed)):
+        for batch in compose_batches(stream(infos), conditions, plan, n_batches(n, plan), generator(seed)):
             assert torch.bincount(batch.triplets.condition, minlength=5).tolist() == [30, 30, 30, 30, 20]
 
 
@@ -180,7 +179,7 @@ def test_a_rare_tag_is_not_drowned():
     rare = {number for number, info in enumerate(infos) if info.labels["genre"] == ["rare"]}
     assert 2 <= len(rare) <= 16
     with_pair = []
-    for batch in compose_batches(stream(infos, [GENRE]), [GENRE], plan, n_batches(n, plan), generator()):
+    for batch in compose_batches(stream(infos), [GENRE], plan, n_batches(n, plan), generator()):
         with_pair.append(len({track for track, _ in chunks_of(batch)} & rare) >= 2)
     assert np.mean(with_pair) > 0.25  # by chance a twentieth of the batches holds two of them
 
@@ -188,27 +187,27 @@ def test_a_rare_tag_is_not_drowned():
 def test_a_condition_without_triplets_gives_none():
     infos = [info._replace(labels={"genre": ["a"]}) for info in catalogue(30)]  # one genre: no negatives; no moods
     conditions = [GENRE, MOOD]
-    for batch in compose_batches(stream(infos, conditions), conditions, PLAN, 5, generator()):
+    for batch in compose_batches(stream(infos), conditions, PLAN, 5, generator()):
         assert torch.bincount(batch.triplets.condition, minlength=3).tolist() == [0, 0, 20]
 
 
 @pytest.mark.parametrize("track_triplets", [0, 7])
 def test_number_of_track_triplets(track_triplets):
     plan = replace(PLAN, track_triplets=track_triplets)
-    for batch in compose_batches(stream(catalogue(40), [GENRE]), [GENRE], plan, 3, generator()):
+    for batch in compose_batches(stream(catalogue(40)), [GENRE], plan, 3, generator()):
         assert (batch.triplets.condition == 1).sum() == track_triplets
 
 
 def test_tracks_of_one_chunk_alone_give_no_track_triplets():
     infos = [info._replace(frames=CHUNK_FRAMES) for info in catalogue(40)]
-    for batch in compose_batches(stream(infos, [GENRE]), [GENRE], PLAN, 3, generator()):
+    for batch in compose_batches(stream(infos), [GENRE], PLAN, 3, generator()):
         assert {start for _, start in chunks_of(batch)} == {0}
         assert not (batch.triplets.condition == 1).any()
 
 
 def test_chunks_of_a_track_differ_in_a_triplet_s_members():
     """Not always the first chunk of a track stands for it."""
-    (batch,) = compose_batches(stream(catalogue(40), [GENRE]), [GENRE], PLAN, 1, generator())
+    (batch,) = compose_batches(stream(catalogue(40)), [GENRE], PLAN, 1, generator())
     members = batch.triplets.indices[batch.triplets.condition == 0]
     for column in members.T:
         assert set((column % PLAN.chunks_per_track).tolist()) == {0, 1, 2}
@@ -236,14 +235,14 @@ def test_memory_is_bounded_by_the_pool():
     conditions, n = [GENRE, MOOD], 500
     most = 0
     Reader.alive.clear()
-    for _ in compose_batches(stream(catalogue(n), conditions), conditions, PLAN, n_batches(n, PLAN), generator()):
+    for _ in compose_batches(stream(catalogue(n)), conditions, PLAN, n_batches(n, PLAN), generator()):
         most = max(most, len(Reader.alive))
     assert PLAN.pool_tracks <= most <= PLAN.pool_tracks + PLAN.tracks_per_batch
 
 
 def test_a_seed_repeats_and_another_does_not():
     def compose(seed: int) -> list:
-        return list(compose_batches(stream(catalogue(60), [GENRE]), [GENRE], PLAN, 5, generator(seed)))
+        return list(compose_batches(stream(catalogue(60)), [GENRE], PLAN, 5, generator(seed)))
 
     for a, b, c in zip(compose(1), compose(1), compose(2), strict=True):
         assert torch.equal(a.audio, b.audio)
@@ -256,7 +255,7 @@ def test_a_seed_repeats_and_another_does_not():
 def test_targets_belong_to_their_chunks(n):
     conditions, infos = [GENRE, MOOD, TEMPO, RARE], catalogue(n)
     seen = Counter()
-    for batch in compose_batches(stream(infos, conditions), conditions, PLAN, n_batches(n, PLAN), generator()):
+    for batch in compose_batches(stream(infos), conditions, PLAN, n_batches(n, PLAN), generator()):
         chunks = chunks_of(batch)
         assert [targets.shape for targets in batch.targets] == [(len(chunks), c.n_classes) for c in conditions]
         for condition, targets in zip(conditions, batch.targets, strict=True):
