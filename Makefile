@@ -126,5 +126,9 @@ lint: .venv/ready ## check style and format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-bench: .venv/ready shards/demo/index.json ## measure speed against peers
+bench: .venv/bench-ready ## measure every stage against a peer and its limit (ARGS="stages=loss,step device=cuda")
 	$(PY) -m benchmarks.run $(ARGS)
+
+.venv/bench-ready: .venv/ready
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	@touch $@

@@ -13,23 +13,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from statistics import median
 from time import process_time
 
 import torch
+from matplotlib.figure import Figure
 
+from benchmarks.batch import small_network
 from benchmarks.catalogue import AUDIO, clip, condition_entries, write_catalogue, write_clips
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import TrackRecord
 from datamodules.index import Shard, ShardIndex
 from datamodules.plan import plan_shards
-from datamodules.preparation import PreparationSettings, make_shard, prepare_track
+from datamodules.preparation import PreparationSettings, make_shard, prepare_tracks
 from datamodules.similarity import SimilarityDataModule, build_conditions
-from datamodules.spectrogram import resample
-from datamodules.tempo import estimate_tempi
+from datamodules.tempo import estimate_tempi, excerpt_of
 from disentangled_ml.evaluation import EmbeddingTable, evaluation_report
+from disentangled_ml.losses import DisentangledTripletLoss
 from disentangled_ml.structures import ListedTriplet, Member
 
 TIMES = (1, 4, 16)
@@ -56,12 +58,9 @@ def stream(folder: Path, times: int) -> tuple[Callable[[], object], int]:
 
 def train(folder: Path, times: int) -> tuple[Callable[[], object], int]:
     """Do 4 steps and more of a small network."""
-    from benchmarks.step import build_network  # it needs what only the comparison with peers needs
-    from disentangled_ml.losses import DisentangledTripletLoss
-
     index = write_catalogue(folder / "shards", frames=258, train=1024)
     conditions = build_conditions(index)
-    network = build_network("conv", 0.25, [condition.name for condition in conditions], "cpu")
+    network = small_network([condition.name for condition in conditions], "cpu")
     loss, optimizer = DisentangledTripletLoss(), torch.optim.Adam(network.parameters())
     batches = iter(SimilarityDataModule(index, conditions).train_dataloader())
 
@@ -81,7 +80,7 @@ def prepare(folder: Path, times: int) -> tuple[Callable[[], object], int]:
 
     def make(n: int) -> None:
         records = (TrackRecord(str(i), str(paths[i % len(paths)]), None, "train", {}) for i in range(n))
-        make_shard(folder, "train-000000", (prepare_track(record, PLAIN) for record in records))
+        make_shard(folder, "train-000000", chain.from_iterable(prepare_tracks([record], PLAIN) for record in records))
 
     (folder / ".prepare").mkdir()
     make(2)
@@ -99,9 +98,9 @@ def plan(folder: Path, times: int) -> tuple[Callable[[], object], int]:
 
 def estimate(folder: Path, times: int) -> tuple[Callable[[], object], int]:
     """Estimate the tempi of 4 clips of 10 s and more."""
-    clips = [resample(clip(i, 10, 44_100).mean(1), 44_100, AUDIO.sample_rate) for i in range(4)]
-    estimate_tempi(clips, AUDIO.sample_rate)
-    return lambda: [estimate_tempi(clips, AUDIO.sample_rate) for _ in range(times)], 4 * times
+    clips = [excerpt_of(clip(i, 10, 44_100).mean(1), 44_100) for i in range(4)]
+    estimate_tempi(clips)
+    return lambda: [estimate_tempi(clips) for _ in range(times)], 4 * times
 
 
 def evaluate(folder: Path, times: int) -> tuple[Callable[[], object], int]:
@@ -146,7 +145,9 @@ def measure() -> dict[str, dict[str, list[float]]]:
             rounds.append([])
             for times in TIMES:
                 command = [sys.executable, "-m", "benchmarks.growth", "probe", stage, str(times)]
-                rounds[-1].append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+                rounds[-1].append(
+                    json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+                )
         found[stage] = {
             key: [median(done[size][key] for done in rounds) for size in range(len(TIMES))]
             for key in ("seconds", "peak_mb")
@@ -168,11 +169,12 @@ def as_text(found: dict[str, dict[str, list[float]]]) -> str:
 
 def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
     """Draw cost and memory over the size, each relative to the smallest size."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, key, title in zip(
-        figure.subplots(1, 2), ("seconds", "peak_mb"), ("processor time per item", "peak memory of the process"), strict=True
+        figure.subplots(1, 2),
+        ("seconds", "peak_mb"),
+        ("processor time per item", "peak memory of the process"),
+        strict=True,
     ):
         axes.axhspan(1 - MOST_GROWTH, 1 + MOST_GROWTH, color="0.92")
         for stage, values in found.items():

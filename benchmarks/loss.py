@@ -18,40 +18,26 @@ import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.batch import CHUNKS, DIM, MIN_GAP, TRACKS, small_network, step_conditions, step_tracks, timed
 from benchmarks.measurement import Measurement, compared, interleaved
+from benchmarks.table import as_text
 from disentangled_ml.all_triplets import sum_all_triplets
-from disentangled_ml.backbones import ConvBackbone
-from disentangled_ml.conditions import Condition, TagCondition, TempoCondition
-from disentangled_ml.frontends import MelFrontend
 from disentangled_ml.gathering import EveryTriplet
 from disentangled_ml.losses import DisentangledTripletLoss
-from disentangled_ml.masks import FixedMasks
-from disentangled_ml.model import ConditionalSimilarityNetwork
-from disentangled_ml.structures import AllTriplets, AudioSettings, BatchTracks
+from disentangled_ml.structures import AllTriplets
 from disentangled_ml.triplets import TripletMiner, seeded_generator
 
 PEER = "pytorch-metric-learning"
-MARGIN, DIM, CLASSES = 0.1, 256, 16
+MARGIN, CLASSES = 0.1, 16
 TARGETS = {64: 1.0, 256: 1.0, 1024: 20.0}  # least speed-up, by the number of chunks
 ROUNDS = {64: 100, 256: 20, 1024: 3}  # the peer takes ten seconds for the last
 SAME = 1e-4  # relative: the peer sums millions of terms in float32
-TRACKS, CHUNKS, MIN_GAP, DRAWN = 16, 4, 65, 256  # of a step, as configured by default
+DRAWN = 256  # triplets of each condition, as configured by default
 MOST_OF_STEP = 0.05
 STEP_ROUNDS = 15
-
-
-def timed(task: Callable[[], object], device: str) -> Callable[[], None]:
-    """Have a task end when the device has done what it was given."""
-
-    def run() -> None:
-        task()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return run
 
 
 def all_triplets_loss(embedding: Tensor, labels: Tensor) -> Tensor:
@@ -109,30 +95,12 @@ def measure_all_triplets(n_chunks: int, device: str) -> tuple[Measurement, int]:
     return compared(stage, times, peer=PEER, least_speedup=TARGETS[n_chunks], note=note), peak
 
 
-def step_conditions() -> list[Condition]:
-    """Give conditions like those of the demo corpus."""
-    tags = {"genre": 5, "mood": 4, "instrument": 5}
-    return [*(TagCondition(name, tuple(map(str, range(n)))) for name, n in tags.items()), TempoCondition()]
-
-
-def step_tracks(conditions: list[Condition], device: str) -> BatchTracks:
-    """Make the tracks of a batch, of one tag in each condition."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = [len(condition.vocabulary) for condition in conditions if isinstance(condition, TagCondition)]
-    tags = [one_hot(torch.randint(n, (TRACKS,), generator=generator), n).bool().to(device) for n in sizes]
-    tempo = (60 + 120 * torch.rand(TRACKS, 1, generator=generator)).to(device)
-    start = (MIN_GAP * torch.arange(CHUNKS)).repeat(TRACKS, 1)
-    return BatchTracks([*tags, tempo], torch.full((TRACKS,), -1, device=device), start.to(device))
-
-
 def measure_step(triplets: str, device: str) -> Measurement:
     """Compare loss and choice of triplets, ``sampled`` or ``all``, with the whole step that they are in."""
     conditions = step_conditions()
     tracks, elsewhere = step_tracks(conditions, device), step_tracks(conditions, "cpu")
     names = [condition.name for condition in conditions]
-    masks, backbone = FixedMasks(len(names), DIM), ConvBackbone(DIM, width=0.25)
-    network = ConditionalSimilarityNetwork(MelFrontend(AudioSettings()), backbone, masks, names)
-    network = network.to(device, memory_format=torch.channels_last).train()
+    network = small_network(names, device)
     audio = torch.rand(TRACKS * CHUNKS, 1, 128, 129, device=device)
     loss, generator = DisentangledTripletLoss(MARGIN), seeded_generator(0)
     every, miner = EveryTriplet(conditions, MIN_GAP), TripletMiner(conditions, MIN_GAP, DRAWN, DRAWN)
@@ -164,31 +132,6 @@ def measure(device: str = "cpu") -> list[Measurement]:
     return [*lines[:2], largest, *(measure_step(kind, device) for kind in ("sampled", "all"))]
 
 
-def shown(line: Measurement) -> str:
-    """Give a line of text.
-
-    >>> shown(Measurement("a", 0.001, limit_name="step", limit=0.1, overhead=0.01, most_overhead=0.05))
-    'a: 1.00 ms; 0.010 of step, 100.00 ms (target: at most 0.05, met)'
-    """
-    text = f"{line.stage}: {1000 * line.ours:.2f} ms"
-    verdict = "met" if line.met else "missed"
-    if line.speedup is not None:
-        text += f"; {line.speedup:.1f} times as fast as {line.peer_name}, {1000 * line.peer:.2f} ms"
-        text += f" (target: at least {line.least_speedup:g}, {verdict})"
-    if line.overhead is not None:
-        text += f"; {line.overhead:.3f} of {line.limit_name}, {1000 * line.limit:.2f} ms"
-        text += f" (target: at most {line.most_overhead:g}, {verdict})"
-    return f"{text}; {line.note}" if line.note else text
-
-
-def main(device: str) -> None:
-    """Measure and show."""
-    for line in measure(device):
-        sys.stdout.write(f"{shown(line)}\n")
-
-
 if __name__ == "__main__":
     given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    if given.keys() - {"device"} or given.get("device", "cpu") not in ("cpu", "cuda"):
-        raise SystemExit(__doc__)
-    main(given.get("device", "cpu"))
+    sys.stdout.write(as_text(measure(**given)))

@@ -23,7 +23,7 @@ from benchmarks.table import as_text
 from datamodules.audio import decode
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import TrackRecord
-from datamodules.preparation import PreparationSettings, prepare_shards, prepare_track
+from datamodules.preparation import PreparationSettings, prepare_shards, prepare_tracks
 from datamodules.spectrogram import log_mel, resample
 
 CLIPS = 8
@@ -51,7 +51,7 @@ def measure_pipeline(paths: list[Path]) -> Measurement:
     """Compare a track's preparation with its decoding."""
     records = [TrackRecord(str(number), str(path), None, "train", {}) for number, path in enumerate(paths)]
     tasks = {
-        "ours": lambda: [prepare_track(record, PLAIN) for record in records],
+        "ours": lambda: prepare_tracks(records, PLAIN),
         "decoding": lambda: [decode(path) for path in paths],
     }
     times = interleaved(tasks)
@@ -68,7 +68,7 @@ def measure_processes(paths: list[Path], folder: Path) -> Measurement:
     numbers = count()
 
     def prepare(workers: int) -> None:
-        prepare_shards(read_manifest(manifest), folder / f"out-{next(numbers)}", PLAIN, workers)
+        prepare_shards(read_manifest(manifest, (0.7, 0.1, 0.2)), folder / f"out-{next(numbers)}", PLAIN, workers)
 
     tasks = {"ours": partial(prepare, 2), "one process": partial(prepare, 1)}
     stage = f"preparation by two processes, {COPIES * len(paths)} tracks"

@@ -16,30 +16,20 @@ from statistics import median
 from time import process_time
 from typing import Any
 
-import numpy as np
 import soundfile
 import torch
 
+from benchmarks.catalogue import AUDIO, clip
 from datamodules.audio import decode, encode_flac
 from datamodules.beat_networks import SLOTS
 from datamodules.index import Shard
 from datamodules.shards import decode_mel, read_samples, share_slices, write_shard
 from datamodules.spectrogram import log_mel, resample
 from datamodules.tempo import estimate_tempi, excerpt_of
-from disentangled_ml.structures import AudioSettings, TrackInfo
+from disentangled_ml.structures import TrackInfo
 
-SECONDS, SAMPLE_RATE = 30, 44100
-AUDIO = AudioSettings()
+SECONDS, SAMPLE_RATE = 30, 44_100
 READ = 256  # tracks whose shard is read
-
-
-def clip(number: int) -> np.ndarray:
-    """Make beats over noise, (samples, 2)."""
-    rng = np.random.default_rng(number)
-    n = SECONDS * SAMPLE_RATE
-    period = int(60 / rng.uniform(70, 160) * SAMPLE_RATE)
-    beat = np.exp(-(np.arange(n) % period) / 3000.0) * np.sin(2 * np.pi * 200 * np.arange(n) / SAMPLE_RATE)
-    return (0.5 * beat[:, None] + 0.05 * rng.standard_normal((n, 2))).astype(np.float32).clip(-1, 1)
 
 
 def timed(task: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
@@ -56,7 +46,7 @@ def measure(n_clips: int, folder: Path) -> dict[str, float]:
     found: dict[str, list[float]] = {name: [] for name in stages}
     for number in range(n_clips + 1):
         path = folder / f"{number}.mp3"
-        soundfile.write(path, clip(number), SAMPLE_RATE, format="MP3")
+        soundfile.write(path, clip(number, SECONDS, SAMPLE_RATE), SAMPLE_RATE, format="MP3")
         decoding, decoded = timed(decode, path)
         resampling, waveform = timed(resample, *decoded, AUDIO.sample_rate)
         mel_time, mel = timed(log_mel, waveform, AUDIO)

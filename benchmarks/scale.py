@@ -16,49 +16,21 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
-import numpy as np
-
+from benchmarks.catalogue import AUDIO, TRACKS_PER_SHARD, condition_entries, samples_of
 from datamodules.files import as_json
 from datamodules.index import Shard, ShardIndex, labels_name
 from datamodules.shards import read_infos, write_shard
 from disentangled_ml import builders
 from disentangled_ml.config import load_config
-from disentangled_ml.structures import AudioSettings, TrackInfo
 
-TRACKS_PER_SHARD = 64
 DISTINCT = 16  # training tars that differ
 HELD_OUT = 157  # shards of validation and of test: 10,048 tracks each, as many as a catalogue of any size needs
-CONDITIONS = {
-    "genre": (28, 0.88),
-    "mood": (12, 0.13),
-    "instrument": (5, 0.13),
-}  # tags, share of tracks as in the Million Song Dataset
+FRAMES, SPREAD = 258, 32  # of a track: hardly more than 6 s, two chunks
 STREAMED = 100_000  # tracks
-
-
-def labels_of(number: int) -> dict[str, Any]:
-    """Label a track as sparsely as real catalogues are."""
-    rng = np.random.default_rng(number)
-    labels: dict[str, Any] = {"tempo": float(rng.uniform(60, 180))}
-    for name, (n_tags, share) in CONDITIONS.items():
-        if rng.random() < share:
-            labels[name] = sorted({f"{name} {tag}" for tag in rng.integers(n_tags, size=2)})
-    return labels
-
-
-def samples_of(first: int, audio: AudioSettings) -> Iterator[dict[str, Any]]:
-    """Make the samples of a shard, of hardly more than 6 s, two chunks."""
-    for number in range(first, first + TRACKS_PER_SHARD):
-        rng = np.random.default_rng(number)
-        frames = 258 + int(rng.integers(32))
-        mel = rng.random((audio.n_mels, frames), np.float32).astype(np.float16)
-        yield {"info": TrackInfo(f"track {number}", f"artist {number // 4}", frames, labels_of(number)), "mel": mel}
 
 
 def simulate(root: Path, n_tracks: int) -> ShardIndex:
@@ -66,7 +38,6 @@ def simulate(root: Path, n_tracks: int) -> ShardIndex:
     root.mkdir(parents=True, exist_ok=True)
     if (root / "index.json").is_file():
         return ShardIndex.read(root)
-    audio = AudioSettings()
     splits: dict[str, list[Shard]] = {"train": [], "val": [], "test": []}
     n_train = n_tracks // TRACKS_PER_SHARD - 2 * HELD_OUT
     first = 0
@@ -76,14 +47,10 @@ def simulate(root: Path, n_tracks: int) -> ShardIndex:
             if split == "train" and number >= DISTINCT:
                 os.link(root / f"train-{number % DISTINCT:06d}.tar", path)
             else:
-                write_shard(path, samples_of(first, audio))
+                write_shard(path, samples_of(first, TRACKS_PER_SHARD, FRAMES, SPREAD))
                 first += TRACKS_PER_SHARD
             splits[split].append(Shard(path.name, TRACKS_PER_SHARD))
-    entries = [
-        {"name": name, "kind": "tags", "vocabulary": sorted(f"{name} {tag}" for tag in range(n_tags))}
-        for name, (n_tags, _) in CONDITIONS.items()
-    ]
-    index = ShardIndex(root, audio, False, [*entries, {"name": "tempo", "kind": "tempo"}], splits)
+    index = ShardIndex(root, AUDIO, False, condition_entries(), splits)
     for split in ("val", "test"):
         lines = [as_json(info._asdict()) + "\n" for info in read_infos(index, split)]
         (root / labels_name(split)).write_text("".join(lines), encoding="utf-8")

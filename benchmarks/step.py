@@ -15,26 +15,25 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.loss import step_conditions, step_tracks, timed
+from benchmarks.batch import (
+    BACKBONE,
+    CHUNKS,
+    MIN_GAP,
+    TRACKS,
+    WIDTH,
+    small_network,
+    step_conditions,
+    step_tracks,
+    timed,
+)
 from benchmarks.measurement import Measurement, compared, interleaved
 from benchmarks.table import as_text
-from disentangled_ml.backbones import BACKBONES
-from disentangled_ml.frontends import MelFrontend
 from disentangled_ml.gathering import EveryTriplet
 from disentangled_ml.losses import DisentangledTripletLoss, masked_distance, triplet_violation
-from disentangled_ml.masks import FixedMasks
 from disentangled_ml.model import ConditionalSimilarityNetwork
-from disentangled_ml.structures import AudioSettings
 
-MARGIN, DIM, MIN_GAP, CHUNKS = 0.1, 256, 65, 64
+MARGIN = 0.1
 PEER = "three passes"
-
-
-def build_network(backbone: str, width: float, names: list[str], device: str) -> ConditionalSimilarityNetwork:
-    """Build a network to be trained."""
-    masks = FixedMasks(len(names), DIM)
-    network = ConditionalSimilarityNetwork(MelFrontend(AudioSettings()), BACKBONES[backbone](DIM, width), masks, names)
-    return network.to(device, memory_format=torch.channels_last).train()
 
 
 def three_passes(network: ConditionalSimilarityNetwork, audio: torch.Tensor, n_triplets: int) -> Callable[[], None]:
@@ -49,31 +48,32 @@ def three_passes(network: ConditionalSimilarityNetwork, audio: torch.Tensor, n_t
     return run
 
 
-def measure(device: str = "cpu", backbone: str = "conv", width: float = 0.25) -> list[Measurement]:
+def measure(device: str = "cpu") -> list[Measurement]:
     """Compare steps of 64 chunks."""
     conditions = step_conditions()
     tracks, names = step_tracks(conditions, device), [condition.name for condition in conditions]
-    network = build_network(backbone, width, names, device)
-    audio = torch.rand(CHUNKS, 1, 128, 129, device=device)
+    network, n_chunks = small_network(names, device), TRACKS * CHUNKS
+    audio = torch.rand(n_chunks, 1, 128, 129, device=device)
     loss, every = DisentangledTripletLoss(MARGIN), EveryTriplet(conditions, MIN_GAP)
 
     def ours() -> None:
         raw_embedding, triplets = every(network.raw_embedding(audio), tracks, 0)
         loss(raw_embedding, network.masks(), triplets).total.backward()
 
-    n_theirs = CHUNKS // 3
+    n_theirs = n_chunks // 3
     tasks = {"ours": timed(ours, device), PEER: timed(three_passes(network, audio, n_theirs), device)}
     times = interleaved(tasks, 9)
     triplets = every(network.raw_embedding(audio), tracks, 0)[1]
     n_ours = int((triplets.positive.sum(-1) * triplets.negative.sum(-1)).sum())
     per_triplet = {"ours": [t / n_ours for t in times["ours"]], PEER: [t / n_theirs for t in times[PEER]]}
-    what = f"{backbone} of width {width:g}, {device}"
+    what = f"{BACKBONE} of width {WIDTH:g}, {device}"
+    rate, counts = f"{n_chunks / min(times['ours']):.0f} chunks/s", f"{n_ours:,} triplets a step against {n_theirs}"
     return [
-        compared(f"step of {CHUNKS} chunks, {what}", times, peer=PEER, least_speedup=1.0, note=f"{CHUNKS / min(times['ours']):.0f} chunks/s"),
-        compared(f"a distinct triplet, {what}", per_triplet, peer=PEER, least_speedup=20.0, note=f"{n_ours:,} triplets a step against {n_theirs}"),
-    ]  # fmt: skip
+        compared(f"step of {n_chunks} chunks, {what}", times, peer=PEER, least_speedup=1.0, note=rate),
+        compared(f"a distinct triplet, {what}", per_triplet, peer=PEER, least_speedup=20.0, note=counts),
+    ]
 
 
 if __name__ == "__main__":
     given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    sys.stdout.write(as_text(measure(**{**given, **({"width": float(given["width"])} if "width" in given else {})})))
+    sys.stdout.write(as_text(measure(**given)))

@@ -19,13 +19,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.catalogue import clip
 from benchmarks.measurement import Measurement, compared
-from benchmarks.rates import SAMPLE_RATE, clip
+from benchmarks.table import as_text
 from datamodules.audio import decode
 from datamodules.beat_networks import SLOTS
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import collect
-from datamodules.tempo import excerpt_of, networks, reference, tempo_of
+from datamodules.tempo import SAMPLE_RATE, excerpt_of, networks, reference, tempo_of
 
 LEAST_SPEEDUP = 5.0
 MOST_DIFFERENCE = 1e-4  # of activations, which are probabilities
@@ -47,7 +48,7 @@ def excerpts(manifest: Path | None, n_clips: int) -> Iterator[np.ndarray]:
     """Give the excerpts of the first recordings of a manifest, or of generated ones."""
     if manifest is None:
         for number in range(n_clips):
-            yield excerpt_of(clip(number).mean(axis=1), SAMPLE_RATE)
+            yield excerpt_of(clip(number, 30, SAMPLE_RATE).mean(axis=1), SAMPLE_RATE)
     else:
         for record in collect(read_manifest(manifest, (1.0, 0.0, 0.0)))[0][:n_clips]:
             yield excerpt_of(*decode(Path(record.path)))
@@ -80,7 +81,7 @@ def measure(manifest: Path | None = None, n_clips: int = CLIPS) -> list[Measurem
         RuntimeError: If they are not, so that their speed means nothing.
     """
     torch.set_num_threads(1)
-    compare(iter([excerpt_of(clip(0)[: 4 * SAMPLE_RATE, 0], SAMPLE_RATE)]))  # pays for imports and models
+    compare(iter([excerpt_of(clip(0, 4, SAMPLE_RATE)[:, 0], SAMPLE_RATE)]))  # pays for imports and models
     found = compare(excerpts(manifest, n_clips))
     difference, same = np.concatenate(found.differences), np.mean(found.same)
     close = np.mean(difference <= MOST_DIFFERENCE)
@@ -94,17 +95,9 @@ def measure(manifest: Path | None = None, n_clips: int = CLIPS) -> list[Measurem
     return [compared(stage, found.times, peer=PEER, least_speedup=LEAST_SPEEDUP, note=agreement)]
 
 
-def main(manifest: str | None = None, clips: str = str(CLIPS)) -> None:
-    """Measure and show the line."""
-    (line,) = measure(None if manifest is None else Path(manifest), int(clips))
-    sys.stdout.write(
-        f"{line.stage}: ours {line.ours:.2f} s, {line.peer_name} {line.peer:.2f} s of one core, {line.speedup:.1f} times as fast "
-        f"(target {line.least_speedup:g}: {'met' if line.met else 'missed'}); {line.note}\n"
-    )
-
-
 if __name__ == "__main__":
     given = dict(argument.split("=", 1) for argument in sys.argv[1:])
     if given.keys() - {"manifest", "clips"}:
         raise SystemExit(__doc__)
-    main(**given)
+    manifest = Path(given["manifest"]) if "manifest" in given else None
+    sys.stdout.write(as_text(measure(manifest, int(given.get("clips", CLIPS)))))

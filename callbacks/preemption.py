@@ -139,8 +139,7 @@ def sheltered(preloaded: str) -> Iterator[None]:
     it; what reaches this process meanwhile is delivered afterwards.
 
     Args:
-        preloaded: Module that is imported once for all loading processes, meanwhile, instead of by each of them: the one
-            that Python was started with, which ``multiprocessing`` has them import.
+        preloaded: Module that is imported once for all loading processes, meanwhile, instead of by each of them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
-from threading import Thread
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
 
 from datamodules.composer import BatchPlan
 from datamodules.damage import Damage
 from datamodules.index import ShardIndex, ShardsError
+from datamodules.loaders import StreamLoader, TrainingLoader
 from datamodules.shards import read_infos
 from datamodules.streams import EvaluationStream, Source, TrainingStream
 from datamodules.triplet_lists import ListSettings, kept_triplets
-from datamodules.workers import end_with_parent
 from disentangled_ml.conditions import Condition, TagCondition, TempoCondition
 from disentangled_ml.structures import TRACK, ListedTriplet, TrackInfo, requested_starts
 
@@ -52,88 +49,6 @@ def build_conditions(
         else TagCondition(name, tuple(known[name]["vocabulary"]))
         for name in names
     ]
-
-
-class StreamLoader(DataLoader):
-    """Load the ready batches of a stream; workers are started afresh, never forked from a process that ran torch.
-
-    Args:
-        stream: To load from.
-        workers: Loading processes.
-        pin_memory: Whether batches go to a GPU.
-    """
-
-    def __init__(self, stream: TrainingStream | EvaluationStream, workers: int = 0, pin_memory: bool = False):
-        super().__init__(
-            stream,
-            batch_size=None,
-            num_workers=workers,
-            multiprocessing_context="forkserver" if workers else None,
-            persistent_workers=workers > 0,
-            pin_memory=pin_memory,
-            worker_init_fn=watch_parent,
-        )
-
-    def __iter__(self) -> Iterator:
-        return self.watched(super().__iter__())
-
-    def watched(self, batches: Iterator) -> Iterator:
-        """Give the batches.
-
-        Raises:
-            OSError: if a loading process dies.
-        """
-        try:
-            yield from batches
-        except (RuntimeError, ConnectionError, EOFError) as error:  # torch has no class of its own for it
-            if not self.num_workers or str(error).startswith("Caught"):  # by torch, in a loading process that lives
-                raise
-            raise OSError(
-                f"a loading process is gone ({error}): if memory was short, use fewer data.workers or a smaller "
-                "data.pool_tracks; resume=true goes on"
-            ) from error
-
-
-def watch_parent(worker: int) -> None:
-    """Have a loading process end when the one that it loads for is killed; torch itself watches the one that forked it."""
-    Thread(target=end_with_parent, daemon=True).start()
-
-
-class TrainingLoader(StreamLoader):
-    """Load training batches from the place in the training where it is asked for them.
-
-    Args:
-        stream: To load from.
-        workers: Loading processes.
-        pin_memory: Whether batches go to a GPU.
-        place: Gives the epoch and the batch in it with which an iteration begins. Lightning makes iterators ahead of its epochs,
-            and on resuming before it knows the epoch: neither counting them nor ``current_epoch`` would do.
-    """
-
-    def __init__(self, stream: TrainingStream, workers: int, pin_memory: bool, place: Callable[[], tuple[int, int]]):
-        super().__init__(stream, workers, pin_memory)
-        self.place = place
-
-    def __iter__(self) -> Iterator:
-        self.dataset.set_epoch(*self.place())
-        return super().__iter__()
-
-    def state_dict(self) -> dict[str, int]:
-        """Give what must not change within an epoch, for checkpoints; the place itself follows from the steps done."""
-        return {"processes": self.dataset.source.world_size, "workers": self.num_workers}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Check what Lightning kept, which it gives back where a run goes on within an epoch.
-
-        Raises:
-            ShardsError: if the batches that are left would be others.
-        """
-        kept, own = (
-            "{processes} processes with data.workers={workers}".format(**state)
-            for state in (state_dict, self.state_dict())
-        )
-        if kept != own:
-            raise ShardsError(f"the run was interrupted within an epoch of {kept}, not {own}: go on with as many")
 
 
 class SimilarityDataModule(pl.LightningDataModule):

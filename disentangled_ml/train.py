@@ -50,7 +50,7 @@ def main(config: DictConfig) -> None:
     preemption = Preemption(run_dir / "checkpoints" / "last.ckpt")
     trainer = builders.build_trainer(config, run_dir, preemption)
     preemption.listen()
-    with sheltered(__spec__.name):
+    with sheltered("datamodules.loaders"):
         start(trainer.logger)
     if trainer.is_global_zero:
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))

@@ -11,7 +11,8 @@ import pytest
 
 from datamodules.composer import BatchPlan
 from datamodules.index import ShardIndex, ShardsError
-from datamodules.similarity import SimilarityDataModule, StreamLoader, build_conditions
+from datamodules.loaders import StreamLoader
+from datamodules.similarity import SimilarityDataModule, build_conditions
 from datamodules.streams import EvaluationStream, Source, TrainingStream
 
 CHUNK_FRAMES = 16

@@ -47,6 +47,7 @@ AUDIO = AudioSettings()
 SETTINGS = PreparationSettings(AUDIO, min_frames=16, tempo="manifest", tracks_per_shard=4)
 SHARES = [0.6, 0.2, 0.2]
 PATIENCE = 90.0  # seconds, for a command on a busy machine
+SLOW = 3.0  # seconds of recordings: a run of hundreds must not be over before it is killed, on however busy a machine
 
 
 @pytest.fixture
@@ -502,7 +503,7 @@ def wait_for_the_end(process: subprocess.Popen) -> None:
 def test_killed_runs_continue_and_end_as_one_that_was_not(tmp_path, make_catalogue):
     """Ctrl-C, then a hard kill, then to the end by two workers; against one run by one worker."""
     extra = [{"track_id": "gone", "path": "gone.wav"}, {"track_id": "t7", "path": "7.wav"}]
-    manifest, out = make_catalogue(240, *extra), tmp_path / "out"
+    manifest, out = make_catalogue(240, *extra, seconds=SLOW), tmp_path / "out"
     n_shards = 0
     made: dict[str, tuple[int, int]] = {}
     for how in (lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGKILL)):
@@ -533,7 +534,7 @@ def test_killed_runs_continue_and_end_as_one_that_was_not(tmp_path, make_catalog
 def test_seven_parts_by_several_processes_one_killed_make_what_one_run_makes(tmp_path, make_catalogue):
     """In any order, two processes on one part, and one killed hard and started again."""
     extra = [{"track_id": "gone", "path": "gone.wav"}, {"track_id": "t7", "path": "7.wav"}]
-    manifest, out, once = make_catalogue(240, *extra), tmp_path / "out", tmp_path / "once"
+    manifest, out, once = make_catalogue(240, *extra, seconds=SLOW), tmp_path / "out", tmp_path / "once"
 
     def finish(*processes: subprocess.Popen) -> None:
         for process in processes:

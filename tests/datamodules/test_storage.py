@@ -12,8 +12,9 @@ import torch
 
 from datamodules.composer import BatchPlan
 from datamodules.index import ShardIndex, ShardsError
+from datamodules.loaders import StreamLoader
 from datamodules.shards import read_infos
-from datamodules.similarity import StreamLoader, build_conditions
+from datamodules.similarity import build_conditions
 from datamodules.storage import opened, parse_root
 from datamodules.streams import Source, TrainingStream
 from datamodules.triplet_lists import ListSettings, kept_triplets

@@ -1,0 +1,52 @@
+"""A training batch and a small network, as configured by default, for what is measured of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import one_hot
+
+from disentangled_ml.backbones import BACKBONES
+from disentangled_ml.conditions import Condition, TagCondition, TempoCondition
+from disentangled_ml.frontends import MelFrontend
+from disentangled_ml.masks import FixedMasks
+from disentangled_ml.model import ConditionalSimilarityNetwork
+from disentangled_ml.structures import AudioSettings, BatchTracks
+
+TRACKS, CHUNKS, MIN_GAP, DIM = 16, 4, 65, 256
+BACKBONE, WIDTH = "conv", 0.25
+
+
+def timed(task: Callable[[], object], device: str) -> Callable[[], None]:
+    """Have a task end when the device has done what it was given."""
+
+    def run() -> None:
+        task()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def step_conditions() -> list[Condition]:
+    """Give conditions like those of the demo corpus."""
+    tags = {"genre": 5, "mood": 4, "instrument": 5}
+    return [*(TagCondition(name, tuple(map(str, range(n)))) for name, n in tags.items()), TempoCondition()]
+
+
+def step_tracks(conditions: list[Condition], device: str) -> BatchTracks:
+    """Make the tracks of a batch, of one tag in each condition."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [len(condition.vocabulary) for condition in conditions if isinstance(condition, TagCondition)]
+    tags = [one_hot(torch.randint(n, (TRACKS,), generator=generator), n).bool().to(device) for n in sizes]
+    tempo = (60 + 120 * torch.rand(TRACKS, 1, generator=generator)).to(device)
+    start = (MIN_GAP * torch.arange(CHUNKS)).repeat(TRACKS, 1)
+    return BatchTracks([*tags, tempo], torch.full((TRACKS,), -1, device=device), start.to(device))
+
+
+def small_network(names: list[str], device: str) -> ConditionalSimilarityNetwork:
+    """Build a network to be trained."""
+    masks = FixedMasks(len(names), DIM)
+    network = ConditionalSimilarityNetwork(MelFrontend(AudioSettings()), BACKBONES[BACKBONE](DIM, WIDTH), masks, names)
+    return network.to(device, memory_format=torch.channels_last).train()
