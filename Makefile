@@ -116,7 +116,7 @@ slurm-prepare: .venv/ready $(demo-manifest)
 		--dependency=afterok:$${parts%%;*} --kill-on-invalid-dep=yes \
 		$(SBATCH) conf/slurm/prepare.sbatch $(prepared) $(ARGS)
 
-test: .venv/ready ## run all tests, in as many processes as there are cores, at most TEST_JOBS
+test: .venv/ready ## run all tests, in as many processes as there are cores, at most TEST_JOBS (ARGS="-m 'not slow'": the quick ones)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses=$(TEST_JOBS) --dist worksteal $(ARGS)
 
 test-slurm: .venv/ready ## run the tests that need a SLURM cluster (SLURM_CONF says which)

@@ -47,7 +47,7 @@ AUDIO = AudioSettings()
 SETTINGS = PreparationSettings(AUDIO, min_frames=16, tempo="manifest", tracks_per_shard=4)
 SHARES = [0.6, 0.2, 0.2]
 PATIENCE = 90.0  # seconds, for a command on a busy machine
-SLOW = 3.0  # seconds of recordings: a run of hundreds must not be over before it is killed, on however busy a machine
+SLOW = 1.5  # seconds of recordings: a run of hundreds must not be over before it is killed, on however busy a machine
 
 
 @pytest.fixture

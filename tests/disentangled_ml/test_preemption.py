@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from disentangled_ml.run_folder import RUN_DIR_VARIABLE, read_json
 from disentangled_ml.train import main as train
 
 EPOCHS, BATCHES = 3, 12  # of the tiny shards
+LONG_EPOCHS = 2  # of the runs in processes of their own
 SETTINGS = (  # so that the rate falls on the way, and early stopping counts
     f"training.max_epochs={EPOCHS}",
     "training.learning_rate=0.03",
@@ -210,7 +212,8 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path, tiny_arguments, one_th
 @pytest.fixture(scope="module")
 def command_line(many_shards, tiny_arguments) -> list[str]:
     """Give the command of a run with long epochs, which can be hit within by the clock; runs=DIR is missing."""
-    arguments = (*tiny_arguments, *SETTINGS, f"data.shards={many_shards}", "wandb.mode=offline")
+    long = (f"data.shards={many_shards}", f"training.max_epochs={LONG_EPOCHS}", "wandb.mode=offline")
+    arguments = (*tiny_arguments, *SETTINGS, *long)
     return [sys.executable, "-m", "disentangled_ml.train", *arguments]
 
 
@@ -284,20 +287,31 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(command_line, tmp_path_factory) -> Callable[..., Path]:
+    """Give the run folder of an uninterrupted run of a command: ``uninterrupted(*processes)``; it is run once."""
+
+    @cache
+    def run_once(*arguments: str) -> Path:
+        return finish([*command_line, *arguments], tmp_path_factory.mktemp("uninterrupted"))
+
+    return run_once
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "receivers", "processes", "workers"), CASES)
-def test_processes_go_on_within_the_epoch(tmp_path, command_line, number, receivers, processes, workers):
-    command = [*command_line, *processes, f"data.workers={workers}"]
-    for name in ("whole", "parts"):
-        (tmp_path / name).mkdir()
+def test_processes_go_on_within_the_epoch(tmp_path, command_line, uninterrupted, number, receivers, processes, workers):
+    arguments = (*processes, f"data.workers={workers}")
+    command = [*command_line, *arguments]
+    (tmp_path / "parts").mkdir()
     assert interrupt(start(command, tmp_path / "parts"), tmp_path / "parts", number, receivers) == 1
     log = (tmp_path / "parts" / "log").read_text()
     assert "Traceback" not in log.partition("interrupted: ")[0]  # behind it W&B's, if its own process was ended
     assert log.count("interrupted: run_name=run resume=true goes on with") == 1
     assert RESTORED not in log
     (step,) = re.findall(rf"{number.name}: saved step (\d+) in", log)
-    parts, whole = finish(command, tmp_path / "parts"), finish(command, tmp_path / "whole")
-    batches = checkpoint_of(whole)["global_step"] // EPOCHS
+    parts, whole = finish(command, tmp_path / "parts"), uninterrupted(*arguments)
+    batches = checkpoint_of(whole)["global_step"] // LONG_EPOCHS
     assert int(step) % batches, "the signal did not come within an epoch"
     assert RESTORED in (tmp_path / "parts" / "log").read_text()
     for name in ("last", "best"):
@@ -323,11 +337,11 @@ def test_a_signal_that_comes_when_all_is_done_makes_no_failure(tmp_path, command
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_after_sigkill(tmp_path, command_line):
+def test_the_same_command_goes_on_after_sigkill(tmp_path, command_line, uninterrupted):
     """It goes on from the end of the epoch before, so a part of an epoch is done again; no process is left behind."""
-    command = [*command_line, *ONE, "data.workers=2"]
-    for name in ("whole", "parts"):
-        (tmp_path / name).mkdir()
+    arguments = (*ONE, "data.workers=2")
+    command = [*command_line, *arguments]
+    (tmp_path / "parts").mkdir()
     process = start(command, tmp_path / "parts")
     wait_for((tmp_path / "parts" / "run" / "checkpoints" / "last.ckpt").exists, process)
     started = descendants(process.pid)
@@ -337,7 +351,7 @@ def test_the_same_command_goes_on_after_sigkill(tmp_path, command_line):
     while left := [pid for pid in started if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
         time.sleep(0.2)
-    parts, whole = finish(command, tmp_path / "parts"), finish(command, tmp_path / "whole")
+    parts, whole = finish(command, tmp_path / "parts"), uninterrupted(*arguments)
     for name in ("last", "best"):
         assert_equal(checkpoint_of(parts, name), checkpoint_of(whole, name), name)
     assert read_json(parts / "metrics.json") == read_json(whole / "metrics.json")
