@@ -30,6 +30,7 @@ from benchmarks.measurement import Measurement, compared, interleaved
 from benchmarks.table import as_text
 from disentangled_ml.gathering import EveryTriplet
 from disentangled_ml.losses import DisentangledTripletLoss, masked_distance, triplet_violation
+from disentangled_ml.memory import keep_freed_memory
 from disentangled_ml.model import ConditionalSimilarityNetwork
 
 MARGIN = 0.1
@@ -76,4 +77,5 @@ def measure(device: str = "cpu") -> list[Measurement]:
 
 if __name__ == "__main__":
     given = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    keep_freed_memory()
     sys.stdout.write(as_text(measure(**given)))

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from disentangled_ml.config import CONF, GROUPS, ConfigError, group_choices, load_config
+from disentangled_ml.memory import keep_freed_memory
 
 
 def usage(name: str, command: str, purpose: str) -> str:
@@ -32,6 +33,7 @@ def run_command(main: Callable[[DictConfig], None], name: str, command: str, pur
         sys.stdout.write(usage(name, command, purpose) + "\n")
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    keep_freed_memory()
     try:
         main(load_config(name, argv))
     except ConfigError as error:
