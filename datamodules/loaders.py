@@ -18,8 +18,8 @@ from datamodules.workers import end_with_parent
 def hidden_program() -> Iterator[None]:
     """Keep the processes that are started meanwhile from importing the module that Python was started with.
 
-    ``multiprocessing`` has them do so for functions that are defined there; of ours none is. The training program imports
-    for seconds, and holds hundreds of megabytes, for what no loading process needs.
+    ``multiprocessing`` has them do so for what is defined there; of ours nothing is, and a condition of your own belongs in a
+    module too. The training program imports for seconds, and holds hundreds of megabytes, for what no loading process needs.
     """
     program = sys.modules["__main__"]
     spec, file = program.__spec__, program.__dict__.pop("__file__", None)
