@@ -65,7 +65,7 @@ class StreamLoader(DataLoader):
         """
         try:
             yield from batches
-        except (RuntimeError, ConnectionError, EOFError) as error:  # torch has no class of its own for it
+        except (RuntimeError, OSError, EOFError) as error:  # torch has no class of its own for it
             if not self.num_workers or str(error).startswith("Caught"):  # by torch, in a loading process that lives
                 raise
             raise OSError(
