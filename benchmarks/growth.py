@@ -32,6 +32,7 @@ from datamodules.similarity import SimilarityDataModule, build_conditions
 from datamodules.tempo import estimate_tempi, excerpt_of
 from disentangled_ml.evaluation import EmbeddingTable, evaluation_report
 from disentangled_ml.losses import DisentangledTripletLoss
+from disentangled_ml.memory import keep_freed_memory
 from disentangled_ml.structures import ListedTriplet, Member
 
 TIMES = (1, 4, 16)
@@ -128,6 +129,7 @@ STAGES = {
 def probe(stage: str, times: int) -> dict[str, float]:
     """Run a stage in this process; give its processor time per item and the peak of its memory."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         task, items = STAGES[stage](Path(folder), times)
         start = process_time()
