@@ -2,7 +2,8 @@
 
 glibc hands large blocks back at once (``mmap``), and the system gives new ones page by page, each filled with zeros: for a training
 step on a CPU, whose activations are hundreds of megabytes, that takes as long as the arithmetic. Kept, a step of 64 chunks took
-152 ms instead of 363 (``python -m benchmarks.step``, two cores). A process then holds the most that it has ever needed.
+152 to 201 ms instead of 301 to 363 (``python -m benchmarks.step``, two cores, five runs). A process then holds the most that it
+has ever needed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Shards behind an address are read like those in a folder; what goes wrong on the way is named."""
 
+import io
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +16,7 @@ from datamodules.index import ShardIndex, ShardsError
 from datamodules.loaders import StreamLoader
 from datamodules.shards import read_infos
 from datamodules.similarity import build_conditions
-from datamodules.storage import opened, parse_root
+from datamodules.storage import Forward, opened, parse_root
 from datamodules.streams import Source, TrainingStream
 from datamodules.triplet_lists import ListSettings, kept_triplets
 
@@ -124,3 +125,19 @@ def test_a_transfer_that_breaks_off_is_damage(make_shards, address, handler, fau
 def test_a_missing_file_is_an_oserror(address):
     with pytest.raises(FileNotFoundError), opened(address, "gone.tar") as file:
         file.read()
+
+
+def test_a_forward_stream_reads_whole_blocks_skips_and_never_goes_back():
+    """Here of a stream that gives three bytes at a time, as a network may."""
+
+    class Dripping(io.BytesIO):
+        def read(self, size=-1):
+            return super().read(min(size, 3) if size >= 0 else 3)
+
+    stream = Forward(Dripping(bytes(range(20))))
+    assert stream.read(5) == bytes(range(5))
+    assert stream.seek(12) == stream.tell() == 12
+    assert stream.read() == bytes(range(12, 20))
+    with pytest.raises(ValueError, match="cannot go back from byte 20 to 3"):
+        stream.seek(3)
+    assert stream.seek(99) == 20
