@@ -1,4 +1,4 @@
-"""Weights & Biases: the only file that imports wandb.
+"""Weights & Biases: the only file that imports wandb, and only where a run is logged to it, for the import takes a second.
 
 Without an API key a run is kept offline in its run folder and asks nothing; ``wandb sync`` uploads it later. The run's id is
 kept beside the checkpoints, so that a resumed run goes on in the same W&B run.
@@ -14,29 +14,37 @@ import logging
 import netrc
 import os
 import secrets
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
-from wandb.sdk.mailbox import HandleAbandonedError
 
 from disentangled_ml.config import ConfigError
+
+if TYPE_CHECKING:
+    import wandb
 
 ID_FILE = "wandb_run_id"
 # Seconds. W&B's own variables, where set, decide instead.
 START_SECONDS = 30.0  # of tries until a server counts as not reached: W&B repeats a failed try after 2, 4, 8 seconds
 FINISH_SECONDS = 60.0  # to upload what is left at the end, some figures and an epoch's numbers: more is an outage
 CLOSING_SECONDS = 20.0  # the same when the run is interrupted: SLURM leaves a job 30 seconds behind a SIGTERM
-LOST = (ConnectionError, HandleAbandonedError)  # how it shows that W&B's own process has died
 
 logger = logging.getLogger(__name__)
+
+
+def lost() -> tuple[type[Exception], ...]:
+    """Name the errors by which it shows that W&B's own process has died."""
+    from wandb.sdk.mailbox import HandleAbandonedError
+
+    return (ConnectionError, HandleAbandonedError)
 
 
 class LastingLogger(WandbLogger):
@@ -51,7 +59,7 @@ class LastingLogger(WandbLogger):
             return
         try:
             super().log_metrics(metrics, step)
-        except LOST as error:
+        except lost() as error:
             self.lost = True
             logger.warning("W&B's process has died (%s): training goes on, and nothing more is logged to W&B", error)
 
@@ -76,6 +84,8 @@ def resolve_mode(mode: str) -> str:
 
 def patience() -> wandb.Settings:
     """Say how long W&B may keep a training waiting."""
+    import wandb
+
     return wandb.Settings(
         init_timeout=os.environ.get("WANDB_INIT_TIMEOUT") or START_SECONDS,
         finish_timeout=os.environ.get("WANDB_FINISH_TIMEOUT") or FINISH_SECONDS,
@@ -135,6 +145,8 @@ def start(run_logger: WandbLogger | None) -> None:
     """
     if run_logger is None:
         return
+    import wandb
+
     asked = time.monotonic()
     try:
         _ = run_logger.experiment
@@ -155,6 +167,10 @@ def start(run_logger: WandbLogger | None) -> None:
 
 def finish() -> None:
     """Close the W&B run, so that its files are whole; say what to do where they could not be uploaded."""
+    if "wandb" not in sys.modules:
+        return  # nothing was logged
+    import wandb
+
     folder = Path(wandb.run.dir).parent if wandb.run else None
     try:
         wandb.finish()
@@ -164,9 +180,9 @@ def finish() -> None:
             "  wandb sync --include-online %s",
             folder,
         )
-    except LOST:
+    except lost():
         logger.warning("W&B's process has died: what was logged until then is in %s", folder)
-        with suppress(*LOST):
+        with suppress(*lost()):
             wandb.teardown()  # now, not at the exit, where it would show a traceback
 
 
@@ -179,6 +195,10 @@ def finish_interrupted() -> None:
 
 def close_as_failed() -> None:
     """Close the W&B run and end W&B's own process, which the signal that ended ours may have ended already."""
+    if "wandb" not in sys.modules:
+        return
+    import wandb
+
     try:
         wandb.teardown(exit_code=1)
     except Exception as error:  # of any kind, for nothing may keep the run from ending as it should

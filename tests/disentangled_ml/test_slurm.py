@@ -24,9 +24,11 @@ from datamodules.index import ShardIndex
 from datamodules.shards import read_infos
 from disentangled_ml import slurm
 from disentangled_ml.run_folder import RUN_DIR_VARIABLE, read_json
+from tests.conftest import write_tiny_shards
 
 ROOT = Path(__file__).resolve().parents[2]
-EPOCHS = 4
+EPOCHS = 2
+TRACKS = 3200  # of training: each of two ranks does 400 batches an epoch, seconds more than a signal needs to arrive
 START = 120  # seconds that a job may take to begin and to train its first epoch on a busy machine
 HOLD = 240  # seconds within which a requeued job begins again: SLURM holds it for two minutes (cred_expire of AuthInfo)
 TOLERANCE = 1e-6  # of two processes: they add in another order
@@ -87,8 +89,9 @@ TWO_TASKS = ["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=10
 
 
 @pytest.fixture
-def arguments(many_shards, tiny_arguments, tmp_path) -> list[str]:
-    shards, name = f"data.shards={many_shards}", "run_name=run"
+def arguments(tiny_arguments, tmp_path) -> list[str]:
+    shards = f"data.shards={write_tiny_shards(tmp_path / 'shards', train=TRACKS, val=16, test=20)}"
+    name = "run_name=run"
     return [*tiny_arguments, shards, f"runs={tmp_path}", name, "wandb.mode=offline", "data.workers=1"]
 
 
@@ -97,7 +100,7 @@ def arguments(many_shards, tiny_arguments, tmp_path) -> list[str]:
 def test_a_signalled_job_is_requeued_and_goes_on_within_the_epoch(submit, arguments, tmp_path):
     log = tmp_path / "log"
     number = submit("train", TWO_TASKS, [*arguments, f"training.max_epochs={EPOCHS}"])
-    wait_for(lambda: log.exists() and re.search(r"Epoch 1: .* 50/", log.read_text()), START, log)  # of 100 batches
+    wait_for(lambda: log.exists() and re.search(r"Epoch 1: .* 50/", log.read_text()), START, log)
     ask("scancel", "--signal=USR1", number)
     wait_for(lambda: job(number)["Restarts"] == "1", 60, log)
 
