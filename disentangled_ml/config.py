@@ -309,6 +309,35 @@ class TempoCheckConfig:
     workers: int | None = None
 
 
+@dataclass
+class EmbedConfig:
+    """Hold everything ``python -m disentangled_ml.embed`` takes."""
+
+    checkpoint: str = MISSING
+    manifest: str | None = None
+    shards: str | None = None
+    split: str | None = None
+    out: str = MISSING
+    workers: int | None = None
+    accelerator: str = MISSING
+
+
+@dataclass
+class SearchConfig:
+    """Hold everything ``python -m disentangled_ml.search`` takes."""
+
+    index: str = MISSING
+    like: str = MISSING
+    checkpoint: str | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+    k: int = MISSING
+    same_artist: bool = MISSING
+    tempo: list[float] | None = None
+    method: str = MISSING
+    out: str | None = None
+    accelerator: str = MISSING
+
+
 SCHEMAS = {
     "config": TrainConfig,
     "prepare": PrepareConfig,
@@ -318,12 +347,15 @@ SCHEMAS = {
     "html_report": HtmlReportConfig,
     "human_triplets": HumanTripletsConfig,
     "tempo_check": TempoCheckConfig,
+    "embed": EmbedConfig,
+    "search": SearchConfig,
 }
 CORPORA = {  # keys of a data set, by the reader that its file names
     "msd": MsdConfig,
     "mtg_jamendo": MtgJamendoConfig,
     "magnatagatune": MagnaTagATuneConfig,
 }
+OPEN_KEYS = ("weights",)  # whose parts are named by the data: its conditions
 OF_MANIFESTS = ("manifest", "split_shares")  # keys of prepare that data sets have no use for
 
 
@@ -468,6 +500,8 @@ def check_key(tree: DictConfig, key: str) -> None:
     """Raise a ConfigError for a key that the schema does not know, with the legal ones."""
     node: Any = tree
     for depth, part in enumerate(key.split(".")):
+        if depth and key.split(".")[0] in OPEN_KEYS:
+            return
         if not isinstance(node, DictConfig) or part not in list(node.keys()):
             where = ".".join(key.split(".")[:depth])
             raise ConfigError(f"key {key!r} is unknown" + legal_keys(tree, f"{where}.{part}" if where else part))
@@ -515,7 +549,7 @@ def check_fields(tree: DictConfig) -> None:
     """
     for key, legal in LEGAL_VALUES.items():
         value = OmegaConf.select(tree, key)
-        if value is not None and value not in legal:
+        if isinstance(value, str) and value not in legal:  # a key may hold numbers elsewhere
             raise ConfigError(f"{key}={value} is not legal: choose one of {', '.join(map(str, legal))}")
     for key, least in LEAST_VALUES.items():
         value = OmegaConf.select(tree, key)
@@ -548,6 +582,7 @@ def check_fields(tree: DictConfig) -> None:
         raise ConfigError(f"data.pool_tracks={pool} must hold at least data.tracks_per_batch={batch} tracks")
 
 
+SPLIT_NAMES = ("train", "val", "test")
 LEGAL_VALUES: dict[str, tuple] = {
     "trainer.accelerator": ("auto", "cpu", "gpu"),
     "trainer.strategy": ("auto", "ddp"),
@@ -560,6 +595,8 @@ LEGAL_VALUES: dict[str, tuple] = {
     "tempo": ("torch", "madmom", "manifest"),
     "estimator": ("torch", "madmom"),
     "accelerator": ("auto", "cpu", "gpu"),
+    "split": SPLIT_NAMES,
+    "method": ("auto", "exact", "approximate"),
 }
 LEAST_VALUES: dict[str, float] = {
     "seed": 0,
@@ -609,6 +646,7 @@ LEAST_VALUES: dict[str, float] = {
     "high_agreement": 0.5,
     "least_votes": 1,
     "limit": 1,
+    "k": 1,
 }
 MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far beyond what makes sense
     "seed": 2**32 - 1,
@@ -640,4 +678,5 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "neighbours": 100,
     "seconds": 3_600.0,
     "high_agreement": 1.0,
+    "k": 1_000_000,
 }
