@@ -12,10 +12,14 @@ PURE = (
     *("structures", "conditions", "triplets", "masks", "losses", "metrics", "evaluation", "frontends", "model"),
     *("human", "tempo_metrics", "gathering", "all_triplets"),
     *("neighbours", "retrieval", "probe", "published", "comparison"),
+    *("catalogue", "weighted_distance", "similarity_search", "approximate", "precision"),
     *("backbones", "backbones.*", "baselines", "baselines.*"),
 )
-ENTRY_POINTS = ("train", "evaluate", "prepare", "demo", "html_report", "human_triplets", "tempo_check", "table")
-COMPOSING = ("builders", "systems", *ENTRY_POINTS)  # know all packages
+ENTRY_POINTS = (
+    *("train", "evaluate", "prepare", "demo", "html_report", "human_triplets", "tempo_check", "table"),
+    *("embed", "search"),
+)
+COMPOSING = ("builders", "systems", "embedder", "cataloguing", *ENTRY_POINTS)  # know all packages
 ONE_FILE = {  # a third-party framework and the files that may import it
     "webdataset": ["datamodules/shards.py"],
     "fsspec": ["datamodules/storage.py"],
@@ -28,6 +32,7 @@ ONE_FILE = {  # a third-party framework and the files that may import it
     "wandb": ["disentangled_ml/tracking.py"],
     "mir_eval": ["disentangled_ml/tempo_metrics.py"],
     "matplotlib": ["callbacks/figures.py"],
+    "faiss": ["disentangled_ml/approximate.py"],
     "jinja2": ["disentangled_ml/report_page.py"],
 }
 
