@@ -270,7 +270,7 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path, checkpoint, tiny_shard
 
 @pytest.mark.slow
 def test_a_killed_command_goes_on_and_makes_the_same(tmp_path, checkpoint):
-    manifest = write_recordings(tmp_path / "recordings", 600, seconds=0.5)
+    manifest = write_recordings(tmp_path / "recordings", 280, seconds=0.5)
     command = [sys.executable, "-m", "disentangled_ml.embed", f"checkpoint={checkpoint}", f"manifest={manifest}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
