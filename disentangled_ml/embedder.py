@@ -86,7 +86,7 @@ class Embedder:
         Raises:
             ValueError: if none is.
         """
-        return self.opened().catalogue
+        return self.search_of().catalogue
 
     @torch.inference_mode()
     def embed_tracks(self, tracks: Iterable[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, np.ndarray]]:
@@ -163,7 +163,7 @@ class Embedder:
         self.searched = search
         return self
 
-    def opened(self) -> SimilaritySearch:
+    def search_of(self) -> SimilaritySearch:
         """Give the search of the catalogue that is open.
 
         Raises:
@@ -195,7 +195,7 @@ class Embedder:
         Raises:
             ValueError: if no catalogue is open, or something is not legal.
         """
-        search = self.opened()
+        search = self.search_of()
         if isinstance(query, np.ndarray):
             return search.search(query, weights, k, Filters(tempo=tempo), method)
         row = search.catalogue.find(query) if isinstance(query, str) else None
