@@ -309,6 +309,33 @@ class TempoCheckConfig:
     workers: int | None = None
 
 
+@dataclass
+class ServeConfig:
+    """Hold everything ``python -m disentangled_ml.serve`` takes."""
+
+    checkpoint: str = MISSING
+    index: str = MISSING
+    host: str = MISSING
+    port: int = MISSING
+    audio: str | None = None
+    listening_test: str | None = None
+    listening_questions: int = MISSING
+    seed: int = MISSING
+    max_upload_mb: int = MISSING
+    max_upload_minutes: int = MISSING
+    uploads_at_a_time: int = MISSING
+    decode_seconds: int = MISSING
+    accelerator: str = MISSING
+
+
+@dataclass
+class ListeningResultsConfig:
+    """Hold everything ``python -m disentangled_ml.listening_results`` takes."""
+
+    listening_test: str = MISSING
+    out: str | None = None
+
+
 SCHEMAS = {
     "config": TrainConfig,
     "prepare": PrepareConfig,
@@ -318,6 +345,8 @@ SCHEMAS = {
     "html_report": HtmlReportConfig,
     "human_triplets": HumanTripletsConfig,
     "tempo_check": TempoCheckConfig,
+    "serve": ServeConfig,
+    "listening_results": ListeningResultsConfig,
 }
 CORPORA = {  # keys of a data set, by the reader that its file names
     "msd": MsdConfig,
@@ -609,6 +638,12 @@ LEAST_VALUES: dict[str, float] = {
     "high_agreement": 0.5,
     "least_votes": 1,
     "limit": 1,
+    "port": 0,
+    "listening_questions": 1,
+    "max_upload_mb": 1,
+    "max_upload_minutes": 1,
+    "uploads_at_a_time": 1,
+    "decode_seconds": 1,
 }
 MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far beyond what makes sense
     "seed": 2**32 - 1,
@@ -640,4 +675,10 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "neighbours": 100,
     "seconds": 3_600.0,
     "high_agreement": 1.0,
+    "port": 65_535,
+    "listening_questions": 1_000,
+    "max_upload_mb": 2_000,
+    "max_upload_minutes": 60,
+    "uploads_at_a_time": 64,
+    "decode_seconds": 3_600,
 }
