@@ -257,6 +257,33 @@ class HtmlReportConfig:
 
 
 @dataclass
+class ServeConfig:
+    """Hold everything ``python -m disentangled_ml.serve`` takes."""
+
+    checkpoint: str = MISSING
+    index: str = MISSING
+    host: str = MISSING
+    port: int = MISSING
+    audio: str | None = None
+    listening_test: str | None = None
+    listening_questions: int = MISSING
+    seed: int = MISSING
+    max_upload_mb: int = MISSING
+    max_upload_minutes: int = MISSING
+    uploads_at_a_time: int = MISSING
+    decode_seconds: int = MISSING
+    accelerator: str = MISSING
+
+
+@dataclass
+class ListeningResultsConfig:
+    """Hold everything ``python -m disentangled_ml.listening_results`` takes."""
+
+    listening_test: str = MISSING
+    out: str | None = None
+
+
+@dataclass
 class TableConfig:
     """Hold everything ``python -m disentangled_ml.table`` takes."""
 
@@ -310,30 +337,32 @@ class TempoCheckConfig:
 
 
 @dataclass
-class ServeConfig:
-    """Hold everything ``python -m disentangled_ml.serve`` takes."""
+class EmbedConfig:
+    """Hold everything ``python -m disentangled_ml.embed`` takes."""
 
     checkpoint: str = MISSING
-    index: str = MISSING
-    host: str = MISSING
-    port: int = MISSING
-    audio: str | None = None
-    listening_test: str | None = None
-    listening_questions: int = MISSING
-    seed: int = MISSING
-    max_upload_mb: int = MISSING
-    max_upload_minutes: int = MISSING
-    uploads_at_a_time: int = MISSING
-    decode_seconds: int = MISSING
+    manifest: str | None = None
+    shards: str | None = None
+    split: str | None = None
+    out: str = MISSING
+    workers: int | None = None
     accelerator: str = MISSING
 
 
 @dataclass
-class ListeningResultsConfig:
-    """Hold everything ``python -m disentangled_ml.listening_results`` takes."""
+class SearchConfig:
+    """Hold everything ``python -m disentangled_ml.search`` takes."""
 
-    listening_test: str = MISSING
+    index: str = MISSING
+    like: str = MISSING
+    checkpoint: str | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+    k: int = MISSING
+    same_artist: bool = MISSING
+    tempo: list[float] | None = None
+    method: str = MISSING
     out: str | None = None
+    accelerator: str = MISSING
 
 
 SCHEMAS = {
@@ -343,16 +372,19 @@ SCHEMAS = {
     "table": TableConfig,
     "demo": DemoConfig,
     "html_report": HtmlReportConfig,
-    "human_triplets": HumanTripletsConfig,
-    "tempo_check": TempoCheckConfig,
     "serve": ServeConfig,
     "listening_results": ListeningResultsConfig,
+    "human_triplets": HumanTripletsConfig,
+    "tempo_check": TempoCheckConfig,
+    "embed": EmbedConfig,
+    "search": SearchConfig,
 }
 CORPORA = {  # keys of a data set, by the reader that its file names
     "msd": MsdConfig,
     "mtg_jamendo": MtgJamendoConfig,
     "magnatagatune": MagnaTagATuneConfig,
 }
+OPEN_KEYS = ("weights",)  # whose parts are named by the data: its conditions
 OF_MANIFESTS = ("manifest", "split_shares")  # keys of prepare that data sets have no use for
 
 
@@ -497,6 +529,8 @@ def check_key(tree: DictConfig, key: str) -> None:
     """Raise a ConfigError for a key that the schema does not know, with the legal ones."""
     node: Any = tree
     for depth, part in enumerate(key.split(".")):
+        if depth and key.split(".")[0] in OPEN_KEYS:
+            return
         if not isinstance(node, DictConfig) or part not in list(node.keys()):
             where = ".".join(key.split(".")[:depth])
             raise ConfigError(f"key {key!r} is unknown" + legal_keys(tree, f"{where}.{part}" if where else part))
@@ -544,7 +578,7 @@ def check_fields(tree: DictConfig) -> None:
     """
     for key, legal in LEGAL_VALUES.items():
         value = OmegaConf.select(tree, key)
-        if value is not None and value not in legal:
+        if isinstance(value, str) and value not in legal:  # a key may hold numbers elsewhere
             raise ConfigError(f"{key}={value} is not legal: choose one of {', '.join(map(str, legal))}")
     for key, least in LEAST_VALUES.items():
         value = OmegaConf.select(tree, key)
@@ -577,6 +611,7 @@ def check_fields(tree: DictConfig) -> None:
         raise ConfigError(f"data.pool_tracks={pool} must hold at least data.tracks_per_batch={batch} tracks")
 
 
+SPLIT_NAMES = ("train", "val", "test")
 LEGAL_VALUES: dict[str, tuple] = {
     "trainer.accelerator": ("auto", "cpu", "gpu"),
     "trainer.strategy": ("auto", "ddp"),
@@ -589,6 +624,8 @@ LEGAL_VALUES: dict[str, tuple] = {
     "tempo": ("torch", "madmom", "manifest"),
     "estimator": ("torch", "madmom"),
     "accelerator": ("auto", "cpu", "gpu"),
+    "split": SPLIT_NAMES,
+    "method": ("auto", "exact", "approximate"),
 }
 LEAST_VALUES: dict[str, float] = {
     "seed": 0,
@@ -633,17 +670,18 @@ LEAST_VALUES: dict[str, float] = {
     "pieces": 12,
     "queries": 0,
     "neighbours": 1,
-    "seconds": 3.0,
-    "jobs": 1,
-    "high_agreement": 0.5,
-    "least_votes": 1,
-    "limit": 1,
     "port": 0,
     "listening_questions": 1,
     "max_upload_mb": 1,
     "max_upload_minutes": 1,
     "uploads_at_a_time": 1,
     "decode_seconds": 1,
+    "seconds": 3.0,
+    "jobs": 1,
+    "high_agreement": 0.5,
+    "least_votes": 1,
+    "limit": 1,
+    "k": 1,
 }
 MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far beyond what makes sense
     "seed": 2**32 - 1,
@@ -673,12 +711,13 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "pieces": 1_000_000,
     "queries": 100,
     "neighbours": 100,
-    "seconds": 3_600.0,
-    "high_agreement": 1.0,
     "port": 65_535,
     "listening_questions": 1_000,
     "max_upload_mb": 2_000,
     "max_upload_minutes": 60,
     "uploads_at_a_time": 64,
     "decode_seconds": 3_600,
+    "seconds": 3_600.0,
+    "high_agreement": 1.0,
+    "k": 1_000_000,
 }

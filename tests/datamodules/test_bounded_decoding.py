@@ -107,7 +107,7 @@ def many_channels(channels: int, rate: int, seconds: float) -> bytes:
 
 
 def test_too_much_memory_is_said(monkeypatch):
-    with pytest.raises(UnusableAudio, match="more than 250 MB of memory|decoder failed"):
+    with pytest.raises(UnusableAudio, match=r"more than 250 MB of memory|decoder failed"):
         decoded(many_channels(1000, 8000, 4.0), memory=250 << 20)
 
 

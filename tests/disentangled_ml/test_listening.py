@@ -258,7 +258,7 @@ def test_names_that_are_none_are_refused(tmp_path, name):
 @pytest.mark.parametrize(("number", "chosen"), [(1, "first"), (-1, "first"), ("0", "first"), (True, "first"), (0, "a")])
 def test_answers_that_are_none_are_refused(tmp_path, number, chosen):
     test = ListeningTest([question(0)], tmp_path)
-    with pytest.raises(ValueError, match="no question has that number|an answer is one of"):
+    with pytest.raises(ValueError, match=r"no question has that number|an answer is one of"):
         test.answer("Ann", number, chosen)
     test.close()
 
