@@ -12,6 +12,7 @@ SWEEP = random
 SWEEP_ID =
 COUNT =
 TEST_JOBS = 4
+INDEX =
 RUN = $(shell ls -td runs/*/ 2>/dev/null | head -n 1)
 # Of `make slurm`
 JOB = train
@@ -39,7 +40,7 @@ tasks = $(or $(filter-out 0,$(GPUS)),1)
 submit = sbatch --parsable --cpus-per-task=$(CPUS) --time='$(TIME)'
 
 
-.PHONY: help setup demo train evaluate table sweep agent prepare report slurm slurm-train slurm-prepare test test-slurm lint bench
+.PHONY: help setup demo train evaluate table sweep agent prepare report serve slurm slurm-train slurm-prepare test test-slurm lint bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -99,6 +100,10 @@ report: .venv/ready ## make one HTML page of RUN (the newest run; trained when m
 	$(if $(RUN),,$(MAKE) train DATA='$(DATA)')
 	$(PY) -m disentangled_ml.html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
 		$(if $(filter-out file,$(origin MANIFEST)),'manifest=$(MANIFEST)') $(ARGS)
+
+serve: .venv/ready ## open a page over the catalogue INDEX that CHECKPOINT embedded, see docs/serve.md
+	@test -n '$(INDEX)' || { echo 'INDEX is missing: make serve INDEX=DIR, which embed made with CHECKPOINT' >&2; exit 1; }
+	$(PY) -m disentangled_ml.serve 'checkpoint=$(CHECKPOINT)' 'index=$(INDEX)' $(ARGS)
 
 slurm: slurm-$(JOB) ## submit JOB=train or JOB=prepare to SLURM, see docs/slurm.md
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import uvicorn
 from omegaconf import DictConfig
 
-from callbacks.embedding_map import plane
 from datamodules.bounded_decoding import Bounds, decode_bounded
 from datamodules.triplet_lists import read_triplets, write_triplets
 from disentangled_ml.config import ConfigError
@@ -26,8 +26,8 @@ from disentangled_ml.embedder import Embedder
 from disentangled_ml.listening import Question
 from disentangled_ml.listening_draw import MAX_TRACKS, as_questions, draw_triplets, label_conditions
 from disentangled_ml.listening_test import LIST_FILE, ListeningTest
+from disentangled_ml.networks import choose_device
 from disentangled_ml.structures import ListedTriplet
-from disentangled_ml.systems import choose_device
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import is_loopback
 from disentangled_ml.web.uploads import Heard, UploadLimits
@@ -65,6 +65,13 @@ def main(config: DictConfig) -> None:
     sys.stdout.write(f"serving {len(view.catalogue):,} tracks on {address_of(door)} (end it with Ctrl-C)\n")
     sys.stdout.flush()
     uvicorn.Server(settings).run(sockets=[door])
+
+
+def plane(points: np.ndarray) -> np.ndarray:
+    """Bring points (N, D) to two dimensions, as the figures of a run do."""
+    from callbacks.embedding_map import plane as draw  # with Lightning and matplotlib, which take seconds to import
+
+    return draw(points)
 
 
 def listener(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]], Heard]:

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from disentangled_ml.listening import CANNOT_TELL, FIRST, SECOND, what_is_asked
+from disentangled_ml.listening import CANNOT_TELL, FIRST, SECOND, check_rater, first_is_left, what_is_asked
 from disentangled_ml.listening_test import ListeningTest, Turn
 from disentangled_ml.web.guard import Guard
 from disentangled_ml.web.view import CatalogueView, UnknownQuery
@@ -217,16 +217,16 @@ def shown_turn(turn: Turn, chunk_seconds: float) -> dict[str, Any]:
     return {**shown, "asked": what_is_asked(turn.question.condition), "chunk_seconds": chunk_seconds, "chosen": chosen}
 
 
-def side_of(chosen: str, first_is_left: bool) -> str:
+def side_of(chosen: str, first_left: bool) -> str:
     """Say on which side what was chosen is seen; it undoes ``choice_of``.
 
     >>> side_of("first", True), side_of("first", False), side_of("cannot tell", True)
     ('left', 'right', 'cannot tell')
     """
-    return chosen if chosen == CANNOT_TELL else SIDES[(chosen == FIRST) != first_is_left]
+    return chosen if chosen == CANNOT_TELL else SIDES[(chosen == FIRST) != first_left]
 
 
-def choice_of(side: Any, first_is_left: bool) -> str:
+def choice_of(side: Any, first_left: bool) -> str:
     """Say what is chosen by a side.
 
     Raises:
@@ -237,7 +237,7 @@ def choice_of(side: Any, first_is_left: bool) -> str:
     """
     if side not in (*SIDES, CANNOT_TELL):
         raise ValueError(f"an answer is one of {', '.join((*SIDES, CANNOT_TELL))}")
-    return side if side == CANNOT_TELL else (FIRST if (side == SIDES[0]) == first_is_left else SECOND)
+    return side if side == CANNOT_TELL else (FIRST if (side == SIDES[0]) == first_left else SECOND)
 
 
 async def turn(request: Request) -> Response:
@@ -257,8 +257,9 @@ async def answer(request: Request) -> Response:
     content, listening = await json_object(request), request.app.state.listening
 
     def keep() -> dict[str, bool]:
-        asked = listening.turn(content.get("rater"), content.get("number"))
-        listening.answer(content.get("rater"), asked.number, choice_of(content.get("chosen"), asked.first_is_left))
+        rater, number = check_rater(content.get("rater")), content.get("number")
+        first_left = first_is_left(listening.question(number), rater)
+        listening.answer(rater, number, choice_of(content.get("chosen"), first_left))
         return {"saved": True}
 
     try:

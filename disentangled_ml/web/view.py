@@ -148,7 +148,7 @@ class CatalogueView:
         """Give the median distance of the tracks of the catalogue from a query, per condition."""
         rows = some_rows(len(self.catalogue), TYPICAL_TRACKS)
         squared = condition_distances(self.catalogue.embedding[rows], embedding, self.catalogue.model.masks)
-        median = np.sqrt(np.median(squared, axis=0)).tolist()
+        median = np.median(np.sqrt(squared), axis=0).tolist()
         return dict(zip(self.catalogue.condition_names, median, strict=True))
 
     def add_upload(self, file: IO[bytes]) -> dict[str, Any]:

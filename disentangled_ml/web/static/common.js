@@ -26,7 +26,10 @@ export async function ask(path, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new Refused("The server does not answer. Is it still running?");
   }
-  const content = await response.json().catch(() => ({}));
+  const content = await response.json().catch((error) => {
+    if (error.name === "AbortError") throw error; // while the answer was on its way
+    return {};
+  });
   if (!response.ok) throw new Refused(content.error ?? `The server answered ${response.status}.`);
   return content;
 }

@@ -22,7 +22,7 @@ const player = (track) =>
   track.audio ? el("audio", { controls: true, preload: "none", src: `audio?${new URLSearchParams({ track: track.id })}`, "aria-label": `Play ${track.id}` })
     : el("p", { class: "note" }, "No recording to play.");
 
-const titled = (track) => [el("span", { class: "name" }, track.id), track.artist ? el("span", { class: "dim" }, ` ${track.artist}`) : null];
+const titled = (track) => [el("span", { class: "name" }, track.id), ...(track.artist ? [el("span", { class: "dim" }, ` ${track.artist}`)] : [])];
 
 // Choosing
 
@@ -34,7 +34,7 @@ function showQuery(track) {
     box.replaceChildren(el("span", { class: "name" }, query.name), el("span", { class: "dim" }, ` your upload, ${length}`),
       el("audio", { controls: true, src: query.url, "aria-label": "Play your upload" }));
   } else {
-    box.replaceChildren(...titled(track).filter(Boolean), tags(track), player(track));
+    box.replaceChildren(...titled(track), tags(track), player(track));
   }
 }
 
@@ -98,7 +98,7 @@ async function suggest() {
   if (by("find").value.trim() !== text) return;
   options = tracks;
   const items = tracks.map((track, i) => el("li", { role: "option", id: `option-${i}`, "aria-selected": "false",
-    onmousedown: (event) => { event.preventDefault(); pick(track.id); } }, ...titled(track).filter(Boolean), tags(track)));
+    onmousedown: (event) => { event.preventDefault(); pick(track.id); } }, ...titled(track), tags(track)));
   by("suggestions").replaceChildren(...(items.length ? items : [el("li", { class: "dim" }, "No such track")]));
   by("suggestions").hidden = false;
   by("find").setAttribute("aria-expanded", "true");
@@ -150,9 +150,10 @@ function showResults({ query: track, results, typical }) {
     : "No track passes the filters.";
   by("results").replaceChildren(...results.map((result, i) => el("li", {},
     el("span", { class: "rank" }, String(i + 1)),
-    el("div", {}, ...titled(result.track).filter(Boolean), tags(result.track, track),
-      player(result.track),
-      el("button", { class: "link note", type: "button", onclick: () => pick(result.track.id), "aria-label": `More like ${result.track.id}` }, "More like this")),
+    el("div", {},
+      el("div", { class: "title" }, el("span", {}, ...titled(result.track)),
+        el("button", { class: "link", type: "button", onclick: () => pick(result.track.id), "aria-label": `More like ${result.track.id}` }, "More like this")),
+      tags(result.track, track), player(result.track)),
     el("div", { class: "picture" }, why(result, typical)))));
   by("more").hidden = results.length < shown || shown >= MOST;
   markMap(track?.id ?? null, results.map((result) => result.track.id));
