@@ -348,6 +348,19 @@ def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Se
     return shape[0]
 
 
+def write_index(folder: Path, masks: np.ndarray) -> None:
+    """Build and write the index of the catalogue that was put together.
+
+    Raises:
+        ValueError: if it has too few tracks for one.
+    """
+    from disentangled_ml.approximate import build_index  # faiss, where it is needed
+
+    index = build_index(np.load(folder / EMBEDDING, mmap_mode="r", allow_pickle=False), masks)
+    with replacing(folder / INDEX, "wb") as file:
+        file.write(index.as_bytes())
+
+
 def write_header(folder: Path, embedder: Embedder, n_tracks: int) -> None:
     """Write what makes the folder a catalogue, and remove what killed processes have left."""
     write_json(folder / HEADER, {"format_version": FORMAT_VERSION, "tracks": n_tracks, **embedder.notes.as_json()})

@@ -345,6 +345,7 @@ class EmbedConfig:
     shards: str | None = None
     split: str | None = None
     out: str = MISSING
+    approximate: bool | None = None
     workers: int | None = None
     accelerator: str = MISSING
 
@@ -354,7 +355,8 @@ class SearchConfig:
     """Hold everything ``python -m disentangled_ml.search`` takes."""
 
     index: str = MISSING
-    like: str = MISSING
+    like: str | None = None
+    precision: bool = MISSING
     checkpoint: str | None = None
     weights: dict[str, float] = field(default_factory=dict)
     k: int = MISSING

@@ -16,12 +16,20 @@ from omegaconf import DictConfig
 
 from datamodules.corpora.manifest import read_manifest
 from datamodules.index import ShardIndex
-from disentangled_ml.cataloguing import PieceStore, embed_manifest, embed_shards, put_together, write_header
+from disentangled_ml.cataloguing import (
+    PieceStore,
+    embed_manifest,
+    embed_shards,
+    put_together,
+    write_header,
+    write_index,
+)
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
 from disentangled_ml.embedder import Embedder
 from disentangled_ml.jobs import locked
 from disentangled_ml.networks import choose_device
+from disentangled_ml.similarity_search import MOST_EXACT
 from disentangled_ml.structures import SPLITS
 
 SPLIT_SHARES = (0.7, 0.1, 0.2)  # as prepare's, for rows of a manifest without a split
@@ -45,18 +53,22 @@ def main(config: DictConfig) -> None:
         else:
             pieces = embed_manifest(embedder, catalogue, store, config.split, config.workers or os.cpu_count() or 1)
         n_tracks = put_together(out, embedder, store, pieces)
+        has_index = config.approximate if config.approximate is not None else n_tracks > MOST_EXACT
+        if has_index:
+            write_index(out, embedder.notes.masks)
         write_header(out, embedder, n_tracks)
-    tell(out, embedder, n_tracks)
+    tell(out, embedder, n_tracks, has_index)
 
 
-def tell(out: Path, embedder: Embedder, n_tracks: int) -> None:
+def tell(out: Path, embedder: Embedder, n_tracks: int, has_index: bool) -> None:
     """Say what was made and what was rejected."""
     with open(out / "rejected.csv", newline="", encoding="utf-8") as file:
         n_rejected = sum(1 for _ in csv.DictReader(file))
     if n_rejected:
         logger.info("%d rejected, see %s", n_rejected, out / "rejected.csv")
     names, dim = ", ".join(embedder.condition_names), embedder.notes.masks.shape[1]
-    sys.stdout.write(f"{out}: {n_tracks:,} tracks, {dim} dimensions; conditions: {names}\n")
+    how = "with an index for approximate search" if has_index else "searched exactly"
+    sys.stdout.write(f"{out}: {n_tracks:,} tracks, {dim} dimensions, {how}; conditions: {names}\n")
 
 
 if __name__ == "__main__":

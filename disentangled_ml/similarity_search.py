@@ -1,11 +1,6 @@
 """Search an embedded catalogue: "like this track, as to genre 1.0, mood 0.5, tempo 0".
 
-With a weight w_c >= 0 per condition and the masks m_c of the model the distance between two embeddings is
-
-    D(x, y)^2 = sum_c w_c || x * m_c - y * m_c ||^2 = sum_d s_d (x_d - y_d)^2,    s = sum_c w_c m_c^2
-
-(a mask enters squared, as in the loss). A condition of weight zero has no say. Scaling all weights scales all distances alike and
-changes no ranking. Results come nearest first, of equally near ones the first row first.
+The distance is that of weighted_distance.py. Results come nearest first, of equally near ones the first row first.
 
 The exact search takes the distances to all tracks from one product of a matrix and a vector in float32, which is fast but rounds;
 every track that rounding could have kept out of the first k is then compared by the differences themselves, in float64. So
@@ -18,14 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from disentangled_ml.catalogue import INDEX, Catalogue, CatalogueTrack, read_catalogue, stable_key
+from disentangled_ml.weighted_distance import check_weights, condition_distances, scales
 
-ROWS_PER_BLOCK = 16_384  # of a matrix product: what one block needs stays in the caches
+ROWS_PER_BLOCK = 16_384  # of a matrix product
+GATHERED = 8  # where fewer than one in so many tracks is allowed, only those are read
 FLOAT32_UNIT = 2.0**-24  # of rounding
 METHODS = ("auto", "exact", "approximate")
 MOST_EXACT = 100_000  # tracks: so many are compared one by one in some 20 ms
@@ -34,9 +32,7 @@ MOST_EXACT = 100_000  # tracks: so many are compared one by one in some 20 ms
 class Index(Protocol):
     """Give candidates of a large catalogue."""
 
-    def candidates(
-        self, query: np.ndarray, weights: np.ndarray, scale: np.ndarray, allowed: np.ndarray | None, n: int
-    ) -> np.ndarray:
+    def candidates(self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, n: int) -> np.ndarray:
         """Give the rows of at least n tracks that are probably the nearest, or of all that are allowed where they are fewer."""
 
 
@@ -71,32 +67,6 @@ class Filters:
     tempo: tuple[float, float] | None = None
 
 
-def check_weights(weights: Mapping[str, float] | None, condition_names: Sequence[str]) -> np.ndarray:
-    """Give the weights (C,) float64 in the order of the conditions; those that are not given are zero.
-
-    Args:
-        weights: Per condition; None: one for each.
-        condition_names: Of the model.
-
-    Raises:
-        ValueError: for an unknown condition, or weights that are negative, not finite or all zero.
-
-    >>> check_weights({"mood": 0.5}, ["genre", "mood"]).tolist(), check_weights(None, ["genre", "mood"]).tolist()
-    ([0.0, 0.5], [1.0, 1.0])
-    """
-    if weights is None:
-        return np.ones(len(condition_names))
-    unknown = [name for name in weights if name not in condition_names]
-    if unknown:
-        raise ValueError(f"weights.{unknown[0]}: the model knows no such condition, only {', '.join(condition_names)}")
-    for name, value in weights.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise ValueError(f"weights.{name}={value} is not legal: give a finite number >= 0")
-    if not any(weights.values()):
-        raise ValueError(f"all weights are zero: give one of {', '.join(condition_names)} a weight above 0")
-    return np.array([float(weights.get(name, 0.0)) for name in condition_names])
-
-
 def check_tempo(tempo: Sequence[float] | None) -> tuple[float, float] | None:
     """Give the range of tempi.
 
@@ -111,28 +81,6 @@ def check_tempo(tempo: Sequence[float] | None) -> tuple[float, float] | None:
     if len(tempo) != 2 or not 0 <= tempo[0] <= tempo[1] < math.inf:
         raise ValueError(f"tempo={list(tempo)} is no range: give the slowest and the fastest in BPM, as tempo=[90,120]")
     return float(tempo[0]), float(tempo[1])
-
-
-def scales(weights: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Give the weight of each dimension, s = sum_c w_c m_c^2: (C,) and (C, D) to (D,) float64.
-
-    >>> scales(np.array([1.0, 0.5]), np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0]])).tolist()
-    [1.0, 3.0, 0.5]
-    """
-    return weights @ masks.astype(np.float64) ** 2
-
-
-def condition_distances(embedding: np.ndarray, query: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Compute the squared distance of each track from the query in each subspace, from the differences.
-
-    Shape:
-        embedding: (R, D); query: (D,); masks: (C, D); returns: (R, C) float64.
-
-    >>> condition_distances(np.array([[3.0, 4.0]]), np.zeros(2), np.eye(2)).tolist()
-    [[9.0, 16.0]]
-    """
-    difference = embedding.astype(np.float64) - query.astype(np.float64)
-    return difference**2 @ (masks.astype(np.float64) ** 2).T
 
 
 class SimilaritySearch:
@@ -177,11 +125,11 @@ class SimilaritySearch:
         if query.shape != (masks.shape[1],) or not np.isfinite(query).all():
             raise ValueError(f"the query is no embedding: {masks.shape[1]} finite numbers expected")
         weight = check_weights(weights, names)
-        scale, allowed = scales(weight, masks), self.allowed(filters or Filters())
+        allowed = self.allowed(filters or Filters())
         if self.is_approximate(method, allowed):
-            rows = self.index.candidates(query, weight, scale, allowed, k)
+            rows = self.index.candidates(query, weight, allowed, k)
         else:
-            rows = nearest_candidates(self.catalogue.embedding, query, scale, allowed, k)
+            rows = self.exact_candidates(query, weight, allowed, k)
         squared = condition_distances(self.catalogue.embedding[rows], query, masks)
         total = squared @ weight
         order = np.lexsort((rows, total))[:k]
@@ -196,6 +144,39 @@ class SimilaritySearch:
             Result(row, track, distance, dict(zip(names, per_condition, strict=True)))
             for row, track, distance, per_condition in found
         ]
+
+    @cached_property
+    def squared_lengths(self) -> np.ndarray:
+        """Give the squared length of each track in each subspace, (N, C) float32."""
+        embedding, squares = self.catalogue.embedding, self.catalogue.model.masks.astype(np.float32) ** 2
+        blocks = range(0, len(embedding), ROWS_PER_BLOCK)
+        return np.concatenate([embedding[first : first + ROWS_PER_BLOCK] ** 2 @ squares.T for first in blocks])
+
+    def exact_candidates(
+        self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, k: int
+    ) -> np.ndarray:
+        """Give the rows of all tracks that may be among the k nearest; what float32 rounds away keeps none out.
+
+        Shape:
+            query: (D,); weights: (C,); allowed: (N,) bool; returns: (R,) int64, ascending; R >= k where so many are allowed.
+        """
+        embedding, scale = self.catalogue.embedding, scales(weights, self.catalogue.model.masks)
+        used = np.flatnonzero(scale)
+        part = slice(used[0], used[-1] + 1)  # a condition's dimensions lie side by side, as a rule
+        rows = None if allowed is None else np.flatnonzero(allowed)
+        few = rows is not None and len(rows) * GATHERED < len(embedding)
+        squared = self.squared_lengths[rows if few else slice(None)] @ weights.astype(np.float32)
+        product = (2 * scale * query)[part].astype(np.float32)
+        for first in range(0, len(squared), ROWS_PER_BLOCK):
+            block = slice(first, first + ROWS_PER_BLOCK)
+            squared[block] -= embedding[rows[block] if few else block, part] @ product
+        if rows is None or few:
+            rows = np.arange(len(embedding)) if rows is None else rows
+        else:
+            squared = squared[rows]
+        if len(rows) <= k:
+            return rows
+        return rows[squared <= np.partition(squared, k - 1)[k - 1] + rounding(scale, query)]
 
     def search_like(
         self,
@@ -262,42 +243,14 @@ def open_search(folder: str | Path) -> SimilaritySearch:
     return SimilaritySearch(catalogue, read_index(catalogue.folder / INDEX, catalogue))
 
 
-def nearest_candidates(
-    embedding: np.ndarray, query: np.ndarray, scale: np.ndarray, allowed: np.ndarray | None, k: int
-) -> np.ndarray:
-    """Give the rows of all tracks that may be among the k nearest; what float32 rounds away keeps none out.
+def rounding(scale: np.ndarray, query: np.ndarray) -> float:
+    """Bound by how much float32 may order two tracks wrongly, whose embeddings are of length 1.
 
-    Shape:
-        embedding: (N, D) float32, rows of length 1 at most; query, scale: (D,); allowed: (N,) bool.
-        returns: (R,) int64, ascending; R >= k where so many are allowed.
+    Each of the sums over D dimensions is off by D units at most, of the sum of the sizes of what it adds up (N. Higham, "Accuracy and
+    Stability of Numerical Algorithms", section 3.1): the length of a track, twice its product with the query; and there are two tracks.
 
-    >>> nearest_candidates(np.eye(3, dtype=np.float32), np.array([0.9, 0.1, 0]), np.ones(3), None, k=1).tolist()
-    [0]
+    >>> rounding(np.ones(256), np.eye(256)[0]) < 1e-3
+    True
     """
-    rows = np.arange(len(embedding)) if allowed is None else np.flatnonzero(allowed)
-    if len(rows) <= k:
-        return rows
-    used = np.flatnonzero(scale)
-    part = slice(used[0], used[-1] + 1)  # a condition's dimensions lie side by side, as a rule
-    squared = squared_distances(embedding[:, part], query[part], scale[part])[rows]
-    nearest = np.partition(squared, k - 1)[k - 1]
-    length = max(1.0, float(np.abs(query).max() * math.sqrt(len(query))))
-    slack = 8 * (len(scale) + 8) * FLOAT32_UNIT * float(scale.max()) * length**2
-    return rows[squared <= nearest + slack]
-
-
-def squared_distances(embedding: np.ndarray, query: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Compute sum_d s_d (x_d - q_d)^2 of all tracks by matrix products, to the rounding of float32.
-
-    Shape:
-        embedding: (N, D) float32; query, scale: (D,); returns: (N,) float32.
-
-    >>> squared_distances(np.eye(2, dtype=np.float32), np.array([1.0, 0.0]), np.array([1.0, 3.0])).tolist()
-    [0.0, 4.0]
-    """
-    scale32, product = scale.astype(np.float32), (-2 * scale * query).astype(np.float32)
-    squared = np.empty(len(embedding), np.float32)
-    for first in range(0, len(embedding), ROWS_PER_BLOCK):
-        block = embedding[first : first + ROWS_PER_BLOCK]
-        squared[first : first + len(block)] = block @ product + block**2 @ scale32
-    return squared + np.float32(scale @ query.astype(np.float64) ** 2)
+    length = max(1.0, float(np.linalg.norm(query)))
+    return 8 * (len(scale) + 8) * FLOAT32_UNIT * float(scale.max()) * length

@@ -1,127 +1,105 @@
-"""A small embedded catalogue of own recordings, whose names are as hostile as names can be, and servers of it."""
+"""Small embedded catalogues, checkpoints and recordings, for the tests of search."""
 
 from __future__ import annotations
 
 import csv
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
 import torch
+from omegaconf import OmegaConf
 
-from datamodules.audio import encode_mp3
-from disentangled_ml import embed
-from disentangled_ml.builders import checkpoint_notes
-from disentangled_ml.conditions import TagCondition
+from disentangled_ml.catalogue import (
+    COLUMNS,
+    COLUMNS_FILE,
+    EMBEDDING,
+    FORMAT_VERSION,
+    HEADER,
+    TRACKS,
+    Catalogue,
+    CatalogueTrack,
+    ModelNotes,
+    column_values,
+    read_catalogue,
+)
 from disentangled_ml.config import load_config
 from disentangled_ml.networks import build_network
 from disentangled_ml.structures import AudioSettings
+from tests.conftest import N_MELS, TINY
 
-CONDITIONS = ["genre", "mood", "tempo"]
-AUDIO = AudioSettings(n_mels=16)
-RATE = AUDIO.sample_rate
-ROOT = Path(__file__).resolve().parents[2]
-HOSTILE_IDS = (
-    "<script>window.hacked=1</script>",
-    "\"quoted\" & 'single' </script>",
-    "--><img src=x onerror=window.hacked=1>",
-    "../../etc/passwd",
-    "a/b?c=d&e#f%2e",
-    "日本語 ö \u202e",
-    "x" * 10_000,
-)
-IDS = (*HOSTILE_IDS, *(f"t{i}" for i in range(13)))
-ARTISTS = ("<b onclick=window.hacked=1>Ann</b>", "Bob", "", "y" * 10_000)
-GENRES, MOODS = ("<i>rock</i>", "jazz"), ("calm", '"happy" onload="window.hacked=1"', "sad")
+NAMES, SUBSPACE_DIM = ["genre", "mood", "tempo"], 4
+TEMPO = {"relation": "absolute", "tolerance_bpm": 5.0, "tolerance": 0.04, "margin": 0.16}
+SAMPLE_RATE = 22050
 
 
-class Made(NamedTuple):
-    """Hold the files of a catalogue."""
-
-    checkpoint: Path
-    index: Path
-    folder: Path
-
-    def arguments(self, *more: str) -> list[str]:
-        return [f"checkpoint={self.checkpoint}", f"index={self.index}", "accelerator=cpu", *more]
+def disjoint_masks() -> np.ndarray:
+    """Give each condition its own four dimensions."""
+    return np.repeat(np.eye(len(NAMES), dtype=np.float32), SUBSPACE_DIM, axis=1)
 
 
-def sound(number: int, seconds: float = 2.0) -> np.ndarray:
-    """Make a recording that is not like the others."""
-    time_ = np.arange(int(seconds * RATE)) / RATE
-    noise = np.random.default_rng(number).normal(0, 0.02, len(time_))
-    return 0.3 * np.sin(2 * np.pi * (120 + 160 * number) * time_) + noise
+def unit_rows(n_tracks: int, seed: int = 0) -> np.ndarray:
+    """Draw embeddings."""
+    rows = np.random.default_rng(seed).standard_normal((n_tracks, len(NAMES) * SUBSPACE_DIM))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def write_recordings(folder: Path) -> None:
-    """Write the manifest and the recordings of ``IDS``; every format occurs."""
-    (folder / "audio").mkdir(parents=True)
-    with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
+def track_of(number: int) -> CatalogueTrack:
+    """Describe a track; every third has no artist, every fourth no tempo, every fifth no genre."""
+    labels: dict = {"mood": [("calm", "happy", "sad")[number % 3]]}
+    if number % 5:
+        labels["genre"] = [("jazz", "rock")[number % 2]]
+    if number % 4:
+        labels["tempo"] = 60.0 + number % 90
+    return CatalogueTrack(f"t{number}", f"artist {number % 7}" if number % 3 else None, None, labels)
+
+
+def write_catalogue(folder: Path, embedding: np.ndarray, masks: np.ndarray | None = None, **changed) -> Catalogue:
+    """Write a catalogue by hand, as its module describes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tracks = changed.pop("tracks", [track_of(number) for number in range(len(embedding))])
+    lines = [json.dumps(track._asdict()).encode() + b"\n" for track in tracks]
+    offsets = np.cumsum([0, *map(len, lines)])
+    columns = [column_values(track, offset) for track, offset in zip(tracks, offsets, strict=False)]
+    (folder / TRACKS).write_bytes(b"".join(lines))
+    np.save(folder / EMBEDDING, embedding.astype("<f4"))
+    np.save(folder / COLUMNS_FILE, np.array(columns, COLUMNS))
+    masks = disjoint_masks() if masks is None else masks
+    notes = ModelNotes("0" * 64, NAMES, masks, AudioSettings(n_mels=N_MELS), 16, TEMPO).as_json()
+    header = {"format_version": FORMAT_VERSION, "tracks": len(embedding), **notes, **changed}
+    (folder / HEADER).write_text(json.dumps(header))
+    return read_catalogue(folder)
+
+
+def save_checkpoint(path: Path, shards: Path | str = "shards/x", seed: int = 0, *arguments: str) -> Path:
+    """Save the checkpoint of an untrained network."""
+    config, audio = load_config("config", [*TINY, f"data.shards={shards}", *arguments]), AudioSettings(n_mels=N_MELS)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build_network(config, NAMES, audio)
+    content = {
+        "state_dict": {f"network.{key}": value for key, value in network.state_dict().items()},
+        "config": OmegaConf.to_container(config),
+        "conditions": NAMES,
+        "audio": asdict(audio),
+    }
+    torch.save(content, path)
+    return path
+
+
+def write_recordings(folder: Path, n: int, seconds: float = 1.5) -> Path:
+    """Write recordings, each a chord over noise, and their manifest; give the manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "manifest.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["track_id", "path", "artist", "genre", "mood", "tempo"])
-        for i, track_id in enumerate(IDS):
-            name = f"audio/{i}.{('wav', 'flac', 'ogg', 'mp3')[i % 4]}"
-            if i % 4 == 3:
-                (folder / name).write_bytes(encode_mp3(sound(i), RATE))
-            else:
-                soundfile.write(folder / name, sound(i), RATE)
-            writer.writerow([track_id, name, ARTISTS[i % 4], GENRES[i % 2], MOODS[i % 3], 80 + 5 * i])
-
-
-def make_catalogue(folder: Path) -> Made:
-    """Embed the recordings by a network as it is born."""
-    write_recordings(folder)
-    settings = ["data=shards", "data.shards=nowhere", "data.chunk_frames=16", "backbone=conv", "backbone.width=0.1"]
-    config = load_config("config", [*settings, "embedding_dim=24", "trainer=cpu"])
-    torch.manual_seed(0)
-    network = build_network(config, CONDITIONS, AUDIO)
-    notes = checkpoint_notes(config, [TagCondition(name, ("x",)) for name in CONDITIONS], AUDIO)
-    weights = {f"network.{key}": value for key, value in network.state_dict().items()}
-    torch.save({"state_dict": weights, **notes}, folder / "best.ckpt")
-    made = Made(folder / "best.ckpt", folder / "index", folder)
-    given = [f"checkpoint={made.checkpoint}", f"manifest={folder}/manifest.csv", f"out={made.index}", "workers=1"]
-    embed.main(load_config("embed", [*given, "accelerator=cpu"]))
-    return made
-
-
-class Served:
-    """Run ``python -m disentangled_ml.serve`` on a free port until the test ends."""
-
-    def __init__(self, made: Made, log: Path, *arguments: str):
-        self.log = log
-        with open(log, "ab") as file:
-            file.truncate(0)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "disentangled_ml.serve", *made.arguments("port=0", *arguments)],
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-            )
-        until = time.monotonic() + 180
-        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/", self.said())):
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < until, self.said()
-            time.sleep(0.1)
-        self.address, self.port = found[0], int(found[1])
-
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def end(self) -> int:
-        """Interrupt it as Ctrl-C does; give its status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        return self.process.wait(30)
+        writer.writerow(["track_id", "path", "artist", "split", "genre", "tempo"])
+        for number in range(n):
+            rng = np.random.default_rng(number)
+            time = np.arange(int((seconds + 0.1 * (number % 5)) * SAMPLE_RATE)) / SAMPLE_RATE
+            chord = sum(np.sin(2 * np.pi * pitch * time) for pitch in rng.uniform(100, 4000, 3))
+            soundfile.write(folder / f"{number}.flac", 0.1 * chord + 0.01 * rng.standard_normal(len(time)), SAMPLE_RATE)
+            artist, split = f"artist {number % 4}" if number % 3 else "", "test" if number % 4 == 0 else "train"
+            writer.writerow([f"r{number}", f"{number}.flac", artist, split, ("jazz", "rock")[number % 2], 60 + number])
+    return folder / "manifest.csv"

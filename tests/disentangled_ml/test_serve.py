@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from catalogues import ARTISTS, HOSTILE_IDS, IDS, RATE, Made, Served, make_catalogue, sound
+from servers import ARTISTS, HOSTILE_IDS, IDS, RATE, Made, Served, make_catalogue, sound
 
 from datamodules.triplet_lists import read_triplets
 from disentangled_ml.answer_file import read_answers
@@ -329,7 +329,7 @@ def test_a_listening_test_survives_a_killed_server(made, tab, tmp_path):
     tab.get_by_label("Your name").fill(rater)
     tab.get_by_role("button", name="Begin").click()
     tab.wait_for_function("() => document.getElementById('count').textContent.startsWith('0 of 4 answered, as <b')")
-    tab.locator("#choose-left").click()  # before all was heard
+    tab.locator("#choose-left").click(force=True)  # before all was heard
     assert "Listen to all three first" in tab.locator("#hint").inner_text()
     for done in (1, 2):
         listen_to_all(tab)

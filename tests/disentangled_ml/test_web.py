@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from catalogues import ARTISTS, CONDITIONS, GENRES, HOSTILE_IDS, IDS, RATE, Made, make_catalogue, sound
+from servers import ARTISTS, CONDITIONS, GENRES, HOSTILE_IDS, IDS, RATE, Made, make_catalogue, sound
 from starlette.testclient import TestClient
 
 from datamodules.bounded_decoding import Bounds
