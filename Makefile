@@ -101,9 +101,12 @@ report: .venv/ready ## make one HTML page of RUN (the newest run; trained when m
 	$(PY) -m disentangled_ml.html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
 		$(if $(filter-out file,$(origin MANIFEST)),'manifest=$(MANIFEST)') $(ARGS)
 
-serve: .venv/ready ## open a page over the catalogue INDEX that CHECKPOINT embedded, see docs/serve.md
-	@test -n '$(INDEX)' || { echo 'INDEX is missing: make serve INDEX=DIR, which embed made with CHECKPOINT' >&2; exit 1; }
-	$(PY) -m disentangled_ml.serve 'checkpoint=$(CHECKPOINT)' 'index=$(INDEX)' $(ARGS)
+serve: .venv/ready $(if $(INDEX),,$(demo-manifest)) ## open a page over the catalogue INDEX (MANIFEST embedded, when missing) by CHECKPOINT (the newest), see docs/serve.md
+	$(if $(CHECKPOINT),,$(MAKE) train)
+	checkpoint="$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))"; \
+	index="$(or $(INDEX),$$(dirname "$$checkpoint")/../index)"; \
+	{ test -n '$(INDEX)' || $(PY) -m disentangled_ml.embed "checkpoint=$$checkpoint" 'manifest=$(MANIFEST)' "out=$$index"; } && \
+	$(PY) -m disentangled_ml.serve "checkpoint=$$checkpoint" "index=$$index" $(ARGS)
 
 slurm: slurm-$(JOB) ## submit JOB=train or JOB=prepare to SLURM, see docs/slurm.md
 

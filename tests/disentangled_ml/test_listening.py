@@ -17,6 +17,7 @@ from disentangled_ml import listening_results
 from disentangled_ml.answer_file import AnswerFile, as_line, parse_line, read_answers
 from disentangled_ml.conditions import TempoCondition
 from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.human_triplets import read_judgements
 from disentangled_ml.listening import (
     Answer,
     Excerpt,
@@ -328,3 +329,32 @@ def test_answers_are_readable_json(tmp_path):
     assert content.pop("time").endswith("+00:00")
     assert content == {"rater": "Ann", "chosen": "first", "condition": "genre", "reference": ["r0", None],
                        "first": ["a0", None], "second": ["b0", 1.5]}  # fmt: skip
+
+
+def test_the_list_is_read_as_what_people_said(tmp_path):
+    """``human_triplets`` knows a listening test by its header, and takes only triplets with a majority and enough votes."""
+    given = answers("Ann0f", "Bob0f", "Cem0s", "Ann1s")
+    (tmp_path / "judged.csv").write_text(judged_csv(collect_votes([question(0), question(1)], given)))
+    found = read_judgements(tmp_path / "judged.csv", AudioSettings(), least_votes=None)
+    assert [(t.triplet.positive.track_id, t.agreement, t.votes, t.group) for t in found.triplets] == [
+        ("a0", pytest.approx(2 / 3), 3, "r0"),
+        ("b1", 1.0, 1, "r1"),
+    ]
+    assert {t.triplet.condition for t in found.triplets} == {"human"}
+    few = read_judgements(tmp_path / "judged.csv", AudioSettings(), least_votes=2)
+    assert (len(few.triplets), few.undecided) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "match"),
+    [
+        ("positive_votes", "1", "no column negative_votes"),
+        ("positive_votes,negative_votes", "1,x", "line 2: negative_votes='x' is not a number of votes"),
+        ("positive_votes,negative_votes", "1", "line 2: negative_votes='' is not a number of votes"),
+    ],
+)
+def test_votes_that_are_none_are_named(tmp_path, header, row, match):
+    columns = "condition,anchor_id,anchor_start,positive_id,positive_start,negative_id,negative_start"
+    (tmp_path / "judged.csv").write_text(f"{columns},{header}\ngenre,a,,b,,c,,{row}\n")
+    with pytest.raises(ValueError, match=match):
+        read_judgements(tmp_path / "judged.csv", AudioSettings(), least_votes=None)

@@ -230,7 +230,7 @@ def test_an_upload_is_answered_and_sliders_change_the_order(served, tab, tmp_pat
         move(tab, slider, 0)
     assert names(tab) != before
     move(tab, "tempo", 0)
-    assert tab.locator("#error").inner_text().startswith("all weights are zero")
+    assert tab.locator("#error").inner_text().startswith("All weights are zero")
     move(tab, "genre", 0.5)
     assert len(names(tab)) == 10
     assert not tab.locator("#error").is_visible()

@@ -39,7 +39,7 @@ export const post = (path, content, options = {}) =>
 
 export function complain(error) {
   const box = by("error");
-  box.textContent = error ? error.message : "";
+  box.textContent = error ? error.message.charAt(0).toUpperCase() + error.message.slice(1) : "";
   box.hidden = !error;
   if (error && !(error instanceof Refused)) throw error;
 }

@@ -1,4 +1,4 @@
-import { ask, by, complain, debounced, el, post, svg } from "./common.js";
+import { ask, by, complain, debounced, el, post, Refused, svg } from "./common.js";
 import { drawMap, loadMap, markMap } from "./map.js";
 
 const PAGE = 10, MOST = 100; // results shown at first, and at most
@@ -51,9 +51,9 @@ async function upload(file) {
   complain(null);
   if (!file) return;
   const { max_bytes: most } = catalogue.upload;
-  const status = by("status");
+  const status = by("status"), before = status.textContent;
   try {
-    if (file.size > most) throw Object.assign(new Error(), { tooLarge: true });
+    if (file.size > most) throw new Refused(`This file is too large: the most is ${Math.round(most / 1e6)} MB.`);
     status.textContent = "Uploading and listening to the recording…";
     const answer = await ask("api/upload", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
     if (query?.url) URL.revokeObjectURL(query.url);
@@ -62,10 +62,8 @@ async function upload(file) {
     history.replaceState(null, "", location.pathname);
     await search();
   } catch (error) {
-    status.textContent = "";
-    if (!error.tooLarge) return complain(error);
-    by("error").textContent = `This file is too large: the most is ${Math.round(most / 1e6)} MB.`;
-    by("error").hidden = false;
+    status.textContent = before;
+    complain(error);
   } finally {
     by("upload").value = "";
   }
