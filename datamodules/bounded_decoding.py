@@ -101,7 +101,7 @@ def main(recording: int, decoded: int, max_seconds: float, memory: int, cpu_seco
         sys.stdout.write(json.dumps(f"decoding takes more than {memory >> 20} MB of memory"))
         return UNUSABLE
     with open(decoded, "wb") as file:
-        file.write(waveform.astype(np.float32).tobytes())
+        waveform.astype(np.float32, copy=False).tofile(file)
     sys.stdout.write(json.dumps(sample_rate))
     return 0
 

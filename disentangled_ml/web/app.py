@@ -10,6 +10,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from typing import IO, Any
 
@@ -35,6 +36,7 @@ STATIC = {
 }
 MEDIA_TYPES = {".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
 MAX_JSON = 65_536  # bytes of a question in JSON
+LINGER_SECONDS = 3.0  # that a body which is too large is still taken, and thrown away
 SIDES = ("left", "right")
 
 
@@ -163,15 +165,30 @@ async def receive(request: Request, file: IO[bytes], most: int, seconds: float) 
     too_large = HTTPException(413, f"this is too large: the most is {most:,} bytes", {"connection": "close"})
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > most:
+        await hear_out(request)
         raise too_large
     try:
         async with asyncio.timeout(seconds):
             async for block in request.stream():
                 if file.tell() + len(block) > most:
-                    raise too_large
+                    break
                 file.write(block)
+            else:
+                return
     except TimeoutError:
         raise HTTPException(408, f"this was not sent within {seconds:g} seconds", {"connection": "close"}) from None
+    await hear_out(request)
+    raise too_large
+
+
+async def hear_out(request: Request) -> None:
+    """Let a sender go on for a moment: one that has not finished sees the line break and not the answer."""
+    if "expect" in request.headers:  # it asks first
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            async for _ in request.stream():
+                pass
 
 
 async def upload(request: Request) -> Response:

@@ -122,6 +122,12 @@ def test_a_multipart_form_is_told_what_to_send(served):
     assert (status, "send the recording itself" in content["error"]) == (415, True)
 
 
+def test_a_file_that_is_too_large_is_told_so_and_not_just_cut_off(served):
+    """The sender writes all of it before it reads."""
+    status, content = ask(served, "api/upload", bytes(3_000_000), "audio/wav")
+    assert (status, content["error"]) == (413, "this is too large: the most is 1,000,000 bytes")
+
+
 def test_it_listens_on_this_machine_alone(served):
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     own = [

@@ -98,7 +98,7 @@ async function showFigures() {
   by("figures").replaceChildren(
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "asked for"), ...Object.values(FIGURES).map((name) => el("th", { scope: "col" }, name)))),
     el("tbody", {}, ...Object.entries(figures).map(([name, row]) =>
-      el("tr", {}, el("th", { scope: "row" }, name), ...Object.keys(FIGURES).map((key) => el("td", {}, number(row[key])))))),
+      el("tr", {}, el("th", { scope: "row" }, name === "track" ? "as a whole" : name), ...Object.keys(FIGURES).map((key) => el("td", {}, number(row[key])))))),
   );
 }
 
