@@ -5,9 +5,9 @@ candidate is the one that the list calls positive; raters see the two in an orde
 she cannot tell: that is an answer, but no vote. The last answer of a rater to a question counts.
 
 Agreement of the raters: the share of equal votes among all pairs of votes on the same question, and Krippendorff's alpha for
-nominal values (K. Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011): 1 is perfect, 0 what chance gives. What the two
-candidates of a question are called is arbitrary, so for alpha the names A and B are drawn by lot: if all votes were for
-"positive", alpha would take that for a habit of the raters instead of agreement.
+nominal values (K. Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011): 1 is perfect, 0 what chance gives. Which of two
+candidates is called the first is arbitrary, so alpha is computed over the questions and their mirror images together: by chance either
+candidate then has half of the votes. Otherwise raters who all choose the positive would seem to have a habit instead of an opinion.
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ def agreement_figures(votes: Votes) -> dict[str, Any]:
     """
     answers = [choice for chosen in votes.values() for choice in chosen.values()]
     counts = [count_votes(chosen) for chosen in votes.values()]
-    units = [named_votes(question, chosen) for question, chosen in votes.items()]
+    units = [FIRST[0] * first + SECOND[0] * second for first, second in counts]
+    mirrored = [FIRST[0] * second + SECOND[0] * first for first, second in counts]
     judged = [first > second for first, second in counts if first != second]
     return {
         "questions": len(votes),
@@ -169,16 +170,9 @@ def agreement_figures(votes: Votes) -> dict[str, Any]:
         "judged": len(judged),
         "ties": sum(first == second > 0 for first, second in counts),
         "percent_agreement": percent_agreement(units),
-        "krippendorff_alpha": krippendorff_alpha(units),
+        "krippendorff_alpha": krippendorff_alpha(units + mirrored),
         "agreement_with_list": sum(judged) / len(judged) if judged else None,
     }
-
-
-def named_votes(question: Question, chosen: Mapping[str, str]) -> str:
-    """Give the votes on a question as letters, A and B standing for its candidates as the lot decides."""
-    letters = "AB" if lot("letters", question) % 2 == 0 else "BA"
-    first, second = count_votes(chosen)
-    return letters[0] * first + letters[1] * second
 
 
 def figures_by_condition(votes: Votes) -> dict[str, dict[str, Any]]:

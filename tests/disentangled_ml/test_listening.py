@@ -83,10 +83,28 @@ def test_figures_by_hand():
 
 
 def test_raters_who_all_follow_the_list_agree():
-    """Were the candidates named as the list has them, all votes would be alike, and alpha not defined."""
-    given = [Answer(name, question(i), "first") for i in range(40) for name in ("Ann", "Bob")]
-    figures = agreement_figures(collect_votes([question(i) for i in range(40)], given))
+    """Over the questions alone all votes would be alike, and alpha not defined."""
+    given = [Answer(name, question(i), "first") for i in range(4) for name in ("Ann", "Bob")]
+    figures = agreement_figures(collect_votes([question(i) for i in range(4)], given))
     assert figures["krippendorff_alpha"] == figures["percent_agreement"] == figures["agreement_with_list"] == 1.0
+
+
+def test_alpha_of_a_test_by_hand():
+    """Votes ff, fs, ss and their mirror images: of 6 pairs 2 disagree; of 12 values half are f, 6/11 expected."""
+    given = answers("Ann0f", "Bob0f", "Ann1f", "Bob1s", "Ann2s", "Bob2s")
+    figures = agreement_figures(collect_votes([question(i) for i in range(3)], given))
+    assert figures["krippendorff_alpha"] == pytest.approx(1 - (2 / 6) / (6 / 11))
+
+
+def test_what_is_called_first_does_not_matter_to_agreement():
+    given = answers("Ann0f", "Bob0f", "Cem0s", "Ann1f", "Bob1f", "Cem1f", "Ann2f", "Cem2s")
+    asked = [question(i) for i in range(3)]
+    other = {"first": "second", "second": "first"}
+    swapped = [answer._replace(chosen=other[answer.chosen]) for answer in given]
+    one, two = (agreement_figures(collect_votes(asked, each)) for each in (given, swapped))
+    assert one["krippendorff_alpha"] == two["krippendorff_alpha"]
+    assert one["percent_agreement"] == two["percent_agreement"]
+    assert one["agreement_with_list"] == 1 - two["agreement_with_list"]
 
 
 def test_the_last_answer_of_a_rater_counts():
