@@ -12,7 +12,6 @@ SWEEP = random
 SWEEP_ID =
 COUNT =
 TEST_JOBS = 4
-INDEX =
 RUN = $(shell ls -td runs/*/ 2>/dev/null | head -n 1)
 # Of `make slurm`
 JOB = train
@@ -23,6 +22,9 @@ TIME = 24:00:00
 PARTS = 40
 NAME := $(or $(EXPERIMENT),$(BACKBONE),$(JOB))-$(shell date +%Y%m%d-%H%M%S)
 SBATCH =
+# Of `make embed` and `make search`
+LIKE =
+WEIGHTS =
 CHECKPOINT = $(shell ls -t runs/*/checkpoints/best.ckpt 2>/dev/null | head -n 1)
 
 data-is-demo := $(filter demo,$(DATA))
@@ -35,12 +37,14 @@ choices := $(if $(BACKBONE),backbone=$(BACKBONE)) $(if $(MASK),mask=$(MASK)) $(i
 
 own-out := $(and $(corpus),$(filter file,$(origin OUT)))
 prepared = $(if $(corpus),data=$(DATA),'manifest=$(MANIFEST)') $(if $(own-out),,'out=$(OUT)')
+from-manifest := $(filter file,$(origin DATA))
+INDEX = indexes/$(notdir $(if $(from-manifest),$(patsubst %/,%,$(dir $(MANIFEST))),$(shards)))
 out-logs = $(if $(own-out),$(shards),$(OUT))/slurm
 tasks = $(or $(filter-out 0,$(GPUS)),1)
 submit = sbatch --parsable --cpus-per-task=$(CPUS) --time='$(TIME)'
 
 
-.PHONY: help setup demo train evaluate table sweep agent prepare report serve slurm slurm-train slurm-prepare test test-slurm lint bench
+.PHONY: help setup demo train evaluate table sweep agent prepare report embed search serve slurm slurm-train slurm-prepare test test-slurm lint bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -101,12 +105,20 @@ report: .venv/ready ## make one HTML page of RUN (the newest run; trained when m
 	$(PY) -m disentangled_ml.html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
 		$(if $(filter-out file,$(origin MANIFEST)),'manifest=$(MANIFEST)') $(ARGS)
 
-serve: .venv/ready $(if $(INDEX),,$(demo-manifest)) ## open a page over the catalogue INDEX (MANIFEST embedded, when missing) by CHECKPOINT (the newest), see docs/serve.md
-	$(if $(CHECKPOINT),,$(MAKE) train)
-	checkpoint="$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))"; \
-	index="$(or $(INDEX),$$(dirname "$$checkpoint")/../index)"; \
-	{ test -n '$(INDEX)' || $(PY) -m disentangled_ml.embed "checkpoint=$$checkpoint" 'manifest=$(MANIFEST)' "out=$$index"; } && \
-	$(PY) -m disentangled_ml.serve "checkpoint=$$checkpoint" "index=$$index" $(ARGS)
+embed: .venv/ready $(if $(from-manifest),$(demo-manifest),$(if $(data-is-demo),shards/demo/index.json)) ## embed the recordings of MANIFEST, or the tracks of DATA, by CHECKPOINT (the newest; trained when missing) into INDEX
+	$(if $(CHECKPOINT),,$(MAKE) train DATA='$(DATA)')
+	$(PY) -m disentangled_ml.embed "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
+		$(if $(from-manifest),'manifest=$(MANIFEST)','shards=$(shards)') 'out=$(INDEX)' $(ARGS)
+
+search: .venv/ready ## find in INDEX (embedded when missing) what is LIKE a track or file, by WEIGHTS="genre=1 mood=.5"; without LIKE: tell how well that works
+	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
+	$(PY) -m disentangled_ml.search 'index=$(INDEX)' $(if $(LIKE),'like=$(LIKE)',precision=true) \
+		$(if $(and $(LIKE),$(wildcard $(LIKE))),'checkpoint=$(CHECKPOINT)') $(addprefix weights.,$(WEIGHTS)) $(ARGS)
+
+serve: .venv/ready ## open a page over INDEX (embedded when missing) by CHECKPOINT, which embedded it: docs/serve.md
+	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
+	$(PY) -m disentangled_ml.serve "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
+		'index=$(INDEX)' $(ARGS)
 
 slurm: slurm-$(JOB) ## submit JOB=train or JOB=prepare to SLURM, see docs/slurm.md
 

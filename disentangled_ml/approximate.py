@@ -8,7 +8,7 @@ codes, a sixteenth of the bytes of the embedding, in the registers of the proces
 Kermarrec, N. Le Scouarnec, "Cache locality is not enough", VLDB 2015). The nearest by their codes are the candidates, which are then
 compared by their embeddings.
 
-An inverted file or graph per condition was measured beside it: docs/search.md.
+Inverted files were tried beside it, of each condition's subspace and of the whole: docs/search.md.
 """
 
 from __future__ import annotations
