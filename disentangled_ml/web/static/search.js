@@ -22,7 +22,7 @@ const player = (track) =>
   track.audio ? el("audio", { controls: true, preload: "none", src: `audio?${new URLSearchParams({ track: track.id })}`, "aria-label": `Play ${track.id}` })
     : el("p", { class: "note" }, "No recording to play.");
 
-const titled = (track) => [el("span", { class: "name" }, track.id), ...(track.artist ? [el("span", { class: "dim" }, ` ${track.artist}`)] : [])];
+const titled = (track) => el("span", { class: "names" }, el("span", { class: "name" }, track.id), track.artist ? el("span", { class: "dim" }, ` ${track.artist}`) : null);
 
 // Choosing
 
@@ -31,10 +31,10 @@ function showQuery(track) {
   box.hidden = false;
   if (query.upload) {
     const length = `${Math.round(query.seconds)} s${query.cut ? ", of which the beginning is used" : ""}`;
-    box.replaceChildren(el("span", { class: "name" }, query.name), el("span", { class: "dim" }, ` your upload, ${length}`),
+    box.replaceChildren(el("span", { class: "names" }, el("span", { class: "name" }, query.name)), el("span", { class: "dim" }, `Your upload, ${length}`),
       el("audio", { controls: true, src: query.url, "aria-label": "Play your upload" }));
   } else {
-    box.replaceChildren(...titled(track), tags(track), player(track));
+    box.replaceChildren(titled(track), tags(track), player(track));
   }
 }
 
@@ -96,7 +96,7 @@ async function suggest() {
   if (by("find").value.trim() !== text) return;
   options = tracks;
   const items = tracks.map((track, i) => el("li", { role: "option", id: `option-${i}`, "aria-selected": "false",
-    onmousedown: (event) => { event.preventDefault(); pick(track.id); } }, ...titled(track), tags(track)));
+    onmousedown: (event) => { event.preventDefault(); pick(track.id); } }, titled(track), tags(track)));
   by("suggestions").replaceChildren(...(items.length ? items : [el("li", { class: "dim" }, "No such track")]));
   by("suggestions").hidden = false;
   by("find").setAttribute("aria-expanded", "true");
@@ -149,7 +149,7 @@ function showResults({ query: track, results, typical }) {
   by("results").replaceChildren(...results.map((result, i) => el("li", {},
     el("span", { class: "rank" }, String(i + 1)),
     el("div", {},
-      el("div", { class: "title" }, el("span", {}, ...titled(result.track)),
+      el("div", { class: "title" }, titled(result.track),
         el("button", { class: "link", type: "button", onclick: () => pick(result.track.id), "aria-label": `More like ${result.track.id}` }, "More like this")),
       tags(result.track, track), player(result.track)),
     el("div", { class: "picture" }, why(result, typical)))));
