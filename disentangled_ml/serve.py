@@ -11,6 +11,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -64,7 +65,8 @@ def main(config: DictConfig) -> None:
     )
     sys.stdout.write(f"serving {len(view.catalogue):,} tracks on {address_of(door)} (end it with Ctrl-C)\n")
     sys.stdout.flush()
-    uvicorn.Server(settings).run(sockets=[door])
+    with suppress(KeyboardInterrupt):  # how it is ended
+        uvicorn.Server(settings).run(sockets=[door])
 
 
 def plane(points: np.ndarray) -> np.ndarray:
