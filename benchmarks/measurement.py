@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
+from typing import TypeVar
 
 ROUNDS = 5
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,10 @@ def seconds(task: Callable[[], object], clock: Callable[[], float] = perf_counte
 
 
 def interleaved(
-    tasks: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, clock: Callable[[], float] = perf_counter
-) -> dict[str, list[float]]:
+    tasks: Mapping[Name, Callable[[], object]], rounds: int = ROUNDS, clock: Callable[[], float] = perf_counter
+) -> dict[Name, list[float]]:
     """Time tasks in turn, after a round that does not count; give the seconds of each, round by round."""
-    times: dict[str, list[float]] = {name: [] for name in tasks}
+    times: dict[Name, list[float]] = {name: [] for name in tasks}
     for number in range(rounds + 1):
         for name, task in tasks.items():
             spent = seconds(task, clock)

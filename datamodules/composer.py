@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from disentangled_ml.conditions import Condition, Relation, forbid_positives, same_group
+from disentangled_ml.conditions import Condition, same_group
 from disentangled_ml.structures import BatchTracks, ChunkBatch
-from disentangled_ml.triplets import TripletMiner, draw_columns
+from disentangled_ml.triplets import TripletMiner, relate_conditions
 
 ANCHORS_PER_TRY = 4  # candidates that are related to the whole pool at a time
 
@@ -35,6 +35,7 @@ class BatchPlan:
         pool_tracks: Tracks held to choose from.
         triplets_per_condition: Triplets drawn per batch for each condition; 0 for none.
         track_triplets: Triplets drawn per batch for the track condition; 0 for none.
+        class_targets: Whether the loss compares chunks with classes.
 
     Raises:
         ValueError: if the pool is smaller than a batch, for then an epoch would miss tracks.
@@ -46,6 +47,7 @@ class BatchPlan:
     pool_tracks: int = 512
     triplets_per_condition: int = 256
     track_triplets: int = 256
+    class_targets: bool = False
 
     def __post_init__(self):
         if self.pool_tracks < self.tracks_per_batch:
@@ -80,24 +82,35 @@ class StreamedTrack(NamedTuple):
     artist: int
 
 
-def draw_starts(frames: int, chunk_frames: int, n: int, generator: Generator) -> Tensor:
-    """Draw the first frames of n chunks of a track.
+def draw_starts(frames: Sequence[int], chunk_frames: int, n: int, generator: Generator) -> Tensor:
+    """Draw the first frames of n chunks of each track.
 
-    Where the track is long enough no two chunks overlap by more than half; in a shorter track the starts are drawn
+    Where a track is long enough no two of its chunks overlap by more than half; in a shorter one the starts are drawn
     independently. The first and the last legal start can occur, and all between them unless the track is hardly long enough.
 
-    Shape:
-        returns: (n,) int64, from 0 to frames - chunk_frames.
+    Args:
+        frames: Lengths of the tracks.
+        chunk_frames: Length of a chunk.
+        n: Chunks per track.
+        generator: Of everything drawn.
 
-    >>> draw_starts(129, 129, 2, torch.Generator()).tolist()
-    [0, 0]
+    Shape:
+        returns: (N, n) int64, from 0 to frames - chunk_frames.
+
+    >>> draw_starts([129, 129], 129, 2, torch.Generator()).tolist()
+    [[0, 0], [0, 0]]
     """
-    last, gap = frames - chunk_frames, -(-chunk_frames // 2)
-    slack = last - (n - 1) * gap
-    if slack < 0:
-        return torch.randint(last + 1, (n,), generator=generator)
-    starts = torch.randint(slack + 1, (n,), generator=generator).sort().values
-    return starts + gap * torch.arange(n)
+    gap = -(-chunk_frames // 2)
+    last = [length - chunk_frames for length in frames]
+    slack = [start - (n - 1) * gap for start in last]
+    drawn = torch.stack(
+        [
+            torch.randint(1 + (room if room >= 0 else start), (n,), generator=generator)
+            for start, room in zip(last, slack, strict=True)
+        ]
+    )
+    is_apart = torch.tensor(slack)[:, None] >= 0
+    return torch.where(is_apart, drawn.sort(dim=1).values + gap * torch.arange(n), drawn)
 
 
 class TrackPool:
@@ -148,6 +161,11 @@ class TrackPool:
             self.used[slot] = True
         return drawn
 
+    def describe(self, slots: list[int], start: Tensor | None = None) -> BatchTracks:
+        """Give what relates the tracks in some slots, with the starts of their chunks if there are some."""
+        rows = torch.tensor(slots, dtype=torch.int64)
+        return BatchTracks([encoded[rows] for encoded in self.encoded], self.artist[rows], start)
+
     def labels(self) -> list[Tensor]:
         """Give the encoded labels of all tracks held, (N, V) per condition."""
         return [encoded[: len(self.tracks)] for encoded in self.encoded]
@@ -155,24 +173,6 @@ class TrackPool:
     def artists(self) -> Tensor:
         """Give the artist codes (N,) of all tracks held."""
         return self.artist[: len(self.tracks)]
-
-
-def relate_slots(condition: Condition, labels: Tensor, artist: Tensor, rows: Tensor) -> Relation:
-    """Relate some tracks to all; anchor and positive are two tracks, and not by one artist.
-
-    Shape:
-        labels: (N, V) as encoded; artist: (N,); rows: (A,) int64.
-        returns: relation (A, N).
-    """
-    forbidden = same_group(artist[rows], artist) | (rows[:, None] == torch.arange(len(labels)))
-    return forbid_positives(condition.relate(labels[rows], labels), forbidden)
-
-
-def allows_triplet(condition: Condition, labels: Tensor, artist: Tensor, slots: list[int]) -> bool:
-    """Tell whether the tracks in some slots have a triplet among them."""
-    everyone = torch.arange(len(slots))
-    positive, negative = relate_slots(condition, labels[slots], artist[slots], everyone)
-    return bool((positive.any(1) & negative.any(1)).any())
 
 
 def draw_slots(
@@ -186,17 +186,34 @@ def draw_slots(
         labels: (N, V) as encoded; artist: (N,).
     """
     weight = condition.rarity(labels)
-    n_labelled = int((weight > 0).sum())
+    n_labelled = int(weight.count_nonzero())
     order = torch.multinomial(weight, n_labelled, generator=generator) if n_labelled else torch.empty(0).long()
-    for anchor in order.split(ANCHORS_PER_TRY):
-        positive, negative = relate_slots(condition, labels, artist, anchor)
-        able = (positive.any(1) & negative.any(1)).nonzero()[:1, 0]
-        if len(able):
-            slots = [anchor[able].item(), draw_columns(positive[able], generator).item()]
-            if not negative[able][:, chosen].any():
-                slots.append(draw_columns(negative[able], generator).item())
+    for first in range(0, n_labelled, ANCHORS_PER_TRY):
+        anchor = order[first : first + ANCHORS_PER_TRY]
+        positive, negative = condition.relate(labels[anchor], labels)
+        positive &= ~same_group(artist[anchor], artist)
+        positive.scatter_(1, anchor[:, None], False)  # itself
+        able = (positive.any(1) & negative.any(1)).nonzero()[:, 0].tolist()
+        if able:
+            row = able[0]
+            slots = [anchor[row].item(), draw_column(positive[row], generator)]
+            if not negative[row, chosen].any():
+                slots.append(draw_column(negative[row], generator))
             return slots
     return []
+
+
+def draw_column(allowed: Tensor, generator: Generator) -> int:
+    """Draw one of the True of a row (N,), uniformly; at least one is True."""
+    columns = allowed.nonzero()[:, 0]
+    chance = torch.rand(1, generator=generator, dtype=torch.float64).item()
+    return columns[int(chance * len(columns))].item()
+
+
+def are_able(conditions: list[Condition], tracks: BatchTracks) -> list[bool]:
+    """Tell of each condition whether it allows a triplet of some tracks."""
+    positive, negative = (torch.stack(kind) for kind in zip(*relate_conditions(conditions, tracks), strict=True))
+    return (positive.any(2) & negative.any(2)).any(1).tolist()
 
 
 def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan, generator: Generator) -> list[int]:
@@ -207,8 +224,9 @@ def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan,
     wanted = min(plan.tracks_per_batch, len(pool.tracks))
     chosen = dict.fromkeys(pool.draw_fresh(plan.fresh_tracks, generator))
     artist, labels = pool.artists(), pool.labels()
+    is_able = are_able(conditions, pool.describe(list(chosen)))
     turns = torch.randperm(len(conditions), generator=generator).tolist()
-    turns.sort(key=lambda c: allows_triplet(conditions[c], labels[c], artist, list(chosen)))
+    turns.sort(key=is_able.__getitem__)
     for turn in range(wanted - len(chosen)):  # a turn adds three tracks at the most, perhaps none
         if len(chosen) >= wanted:
             break
@@ -237,17 +255,29 @@ def compose_batches(
             return
         slots = choose_tracks(pool, conditions, plan, generator)
         tracks = [pool.tracks[slot] for slot in slots]
-        starts = [draw_starts(t.frames, plan.chunk_frames, plan.chunks_per_track, generator) for t in tracks]
-        labels = [encoded[slots] for encoded in pool.labels()]
-        related = BatchTracks(labels, pool.artists()[slots], torch.stack(starts))
+        starts = draw_starts([track.frames for track in tracks], plan.chunk_frames, plan.chunks_per_track, generator)
+        related = pool.describe(slots, starts)
         triplets = miner.draw(related, generator)
         if number < n_skipped:
             continue
-        audio = np.stack(
-            [track.read_chunk(start) for track, row in zip(tracks, starts, strict=True) for start in row.tolist()]
-        )
+        chunks = (track.read_chunk(start) for track, row in zip(tracks, starts.tolist(), strict=True) for start in row)
         targets = [
             condition.targets(encoded).repeat_interleave(plan.chunks_per_track, dim=0)
-            for condition, encoded in zip(conditions, labels, strict=True)
+            for condition, encoded in zip(conditions, related.labels, strict=True)
+            if plan.class_targets
         ]
-        yield ChunkBatch(torch.from_numpy(audio), triplets, targets, related)
+        yield ChunkBatch(torch.from_numpy(stacked(chunks, starts.numel())), triplets, targets, related)
+
+
+def stacked(arrays: Iterable[np.ndarray], n: int) -> np.ndarray:
+    """Copy n >= 1 arrays of one shape into one, each as soon as it is there: in half the time of ``np.stack``.
+
+    >>> stacked(iter([np.zeros(3), np.ones(3)]), 2).shape
+    (2, 3)
+    """
+    whole = np.empty(0)
+    for row, array in enumerate(arrays):
+        if not row:
+            whole = np.empty((n, *array.shape), array.dtype)
+        whole[row] = array
+    return whole

@@ -71,7 +71,7 @@ class ShardIndex:
             "has_waveform": self.has_waveform,
             "conditions": self.conditions,
             "splits": {
-                split: {"samples": self.count(split), "shards": [asdict(shard) for shard in self.splits[split]]}
+                split: {"samples": self.count(split), "shards": [vars(shard) for shard in self.splits[split]]}
                 for split in SPLITS
             },
         }

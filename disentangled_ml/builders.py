@@ -78,6 +78,7 @@ def build_plan(config: DictConfig) -> BatchPlan:
         data.pool_tracks,
         data.triplets_per_condition if drawn else 0,
         data.track_triplets if drawn else 0,
+        config.loss.name != "triplet",
     )
 
 

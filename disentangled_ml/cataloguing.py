@@ -133,7 +133,7 @@ class PieceStore:
                 return None
             tracks = [CatalogueTrack(**track) for track in notes["tracks"]]
             made = Made(embedding, tracks, [Rejected(*line) for line in notes["rejected"]])
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, BadZipFile):
             return None
         return made if len(embedding) == len(tracks) and embedding.dtype == np.float32 else None
 
@@ -169,6 +169,7 @@ def manifest_pieces(catalogue: Catalogue, split: str | None) -> Iterator[tuple[P
                 yield row
             elif split is None or row.split == split:
                 key = stable_key(row.track_id)
+                row = row._replace(path=str(Path(row.path).absolute()))  # wherever the command is run
                 yield Rejected(row.track_id, row.path, DUPLICATE) if key in seen else row
                 seen.add(key)
 
@@ -214,7 +215,7 @@ def with_record(row: TrackRecord | Rejected, result: np.ndarray | Rejected) -> C
     """Join the chunks of a recording with what is known about it."""
     if isinstance(result, Rejected):
         return result
-    return CatalogueTrack(row.track_id, row.artist, str(Path(row.path).absolute()), dict(row.labels)), result
+    return CatalogueTrack(row.track_id, row.artist, row.path, dict(row.labels)), result
 
 
 def embed_shards(embedder: Embedder, index: ShardIndex, store: PieceStore, splits: Sequence[str]) -> list[Piece]:

@@ -65,7 +65,7 @@ class TagCondition:
             ValueError: for a label that is no list of tags.
         """
         column = {tag: i for i, tag in enumerate(self.vocabulary)}
-        encoded = torch.zeros(len(labels), len(self.vocabulary), dtype=torch.bool)
+        rows, columns = [], []
         for row, tags in enumerate(labels):
             try:
                 if isinstance(tags, str | int | float | dict):
@@ -73,7 +73,10 @@ class TagCondition:
                 known = [column[tag] for tag in tags or () if tag in column]
             except TypeError:  # also of a tag that is a list
                 raise ValueError(f"condition {self.name}: label {tags!r} is not a list of tags") from None
-            encoded[row, known] = True
+            rows += [row] * len(known)
+            columns += known
+        encoded = torch.zeros(len(labels), len(self.vocabulary), dtype=torch.bool)
+        encoded[rows, columns] = True
         return encoded
 
     def relate(self, a: Tensor, b: Tensor) -> Relation:
@@ -93,8 +96,8 @@ class TagCondition:
         >>> genre.rarity(genre.encode([["rock"], ["rock"], ["jazz"], None])).tolist()
         [0.5, 0.5, 1.0, 0.0]
         """
-        count = labels.float().sum(0)
-        return labels.float() @ torch.where(count > 0, 1 / count.clamp(min=1), 0.0)
+        present = labels.float()
+        return present @ (1 / present.sum(0).clamp(min=1))
 
     @property
     def n_classes(self) -> int:

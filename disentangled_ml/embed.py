@@ -29,6 +29,7 @@ from disentangled_ml.console import run_command
 from disentangled_ml.embedder import Embedder
 from disentangled_ml.jobs import locked
 from disentangled_ml.networks import choose_device
+from disentangled_ml.run_folder import naming_out
 from disentangled_ml.similarity_search import MOST_EXACT
 from disentangled_ml.structures import SPLITS
 
@@ -47,7 +48,7 @@ def main(config: DictConfig) -> None:
     else:
         catalogue = read_manifest(Path(config.manifest), SPLIT_SHARES)
     store = PieceStore(out, embedder.notes.fingerprint)
-    with locked(out):
+    with naming_out(out), locked(out):
         if config.shards is not None:
             pieces = embed_shards(embedder, index, store, [config.split] if config.split else SPLITS)
         else:

@@ -7,23 +7,24 @@ masked distance is that of the loss (J. Lee et al., ICASSP 2020, section 3.3).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from disentangled_ml.conditions import Condition
 from disentangled_ml.losses import masked_mean, triplet_violation, with_track
-from disentangled_ml.metrics import Accuracy, mean_accuracy, mean_interval, triplet_accuracy
+from disentangled_ml.metrics import mean_accuracy, mean_intervals, triplet_accuracies
 from disentangled_ml.retrieval import retrieval_report, track_recall
 from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks, TrackInfo
 
-TRIPLETS_PER_BLOCK = (
-    1024  # whose differences stay in a core's cache while they are masked for one space after the other
-)
+TRIPLETS_PER_BLOCK = 512  # whose differences stay in a core's cache
+SPACES = ("sub", "all")  # the subspace of a triplet's own condition, all dimensions
 
 
 @dataclass
@@ -133,24 +134,20 @@ def find_rows(table: EmbeddingTable, triplets: Iterable[ListedTriplet], conditio
     unknown = {triplet.condition for triplet in triplets} - set(names)
     if unknown:
         raise ValueError(f"the triplet list has conditions {sorted(unknown)}, the model knows {names}")
-    number, skipped = {name: c for c, name in enumerate(names)}, dict.fromkeys(names, 0)
     row = {member: i for i, member in enumerate(table.rows)}
-    indices, condition, anchors = [], [], []
-    for name, *members in triplets:
-        rows = [row.get(member) for member in members]
-        if None in rows:
-            skipped[name] += 1
-        else:
-            indices += rows
-            condition.append(number[name])
-            anchors.append(members[0].track_id)
+    places = (row.get(member, -1) for triplet in triplets for member in triplet[1:])
+    indices = torch.from_numpy(np.fromiter(places, np.int64)).reshape(-1, 3)  # in half the time of a list's tensor
+    is_there = (indices >= 0).all(1).tolist()
+    kept = [triplet for triplet, there in zip(triplets, is_there, strict=True) if there]
+    lost = Counter(triplet.condition for triplet, there in zip(triplets, is_there, strict=True) if not there)
+    number = {name: c for c, name in enumerate(names)}
     embedding = torch.stack(list(table.rows.values())) if row else torch.empty(0, 0)
     return ListedRows(
         embedding,
-        torch.tensor(indices, dtype=torch.int64).reshape(-1, 3),
-        torch.tensor(condition).long(),
-        anchors,
-        skipped,
+        indices[torch.tensor(is_there, dtype=torch.bool)],
+        torch.tensor([number[triplet.condition] for triplet in kept]).long(),
+        [triplet.anchor.track_id for triplet in kept],
+        {name: lost[name] for name in names},
     )
 
 
@@ -162,13 +159,13 @@ def space_distances(rows: ListedRows, masks: Tensor) -> tuple[Tensor, Tensor]:
         returns: dist_ap, dist_an, both (M, T).
     """
     dist_ap, dist_an = torch.empty(2, len(masks), len(rows.indices))
+    weights = masks.square().T  # ||(x - y) * m||^2 = (x - y)^2 . m^2: one product for all spaces
     for first in range(0, len(rows.indices), TRIPLETS_PER_BLOCK):
         block = rows.indices[first : first + TRIPLETS_PER_BLOCK]
+        place = slice(first, first + len(block))
         anchor, positive, negative = rows.embedding[block].unbind(1)
-        to_positive, to_negative = anchor - positive, anchor - negative  # once for all spaces
-        for space, mask in enumerate(masks):
-            dist_ap[space, first : first + len(block)] = torch.linalg.vector_norm(to_positive * mask, dim=1)
-            dist_an[space, first : first + len(block)] = torch.linalg.vector_norm(to_negative * mask, dim=1)
+        dist_ap[:, place] = ((anchor - positive).square_() @ weights).sqrt_().T
+        dist_an[:, place] = ((anchor - negative).square_() @ weights).sqrt_().T
     return dist_ap, dist_an
 
 
@@ -221,27 +218,26 @@ def evaluation_report(
     rows = find_rows(table, triplets, condition_names)
     dist_ap, dist_an = space_distances(rows, with_track(masks.detach().float().cpu()))
     correct = dist_ap < dist_an
-    spaces = {"sub": correct.gather(0, rows.condition[None])[0], "all": correct[-1]}
+    spaces = torch.stack(
+        [correct.gather(0, rows.condition[None])[0], correct[-1]]
+    )  # of its condition, of all dimensions
 
-    def anchors_of(chosen: Tensor) -> list[str]:
-        return [rows.anchors[i] for i in chosen.nonzero()[:, 0].tolist()]
+    def chosen(is_chosen: Tensor) -> tuple[Tensor, list[str]]:
+        return spaces[:, is_chosen], [rows.anchors[i] for i in is_chosen.nonzero()[:, 0].tolist()]
 
-    def entry(space: str, c: int) -> dict[str, Any]:
-        chosen = rows.condition == c
-        result: Accuracy = triplet_accuracy(spaces[space][chosen], anchors_of(chosen))
-        return {"accuracy": result.accuracy, "ci95": list(result.ci95), "n": result.n}
-
-    def mean_ci95(space: str) -> list[float]:
-        chosen = rows.condition < len(condition_names)
-        return list(mean_interval(spaces[space][chosen], anchors_of(chosen), rows.condition[chosen]))
-
+    entries = [
+        [{"accuracy": found.accuracy, "ci95": list(found.ci95), "n": found.n} for found in pair]
+        for pair in (triplet_accuracies(*chosen(rows.condition == c)) for c in range(len(condition_names) + 1))
+    ]
     report: dict[str, Any] = {}
-    for space in spaces:
-        entries = {name: entry(space, c) for c, name in enumerate(condition_names)}
-        report[space] = {**entries, "mean": mean_accuracy([e["accuracy"] for e in entries.values()])}
-    report["track"] = entry("all", len(condition_names))
+    for s, space in enumerate(SPACES):
+        named = {name: pair[s] for name, pair in zip(condition_names, entries, strict=False)}
+        report[space] = {**named, "mean": mean_accuracy([entry["accuracy"] for entry in named.values()])}
+    report["track"] = entries[-1][SPACES.index("all")]
     report["skipped"] = rows.skipped
-    report["mean_ci95"] = {space: mean_ci95(space) for space in spaces}
+    is_condition = rows.condition < len(condition_names)
+    intervals = mean_intervals(*chosen(is_condition), rows.condition[is_condition])
+    report["mean_ci95"] = {space: list(ci95) for space, ci95 in zip(SPACES, intervals, strict=True)}
     report["matrix"] = matrix_of(correct[:-1], rows.condition, condition_names)
     report["disentanglement"] = disentanglement(report["matrix"])
     return without_nan(report)

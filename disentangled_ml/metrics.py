@@ -11,12 +11,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from disentangled_ml.structures import TRACK
 
 N_RESAMPLES = 1000
+DRAWN_AT_A_TIME = 1 << 22  # items: bounds the memory of many resamples of many anchors
+ONE = torch.ones((), dtype=torch.float64)
 
 
 def count_correct(dist_ap: Tensor, dist_an: Tensor, condition: Tensor, n_conditions: int) -> tuple[Tensor, Tensor]:
@@ -69,10 +72,11 @@ class Accuracy:
 
 
 def resample(n: int, seed: int) -> Iterator[Tensor]:
-    """Draw ``N_RESAMPLES`` times n of n items with replacement, (n,) each."""
+    """Draw ``N_RESAMPLES`` times n of n items with replacement: how often each, some (R, n) float64 at a time."""
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(N_RESAMPLES):
-        yield torch.randint(n, (n,), generator=generator)
+    for size in torch.arange(N_RESAMPLES).split(max(1, DRAWN_AT_A_TIME // n)):
+        drawn = torch.randint(n, (len(size), n), generator=generator)
+        yield torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, ONE.expand(drawn.shape))
 
 
 def interval(values: Tensor) -> tuple[float, float]:
@@ -81,55 +85,75 @@ def interval(values: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def mean_interval(correct: Tensor, anchors: Sequence[str], condition: Tensor, seed: int = 0) -> tuple[float, float]:
-    """Give the 95 % interval of the mean accuracy over the conditions, by bootstrap over anchor tracks.
-
-    An anchor is drawn with its triplets of all conditions; a resample that leaves a condition without a triplet counts the others.
+def count_by_anchor(correct: Tensor, anchors: Sequence[str], condition: Tensor) -> Tensor:
+    """Count the correct and all triplets of each anchor and condition, in each of several spaces.
 
     Shape:
-        correct: (T,) bool; condition: (T,) int64.
-
-    >>> mean_interval(torch.tensor([True, True]), ["a", "b"], torch.tensor([0, 1]))
-    (1.0, 1.0)
+        correct: (S, T) bool; condition: (T,) int64.
+        returns: (A, C, S + 1) float64, anchors in order of appearance; the last counts all.
     """
-    if len(correct) == 0:
-        return float("nan"), float("nan")
     row = {anchor: i for i, anchor in enumerate(dict.fromkeys(anchors))}
-    cell = torch.tensor([row[anchor] for anchor in anchors]), condition
-    counts = torch.zeros(len(row), int(condition.max()) + 1, 2, dtype=torch.float64)
-    counts.index_put_(cell, torch.stack([correct, torch.ones_like(correct)], dim=1).double(), accumulate=True)
-    return interval(resampled_shares(counts, seed).nanmean(1))
+    cell = torch.from_numpy(np.fromiter((row[anchor] for anchor in anchors), np.int64)), condition
+    counts = torch.zeros(len(row), int(condition.max()) + 1, len(correct) + 1, dtype=torch.float64)
+    outcomes = torch.cat([correct, torch.ones_like(correct[:1])]).T.double()
+    return counts.index_put_(cell, outcomes, accumulate=True)
 
 
 def resampled_shares(counts: Tensor, seed: int) -> Tensor:
     """Draw anchors with replacement, again and again, and give the share of correct triplets each time.
 
     Shape:
-        counts: (A, C, 2) correct and all triplets of each anchor and condition.
-        returns: (``N_RESAMPLES``, C) float64, NaN where a condition was left without a triplet.
+        counts: (A, C, S + 1) as ``count_by_anchor`` gives them.
+        returns: (S, ``N_RESAMPLES``, C) float64, NaN where a condition was left without a triplet.
     """
-    drawn = torch.stack([counts[rows].sum(0) for rows in resample(len(counts), seed)])
-    return drawn[..., 0] / drawn[..., 1]
+    drawn = torch.cat([times @ counts.flatten(1) for times in resample(len(counts), seed)]).unflatten(
+        1, counts.shape[1:]
+    )
+    return (drawn[..., :-1] / drawn[..., -1:]).movedim(-1, 0)
 
 
-def triplet_accuracy(correct: Tensor, anchors: Sequence[str], seed: int = 0) -> Accuracy:
-    """Average the outcomes of triplets, with a bootstrap interval over anchor tracks.
+def mean_intervals(
+    correct: Tensor, anchors: Sequence[str], condition: Tensor, seed: int = 0
+) -> list[tuple[float, float]]:
+    """Give the 95 % interval of the mean accuracy over the conditions in each of several spaces, by bootstrap over anchor tracks.
+
+    An anchor is drawn with its triplets of all conditions; a resample that leaves a condition without a triplet counts the others.
+
+    Shape:
+        correct: (S, T) bool; condition: (T,) int64.
+
+    >>> mean_intervals(torch.tensor([[True, True]]), ["a", "b"], torch.tensor([0, 1]))
+    [(1.0, 1.0)]
+    """
+    if not anchors:
+        return [(float("nan"), float("nan"))] * len(correct)
+    shares = resampled_shares(count_by_anchor(correct, anchors, condition), seed)
+    return [interval(means) for means in shares.nanmean(2)]
+
+
+def triplet_accuracies(correct: Tensor, anchors: Sequence[str], seed: int = 0) -> list[Accuracy]:
+    """Average the outcomes of the same triplets in several spaces, with bootstrap intervals over anchor tracks.
 
     Args:
-        correct: Outcome per triplet.
+        correct: Outcome per space and triplet.
         anchors: Anchor track of each triplet.
         seed: Of the resampling.
 
     Shape:
-        correct: (T,) bool.
+        correct: (S, T) bool.
+    """
+    if not anchors:
+        return [Accuracy(float("nan"), (float("nan"), float("nan")), 0)] * len(correct)
+    everywhere = torch.zeros(len(anchors), dtype=torch.int64)
+    shares = resampled_shares(count_by_anchor(correct, anchors, everywhere), seed)[..., 0]
+    means = correct.double().mean(1).tolist()
+    return [Accuracy(mean, interval(values), len(anchors)) for mean, values in zip(means, shares, strict=True)]
+
+
+def triplet_accuracy(correct: Tensor, anchors: Sequence[str], seed: int = 0) -> Accuracy:
+    """Average the outcomes (T,) of triplets: ``triplet_accuracies`` in one space.
 
     >>> triplet_accuracy(torch.tensor([True, True, False, True]), ["a", "a", "b", "c"]).accuracy
     0.75
     """
-    if len(correct) == 0:
-        return Accuracy(float("nan"), (float("nan"), float("nan")), 0)
-    row = {anchor: i for i, anchor in enumerate(dict.fromkeys(anchors))}
-    counts = torch.zeros(len(row), 1, 2, dtype=torch.float64)
-    outcomes = torch.stack([correct, torch.ones_like(correct)], dim=1).double()[:, None]
-    counts.index_add_(0, torch.tensor([row[anchor] for anchor in anchors]), outcomes)
-    return Accuracy(correct.double().mean().item(), interval(resampled_shares(counts, seed)[:, 0]), len(correct))
+    return triplet_accuracies(correct[None], anchors, seed)[0]

@@ -7,7 +7,8 @@ condition's own relation. A query without any of them does not count.
 Precision@K of a query is the share of relevant tracks among the K nearest (all, where the gallery has fewer), in the order of a
 search with a weight for this condition alone, or with equal weights (``all``). Ties are broken against it: of tracks that are
 equally near the irrelevant ones come first, so that a collapsed embedding earns nothing. Chance is the share in the gallery, which
-is what a random order gives on average. All three are averaged over the queries that count.
+is what a random order gives on average; best is what a perfect order gives, less than 1 where fewer than K tracks are relevant. All
+are averaged over the queries that count.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from disentangled_ml.catalogue import TEMPO, ModelNotes
-from disentangled_ml.conditions import Condition, Relation, TagCondition, TempoCondition, same_group
+from disentangled_ml.conditions import Condition, TagCondition, TempoCondition, same_group
 from disentangled_ml.retrieval import QUERIES_PER_BLOCK, artist_numbers, check_finite, distances_between
 from disentangled_ml.structures import TrackInfo
 
@@ -79,6 +80,19 @@ def chance_precision(relevant: Tensor, gallery: Tensor) -> Tensor:
     return torch.where(hits > 0, hits / gallery.sum(1), torch.nan)
 
 
+def best_precision(relevant: Tensor, gallery: Tensor, k: int) -> Tensor:
+    """Compute Precision@K of each query in a perfect order.
+
+    Shape:
+        relevant, gallery: (Q, N) bool; returns: (Q,) float64, NaN for a query without relevant tracks in its gallery.
+
+    >>> best_precision(torch.tensor([[True, False, True, False]]), torch.ones(1, 4, dtype=torch.bool), k=3).item()
+    0.6666666666666666
+    """
+    hits, taken = (relevant & gallery).sum(1).clamp(max=k), gallery.sum(1).clamp(max=k)
+    return torch.where(hits > 0, hits.double() / taken, torch.nan)
+
+
 def precision_report(
     embedding: Tensor, masks: Tensor, conditions: Sequence[Condition], infos: Sequence[TrackInfo], k: int = 10
 ) -> dict[str, Any]:
@@ -95,7 +109,7 @@ def precision_report(
         embedding: (N, D); masks: (C, D).
 
     Returns:
-        ``{"k": k, "conditions": {name: {"sub", "all", "chance", "n"}}}``; None where ``n``, the queries that count, is 0.
+        ``{"k": k, "conditions": {name: {"sub", "all", "chance", "best", "n"}}}``; None where ``n``, the queries that count, is 0.
 
     Raises:
         ValueError: for shapes that do not fit, or a value that is not finite.
@@ -113,11 +127,19 @@ def precision_report(
         apart = (rows[:, None] != everybody) & ~same_group(artist[rows], artist)
         in_whole = distances_between(whole[rows], whole)
         for condition, label, subspace in zip(conditions, labels, subspaces, strict=True):
-            relation: Relation = condition.relate(label[rows], label)
+            relation = condition.relate(label[rows], label)
             gallery = apart & (relation.positive | relation.negative)
             in_subspace = distances_between(subspace[rows], subspace)
-            precisions = [precision_at_k(d, relation.positive, gallery, k) for d in (in_subspace, in_whole)]
-            found[condition.name].append(torch.stack([*precisions, chance_precision(relation.positive, gallery)]))
+            found[condition.name].append(
+                torch.stack(
+                    [
+                        precision_at_k(in_subspace, relation.positive, gallery, k),
+                        precision_at_k(in_whole, relation.positive, gallery, k),
+                        chance_precision(relation.positive, gallery),
+                        best_precision(relation.positive, gallery, k),
+                    ]
+                )
+            )
     return {"k": k, "conditions": {name: average(torch.cat(parts, 1)) for name, parts in found.items()}}
 
 
@@ -132,11 +154,11 @@ def choose_rows(n_tracks: int) -> Tensor:
 
 
 def average(values: Tensor) -> dict[str, float | int | None]:
-    """Average over the queries that count: (3, Q), in the subspace, in all, by chance.
+    """Average over the queries that count: (4, Q), in the subspace, in all, by chance, at best.
 
-    >>> average(torch.tensor([[1.0, torch.nan], [0.5, torch.nan], [0.25, torch.nan]]))
-    {'sub': 1.0, 'all': 0.5, 'chance': 0.25, 'n': 1}
+    >>> average(torch.tensor([[1.0, torch.nan], [0.5, torch.nan], [0.25, torch.nan], [1.0, torch.nan]]))
+    {'sub': 1.0, 'all': 0.5, 'chance': 0.25, 'best': 1.0, 'n': 1}
     """
     values = values[:, ~values.isnan().any(0)]
-    means = values.mean(1).tolist() if values.shape[1] else [None] * 3
-    return {**dict(zip(("sub", "all", "chance"), means, strict=True)), "n": values.shape[1]}
+    means = values.mean(1).tolist() if values.shape[1] else [None] * 4
+    return {**dict(zip(("sub", "all", "chance", "best"), means, strict=True)), "n": values.shape[1]}

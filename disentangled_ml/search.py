@@ -92,9 +92,9 @@ def results_table(found: list[Result], names: list[str]) -> str:
 
 def precision_table(report: dict[str, Any]) -> str:
     """Show how well searches do, a line per condition."""
-    rows = [("condition", "its weight alone", "equal weights", "chance", "queries")]
+    rows = [("condition", "its weight alone", "equal weights", "chance", "at best", "queries")]
     for name, entry in report["conditions"].items():
-        rows.append((name, *(number(entry[key]) for key in ("sub", "all", "chance")), str(entry["n"])))
+        rows.append((name, *(number(entry[key]) for key in ("sub", "all", "chance", "best")), str(entry["n"])))
     return "\n".join([f"precision at {report['k']} by label, without the query and its artist", "", *aligned(rows)])
 
 

@@ -108,7 +108,8 @@ class ChunkBatch(NamedTuple):
     Shape:
         audio: (B, 1, n_mels, frames) log-mel, or (B, samples) waveform.
         triplets: rows into ``audio``.
-        targets: C tensors (B, K_c) float32, shares of a chunk in the classes of each condition; zero where unlabelled.
+        targets: C tensors (B, K_c) float32, shares of a chunk in the classes of each condition, zero where unlabelled; none where
+            the loss knows no classes.
         tracks: what relates the chunks, for triplets over the batches of all ranks.
     """
 

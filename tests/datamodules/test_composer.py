@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.composer import BatchPlan, StreamedTrack, allows_triplet, compose_batches, draw_slots, draw_starts
+from datamodules.composer import BatchPlan, StreamedTrack, are_able, compose_batches, draw_slots, draw_starts
 from datamodules.streams import artist_code
 from disentangled_ml.conditions import TagCondition, TempoCondition
-from disentangled_ml.structures import TrackInfo
+from disentangled_ml.structures import BatchTracks, TrackInfo
 
 CHUNK_FRAMES = 16
 GAP = CHUNK_FRAMES // 2
@@ -79,7 +79,7 @@ def n_batches(n: int, plan: BatchPlan) -> int:
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_starts_are_legal_and_all_occur(frames, n):
     last, rng = frames - CHUNK_FRAMES, generator()
-    drawn = [draw_starts(frames, CHUNK_FRAMES, n, rng).tolist() for _ in range(1000)]
+    drawn = [draw_starts([frames], CHUNK_FRAMES, n, rng)[0].tolist() for _ in range(1000)]
     assert {len(starts) for starts in drawn} == {n}
     occur = {start for starts in drawn for start in starts}
     slack = last - (n - 1) * GAP
@@ -90,17 +90,24 @@ def test_starts_are_legal_and_all_occur(frames, n):
         assert all(b - a >= GAP for starts in drawn for a, b in pairwise(starts))
 
 
+def test_tracks_of_different_lengths_draw_as_if_each_were_alone():
+    together, alone = generator(3), generator(3)
+    frames = [CHUNK_FRAMES, 100, 31, 33, 500]
+    expected = [draw_starts([length], CHUNK_FRAMES, 3, alone)[0] for length in frames]
+    assert torch.equal(draw_starts(frames, CHUNK_FRAMES, 3, together), torch.stack(expected))
+
+
 @pytest.mark.parametrize("chunk_frames", [15, 16, 129])
 def test_chunks_overlap_by_half_at_the_most(chunk_frames):
     rng = generator()
     for _ in range(300):
-        starts = draw_starts(5 * chunk_frames, chunk_frames, 4, rng)
+        starts = draw_starts([5 * chunk_frames], chunk_frames, 4, rng)[0]
         assert (chunk_frames - starts.diff()).max() <= chunk_frames / 2
 
 
 def test_a_track_shorter_than_a_chunk_has_no_start():
     with pytest.raises(RuntimeError):
-        draw_starts(CHUNK_FRAMES - 1, CHUNK_FRAMES, 1, generator())
+        draw_starts([99, CHUNK_FRAMES - 1], CHUNK_FRAMES, 1, generator())
 
 
 @pytest.mark.parametrize("n", [1, 2, 11, 12, 13, 40, 41, 100])
@@ -213,19 +220,42 @@ def test_chunks_of_a_track_differ_in_a_triplet_s_members():
         assert set((column % PLAN.chunks_per_track).tolist()) == {0, 1, 2}
 
 
-def test_slots_are_a_triplet_wherever_there_is_one():
+def slots_one_by_one(condition, labels, artist, chosen, rng) -> list[int]:
+    """Draw as ``draw_slots`` does, in plain loops."""
+    n, weight = len(labels), condition.rarity(labels)
+    relation = condition.relate(labels, labels)
+    by_one_artist = [[a == b or (artist[a] == artist[b] and artist[a] >= 0) for b in range(n)] for a in range(n)]
+    labelled = int((weight > 0).sum())
+    for anchor in torch.multinomial(weight, labelled, generator=rng).tolist() if labelled else []:
+        positive = [b for b in range(n) if relation.positive[anchor, b] and not by_one_artist[anchor][b]]
+        negative = [b for b in range(n) if relation.negative[anchor, b]]
+        if positive and negative:
+            slots = [anchor, draw_from(positive, rng)]
+            return slots if set(negative) & set(chosen) else [*slots, draw_from(negative, rng)]
+    return []
+
+
+def draw_from(numbers: list[int], rng: torch.Generator) -> int:
+    return numbers[int(torch.rand(1, generator=rng, dtype=torch.float64).item() * len(numbers))]
+
+
+@pytest.mark.parametrize("condition", [GENRE, TEMPO], ids=["tags", "tempo"])
+def test_slots_are_a_triplet_wherever_there_is_one(condition):
     rng = np.random.default_rng(0)
     outcomes = Counter()
     for seed in range(300):
         n = int(rng.integers(1, 9))
-        labels = GENRE.encode([[str(rng.choice(["a", "b", "rare"]))] if rng.random() < 0.7 else None for _ in range(n)])
+        tags, tempi = rng.choice(["a", "b", "rare"], n), rng.choice([100.0, 103.0, 140.0], n)
+        drawn = tempi.tolist() if condition is TEMPO else [[str(tag)] for tag in tags]
+        labels = condition.encode([label if rng.random() < 0.7 else None for label in drawn])
         artist = torch.from_numpy(rng.integers(-1, 3, n))
         chosen = rng.permutation(n)[: rng.integers(0, n)].tolist()
-        slots = draw_slots(GENRE, labels, artist, chosen, generator(seed))
-        possible = allows_triplet(GENRE, labels, artist, list(range(n)))
-        assert bool(slots) == possible
+        slots = draw_slots(condition, labels, artist, chosen, generator(seed))
+        assert slots == slots_one_by_one(condition, labels, artist, chosen, generator(seed))
+        assert are_able([condition], BatchTracks([labels], artist, None)) == [bool(slots)]
         if slots:
-            assert allows_triplet(GENRE, labels, artist, list({*slots, *chosen}))
+            among = torch.tensor(list({*slots, *chosen}))
+            assert are_able([condition], BatchTracks([labels[among]], artist[among], None)) == [True]
             assert len(set(slots)) == len(slots)
         outcomes[len(slots)] += 1
     assert set(outcomes) == {0, 2, 3}
@@ -255,7 +285,8 @@ def test_a_seed_repeats_and_another_does_not():
 def test_targets_belong_to_their_chunks(n):
     conditions, infos = [GENRE, MOOD, TEMPO, RARE], catalogue(n)
     seen = Counter()
-    for batch in compose_batches(stream(infos), conditions, PLAN, n_batches(n, PLAN), generator()):
+    plan = replace(PLAN, class_targets=True)
+    for batch in compose_batches(stream(infos), conditions, plan, n_batches(n, plan), generator()):
         chunks = chunks_of(batch)
         assert [targets.shape for targets in batch.targets] == [(len(chunks), c.n_classes) for c in conditions]
         for condition, targets in zip(conditions, batch.targets, strict=True):

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import disentangled_ml
 from datamodules.audio import decode
+from datamodules.spectrogram import log_mel
 from disentangled_ml import embed
 from disentangled_ml.config import load_config
 from disentangled_ml.embedder import Embedder
@@ -59,6 +61,24 @@ def test_a_file_and_its_waveform_are_embedded_alike(model, folder):
     np.testing.assert_array_equal(model.embed(waveform), by_file)  # the model's own rate
     soundfile.write(folder / "other.wav", np.repeat(waveform, 2), 2 * SAMPLE_RATE, subtype="FLOAT")
     assert not np.array_equal(model.embed(folder / "other.wav"), by_file)
+
+
+@pytest.mark.parametrize("frontend", ["mel", "nnaudio"])
+def test_an_embedding_is_the_normalised_mean_of_the_chunks(folder, tmp_path, frontend):
+    model = disentangled_ml.load(save_checkpoint(tmp_path / "x.ckpt", "shards/x", 0, f"frontend={frontend}"))
+    path = folder / "recordings" / "4.flac"
+    waveform, audio, frames = decode(path)[0], model.notes.audio, model.notes.chunk_frames
+    mel, total, start = log_mel(waveform, audio), torch.zeros(24), 0
+    while start + frames <= mel.shape[1]:
+        first = start * audio.hop_length
+        chunk = mel[None, :, start : start + frames]
+        if frontend == "nnaudio":
+            chunk = waveform[first : first + audio.chunk_samples(frames)]
+        with torch.inference_mode():
+            total += model.network(torch.from_numpy(chunk[None].copy()))[0]
+        start += frames
+    assert start > frames
+    np.testing.assert_allclose(model.embed(path), (total / total.norm()).numpy(), atol=BATCH_ATOL)
 
 
 def test_searching_by_file_is_searching_by_id(model, folder):

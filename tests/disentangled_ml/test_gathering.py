@@ -25,6 +25,13 @@ MINER = TripletMiner(CONDITIONS, min_gap=8, per_condition=20, track_triplets=10)
 CHUNKS_PER_TRACK = 3
 SIZES = (5, 3)  # tracks of the ranks' batches: damaged shards can make them unequal
 SEED = 7
+KINDS = [
+    (True,),
+    (False,),
+    *((True, True, mean) for mean in MEANS),
+    (True, False, "violating"),
+    (False, True, "violating"),
+]
 ATOL = 1e-5  # float32 sums in another order
 
 
@@ -63,32 +70,40 @@ class Step(nn.Module):
         return [parameter.grad.clone() for parameter in self.module.parameters()]
 
 
-def run_rank(rank: int, options: tuple, folder: Path) -> None:
-    """Do one step in one of two processes, and leave its loss, the averaged gradients and the triplets that it drew."""
+def run_rank(rank: int, folder: Path) -> None:
+    """Do a step of each kind in one of two processes; leave the loss, the averaged gradients and the triplets that it drew."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    step, batch = Step(*options), batch_of(rank)
-    averaging = DistributedDataParallel(step)  # as long as it lives
-    loss = averaging(batch)
-    loss.backward()
+    batch = batch_of(rank)
     drawn = [GatheredTriplets(MINER, SEED)(torch.zeros(len(batch.audio), 8), batch.tracks, n) for n in (0, 0, 1)]
-    tensors = [tuple(triplets) for _, triplets in drawn]
-    counts = {name: step.counts[name] for name in ("correct", "total")}
-    left = {"loss": loss.detach(), "gradients": step.gradients(), "drawn": tensors, **counts}
+    left = {"drawn": [tuple(triplets) for _, triplets in drawn]}
+    for number, options in enumerate(KINDS):
+        step = Step(*options)
+        averaging = DistributedDataParallel(step)  # as long as it lives
+        loss = averaging(batch)
+        loss.backward()
+        counts = {name: step.counts[name] for name in ("correct", "total")}
+        left[str(number)] = {"loss": loss.detach(), "gradients": step.gradients(), **counts}
+        del (
+            averaging,
+            loss,
+        )  # a group that they destroy last may wait for ever, for a thread that waits for Python's lock
     torch.save(left, folder / f"{rank}.pt")
-    del averaging, loss  # a group that they destroy last may wait for ever, for a thread that waits for Python's lock
     distributed.destroy_process_group()
 
 
+@pytest.fixture(scope="module")
+def left(tmp_path_factory) -> list[dict]:
+    """Give what each of two processes left."""
+    folder = tmp_path_factory.mktemp("ranks")
+    start_processes(run_rank, (folder,), nprocs=2, start_method="spawn")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
 @pytest.fixture
-def two_ranks(tmp_path):
-    """Do one step in two processes: ``two_ranks(gather)`` gives what each left; further options are those of ``Step``."""
-
-    def run(*options: bool | str) -> list[dict]:
-        start_processes(run_rank, (options, tmp_path), nprocs=2, start_method="spawn")
-        return [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-
-    return run
+def two_ranks(left):
+    """Give what each process left of one kind: ``two_ranks(gather)``; further options are those of ``Step``."""
+    return lambda *options: [{**rank[str(KINDS.index(options))], "drawn": rank["drawn"]} for rank in left]
 
 
 def one_process(batch: ChunkBatch, *options: bool | str) -> tuple[Tensor, list[Tensor]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from disentangled_ml.metrics import count_correct, mean_interval, triplet_accuracy
+from disentangled_ml.metrics import count_correct, mean_intervals, triplet_accuracies, triplet_accuracy
 
 INTERVAL_ERROR = 0.02  # two bootstraps of 1000 and 4000 resamples of an interval about 0.2 wide
 
@@ -117,6 +117,19 @@ def test_names_of_anchors_do_not_matter():
     assert triplet_accuracy(correct, [f"other {anchor}" for anchor in anchors]) == triplet_accuracy(correct, anchors)
 
 
+def test_several_spaces_are_each_as_if_alone(monkeypatch):
+    """And so they are where few resamples are drawn at a time."""
+    first, anchors = clustered_outcomes(5, 30, 3)
+    second = first ^ (torch.arange(len(first)) % 5 == 0)
+    expected = [triplet_accuracy(first, anchors), triplet_accuracy(second, anchors)]
+    condition = torch.arange(len(first)) % 2
+    means = [mean_intervals(outcomes[None], anchors, condition)[0] for outcomes in (first, second)]
+    monkeypatch.setattr("disentangled_ml.metrics.DRAWN_AT_A_TIME", 70)
+    both = torch.stack([first, second])
+    assert triplet_accuracies(both, anchors) == expected
+    assert mean_intervals(both, anchors, condition) == means
+
+
 @pytest.mark.parametrize("outcome", [True, False], ids=["perfect", "collapsed"])
 def test_extremes_have_an_interval_of_no_width(outcome):
     result = triplet_accuracy(torch.full((8,), outcome), list("aabbccdd"))
@@ -157,7 +170,7 @@ def test_interval_of_the_mean_against_numpy_bootstrap(shares):
     generator = torch.Generator().manual_seed(6)
     condition = torch.multinomial(torch.tensor(shares), len(correct), replacement=True, generator=generator)
     correct = correct ^ (condition == 0)  # conditions differ in accuracy
-    found = mean_interval(correct, anchors, condition)
+    (found,) = mean_intervals(correct[None], anchors, condition)
     assert list(found) == pytest.approx(list(numpy_mean_interval(correct, anchors, condition)), abs=INTERVAL_ERROR)
     mean = np.mean([correct[condition == c].double().mean().item() for c in range(3)])
     assert found[0] < mean < found[1]
@@ -167,9 +180,10 @@ def test_interval_of_the_mean_of_one_condition_is_that_of_its_accuracy():
     correct, anchors = clustered_outcomes(5, 30, 3)
     expected = triplet_accuracy(correct, anchors).ci95
     for c in (0, 2):  # whatever its number: conditions without a triplet do not count
-        assert mean_interval(correct, anchors, torch.full((len(correct),), c)) == pytest.approx(expected)
+        condition = torch.full((len(correct),), c)
+        assert mean_intervals(correct[None], anchors, condition) == [pytest.approx(expected)]
 
 
 def test_interval_of_the_mean_of_nothing():
-    found = mean_interval(torch.empty(0, dtype=torch.bool), [], torch.empty(0, dtype=torch.int64))
+    (found,) = mean_intervals(torch.empty(1, 0, dtype=torch.bool), [], torch.empty(0, dtype=torch.int64))
     assert all(map(math.isnan, found))

@@ -46,7 +46,7 @@ def test_precision_is_that_of_a_loop(monkeypatch):
     for c, name in enumerate(NAMES):
         part = slice(c * SUBSPACE_DIM, (c + 1) * SUBSPACE_DIM)
         for space, rows in (("sub", embedding[:, part]), ("all", embedding)):
-            values, chances = [], []
+            values, chances, best = [], [], []
             for query in range(N):
                 gallery = gallery_of(name, query)
                 relevant = [is_relevant(name, INFOS[query], INFOS[row]) for row in gallery]
@@ -55,8 +55,10 @@ def test_precision_is_that_of_a_loop(monkeypatch):
                 order = np.argsort([np.linalg.norm(rows[query] - rows[row]) for row in gallery])[:K]
                 values.append(np.mean([relevant[i] for i in order]))
                 chances.append(np.mean(relevant))
+                best.append(np.mean(sorted(relevant, reverse=True)[:K]))
             assert report["conditions"][name][space] == pytest.approx(np.mean(values))
             assert report["conditions"][name]["chance"] == pytest.approx(np.mean(chances))
+            assert report["conditions"][name]["best"] == pytest.approx(np.mean(best))
             assert report["conditions"][name]["n"] == len(values)
 
 
@@ -79,7 +81,7 @@ def test_perfect_and_collapsed_embeddings():
     for row, info in enumerate(INFOS):
         rows[row, SUBSPACE_DIM + ("calm", "happy", "sad").index(info.labels["mood"][0])] = 1
     perfect = precision_report(torch.from_numpy(rows), MASKS, CONDITIONS, INFOS, K)["conditions"]
-    assert perfect["mood"]["sub"] == 1
+    assert perfect["mood"]["sub"] == perfect["mood"]["best"] == 1
     collapsed = precision_report(torch.ones(N, 12), MASKS, CONDITIONS, INFOS, K)["conditions"]
     assert collapsed["mood"]["sub"] == collapsed["mood"]["all"] == 0
     assert collapsed["mood"]["chance"] == perfect["mood"]["chance"]
@@ -108,7 +110,10 @@ def test_queries_without_anything_relevant_do_not_count():
     assert entry["n"] == 2
     alone = [TrackInfo("a", None, 0, {})]
     report = precision_report(torch.from_numpy(unit_rows(1)), MASKS, CONDITIONS, alone)
-    assert all(entry == {"sub": None, "all": None, "chance": None, "n": 0} for entry in report["conditions"].values())
+    assert all(
+        entry == {"sub": None, "all": None, "chance": None, "best": None, "n": 0}
+        for entry in report["conditions"].values()
+    )
 
 
 def test_conditions_come_from_the_labels(tmp_path):

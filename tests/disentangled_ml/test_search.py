@@ -70,7 +70,7 @@ def test_precision(folder, capsys, tmp_path):
     assert shown.startswith("precision at 3 by label, without the query and its artist")
     content = json.loads((tmp_path / "p.json").read_text())
     assert content["conditions"]["genre"]["n"] == N
-    assert content["conditions"]["mood"] == {"sub": None, "all": None, "chance": None, "n": 0}
+    assert content["conditions"]["mood"] == {"sub": None, "all": None, "chance": None, "best": None, "n": 0}
 
 
 def test_another_checkpoint_is_refused(folder, tmp_path):
