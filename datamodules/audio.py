@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +38,16 @@ class _Stream(soundfile.SoundFile):
         return False
 
 
-def decode(path: Path) -> tuple[np.ndarray, int]:
+def decode(path: Path, max_seconds: float | None = None) -> tuple[np.ndarray, int]:
     """Decode a recording (wav, flac, ogg, mp3, ...) to mono, the mean of its channels.
 
     The length is that of what decodes, whatever the header says. Of a file cut off in the middle, what the decoder gives is
     kept (wav, ogg, mp3; FLAC raises an error, as the decoder does). Channels of opposite phase cancel in the mean: such a
     recording has no mono signal, and silence is then the reason it is given.
+
+    Args:
+        path: Of the file.
+        max_seconds: How much of its beginning to decode; None: all of it.
 
     Returns:
         Waveform and sample rate in Hz.
@@ -64,8 +69,11 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
     try:
         with _Stream(os.fsencode(path)) as file, np.errstate(invalid="ignore", over="ignore"):
             sample_rate = file.samplerate
+            most = sys.maxsize if max_seconds is None else round(max_seconds * sample_rate)
             while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
                 blocks.append(block.mean(axis=1))
+                if len(blocks) * BLOCK_FRAMES >= most:
+                    break
     except soundfile.LibsndfileError as error:
         detail = " ".join(error.error_string.split()).removeprefix("Error : ").rstrip(".")
         raise UnusableAudio(f"not a decodable recording: {detail}") from error
@@ -76,7 +84,7 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
     low, high = LEGAL_SAMPLE_RATES
     if not low <= sample_rate <= high:
         raise UnusableAudio(f"sample rate of {sample_rate} Hz (legal: {low} to {high})")
-    waveform = np.concatenate(blocks)
+    waveform = np.concatenate(blocks)[:most]
     peak = np.abs(waveform).max()
     if not peak < MAX_PEAK:  # so written that NaN fails it
         raise UnusableAudio(f"non-finite samples, or above {MAX_PEAK:g} (full scale is 1)")

@@ -257,6 +257,33 @@ class HtmlReportConfig:
 
 
 @dataclass
+class ServeConfig:
+    """Hold everything ``python -m disentangled_ml.serve`` takes."""
+
+    checkpoint: str = MISSING
+    index: str = MISSING
+    host: str = MISSING
+    port: int = MISSING
+    audio: str | None = None
+    listening_test: str | None = None
+    listening_questions: int = MISSING
+    seed: int = MISSING
+    max_upload_mb: int = MISSING
+    max_upload_minutes: int = MISSING
+    uploads_at_a_time: int = MISSING
+    decode_seconds: int = MISSING
+    accelerator: str = MISSING
+
+
+@dataclass
+class ListeningResultsConfig:
+    """Hold everything ``python -m disentangled_ml.listening_results`` takes."""
+
+    listening_test: str = MISSING
+    out: str | None = None
+
+
+@dataclass
 class TableConfig:
     """Hold everything ``python -m disentangled_ml.table`` takes."""
 
@@ -347,6 +374,8 @@ SCHEMAS = {
     "table": TableConfig,
     "demo": DemoConfig,
     "html_report": HtmlReportConfig,
+    "serve": ServeConfig,
+    "listening_results": ListeningResultsConfig,
     "human_triplets": HumanTripletsConfig,
     "tempo_check": TempoCheckConfig,
     "embed": EmbedConfig,
@@ -643,6 +672,12 @@ LEAST_VALUES: dict[str, float] = {
     "pieces": 12,
     "queries": 0,
     "neighbours": 1,
+    "port": 0,
+    "listening_questions": 1,
+    "max_upload_mb": 1,
+    "max_upload_minutes": 1,
+    "uploads_at_a_time": 1,
+    "decode_seconds": 1,
     "seconds": 3.0,
     "jobs": 1,
     "high_agreement": 0.5,
@@ -678,6 +713,12 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "pieces": 1_000_000,
     "queries": 100,
     "neighbours": 100,
+    "port": 65_535,
+    "listening_questions": 1_000,
+    "max_upload_mb": 2_000,
+    "max_upload_minutes": 60,
+    "uploads_at_a_time": 64,
+    "decode_seconds": 3_600,
     "seconds": 3_600.0,
     "high_agreement": 1.0,
     "k": 1_000_000,

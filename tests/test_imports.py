@@ -13,11 +13,13 @@ PURE = (
     *("human", "tempo_metrics", "gathering", "all_triplets"),
     *("neighbours", "retrieval", "probe", "published", "comparison"),
     *("catalogue", "weighted_distance", "similarity_search", "approximate", "precision"),
+    *("listening", "listening_draw", "listening_test", "answer_file", "web.guard", "web.uploads", "web.view"),
     *("backbones", "backbones.*", "baselines", "baselines.*"),
 )
 ENTRY_POINTS = (
     *("train", "evaluate", "prepare", "demo", "html_report", "human_triplets", "tempo_check", "table"),
     *("embed", "search"),
+    *("serve", "listening_results"),
 )
 COMPOSING = ("builders", "systems", "embedder", "cataloguing", *ENTRY_POINTS)  # know all packages
 ONE_FILE = {  # a third-party framework and the files that may import it
@@ -34,6 +36,8 @@ ONE_FILE = {  # a third-party framework and the files that may import it
     "matplotlib": ["callbacks/figures.py"],
     "faiss": ["disentangled_ml/approximate.py"],
     "jinja2": ["disentangled_ml/report_page.py"],
+    "starlette": ["disentangled_ml/web/app.py"],
+    "uvicorn": ["disentangled_ml/serve.py"],
 }
 
 
