@@ -278,6 +278,8 @@ class DemoConfig:
     out: str = MISSING
     pieces: int = MISSING
     seconds: float = MISSING
+    changes: int = MISSING
+    change_seconds: float = MISSING
     seed: int = MISSING
     workers: int | None = None
 
@@ -309,6 +311,34 @@ class TempoCheckConfig:
     workers: int | None = None
 
 
+@dataclass
+class TrajectoryConfig:
+    """Hold everything ``python -m disentangled_ml.trajectory`` takes."""
+
+    checkpoint: str = MISSING
+    path: str = MISSING
+    out: str | None = None
+    hop_seconds: float = MISSING
+    context_seconds: float = MISSING
+    min_gap_seconds: float = MISSING
+    threshold: float = MISSING
+    thresholds: str | None = None
+    accelerator: str = MISSING
+
+
+@dataclass
+class ChangesConfig:
+    """Hold everything ``python -m disentangled_ml.changes`` takes."""
+
+    checkpoint: str = MISSING
+    changes: str = MISSING
+    out: str | None = None
+    hop_seconds: float = MISSING
+    context_seconds: float = MISSING
+    min_gap_seconds: float = MISSING
+    accelerator: str = MISSING
+
+
 SCHEMAS = {
     "config": TrainConfig,
     "prepare": PrepareConfig,
@@ -318,6 +348,8 @@ SCHEMAS = {
     "html_report": HtmlReportConfig,
     "human_triplets": HumanTripletsConfig,
     "tempo_check": TempoCheckConfig,
+    "trajectory": TrajectoryConfig,
+    "changes": ChangesConfig,
 }
 CORPORA = {  # keys of a data set, by the reader that its file names
     "msd": MsdConfig,
@@ -605,10 +637,16 @@ LEAST_VALUES: dict[str, float] = {
     "queries": 0,
     "neighbours": 1,
     "seconds": 3.0,
+    "changes": 0,
+    "change_seconds": 24.0,
     "jobs": 1,
     "high_agreement": 0.5,
     "least_votes": 1,
     "limit": 1,
+    "hop_seconds": 0.02,
+    "context_seconds": 0.1,
+    "min_gap_seconds": 0.0,
+    "threshold": 0.0,
 }
 MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far beyond what makes sense
     "seed": 2**32 - 1,
@@ -639,5 +677,11 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "queries": 100,
     "neighbours": 100,
     "seconds": 3_600.0,
+    "changes": 1_000_000,
+    "change_seconds": 3_600.0,
     "high_agreement": 1.0,
+    "hop_seconds": 600.0,
+    "context_seconds": 3_600.0,
+    "min_gap_seconds": 36_000.0,
+    "threshold": 2.0,
 }
