@@ -1,10 +1,10 @@
 """Score change points against true ones: ``python -m disentangled_ml.changes checkpoint=FILE changes=DIR [out=FILE.json]``.
 
 ``DIR/changes.csv`` has the columns ``path`` (relative to it), ``split`` (val or test), ``condition`` and ``time`` (seconds), one row
-per change; a recording without a change has a row with these two empty. ``python -m disentangled_ml.demo changes=150`` makes such a
+per change; a recording without a change has a row with these two empty. ``python -m disentangled_ml.demo changing_pieces=150`` makes such a
 folder. The thresholds, one per condition, are chosen on the recordings of the validation split, the scores are those of the test
-split. The baseline is the same novelty, by the same rules, on the log-mel spectrogram (the mean of each chunk's frames). The json
-holds the thresholds, which ``python -m disentangled_ml.trajectory`` reads.
+split. The baseline is the same novelty, by the same rules, on the log-mel spectrogram: its bands are standardised over the recording,
+then averaged over each chunk. The json holds the thresholds, which ``python -m disentangled_ml.trajectory`` reads.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from disentangled_ml.trajectory import check_context, hop_of
 COLUMNS = ("path", "split", "condition", "time")
 SPLITS = ("val", "test")
 WHOLE, MEL = "all dimensions", "mel"  # sources beside the conditions
+FLAT = 1e-3  # least deviation of a band of log-mel, which silent bands have less of
 ANY, NONE = "any", "none"  # changes: of whatever condition, and recordings without one
 
 
@@ -132,8 +133,9 @@ def measure(track: ChangingTrack, loaded: LoadedNetwork, hop_frames: int, contex
 
 
 def mel_means(recording: Recording, chunk_frames: int, hop_frames: int) -> Tensor:
-    """Average the frames of each chunk of a spectrogram: (N, n_mels)."""
+    """Standardise the bands of a spectrogram, and average the frames of each chunk: (N, n_mels)."""
     mel = torch.from_numpy(recording.mel.astype("float32"))
+    mel = (mel - mel.mean(1, keepdim=True)) / mel.std(1, keepdim=True).clamp(min=FLAT)
     starts = chunk_starts(mel.shape[1], chunk_frames, hop_frames)
     return torch.stack([mel[:, start : start + chunk_frames].mean(1) for start in starts])
 

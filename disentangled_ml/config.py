@@ -278,8 +278,8 @@ class DemoConfig:
     out: str = MISSING
     pieces: int = MISSING
     seconds: float = MISSING
-    changes: int = MISSING
-    change_seconds: float = MISSING
+    changing_pieces: int = MISSING
+    changing_seconds: float = MISSING
     seed: int = MISSING
     workers: int | None = None
 
@@ -637,8 +637,8 @@ LEAST_VALUES: dict[str, float] = {
     "queries": 0,
     "neighbours": 1,
     "seconds": 3.0,
-    "changes": 0,
-    "change_seconds": 24.0,
+    "changing_pieces": 0,
+    "changing_seconds": 24.0,
     "jobs": 1,
     "high_agreement": 0.5,
     "least_votes": 1,
@@ -677,8 +677,8 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "queries": 100,
     "neighbours": 100,
     "seconds": 3_600.0,
-    "changes": 1_000_000,
-    "change_seconds": 3_600.0,
+    "changing_pieces": 1_000_000,
+    "changing_seconds": 3_600.0,
     "high_agreement": 1.0,
     "hop_seconds": 600.0,
     "context_seconds": 3_600.0,

@@ -18,9 +18,9 @@ def main(config: DictConfig) -> None:
     workers = config.workers or os.cpu_count() or 1
     manifest = generate_demo(Path(config.out), config.pieces, config.seed, config.seconds, workers)
     logging.getLogger("demo").info("%s", manifest)
-    if config.changes:
+    if config.changing_pieces:
         out = Path(config.out) / "changes"
-        written = generate_changes(out, config.changes, config.seed, config.change_seconds, workers)
+        written = generate_changes(out, config.changing_pieces, config.seed, config.changing_seconds, workers)
         logging.getLogger("demo").info("%s", written)
 
 
