@@ -1,8 +1,8 @@
 """Score change points against true ones: ``python -m disentangled_ml.changes checkpoint=FILE changes=DIR [out=FILE.json]``.
 
 ``DIR/changes.csv`` has the columns ``path`` (relative to it), ``split`` (val or test), ``condition`` and ``time`` (seconds), one row
-per change; a recording without a change has a row with these two empty. ``python -m disentangled_ml.demo changing_pieces=150`` makes such a
-folder. The thresholds, one per condition, are chosen on the recordings of the validation split, the scores are those of the test
+per change; a recording without a change has a row with these two empty. ``python -m disentangled_ml.demo changing_pieces=150`` makes
+such a folder. The thresholds, one per condition, are chosen on the recordings of the validation split, the scores are those of the test
 split. The baseline is the same novelty, by the same rules, on the log-mel spectrogram: its bands are standardised over the recording,
 then averaged over each chunk. The json holds the thresholds, which ``python -m disentangled_ml.trajectory`` reads.
 """

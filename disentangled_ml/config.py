@@ -241,6 +241,7 @@ class EvaluateConfig:
     seed: int = MISSING
     triplets_per_condition: int = MISSING
     match_bandwidth: bool = MISSING
+    match: str = MISSING
     tracks_per_batch: int = MISSING
     accelerator: str = MISSING
 
@@ -591,6 +592,7 @@ LEGAL_VALUES: dict[str, tuple] = {
     "wandb.mode": ("auto", "online", "offline", "disabled"),
     "tempo": ("torch", "madmom", "manifest"),
     "estimator": ("torch", "madmom"),
+    "match": ("mean", "best", "dtw"),
     "accelerator": ("auto", "cpu", "gpu"),
 }
 LEAST_VALUES: dict[str, float] = {

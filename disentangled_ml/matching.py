@@ -7,7 +7,8 @@ For two tracks with chunks x_1..x_n and y_1..y_m and the masked distances D_ij o
 * ``dtw``: dynamic time warping. Of all paths from (1, 1) to (n, m) by steps (1, 1), (1, 0), (0, 1) the one with the least sum of D_ij
   along it; that sum divided by the number of its cells. Where several are as cheap, the diagonal step is preferred.
 
-Both are 0 for equal sequences and symmetric; for two sequences of one chunk each they are the distance of the chunks.
+Both are 0 for equal sequences; for two sequences of one chunk each they are the distance of the chunks. ``best`` is symmetric, ``dtw``
+too but where paths of different lengths are as cheap. ``mean`` stands for the comparison by one mean, which is not done here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+MEAN = "mean"
 PAIRS_PER_BLOCK = 256  # bounds the memory: 256 pairs of 100 chunks each are 10 MB of distances
 
 

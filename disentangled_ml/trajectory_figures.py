@@ -1,4 +1,7 @@
-"""A track that changes, as a figure: its waveform, and per condition curves, novelty, change points and self-similarity."""
+"""A track that changes, as a figure: its waveform, and per condition curves, novelty, change points and self-similarity.
+
+All conditions are drawn to one scale, since all are distances in one embedding: a subspace in which nothing happens looks flat.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,10 @@ def draw_trajectory(
     )
     draw_waveform(panels["waveform"], waveform, seconds)
     panels["waveform"].set_title(trajectory["path"], loc="left", color=INK, fontsize=10)
+    entries = trajectory["conditions"].values()
+    extremes = [extreme for entry in entries for curve in entry["curves"] for extreme in (min(curve), max(curve))]
+    highest = max(value for entry in entries for value in (entry["threshold"], *entry["novelty"]["values"]))
+    least = min(float(matrix.min()) for matrix in similarity.values())
     for name in names:
         entry, color = trajectory["conditions"][name], colors[name]
         first, second = entry["curves"]
@@ -52,19 +59,23 @@ def draw_trajectory(
         panel.plot(trajectory["times"], first, color=color, linewidth=1.8)
         panel.set_title(name, loc="left", color=color, fontsize=11, fontweight="bold")
         panel.set_ylabel("components", fontsize=8)
+        panel.set_ylim(1.1 * min(extremes), 1.1 * max(extremes) + 1e-6)
         draw_novelty(panels[f"novelty {name}"], entry, color)
+        panels[f"novelty {name}"].set_ylim(0, 1.15 * highest + 1e-6)
         for kind in ("curves", "novelty"):
             for time in entry["changes"]:
                 panels[f"{kind} {name}"].axvline(time, color=color, linewidth=1.4, linestyle="--")
-        draw_similarity(panels[f"similarity {name}"], similarity[name], trajectory["times"], entry["changes"], color)
+        picture = panels[f"similarity {name}"]
+        draw_similarity(picture, similarity[name], least, trajectory["times"], entry["changes"], color)
     for key, panel in panels.items():
         if not key.startswith("similarity"):
             panel.set_xlim(0, seconds)
             panel.tick_params(labelbottom=key == f"novelty {names[-1]}")
     panels[f"novelty {names[-1]}"].set_xlabel("seconds", fontsize=9)
+    figure.align_ylabels([panel for key, panel in panels.items() if key != "waveform" and "similarity" not in key])
     figure.suptitle(
         "Per condition: first (coloured) and second (grey) principal component of the chunks, novelty with its threshold (dotted), "
-        "change points (dashed),\nself-similarity: light is alike",
+        "change points (dashed),\nself-similarity: light is alike. One scale for all conditions.",
         fontsize=8,
         color=INK,
     )
@@ -87,17 +98,19 @@ def draw_novelty(panel: Any, entry: Mapping[str, Any], color: str) -> None:
     panel.fill_between(times, values, color=color, alpha=0.25, linewidth=0)
     panel.plot(times, values, color=color, linewidth=1.0)
     panel.axhline(entry["threshold"], color=INK, linewidth=1.0, linestyle=":")
-    panel.set_ylim(0, 1.15 * max([entry["threshold"], *values]))
     panel.set_ylabel("novelty", fontsize=8)
     panel.grid(axis="x", color=PALE, linewidth=0.6)
 
 
-def draw_similarity(panel: Any, similarity: Tensor, times: list[float], changes: list[float], color: str) -> None:
-    """Draw a self-similarity matrix, both axes in seconds."""
+def draw_similarity(
+    panel: Any, similarity: Tensor, least: float, times: list[float], changes: list[float], color: str
+) -> None:
+    """Draw a self-similarity matrix, both axes in seconds, dark where it is ``least``."""
     every = ceil(len(similarity) / MOST_CHUNKS)
     shown = similarity[::every, ::every].numpy()
     ends = (times[0], times[-1] if len(times) > 1 else times[0] + 1)
-    panel.imshow(shown, cmap="magma", origin="lower", extent=(*ends, *ends), aspect="equal", interpolation="nearest")
+    look = {"cmap": "magma", "origin": "lower", "interpolation": "nearest", "vmin": least, "vmax": 1.0}
+    panel.imshow(shown, extent=(*ends, *ends), aspect="equal", **look)
     for time in changes:
         panel.axvline(time, color=color, linewidth=1.0, linestyle="--")
         panel.axhline(time, color=color, linewidth=1.0, linestyle="--")
