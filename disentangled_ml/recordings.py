@@ -30,7 +30,7 @@ class LoadedNetwork:
         network: In evaluation mode, on its device.
         audio: Of its spectrograms.
         chunk_frames: Length of its chunks.
-        fingerprint: Of the checkpoint file.
+        fingerprint: sha256 of the checkpoint file.
     """
 
     network: ConditionalSimilarityNetwork
@@ -52,7 +52,7 @@ def load(path: Path, device: torch.device) -> LoadedNetwork:
     """
     checkpoint = load_checkpoint(path)
     with open(path, "rb") as file:
-        fingerprint = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     network = network_from(checkpoint, path).to(device)
     chunk_frames = checkpoint["config"]["data"]["chunk_frames"]
     return LoadedNetwork(network, AudioSettings(**checkpoint["audio"]), chunk_frames, fingerprint)
