@@ -32,6 +32,8 @@ REQUIRED = {
     "tempo_check": ["manifest=m.csv"],
     "html_report": ["run=runs/x"],
     "table": ["shards=shards/x"],
+    "trajectory": ["checkpoint=best.ckpt", "path=a.flac"],
+    "changes": ["checkpoint=best.ckpt"],
 }
 OWNERS = {  # a command that has the key, for keys of the tables of limits
     key: next((name for name, schema in SCHEMAS.items() if key.split(".")[0] in schema.__dataclass_fields__), "config")
