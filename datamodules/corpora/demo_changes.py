@@ -6,8 +6,10 @@ the patterns, since both halves are composed from the same random numbers. The c
 a point drawn in the middle third. Every third group of five is for validation, the others for test; none is for training.
 
 ``generate_changes`` writes ``changes.csv``: ``path, split, condition, time, before, after``, where ``time`` is in seconds and
-``condition`` and what follows are empty for pieces without a change; and ``sections.csv``, a manifest of their sections as
-``prepare`` reads it, with ``start`` and ``end`` in seconds.
+``condition`` and what follows are empty for pieces without a change; ``sections.csv``, a manifest of their sections as ``prepare``
+reads it, with ``start`` and ``end`` in seconds; ``tracks.csv``, a manifest of the whole pieces, with the tags of both sections and the
+tempo of the first; and ``triplets.csv``, a list of test triplets of whole pieces as ``evaluate`` reads it: the condition does not
+change in the anchor, in the positive it changes from or to what it is in the anchor, in the negative between two others.
 """
 
 from __future__ import annotations
@@ -53,6 +55,12 @@ from datamodules.corpora.demo_score import (
 FACTORS = ("genre", "mood", "instrument", "tempo")
 KINDS = (*FACTORS, None)  # what changes, in turn
 COLUMNS = ("path", "split", "condition", "time", "before", "after")
+TRACK_COLUMNS = ("track_id", "path", "split", *FACTORS)
+TRIPLET_COLUMNS = (
+    "condition",
+    *(f"{role}_{part}" for role in ("anchor", "positive", "negative") for part in ("id", "start")),
+)
+TRIPLETS_PER_CONDITION = 1000
 SECTION_COLUMNS = ("track_id", "path", "start", "end", "split", *FACTORS)
 MIDDLE = (1 / 3, 2 / 3)  # share of the piece within which the point is drawn
 TEMPO_RATIO = (1.25, 1.6)  # of the faster to the slower tempo: beyond estimation errors, short of an octave
@@ -106,7 +114,7 @@ def generate_changes(out: Path, n_pieces: int = 150, seed: int = 0, seconds: flo
     The result depends on ``n_pieces``, ``seed`` and ``seconds`` only.
 
     Args:
-        out: Folder that receives ``audio/<track_id>.flac``, ``changes.csv`` and ``sections.csv``.
+        out: Folder that receives ``audio/<track_id>.flac`` and the tables.
         n_pieces: Number of pieces.
         seed: Fixes labels and music.
         seconds: Duration of each piece.
@@ -125,8 +133,13 @@ def generate_changes(out: Path, n_pieces: int = 150, seed: int = 0, seconds: flo
     if seconds < shortest:
         raise ValueError(f"seconds is {seconds}, must be at least {shortest:g} for pieces that change")
     pieces = plan_changes(n_pieces, seed)
-    tables = {out / "changes.csv": change_rows(pieces, seconds), out / "sections.csv": section_rows(pieces, seconds)}
-    texts = {path: csv_text(rows) for path, rows in tables.items()}
+    tables = {
+        "changes.csv": change_rows(pieces, seconds),
+        "sections.csv": section_rows(pieces, seconds),
+        "tracks.csv": track_rows(pieces),
+        "triplets.csv": triplet_rows(pieces, seed),
+    }
+    texts = {out / name: csv_text(rows) for name, rows in tables.items()}
     for path, text in texts.items():
         if path.exists() and path.read_text(encoding="utf-8") != text:
             path.unlink()  # it does not describe the audio that is about to be written
@@ -256,6 +269,42 @@ def section_rows(pieces: Sequence[ChangingPiece], seconds: float) -> list[Sequen
             rows.append(
                 [piece.track_id, f"audio/{file_name(piece)}", f"{start:.3f}", f"{end:.3f}", half.split, *labels]
             )
+    return rows
+
+
+def track_rows(pieces: Sequence[ChangingPiece]) -> list[Sequence[Any]]:
+    """List the whole pieces, with the tags of both halves, under a header."""
+    rows: list[Sequence[Any]] = [TRACK_COLUMNS]
+    for piece in pieces:
+        tags = [";".join(sorted(tags_of(piece, name))) for name in FACTORS if name != "tempo"]
+        rows.append([piece.track_id, f"audio/{file_name(piece)}", piece.before.split, *tags, piece.before.tempo])
+    return rows
+
+
+def tags_of(piece: ChangingPiece, name: str) -> set[str]:
+    """Give the tags that a piece has of a factor, before or after its change."""
+    return {getattr(piece.before, name), getattr(piece.after, name)}
+
+
+def triplet_rows(pieces: Sequence[ChangingPiece], seed: int) -> list[Sequence[Any]]:
+    """Draw triplets of whole test pieces, between one that keeps a tag, one that changes from or to it, and one that never has it."""
+    rng = default_rng(SeedSequence(seed, spawn_key=(SALT, SALT)))
+    rows: list[Sequence[Any]] = [TRIPLET_COLUMNS]
+    tests = [piece for piece in pieces if piece.before.split == "test"]
+    for name in FACTORS:
+        if name == "tempo":
+            continue
+        changing = [piece for piece in tests if piece.condition == name]
+        values = {value for piece in tests for value in tags_of(piece, name)}
+        positives = {value: [piece for piece in changing if value in tags_of(piece, name)] for value in values}
+        negatives = {value: [piece for piece in changing if value not in tags_of(piece, name)] for value in values}
+        anchors = [piece for piece in tests if piece.condition != name]
+        able = [a for a in anchors if positives[getattr(a.before, name)] and negatives[getattr(a.before, name)]]
+        for _ in range(TRIPLETS_PER_CONDITION if able else 0):
+            anchor = able[rng.integers(len(able))]
+            sides = (side[getattr(anchor.before, name)] for side in (positives, negatives))
+            members = [anchor, *(side[rng.integers(len(side))] for side in sides)]
+            rows.append([name, *(cell for member in members for cell in (member.track_id, ""))])
     return rows
 
 

@@ -19,10 +19,13 @@ from datamodules.corpora.demo_changes import (
     compose_change,
     generate_changes,
     plan_changes,
+    tags_of,
+    triplet_rows,
 )
 from datamodules.corpora.demo_score import GENRES, LEAD_PROGRAMS, MOODS, TEMPO_RANGE, compose, plan_pieces
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import collect
+from datamodules.triplet_lists import COLUMNS
 
 SECONDS = 24.0
 PLAN = plan_changes(150, seed=0)
@@ -156,6 +159,38 @@ def test_sections_are_a_manifest(folder):
     records, rejected = collect(read_manifest(folder / "sections.csv", [0.7, 0.1, 0.2]))
     assert (len(records), rejected) == (9, [])
     assert {record.artist for record in records} == {f"recording change-0000{i}" for i in range(5)}
+
+
+def test_whole_pieces_have_the_tags_of_both_sections(folder):
+    records, rejected = collect(read_manifest(folder / "tracks.csv", [0.7, 0.1, 0.2]))
+    assert rejected == []
+    for record, row in zip(records, read(folder / "changes.csv"), strict=True):
+        for name in ("genre", "mood", "instrument"):
+            if row["condition"] == name:
+                assert record.labels[name] == sorted((row["before"], row["after"]))
+            else:
+                assert len(record.labels[name]) == 1
+
+
+def test_triplets_are_between_whole_test_pieces_that_change_and_others():
+    rows = triplet_rows(PLAN, seed=0)
+    pieces = {piece.track_id: piece for piece in PLAN}
+    assert tuple(rows[0]) == COLUMNS
+    assert Counter(row[0] for row in rows[1:]) == dict.fromkeys(("genre", "mood", "instrument"), 1000)
+    for name, *cells in rows[1:]:
+        assert cells[1::2] == ["", "", ""]
+        anchor, positive, negative = (pieces[cell] for cell in cells[::2])
+        assert {piece.before.split for piece in (anchor, positive, negative)} == {"test"}
+        assert anchor.condition != name
+        assert positive.condition == negative.condition == name
+        (tag,) = tags_of(anchor, name)
+        assert tag in tags_of(positive, name)
+        assert tag not in tags_of(negative, name)
+    assert len({row[1] for row in rows[1:]}) > 50
+
+
+def test_too_few_pieces_give_no_triplet(folder):
+    assert read(folder / "triplets.csv") == []
 
 
 def test_a_piece_is_not_silent_and_does_not_jump(folder):
