@@ -55,6 +55,13 @@ def test_against_a_loop(match, looped, seed):
     assert match_distances(left, right, match).tolist() == pytest.approx(expected, abs=ATOL)
 
 
+def test_of_equally_cheap_paths_the_diagonal_step():
+    rng = np.random.default_rng(0)  # whole numbers, whose sums are often equal
+    left, right = ([torch.from_numpy(rng.integers(0, 3, (n, 1))).float() for n in (5, 6, 4, 7, 5)] for _ in range(2))
+    expected = [looped_dtw(x.tolist(), y.tolist()) for x, y in zip(left, right, strict=True)]
+    assert match_distances(left, right, "dtw").tolist() == pytest.approx(expected, abs=ATOL)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_dtw_against_librosa(seed):
     left, right = pairs(seed)
