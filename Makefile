@@ -22,6 +22,9 @@ TIME = 24:00:00
 PARTS = 40
 NAME := $(or $(EXPERIMENT),$(BACKBONE),$(JOB))-$(shell date +%Y%m%d-%H%M%S)
 SBATCH =
+# Of `make embed` and `make search`
+LIKE =
+WEIGHTS =
 CHECKPOINT = $(shell ls -t runs/*/checkpoints/best.ckpt 2>/dev/null | head -n 1)
 
 data-is-demo := $(filter demo,$(DATA))
@@ -34,12 +37,14 @@ choices := $(if $(BACKBONE),backbone=$(BACKBONE)) $(if $(MASK),mask=$(MASK)) $(i
 
 own-out := $(and $(corpus),$(filter file,$(origin OUT)))
 prepared = $(if $(corpus),data=$(DATA),'manifest=$(MANIFEST)') $(if $(own-out),,'out=$(OUT)')
+from-manifest := $(filter file,$(origin DATA))
+INDEX = indexes/$(notdir $(if $(from-manifest),$(patsubst %/,%,$(dir $(MANIFEST))),$(shards)))
 out-logs = $(if $(own-out),$(shards),$(OUT))/slurm
 tasks = $(or $(filter-out 0,$(GPUS)),1)
 submit = sbatch --parsable --cpus-per-task=$(CPUS) --time='$(TIME)'
 
 
-.PHONY: help setup demo train evaluate table sweep agent prepare report slurm slurm-train slurm-prepare test test-slurm lint bench
+.PHONY: help setup demo train evaluate table sweep agent prepare report embed search slurm slurm-train slurm-prepare test test-slurm lint bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -99,6 +104,16 @@ report: .venv/ready ## make one HTML page of RUN (the newest run; trained when m
 	$(if $(RUN),,$(MAKE) train DATA='$(DATA)')
 	$(PY) -m disentangled_ml.html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
 		$(if $(filter-out file,$(origin MANIFEST)),'manifest=$(MANIFEST)') $(ARGS)
+
+embed: .venv/ready $(if $(from-manifest),$(demo-manifest),$(if $(data-is-demo),shards/demo/index.json)) ## embed the recordings of MANIFEST, or the tracks of DATA, by CHECKPOINT (the newest; trained when missing) into INDEX
+	$(if $(CHECKPOINT),,$(MAKE) train DATA='$(DATA)')
+	$(PY) -m disentangled_ml.embed "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
+		$(if $(from-manifest),'manifest=$(MANIFEST)','shards=$(shards)') 'out=$(INDEX)' $(ARGS)
+
+search: .venv/ready ## find in INDEX (embedded when missing) what is LIKE a track or file, by WEIGHTS="genre=1 mood=.5"; without LIKE: tell how well that works
+	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
+	$(PY) -m disentangled_ml.search 'index=$(INDEX)' $(if $(LIKE),'like=$(LIKE)',precision=true) \
+		$(if $(and $(LIKE),$(wildcard $(LIKE))),'checkpoint=$(CHECKPOINT)') $(addprefix weights.,$(WEIGHTS)) $(ARGS)
 
 slurm: slurm-$(JOB) ## submit JOB=train or JOB=prepare to SLURM, see docs/slurm.md
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,6 +20,8 @@ import torch
 from datamodules.audio import UnusableAudio
 from datamodules.corpora.records import Rejected, TrackRecord
 
+# The module that Python was started with is imported once for all processes, and each runs it again under another name.
+warnings.filterwarnings("ignore", ".* found in sys.modules after import of package", RuntimeWarning)
 IN_FLIGHT = 2  # groups of recordings per process that are on their way
 
 Work = Callable[[Sequence[TrackRecord]], list[Any | Rejected]]  # on a group; gives a result for each recording

@@ -25,10 +25,10 @@ from tqdm import tqdm
 from disentangled_ml.change_metrics import WINDOWS, choose_threshold, found_in, mean_f, pooled, share_of_firing
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
+from disentangled_ml.networks import choose_device
 from disentangled_ml.recordings import LoadedNetwork, Recording, embed_recording, load, read_recording
 from disentangled_ml.report import aligned, number
 from disentangled_ml.run_folder import writable, write_json
-from disentangled_ml.systems import choose_device
 from disentangled_ml.trajectories import Novelty, chunk_starts, novelty, subspaces
 from disentangled_ml.trajectory import check_context, hop_of
 

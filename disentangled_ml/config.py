@@ -340,6 +340,37 @@ class ChangesConfig:
     accelerator: str = MISSING
 
 
+@dataclass
+class EmbedConfig:
+    """Hold everything ``python -m disentangled_ml.embed`` takes."""
+
+    checkpoint: str = MISSING
+    manifest: str | None = None
+    shards: str | None = None
+    split: str | None = None
+    out: str = MISSING
+    approximate: bool | None = None
+    workers: int | None = None
+    accelerator: str = MISSING
+
+
+@dataclass
+class SearchConfig:
+    """Hold everything ``python -m disentangled_ml.search`` takes."""
+
+    index: str = MISSING
+    like: str | None = None
+    precision: bool = MISSING
+    checkpoint: str | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+    k: int = MISSING
+    same_artist: bool = MISSING
+    tempo: list[float] | None = None
+    method: str = MISSING
+    out: str | None = None
+    accelerator: str = MISSING
+
+
 SCHEMAS = {
     "config": TrainConfig,
     "prepare": PrepareConfig,
@@ -351,12 +382,15 @@ SCHEMAS = {
     "tempo_check": TempoCheckConfig,
     "trajectory": TrajectoryConfig,
     "changes": ChangesConfig,
+    "embed": EmbedConfig,
+    "search": SearchConfig,
 }
 CORPORA = {  # keys of a data set, by the reader that its file names
     "msd": MsdConfig,
     "mtg_jamendo": MtgJamendoConfig,
     "magnatagatune": MagnaTagATuneConfig,
 }
+OPEN_KEYS = ("weights",)  # whose parts are named by the data: its conditions
 OF_MANIFESTS = ("manifest", "split_shares")  # keys of prepare that data sets have no use for
 
 
@@ -501,6 +535,8 @@ def check_key(tree: DictConfig, key: str) -> None:
     """Raise a ConfigError for a key that the schema does not know, with the legal ones."""
     node: Any = tree
     for depth, part in enumerate(key.split(".")):
+        if depth and key.split(".")[0] in OPEN_KEYS:
+            return
         if not isinstance(node, DictConfig) or part not in list(node.keys()):
             where = ".".join(key.split(".")[:depth])
             raise ConfigError(f"key {key!r} is unknown" + legal_keys(tree, f"{where}.{part}" if where else part))
@@ -548,7 +584,7 @@ def check_fields(tree: DictConfig) -> None:
     """
     for key, legal in LEGAL_VALUES.items():
         value = OmegaConf.select(tree, key)
-        if value is not None and value not in legal:
+        if isinstance(value, str) and value not in legal:  # a key may hold numbers elsewhere
             raise ConfigError(f"{key}={value} is not legal: choose one of {', '.join(map(str, legal))}")
     for key, least in LEAST_VALUES.items():
         value = OmegaConf.select(tree, key)
@@ -581,6 +617,7 @@ def check_fields(tree: DictConfig) -> None:
         raise ConfigError(f"data.pool_tracks={pool} must hold at least data.tracks_per_batch={batch} tracks")
 
 
+SPLIT_NAMES = ("train", "val", "test")
 LEGAL_VALUES: dict[str, tuple] = {
     "trainer.accelerator": ("auto", "cpu", "gpu"),
     "trainer.strategy": ("auto", "ddp"),
@@ -594,6 +631,8 @@ LEGAL_VALUES: dict[str, tuple] = {
     "estimator": ("torch", "madmom"),
     "match": ("mean", "best", "dtw"),
     "accelerator": ("auto", "cpu", "gpu"),
+    "split": SPLIT_NAMES,
+    "method": ("auto", "exact", "approximate"),
 }
 LEAST_VALUES: dict[str, float] = {
     "seed": 0,
@@ -649,6 +688,7 @@ LEAST_VALUES: dict[str, float] = {
     "context_seconds": 0.1,
     "min_gap_seconds": 0.0,
     "threshold": 0.0,
+    "k": 1,
 }
 MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far beyond what makes sense
     "seed": 2**32 - 1,
@@ -686,4 +726,5 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "context_seconds": 3_600.0,
     "min_gap_seconds": 36_000.0,
     "threshold": 2.0,
+    "k": 1_000_000,
 }

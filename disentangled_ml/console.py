@@ -33,6 +33,7 @@ def run_command(main: Callable[[DictConfig], None], name: str, command: str, pur
         sys.stdout.write(usage(name, command, purpose) + "\n")
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells which instructions it was compiled for
     keep_freed_memory()
     try:
         main(load_config(name, argv))

@@ -32,6 +32,7 @@ from disentangled_ml.conditions import Condition
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import one_line, run_command
 from disentangled_ml.neighbours import choose_queries, nearest
+from disentangled_ml.networks import choose_device
 from disentangled_ml.report_page import (
     NeighbourView,
     Page,
@@ -51,7 +52,7 @@ from disentangled_ml.report_page import (
 )
 from disentangled_ml.run_folder import writable
 from disentangled_ml.structures import TrackInfo
-from disentangled_ml.systems import NetworkSystem, choose_device, list_conditions, load_network_system
+from disentangled_ml.systems import NetworkSystem, list_conditions, load_network_system
 
 logger = logging.getLogger("html_report")
 RUN_PARTS = ("config.yaml", "metrics.json", "evaluation.json", "checkpoints")  # any of them makes a folder a run

@@ -35,11 +35,11 @@ from disentangled_ml.console import run_command
 from disentangled_ml.evaluation import EmbeddingTable
 from disentangled_ml.human import check_weights, human_report
 from disentangled_ml.model import ConditionalSimilarityNetwork
-from disentangled_ml.networks import load_checkpoint, network_from
+from disentangled_ml.networks import choose_device, load_checkpoint, network_from
 from disentangled_ml.report import accuracy_cell, aligned
 from disentangled_ml.run_folder import writable, write_json
 from disentangled_ml.structures import SPLITS, AudioSettings, Member
-from disentangled_ml.systems import check_finite, choose_device
+from disentangled_ml.systems import check_finite
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a folder has several of one recording, the first is taken
 CHUNKS_PER_BATCH = 64

@@ -42,6 +42,17 @@ def embedding_dim(config: DictConfig, n_conditions: int) -> int:
     return config.embedding_dim or SUBSPACE_DIM * n_conditions
 
 
+def choose_device(accelerator: str) -> torch.device:
+    """Take a GPU where there is one and it is not refused.
+
+    Raises:
+        ConfigError: if one is asked for and there is none.
+    """
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("accelerator=gpu, but there is no CUDA device: use accelerator=auto or cpu")
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def build_network(config: DictConfig, condition_names: list[str], audio: AudioSettings) -> ConditionalSimilarityNetwork:
     """Build the network of a training configuration."""
     n_conditions = len(condition_names)

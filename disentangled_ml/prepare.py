@@ -13,8 +13,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +29,7 @@ from datamodules.index import ShardIndex
 from datamodules.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
 from disentangled_ml.config import ConfigError, MagnaTagATuneConfig, MsdConfig, MtgJamendoConfig
 from disentangled_ml.console import run_command
+from disentangled_ml.run_folder import naming_out
 from disentangled_ml.structures import SPLITS, AudioSettings
 
 READERS = {  # by the schema of their keys, which are their arguments
@@ -90,21 +90,6 @@ def main(config: DictConfig) -> None:
     catalogue, out = build_catalogue(config), Path(config.out)
     with naming_out(out):
         run(config, part, catalogue, out, settings)
-
-
-@contextmanager
-def naming_out(out: Path) -> Iterator[None]:
-    """Name the folder of the shards where it cannot be written to.
-
-    Raises:
-        OSError: in place of the one that was raised.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"{out} cannot be written to ({error}): mend that, then repeat the command, which keeps what is made"
-        ) from error
 
 
 def run(config: DictConfig, part: Part | None, catalogue: Catalogue, out: Path, settings: PreparationSettings) -> None:

@@ -125,6 +125,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def naming_out(out: Path) -> Iterator[None]:
+    """Name the folder that a command makes where it cannot be written to.
+
+    Raises:
+        OSError: in place of the one that was raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{out} cannot be written to ({error}): mend that, then repeat the command, which keeps what is made"
+        ) from error
+
+
 def writable(out: str, extension: str = "json") -> Path:
     """Make the folder of a file to be written, before anything long begins.
 

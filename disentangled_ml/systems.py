@@ -213,17 +213,6 @@ def load_network_system(
     return NetworkSystem(network, index, trained.data.chunk_frames, tracks_per_batch, keep_sequences), trained
 
 
-def choose_device(accelerator: str) -> torch.device:
-    """Take a GPU where there is one and it is not refused.
-
-    Raises:
-        ConfigError: if one is asked for and there is none.
-    """
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("accelerator=gpu, but there is no CUDA device: use accelerator=auto or cpu")
-    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def list_conditions(index: ShardIndex, names: list[str], trained: DictConfig) -> list[Condition]:
     """Build those of the named conditions that the shards have.
 

@@ -30,13 +30,12 @@ from disentangled_ml.config import ConfigError, group_choices, load_config
 from disentangled_ml.console import run_command
 from disentangled_ml.evaluate import evaluate_split
 from disentangled_ml.jobs import Job, locked, run_jobs, slots
-from disentangled_ml.networks import load_checkpoint
+from disentangled_ml.networks import choose_device, load_checkpoint
 from disentangled_ml.run_folder import last_checkpoint, read_json, write_json
 from disentangled_ml.systems import (
     BaselineSystem,
     SpecialisedSystem,
     System,
-    choose_device,
     list_conditions,
     load_network_system,
 )

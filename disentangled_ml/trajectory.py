@@ -19,10 +19,10 @@ from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
+from disentangled_ml.networks import choose_device
 from disentangled_ml.recordings import LoadedNetwork, embed_recording, load, read_recording
 from disentangled_ml.report import aligned
 from disentangled_ml.run_folder import read_json, write_json
-from disentangled_ml.systems import choose_device
 from disentangled_ml.trajectories import change_points, novelty, principal_curves, self_similarity, subspaces
 from disentangled_ml.trajectory_figures import draw_trajectory
 

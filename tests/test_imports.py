@@ -13,20 +13,14 @@ PURE = (
     *("human", "tempo_metrics", "gathering", "all_triplets"),
     *("neighbours", "retrieval", "probe", "published", "comparison"),
     *("trajectories", "change_metrics", "matching"),
+    *("catalogue", "weighted_distance", "similarity_search", "approximate", "precision"),
     *("backbones", "backbones.*", "baselines", "baselines.*"),
 )
 ENTRY_POINTS = (
-    "train",
-    "evaluate",
-    "prepare",
-    "demo",
-    "html_report",
-    "human_triplets",
-    "tempo_check",
-    "table",
-    *("trajectory", "changes"),
+    *("train", "evaluate", "prepare", "demo", "html_report", "human_triplets", "tempo_check", "table"),
+    *("embed", "search", "trajectory", "changes"),
 )
-COMPOSING = ("builders", "systems", "recordings", *ENTRY_POINTS)  # know all packages
+COMPOSING = ("builders", "systems", "embedder", "cataloguing", "recordings", *ENTRY_POINTS)  # know all packages
 FIGURES = ("comparison_figures", "trajectory_figures")
 ONE_FILE = {  # a third-party framework and the files that may import it
     "webdataset": ["datamodules/shards.py"],
@@ -40,6 +34,7 @@ ONE_FILE = {  # a third-party framework and the files that may import it
     "wandb": ["disentangled_ml/tracking.py"],
     "mir_eval": ["disentangled_ml/tempo_metrics.py", "disentangled_ml/change_metrics.py"],
     "matplotlib": ["callbacks/figures.py"],
+    "faiss": ["disentangled_ml/approximate.py"],
     "jinja2": ["disentangled_ml/report_page.py"],
 }
 

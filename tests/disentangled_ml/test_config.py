@@ -34,6 +34,8 @@ REQUIRED = {
     "table": ["shards=shards/x"],
     "trajectory": ["checkpoint=best.ckpt", "path=a.flac"],
     "changes": ["checkpoint=best.ckpt"],
+    "embed": ["checkpoint=best.ckpt", "out=indexes/x"],
+    "search": ["index=indexes/x"],
 }
 OWNERS = {  # a command that has the key, for keys of the tables of limits
     key: next((name for name, schema in SCHEMAS.items() if key.split(".")[0] in schema.__dataclass_fields__), "config")

@@ -1,0 +1,112 @@
+"""Find music like a track: ``python -m disentangled_ml.search index=DIR like=TRACK_ID weights.genre=1 weights.mood=0.5``.
+
+``index`` is a folder that ``embed`` made. ``like`` is the id of one of its tracks, or a recording (wav, flac, ogg, mp3), which needs
+``checkpoint=FILE``, the one that embedded the folder. Conditions without a weight have none; without weights each has one.
+``precision=true`` instead of ``like`` tells how many of the k results have the query's labels, against chance.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from disentangled_ml.catalogue import TEMPO, Catalogue, CatalogueTrack
+from disentangled_ml.config import ConfigError
+from disentangled_ml.console import run_command
+from disentangled_ml.embedder import Embedder, check_fingerprint, fingerprint
+from disentangled_ml.networks import choose_device
+from disentangled_ml.precision import label_conditions, precision_report
+from disentangled_ml.report import aligned, number
+from disentangled_ml.run_folder import writable, write_json
+from disentangled_ml.similarity_search import Filters, Result, SimilaritySearch, open_search
+from disentangled_ml.structures import TrackInfo
+
+
+def main(config: DictConfig) -> None:
+    """Search as a configuration says, or tell how well searches do."""
+    if (config.like is not None) == config.precision:
+        raise ConfigError("give like=TRACK_ID or like=FILE, or precision=true")
+    out = None if config.out is None else writable(config.out)
+    search = open_search(config.index)
+    if config.checkpoint is not None:
+        checkpoint = Path(config.checkpoint)
+        check_fingerprint(search.catalogue, fingerprint(checkpoint), checkpoint)
+    if config.precision:
+        report = measure_precision(search.catalogue, config.k)
+        shown = precision_table(report)
+    else:
+        found = find(config, search)
+        report = {"like": config.like, "results": [as_json(result) for result in found]}
+        shown = results_table(found, search.catalogue.condition_names)
+    if out is not None:
+        write_json(out, report)
+    sys.stdout.write(shown + "\n")
+
+
+def measure_precision(catalogue: Catalogue, k: int) -> dict[str, Any]:
+    """Measure Precision@K per condition, see precision.py."""
+    infos = [TrackInfo(t.track_id, t.artist, 0, t.labels) for t in catalogue.tracks(range(len(catalogue)))]
+    embedding, masks = torch.from_numpy(np.array(catalogue.embedding)), torch.from_numpy(catalogue.model.masks)
+    return precision_report(embedding, masks, label_conditions(catalogue.model, infos), infos, k)
+
+
+def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
+    """Find what is near to the query of a configuration.
+
+    Raises:
+        ConfigError: if there is no such track and no such file, or a file without its checkpoint.
+    """
+    weights = OmegaConf.to_container(config.weights) or None
+    tempo = None if config.tempo is None else tuple(config.tempo)
+    row = search.catalogue.find(config.like)
+    if row is not None:
+        return search.search_like(row, weights, config.k, config.same_artist, tempo, config.method)
+    if not Path(config.like).is_file():
+        raise ConfigError(f"like={config.like} is neither a track of {config.index} nor a file")
+    if config.checkpoint is None:
+        raise ConfigError(
+            f"like={config.like} is a file: give checkpoint=FILE too, the one that embedded {config.index}"
+        )
+    query = Embedder(config.checkpoint, choose_device(config.accelerator)).embed(config.like)
+    return search.search(query, weights, config.k, Filters(tempo=tempo), config.method)
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """Give a result as plain values."""
+    return {**result.track._asdict(), "distance": result.distance, "distances": result.distances}
+
+
+def results_table(found: list[Result], names: list[str]) -> str:
+    """Show results as a table: a line per track, with its distance in all and per condition, and its labels."""
+    rows = [("", "track", "distance", *names, "artist", "labels")]
+    for rank, (_, track, distance, distances) in enumerate(found, start=1):
+        parts = [f"{distances[name]:.3f}" for name in names]
+        rows.append((str(rank), track.track_id, f"{distance:.3f}", *parts, track.artist or "-", show_labels(track)))
+    return "\n".join(aligned(rows)) if found else "no track is left by the filters"
+
+
+def precision_table(report: dict[str, Any]) -> str:
+    """Show how well searches do, a line per condition."""
+    rows = [("condition", "its weight alone", "equal weights", "chance", "at best", "queries")]
+    for name, entry in report["conditions"].items():
+        rows.append((name, *(number(entry[key]) for key in ("sub", "all", "chance", "best")), str(entry["n"])))
+    return "\n".join([f"precision at {report['k']} by label, without the query and its artist", "", *aligned(rows)])
+
+
+def show_labels(track: CatalogueTrack) -> str:
+    """Show the labels of a track.
+
+    >>> show_labels(CatalogueTrack("a", None, None, {"genre": ["jazz", "swing"], "tempo": 119.6}))
+    'jazz;swing, 120 BPM'
+    """
+    shown = [f"{label:.0f} BPM" if name == TEMPO else ";".join(label) for name, label in track.labels.items()]
+    return ", ".join(shown)
+
+
+if __name__ == "__main__":
+    run_command(main, "search", "search", __doc__)
