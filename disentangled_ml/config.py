@@ -367,6 +367,8 @@ class SearchConfig:
     same_artist: bool = MISSING
     tempo: list[float] | None = None
     method: str = MISSING
+    match: str = MISSING
+    rerank: int = MISSING
     out: str | None = None
     accelerator: str = MISSING
 
@@ -689,6 +691,7 @@ LEAST_VALUES: dict[str, float] = {
     "min_gap_seconds": 0.0,
     "threshold": 0.0,
     "k": 1,
+    "rerank": 1,
 }
 MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far beyond what makes sense
     "seed": 2**32 - 1,
@@ -727,4 +730,5 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "min_gap_seconds": 36_000.0,
     "threshold": 2.0,
     "k": 1_000_000,
+    "rerank": 10_000,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from datamodules.audio import UnusableAudio, decode
 from datamodules.spectrogram import log_mel, resample
 from datamodules.streams import mel_chunk
+from disentangled_ml.embedder import fingerprint
 from disentangled_ml.model import ConditionalSimilarityNetwork
 from disentangled_ml.networks import load_checkpoint, network_from
 from disentangled_ml.structures import AudioSettings
@@ -51,11 +51,9 @@ def load(path: Path, device: torch.device) -> LoadedNetwork:
         ValueError: if it is no checkpoint of this project.
     """
     checkpoint = load_checkpoint(path)
-    with open(path, "rb") as file:
-        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     network = network_from(checkpoint, path).to(device)
     chunk_frames = checkpoint["config"]["data"]["chunk_frames"]
-    return LoadedNetwork(network, AudioSettings(**checkpoint["audio"]), chunk_frames, fingerprint)
+    return LoadedNetwork(network, AudioSettings(**checkpoint["audio"]), chunk_frames, fingerprint(path))
 
 
 @dataclass(frozen=True)

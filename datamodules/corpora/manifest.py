@@ -16,19 +16,21 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from datamodules.corpora.files import LineReader
-from datamodules.corpora.records import TEMPO, Catalogue, Rejected, TrackRecord, draw_split
+from datamodules.corpora.records import TEMPO, WHOLE, Catalogue, Rejected, TrackRecord, draw_split
 from disentangled_ml.conditions import MAX_BPM, MIN_BPM
 from disentangled_ml.structures import RESERVED_NAMES, SPLITS
 
 REQUIRED = ("track_id", "path")
 RESERVED = (*REQUIRED, "artist", "split")
 SECTION = ("start", "end")  # reserved where a manifest has both
+SECTION_NAME = re.compile(r"@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?|end)$")
 LEAST_SECONDS = 1e-3  # of a section, and what its name shows
 logger = logging.getLogger(__name__)
 
@@ -126,6 +128,16 @@ def of_section(record: TrackRecord, row: dict) -> TrackRecord:
         return record
     name = f"{record.track_id}@{shown(start or 0.0)}-{'end' if end is None else shown(end)}"
     return record._replace(track_id=name, section=(start or 0.0, end))
+
+
+def section_of(track_id: str) -> tuple[float, float | None]:
+    """Read from the name of a track which section of its recording it is; other names are those of whole recordings.
+
+    >>> section_of("a@12.5-end"), section_of("a@0-9"), section_of("a")
+    ((12.5, None), (0.0, 9.0), (0.0, None))
+    """
+    found = SECTION_NAME.search(track_id)
+    return (float(found[1]), None if found[2] == "end" else float(found[2])) if found else WHOLE
 
 
 def parse_seconds(name: str, cell: str) -> float | None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny_checkpoints import TINY_AUDIO, TINY_CONDITIONS, save_tiny_checkpoint
 
 from disentangled_ml.change_metrics import boundary_f
 from disentangled_ml.changes import (
@@ -28,9 +27,13 @@ from disentangled_ml.changes import (
 )
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.recordings import Recording, embed_recording, load, read_recording
+from disentangled_ml.structures import AudioSettings
 from disentangled_ml.trajectories import Novelty
 from disentangled_ml.trajectory import main as follow
+from tests.conftest import N_MELS
+from tests.disentangled_ml.catalogues import NAMES, save_checkpoint
 
+AUDIO = AudioSettings(n_mels=N_MELS)
 RATE, SECONDS, CHANGE = 22050, 6.0, 3.2
 SETTINGS = ("accelerator=cpu", "hop_seconds=0.1", "context_seconds=1.0", "min_gap_seconds=1.0")
 HEADER = "path,split,condition,time\n"
@@ -48,16 +51,16 @@ def song(first: float, second: float) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny_arguments) -> Path:
+def folder(tmp_path_factory) -> Path:
     """Give a folder with a checkpoint, songs that change and steady ones, and their table."""
     root = tmp_path_factory.mktemp("changes")
-    save_tiny_checkpoint(root / "tiny.ckpt", tiny_arguments)
+    save_checkpoint(root / "tiny.ckpt")
     rows = []
     for number in range(8):
         split, steady = "val" if number < 4 else "test", number % 4 == 3
         name = f"{number}.flac"
         soundfile.write(root / name, song(200.0 + 40 * number, 200.0 + 40 * number if steady else 3000.0), RATE)
-        rows.append([name, split, "" if steady else TINY_CONDITIONS[number % 3], "" if steady else CHANGE])
+        rows.append([name, split, "" if steady else NAMES[number % 3], "" if steady else CHANGE])
     with open(root / "changes.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([HEADER.strip().split(","), *rows])
     return root
@@ -77,17 +80,17 @@ def score(folder: Path, out: Path, *arguments: str) -> dict:
 def test_changes_are_scored_and_their_thresholds_followed(folder, tmp_path, capsys):
     report = score(folder, tmp_path / "changes.json")
     shown = capsys.readouterr().out
-    assert list(report["conditions"]) == [*TINY_CONDITIONS, ANY]
-    assert set(report["thresholds"]) == {*TINY_CONDITIONS, WHOLE, MEL}
+    assert list(report["conditions"]) == [*NAMES, ANY]
+    assert set(report["thresholds"]) == {*NAMES, WHOLE, MEL}
     assert report["conditions"][ANY]["mel"]["f_3"] > 0.9  # a jump of the pitch is plain in a spectrogram
-    assert list(report["firing"]) == [*TINY_CONDITIONS, NONE]
-    assert all(name in shown for name in (*TINY_CONDITIONS, "wrong subspaces", "all pieces"))
+    assert list(report["firing"]) == [*NAMES, NONE]
+    assert all(name in shown for name in (*NAMES, "wrong subspaces", "all pieces"))
     out = tmp_path / "followed"
     given = [f"checkpoint={folder}/tiny.ckpt", f"path={folder}/4.flac", f"out={out}"]
     follow(load_config("trajectory", [*given, *SETTINGS, f"thresholds={tmp_path}/changes.json"]))
     trajectory = json.loads((out / "trajectory.json").read_text())
     assert {name: entry["threshold"] for name, entry in trajectory["conditions"].items()} == {
-        name: report["thresholds"][name] for name in TINY_CONDITIONS
+        name: report["thresholds"][name] for name in NAMES
     }
     assert trajectory["fingerprint"] == report["fingerprint"]
 
@@ -101,10 +104,10 @@ def test_a_trajectory_holds_what_it_says(folder, tmp_path, capsys):
     assert (out / "trajectory.png").read_bytes().startswith(b"\x89PNG")
     n = len(trajectory["times"])
     assert trajectory["seconds"] == SECONDS
-    assert trajectory["times"][0] == pytest.approx(TINY_AUDIO.seconds(16) / 2, abs=1e-4)
-    assert np.diff(trajectory["times"]) == pytest.approx([TINY_AUDIO.seconds(4)] * (n - 1), abs=1e-4)
-    assert trajectory["times"][-1] + TINY_AUDIO.seconds(16) / 2 <= SECONDS + TINY_AUDIO.seconds(1)
-    for name in TINY_CONDITIONS:
+    assert trajectory["times"][0] == pytest.approx(AUDIO.seconds(16) / 2, abs=1e-4)
+    assert np.diff(trajectory["times"]) == pytest.approx([AUDIO.seconds(4)] * (n - 1), abs=1e-4)
+    assert trajectory["times"][-1] + AUDIO.seconds(16) / 2 <= SECONDS + AUDIO.seconds(1)
+    for name in NAMES:
         entry = trajectory["conditions"][name]
         assert [len(curve) for curve in entry["curves"]] == [n, n]
         assert len(entry["novelty"]["times"]) == len(entry["novelty"]["values"]) > 10
@@ -117,11 +120,11 @@ def test_a_trajectory_holds_what_it_says(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("frontend", ["mel", "nnaudio"])
-def test_chunks_are_embedded_as_if_each_were_a_recording(folder, tmp_path, tiny_arguments, frontend):
-    loaded = load(save_tiny_checkpoint(tmp_path / "tiny.ckpt", tiny_arguments, frontend), torch.device("cpu"))
+def test_chunks_are_embedded_as_if_each_were_a_recording(folder, tmp_path, frontend):
+    loaded = load(save_checkpoint(tmp_path / "tiny.ckpt", "shards/x", 0, f"frontend={frontend}"), torch.device("cpu"))
     recording = read_recording(folder / "1.flac", loaded)
     starts, embedding = embed_recording(loaded, recording, hop_frames=3)
-    assert starts.tolist() == [TINY_AUDIO.seconds(3 * i) for i in range(len(starts))]
+    assert starts.tolist() == [AUDIO.seconds(3 * i) for i in range(len(starts))]
     assert len(starts) == (recording.mel.shape[1] - 16) // 3 + 1 > 64  # more than a batch
     for i in (0, 70, len(starts) - 1):
         first = 3 * i
@@ -269,7 +272,7 @@ def test_bad_input_of_a_trajectory(folder, tmp_path, arguments, message):
     soundfile.write(tmp_path / "short.wav", tone(440, 0.2), RATE)
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
     (tmp_path / "empty.json").write_text("{}")
-    thresholds = dict.fromkeys(TINY_CONDITIONS, 0.5)
+    thresholds = dict.fromkeys(NAMES, 0.5)
     (tmp_path / "other.json").write_text(json.dumps({"thresholds": thresholds, "settings": {"hop_seconds": 0.5}}))
     given = [f"checkpoint={folder}/tiny.ckpt", f"path={folder}/0.flac", f"out={tmp_path}/out", *SETTINGS]
     given += [argument.format(folder=folder, tmp=tmp_path) for argument in arguments]

@@ -7,7 +7,6 @@ import librosa
 import numpy as np
 import pytest
 import torch
-from tiny_checkpoints import save_tiny_checkpoint
 
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import main
@@ -15,6 +14,7 @@ from disentangled_ml.evaluation import EmbeddingTable, evaluation_report
 from disentangled_ml.masks import disjoint_blocks
 from disentangled_ml.matching import MATCHES, PAIRS_PER_BLOCK, match_distances
 from disentangled_ml.structures import ListedTriplet, Member, TrackChunks
+from tests.disentangled_ml.catalogues import save_checkpoint
 
 ATOL = 1e-5  # float32 against float64
 D = 6
@@ -167,8 +167,8 @@ def test_the_report_compares_whole_tracks_by_their_chunks(match, looped):
     assert report["track"]["accuracy"] == pytest.approx(expected)
 
 
-def test_evaluate_by_matching_stretches(tiny_arguments, tiny_shards, tmp_path, capsys, one_thread):
-    checkpoint = save_tiny_checkpoint(tmp_path / "tiny.ckpt", tiny_arguments)
+def test_evaluate_by_matching_stretches(tiny_shards, tmp_path, capsys, one_thread):
+    checkpoint = save_checkpoint(tmp_path / "tiny.ckpt")
     given = [f"checkpoint={checkpoint}", f"shards={tiny_shards}", "triplets_per_condition=40"]
     reports = {}
     for match in ("mean", "best", "dtw"):
