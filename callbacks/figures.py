@@ -33,12 +33,35 @@ def new_panels(rows: int, columns: int, width: float, height: float, **sharing: 
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     panels = list(figure.subplots(rows, columns, squeeze=False, **sharing).flat)
     for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.spines[["left", "bottom"]].set_color(GREY)
-        panel.tick_params(colors=INK, length=3, labelsize=9)
-        panel.xaxis.label.set_color(INK)
-        panel.yaxis.label.set_color(INK)
+        style(panel)
     return figure, panels
+
+
+def new_mosaic(
+    rows: list[list[str]], width: float, height: float, **ratios: Sequence[float]
+) -> tuple[Figure, dict[str, Axes]]:
+    """Make a figure of named panels of different sizes, ``width`` x ``height`` inches in all.
+
+    Args:
+        rows: A name per cell, ``.`` for an empty one; cells of one name are one panel.
+        width: Of the figure.
+        height: Of the figure.
+        ratios: ``width_ratios`` and ``height_ratios``, as in ``subplot_mosaic``.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplot_mosaic(rows, **ratios)
+    for panel in panels.values():
+        style(panel)
+    return figure, panels
+
+
+def style(panel: Axes) -> None:
+    """Give a panel the look of all."""
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(GREY)
+    panel.tick_params(colors=INK, length=3, labelsize=9)
+    panel.xaxis.label.set_color(INK)
+    panel.yaxis.label.set_color(INK)
 
 
 def save_figure(trainer: pl.Trainer, figure: Figure, name: str) -> Path:

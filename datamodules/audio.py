@@ -19,6 +19,7 @@ import soundfile
 LEGAL_SAMPLE_RATES = (4_000, 768_000)  # beyond, the header is wrong, and resampling to 22,050 Hz could fill the memory
 SILENCE_DBFS = -80.0
 MISSING_FILE = "missing file"
+END_TOLERANCE = 0.1  # seconds
 MAX_PEAK = 1e6  # floating-point files may exceed full scale; beyond this a float16 spectrogram of them may overflow
 BLOCK_FRAMES = 1 << 16  # bounds the memory of a block at the 1,024 channels that libsndfile allows to 256 MB
 
@@ -38,15 +39,22 @@ class _Stream(soundfile.SoundFile):
         return False
 
 
-def decode(path: Path, max_seconds: float | None = None) -> tuple[np.ndarray, int]:
-    """Decode a recording (wav, flac, ogg, mp3, ...) to mono, the mean of its channels.
+def decode(
+    path: Path, start: float = 0.0, end: float | None = None, max_seconds: float | None = None
+) -> tuple[np.ndarray, int]:
+    """Decode a recording (wav, flac, ogg, mp3, ...), or a section of it, to mono, the mean of its channels.
 
     The length is that of what decodes, whatever the header says. Of a file cut off in the middle, what the decoder gives is
     kept (wav, ogg, mp3; FLAC raises an error, as the decoder does). Channels of opposite phase cancel in the mean: such a
     recording has no mono signal, and silence is then the reason it is given.
 
+    What lies before a section is decoded and dropped, since seeking is not exact in every format; what lies behind it is not
+    decoded. A section may end up to ``END_TOLERANCE`` seconds behind the recording, as rounded times do.
+
     Args:
-        path: Of the file.
+        path: Of the recording.
+        start: Of the section, in seconds.
+        end: Of the section, in seconds; None: the end of the recording.
         max_seconds: How much of its beginning to decode; None: all of it.
 
     Returns:
@@ -56,7 +64,7 @@ def decode(path: Path, max_seconds: float | None = None) -> tuple[np.ndarray, in
         waveform: (n,) float32, n >= 1.
 
     Raises:
-        UnusableAudio: The file is missing, empty, not a recording, silent, or holds no usable samples.
+        UnusableAudio: The file is missing, empty, not a recording, silent, holds no usable samples, or ends before the section.
     """
     path = Path(path)
     if not path.exists():
@@ -65,26 +73,39 @@ def decode(path: Path, max_seconds: float | None = None) -> tuple[np.ndarray, in
         raise UnusableAudio("not a file")
     if path.stat().st_size == 0:
         raise UnusableAudio("empty file")
-    blocks = []
+    blocks, position = [], 0
     try:
         with _Stream(os.fsencode(path)) as file, np.errstate(invalid="ignore", over="ignore"):
             sample_rate = file.samplerate
-            most = sys.maxsize if max_seconds is None else round(max_seconds * sample_rate)
-            while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                blocks.append(block.mean(axis=1))
-                if len(blocks) * BLOCK_FRAMES >= most:
+            first = round(start * sample_rate)
+            last = sys.maxsize if end is None else round(end * sample_rate)
+            if max_seconds is not None:
+                last = min(last, first + round(max_seconds * sample_rate))
+            while position < last:
+                block = file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
+                if not len(block):
                     break
+                wanted = block[max(0, first - position) : last - position]
+                if len(wanted):
+                    blocks.append(wanted.mean(axis=1))
+                position += len(block)
     except soundfile.LibsndfileError as error:
         detail = " ".join(error.error_string.split()).removeprefix("Error : ").rstrip(".")
         raise UnusableAudio(f"not a decodable recording: {detail}") from error
     except TypeError as error:  # soundfile asks for the sample rate of a file named *.raw
         raise UnusableAudio("not a decodable recording: samples without a header") from error
-    if not blocks:
+    if not position:
         raise UnusableAudio("no samples")
     low, high = LEGAL_SAMPLE_RATES
     if not low <= sample_rate <= high:
         raise UnusableAudio(f"sample rate of {sample_rate} Hz (legal: {low} to {high})")
-    waveform = np.concatenate(blocks)[:most]
+    needed = start if end is None else end - END_TOLERANCE
+    if not blocks or position < min(last, needed * sample_rate):
+        section = f"from {start:g} s on" if end is None else f"from {start:g} to {end:g} s"
+        raise UnusableAudio(
+            f"the section {section} goes beyond the end of the recording at {position / sample_rate:.2f} s"
+        )
+    waveform = np.concatenate(blocks)
     peak = np.abs(waveform).max()
     if not peak < MAX_PEAK:  # so written that NaN fails it
         raise UnusableAudio(f"non-finite samples, or above {MAX_PEAK:g} (full scale is 1)")

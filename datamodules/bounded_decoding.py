@@ -93,7 +93,7 @@ def main(recording: int, decoded: int, max_seconds: float, memory: int, cpu_seco
     """Decode the open file ``recording`` into the open file ``decoded``; say the sample rate, or why there is none."""
     limit_process(memory, cpu_seconds)
     try:
-        waveform, sample_rate = decode(Path(f"/proc/self/fd/{recording}"), max_seconds)
+        waveform, sample_rate = decode(Path(f"/proc/self/fd/{recording}"), max_seconds=max_seconds)
     except UnusableAudio as error:
         sys.stdout.write(json.dumps(str(error)))
         return UNUSABLE

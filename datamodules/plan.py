@@ -59,7 +59,7 @@ def plan_shards(catalogue: Catalogue, settings: Any, tracks_per_shard: int) -> S
     splits, keys = array("b"), array("Q")
     for record in usable_rows(catalogue):
         moved = record._replace(path=Path(record.path).name)  # a catalogue may lie elsewhere today
-        content.update(repr(moved).encode())
+        content.update(moved.content().encode())
         splits.append(SPLITS.index(record.split))
         digest = hashlib.blake2b(record.track_id.encode()).digest()
         keys.extend((int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")))

@@ -105,7 +105,7 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepare
         UnusableAudio: with the reason for which it is rejected.
     """
     audio = settings.audio
-    waveform = resample(*decode(Path(record.path)), audio.sample_rate)
+    waveform = resample(*decode(Path(record.path), *record.section), audio.sample_rate)
     frames = 1 + len(waveform) // audio.hop_length
     if frames < settings.min_frames:
         seconds = len(waveform) / audio.sample_rate

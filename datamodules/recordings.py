@@ -62,9 +62,9 @@ def cut_recordings(
 
 
 def cut_record(record: TrackRecord, audio: AudioSettings, source: str, frames: int) -> np.ndarray:
-    """Cut the recording of a record.
+    """Cut the recording of a record, or its section.
 
     Raises:
         UnusableAudio: with the reason for which it cannot be used.
     """
-    return cut_waveform(*decode(Path(record.path)), audio, source, frames)
+    return cut_waveform(*decode(Path(record.path), *record.section), audio, source, frames)

@@ -241,6 +241,7 @@ class EvaluateConfig:
     seed: int = MISSING
     triplets_per_condition: int = MISSING
     match_bandwidth: bool = MISSING
+    match: str = MISSING
     tracks_per_batch: int = MISSING
     accelerator: str = MISSING
 
@@ -305,6 +306,8 @@ class DemoConfig:
     out: str = MISSING
     pieces: int = MISSING
     seconds: float = MISSING
+    changing_pieces: int = MISSING
+    changing_seconds: float = MISSING
     seed: int = MISSING
     workers: int | None = None
 
@@ -337,6 +340,34 @@ class TempoCheckConfig:
 
 
 @dataclass
+class TrajectoryConfig:
+    """Hold everything ``python -m disentangled_ml.trajectory`` takes."""
+
+    checkpoint: str = MISSING
+    path: str = MISSING
+    out: str | None = None
+    hop_seconds: float = MISSING
+    context_seconds: float = MISSING
+    min_gap_seconds: float = MISSING
+    threshold: float = MISSING
+    thresholds: str | None = None
+    accelerator: str = MISSING
+
+
+@dataclass
+class ChangesConfig:
+    """Hold everything ``python -m disentangled_ml.changes`` takes."""
+
+    checkpoint: str = MISSING
+    changes: str = MISSING
+    out: str | None = None
+    hop_seconds: float = MISSING
+    context_seconds: float = MISSING
+    min_gap_seconds: float = MISSING
+    accelerator: str = MISSING
+
+
+@dataclass
 class EmbedConfig:
     """Hold everything ``python -m disentangled_ml.embed`` takes."""
 
@@ -363,6 +394,8 @@ class SearchConfig:
     same_artist: bool = MISSING
     tempo: list[float] | None = None
     method: str = MISSING
+    match: str = MISSING
+    rerank: int = MISSING
     out: str | None = None
     accelerator: str = MISSING
 
@@ -378,6 +411,8 @@ SCHEMAS = {
     "listening_results": ListeningResultsConfig,
     "human_triplets": HumanTripletsConfig,
     "tempo_check": TempoCheckConfig,
+    "trajectory": TrajectoryConfig,
+    "changes": ChangesConfig,
     "embed": EmbedConfig,
     "search": SearchConfig,
 }
@@ -625,6 +660,7 @@ LEGAL_VALUES: dict[str, tuple] = {
     "wandb.mode": ("auto", "online", "offline", "disabled"),
     "tempo": ("torch", "madmom", "manifest"),
     "estimator": ("torch", "madmom"),
+    "match": ("mean", "best", "dtw"),
     "accelerator": ("auto", "cpu", "gpu"),
     "split": SPLIT_NAMES,
     "method": ("auto", "exact", "approximate"),
@@ -679,11 +715,18 @@ LEAST_VALUES: dict[str, float] = {
     "uploads_at_a_time": 1,
     "decode_seconds": 1,
     "seconds": 3.0,
+    "changing_pieces": 0,
+    "changing_seconds": 24.0,
     "jobs": 1,
     "high_agreement": 0.5,
     "least_votes": 1,
     "limit": 1,
+    "hop_seconds": 0.02,
+    "context_seconds": 0.1,
+    "min_gap_seconds": 0.0,
+    "threshold": 0.0,
     "k": 1,
+    "rerank": 1,
 }
 MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far beyond what makes sense
     "seed": 2**32 - 1,
@@ -720,6 +763,13 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "uploads_at_a_time": 64,
     "decode_seconds": 3_600,
     "seconds": 3_600.0,
+    "changing_pieces": 1_000_000,
+    "changing_seconds": 3_600.0,
     "high_agreement": 1.0,
+    "hop_seconds": 600.0,
+    "context_seconds": 3_600.0,
+    "min_gap_seconds": 36_000.0,
+    "threshold": 2.0,
     "k": 1_000_000,
+    "rerank": 10_000,
 }

@@ -1,4 +1,4 @@
-"""Make the demo corpus: generated pieces with true labels of genre, mood, instrument and tempo."""
+"""Make the demo corpus: generated pieces with true labels of genre, mood, instrument and tempo; also pieces that change."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from datamodules.corpora.demo import generate_demo
+from datamodules.corpora.demo_changes import generate_changes
 from disentangled_ml.console import run_command
 
 
@@ -17,6 +18,10 @@ def main(config: DictConfig) -> None:
     workers = config.workers or os.cpu_count() or 1
     manifest = generate_demo(Path(config.out), config.pieces, config.seed, config.seconds, workers)
     logging.getLogger("demo").info("%s", manifest)
+    if config.changing_pieces:
+        out = Path(config.out) / "changes"
+        written = generate_changes(out, config.changing_pieces, config.seed, config.changing_seconds, workers)
+        logging.getLogger("demo").info("%s", written)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from datamodules.audio import UnusableAudio, decode
@@ -108,11 +109,16 @@ class Embedder:
 
     def embed_together(self, tracks: list[np.ndarray]) -> np.ndarray:
         """Embed the chunks of some tracks: T arrays (n, ...) to (T, D)."""
-        device = next(self.network.parameters()).device
-        chunks = torch.from_numpy(np.concatenate(tracks))
-        rows = torch.cat([self.network(part.to(device)).float().cpu() for part in chunks.split(CHUNKS_PER_PASS)])
+        rows = self.embed_chunks(np.concatenate(tracks))
         sums = torch.stack([part.sum(0) for part in rows.split([len(track) for track in tracks])])
         return normalize(sums, dim=1).numpy()
+
+    @torch.inference_mode()
+    def embed_chunks(self, chunks: np.ndarray) -> Tensor:
+        """Embed chunks by themselves: (n, ...) to (n, D) float32, on the CPU."""
+        device = next(self.network.parameters()).device
+        parts = torch.from_numpy(chunks).split(CHUNKS_PER_PASS)
+        return torch.cat([self.network(part.to(device)).float().cpu() for part in parts])
 
     def embed(self, recording: str | Path | np.ndarray, sample_rate: int | None = None) -> np.ndarray:
         """Embed a recording.

@@ -17,6 +17,7 @@ from disentangled_ml.conditions import Condition
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.console import run_command
 from disentangled_ml.evaluation import EmbeddingTable, end_chunks, evaluation_report, listed_chunks, split_report
+from disentangled_ml.matching import MEAN
 from disentangled_ml.networks import choose, choose_device, load_checkpoint
 from disentangled_ml.probe import probe_report
 from disentangled_ml.report import accuracy_table, retrieval_table
@@ -43,7 +44,8 @@ def choose_shards(config: DictConfig) -> str:
 def load_system(config: DictConfig, index: ShardIndex, device: torch.device) -> tuple[System, DictConfig]:
     """Load what is evaluated, and the training configuration that its triplets follow (of a baseline: the default one)."""
     if config.checkpoint is not None:
-        return load_network_system(Path(config.checkpoint), index, device, config.tracks_per_batch)
+        keep_sequences = config.match != MEAN
+        return load_network_system(Path(config.checkpoint), index, device, config.tracks_per_batch, keep_sequences)
     baseline = choose(BASELINES, config.baseline, "baseline")(seed=config.seed)
     defaults = load_config("config", ["data=shards", f"data.shards={index.root}"])
     names = [entry["name"] for entry in index.conditions]
@@ -51,7 +53,12 @@ def load_system(config: DictConfig, index: ShardIndex, device: torch.device) -> 
 
 
 def evaluate_split(
-    system: System, index: ShardIndex, conditions: list[Condition], settings: ListSettings, probe: bool
+    system: System,
+    index: ShardIndex,
+    conditions: list[Condition],
+    settings: ListSettings,
+    probe: bool,
+    match: str = MEAN,
 ) -> dict[str, Any]:
     """Evaluate on the kept list of the test split; with probes if wanted, which take the training tracks too.
 
@@ -67,7 +74,7 @@ def evaluate_split(
     ids, embedding = table.tracks()
     names = [condition.name for condition in conditions]
     masks = system.masks(embedding.shape[1])[[system.condition_names.index(name) for name in names]]
-    report = split_report(table, triplets, masks, conditions, infos)
+    report = split_report(table, triplets, masks, conditions, infos, match)
     if probe:
         train_ids, train = system.embed("train", set()).tracks()
         by_id = {info.track_id: info for info in (*infos, *read_infos(index, "train"))}
@@ -76,7 +83,7 @@ def evaluate_split(
     return report
 
 
-def evaluate_list(system: System, index: ShardIndex, path: Path) -> dict[str, Any]:
+def evaluate_list(system: System, index: ShardIndex, path: Path, match: str = MEAN) -> dict[str, Any]:
     """Evaluate on a given list, whose tracks may be of any split.
 
     Raises:
@@ -90,7 +97,7 @@ def evaluate_list(system: System, index: ShardIndex, path: Path) -> dict[str, An
     if not any(all(member in table.rows for member in members) for _, *members in triplets):
         raise ConfigError(f"triplets={path}: {index.root} has the tracks of none of its {len(triplets)} triplets")
     embedding_dim = table.tracks()[1].shape[1]
-    return evaluation_report(table, triplets, system.masks(embedding_dim), names)
+    return evaluation_report(table, triplets, system.masks(embedding_dim), names, match)
 
 
 def embed_named(system: System, triplets: list[ListedTriplet]) -> EmbeddingTable:
@@ -98,7 +105,9 @@ def embed_named(system: System, triplets: list[ListedTriplet]) -> EmbeddingTable
     named = frozenset(member.track_id for _, *members in triplets for member in members)
     table = EmbeddingTable()
     for split in SPLITS:
-        table.rows.update(system.embed(split, listed_chunks(triplets), named).rows)
+        found = system.embed(split, listed_chunks(triplets), named)
+        table.rows.update(found.rows)
+        table.sequences.update(found.sequences)
     return table
 
 
@@ -108,16 +117,21 @@ def main(config: DictConfig) -> None:
     for key in ("probe", "match_bandwidth"):
         if config[key] and config.triplets is not None:
             raise ConfigError(f"{key}=true needs the list of the test split: leave triplets={config.triplets} out")
+    if config.match != MEAN and (config.baseline is not None or config.probe):
+        taken = "probe=true takes" if config.probe else "a baseline takes"
+        raise ConfigError(
+            f"match={config.match} compares chunks of a checkpoint, {taken} whole tracks: use match={MEAN}"
+        )
     index = ShardIndex.read(choose_shards(config))
     system, trained = load_system(config, index, choose_device(config.accelerator))
     if config.triplets is not None:
-        report = evaluate_list(system, index, Path(config.triplets))
+        report = evaluate_list(system, index, Path(config.triplets), config.match)
     else:
         settings = ListSettings(
             config.triplets_per_condition, config.seed, trained.data.chunk_frames, config.match_bandwidth
         )
         conditions = list_conditions(index, system.condition_names, trained)
-        report = evaluate_split(system, index, conditions, settings, config.probe)
+        report = evaluate_split(system, index, conditions, settings, config.probe, config.match)
     if out is not None:
         write_json(out, report)
     sys.stdout.write(accuracy_table(report) + "\n")

@@ -1,7 +1,8 @@
 """Evaluation on a fixed list of triplets: every chunk is embedded once, then each triplet is three rows of a table.
 
 A whole track's embedding is the mean of the unit embeddings of its non-overlapping chunks, normalised again, so that the
-masked distance is that of the loss (J. Lee et al., ICASSP 2020, section 3.3).
+masked distance is that of the loss (J. Lee et al., ICASSP 2020, section 3.3). Tracks that change can be compared chunk by chunk
+instead (``match``, see matching.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn.functional import normalize
 
 from disentangled_ml.conditions import Condition
 from disentangled_ml.losses import masked_mean, triplet_violation, with_track
+from disentangled_ml.matching import MEAN, match_distances
 from disentangled_ml.metrics import mean_accuracy, mean_intervals, triplet_accuracies
 from disentangled_ml.retrieval import retrieval_report, track_recall
 from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks, TrackInfo
@@ -34,10 +36,14 @@ class EmbeddingTable:
     Attributes:
         wanted: Chunks to keep by themselves.
         rows: Embedding (D,) per member; that of a whole track is normalised.
+        keep_sequences: Whether to keep the chunks of whole tracks too.
+        sequences: Non-overlapping chunks (n, D) of whole tracks, in order, if they are kept.
     """
 
     wanted: set[Member] = field(default_factory=set)
     rows: dict[Member, Tensor] = field(default_factory=dict)
+    keep_sequences: bool = False
+    sequences: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, batch: TrackChunks, embedding: Tensor) -> None:
         """Add the embeddings (B, D) of a batch; a track that comes again replaces itself."""
@@ -47,6 +53,9 @@ class EmbeddingTable:
         total.index_add_(0, track[in_mean], embedding[in_mean])
         for track_id, row in zip(batch.track_ids, normalize(total, dim=1), strict=True):
             self.rows[Member(track_id)] = row
+        if self.keep_sequences:
+            for row, track_id in enumerate(batch.track_ids):
+                self.sequences[track_id] = embedding[(track == row) & in_mean]
         for i, (row, frame) in enumerate(zip(track.tolist(), start.tolist(), strict=True)):
             member = Member(batch.track_ids[row], frame)
             if member in self.wanted:
@@ -169,6 +178,29 @@ def space_distances(rows: ListedRows, masks: Tensor) -> tuple[Tensor, Tensor]:
     return dist_ap, dist_an
 
 
+def matched_distances(table: EmbeddingTable, rows: ListedRows, masks: Tensor, match: str) -> tuple[Tensor, Tensor]:
+    """Compute the distances of all triplets in each of several spaces, stretch by stretch where their members are whole tracks.
+
+    Args:
+        table: That ``rows`` were found in, with sequences.
+        rows: The triplets.
+        masks: One per space.
+        match: ``best`` or ``dtw``, see matching.py.
+
+    Shape:
+        masks: (M, D).
+        returns: dist_ap, dist_an, both (M, T).
+    """
+    sequences = [table.sequences[m.track_id] if m.start is None else row[None] for m, row in table.rows.items()]
+    distances = torch.empty(2, len(masks), len(rows.indices))
+    for space, mask in enumerate(masks):
+        masked = [sequence * mask for sequence in sequences]
+        anchors, *others = ([masked[i] for i in column] for column in rows.indices.T.tolist())
+        for kind, members in enumerate(others):
+            distances[kind, space] = match_distances(anchors, members, match)
+    return distances[0], distances[1]
+
+
 def listed_distances(
     table: EmbeddingTable, triplets: Iterable[ListedTriplet], masks: Tensor, condition_names: Sequence[str]
 ) -> Distances:
@@ -203,9 +235,20 @@ def listed_loss(
 
 
 def evaluation_report(
-    table: EmbeddingTable, triplets: Sequence[ListedTriplet], masks: Tensor, condition_names: Sequence[str]
+    table: EmbeddingTable,
+    triplets: Sequence[ListedTriplet],
+    masks: Tensor,
+    condition_names: Sequence[str],
+    match: str = MEAN,
 ) -> dict[str, Any]:
     """Report the accuracy in the subspaces, in all dimensions, and of track, with 95 % intervals.
+
+    Args:
+        table: Of the embeddings; with sequences, unless whole tracks are compared by their means.
+        triplets: The list.
+        masks: Condition masks.
+        condition_names: Of the masks, in order.
+        match: How whole tracks are compared: ``mean``, ``best`` or ``dtw``.
 
     Shape:
         masks: (C, D).
@@ -216,7 +259,11 @@ def evaluation_report(
         Accuracies without a triplet are None.
     """
     rows = find_rows(table, triplets, condition_names)
-    dist_ap, dist_an = space_distances(rows, with_track(masks.detach().float().cpu()))
+    every_space = with_track(masks.detach().float().cpu())
+    if match == MEAN:
+        dist_ap, dist_an = space_distances(rows, every_space)
+    else:
+        dist_ap, dist_an = matched_distances(table, rows, every_space, match)
     correct = dist_ap < dist_an
     spaces = torch.stack(
         [correct.gather(0, rows.condition[None])[0], correct[-1]]
@@ -249,6 +296,7 @@ def split_report(
     masks: Tensor,
     conditions: Sequence[Condition],
     infos: Sequence[TrackInfo],
+    match: str = MEAN,
 ) -> dict[str, Any]:
     """Report on all tracks of a split: ``evaluation_report``, and what is retrieved.
 
@@ -258,14 +306,18 @@ def split_report(
         masks: One per condition.
         conditions: Of the list, in order.
         infos: Of the tracks.
+        match: How whole tracks are compared, see ``evaluation_report``.
 
     Shape:
         masks: (C, D).
 
     Returns:
-        That of ``evaluation_report``, with ``"recall"`` (see ``retrieval_report``) and ``"track_recall"``: track Recall@1.
+        That of ``evaluation_report``, with ``"recall"`` (see ``retrieval_report``) and ``"track_recall"``: track Recall@1. Both are
+        left out where tracks are not compared by their means, which they are of.
     """
-    report = evaluation_report(table, triplets, masks, [condition.name for condition in conditions])
+    report = evaluation_report(table, triplets, masks, [condition.name for condition in conditions], match)
+    if match != MEAN:
+        return {**report, "match": match}
     report["recall"] = retrieval_report(*table.tracks(), masks, conditions, infos)
     found = track_recall(*table.ends())
     report["track_recall"] = {"accuracy": found.accuracy, "ci95": list(found.ci95), "n": found.n}

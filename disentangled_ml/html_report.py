@@ -24,7 +24,7 @@ from yaml import YAMLError
 
 from datamodules.audio import UnusableAudio, decode, decode_flac, encode_mp3
 from datamodules.corpora.manifest import read_manifest
-from datamodules.corpora.records import TEMPO, collect
+from datamodules.corpora.records import TEMPO, TrackRecord, collect
 from datamodules.index import ShardIndex
 from datamodules.shards import decode_info, read_infos, read_samples, share_slices
 from datamodules.spectrogram import resample
@@ -260,8 +260,8 @@ def add_clips(
     return number
 
 
-def read_recordings(manifest: Path) -> dict[str, Path]:
-    """Read where the recordings of a manifest lie, by track id.
+def read_recordings(manifest: Path) -> dict[str, TrackRecord]:
+    """Read which recordings a manifest has, by track id.
 
     Raises:
         ManifestError: if it is no manifest.
@@ -269,17 +269,17 @@ def read_recordings(manifest: Path) -> dict[str, Path]:
     catalogue = read_manifest(
         manifest, split_shares=[1.0, 0.0, 0.0], conditions=[TEMPO]
     )  # splits and labels: the shards'
-    return {record.track_id: Path(record.path) for record in collect(catalogue)[0]}
+    return {record.track_id: record for record in collect(catalogue)[0]}
 
 
-def recorded_sounds(recordings: dict[str, Path], track_ids: list[str]) -> Iterator[tuple[str, np.ndarray, int]]:
+def recorded_sounds(recordings: dict[str, TrackRecord], track_ids: list[str]) -> Iterator[tuple[str, np.ndarray, int]]:
     """Give the middle of each of these recordings that can be decoded, with its sample rate."""
     known = [track_id for track_id in track_ids if track_id in recordings]
     for track_id in tqdm(known, desc="decode", unit="track"):
         try:
-            waveform, sample_rate = decode(recordings[track_id])
+            waveform, sample_rate = decode(Path(recordings[track_id].path), *recordings[track_id].section)
         except UnusableAudio as error:
-            logger.warning("%s: %s", recordings[track_id], error)
+            logger.warning("%s: %s", recordings[track_id].path, error)
             continue
         start, stop = middle(len(waveform), sample_rate)
         yield track_id, waveform[start:stop], sample_rate

@@ -2,6 +2,8 @@
 
 ``index`` is a folder that ``embed`` made. ``like`` is the id of one of its tracks, or a recording (wav, flac, ogg, mp3), which needs
 ``checkpoint=FILE``, the one that embedded the folder. Conditions without a weight have none; without weights each has one.
+``match=best`` or ``dtw`` compares the ``rerank`` tracks that are nearest by their means with the query stretch by stretch (see
+matching.py); their recordings are decoded anew for that, so it takes seconds.
 ``precision=true`` instead of ``like`` tells how many of the k results have the query's labels, against chance.
 """
 
@@ -14,17 +16,25 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from tqdm import tqdm
 
+from datamodules.audio import UnusableAudio
+from datamodules.corpora.manifest import section_of
+from datamodules.corpora.records import TrackRecord
+from datamodules.recordings import cut_record
 from disentangled_ml.catalogue import TEMPO, Catalogue, CatalogueTrack
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
 from disentangled_ml.embedder import Embedder, check_fingerprint, fingerprint
+from disentangled_ml.matching import MEAN, match_distances
 from disentangled_ml.networks import choose_device
 from disentangled_ml.precision import label_conditions, precision_report
 from disentangled_ml.report import aligned, number
 from disentangled_ml.run_folder import writable, write_json
 from disentangled_ml.similarity_search import Filters, Result, SimilaritySearch, open_search
 from disentangled_ml.structures import TrackInfo
+from disentangled_ml.weighted_distance import check_weights, scales
 
 
 def main(config: DictConfig) -> None:
@@ -64,8 +74,12 @@ def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
     weights = OmegaConf.to_container(config.weights) or None
     tempo = None if config.tempo is None else tuple(config.tempo)
     row = search.catalogue.find(config.like)
+    k = config.k if config.match == MEAN else max(config.k, config.rerank)
+    if config.match != MEAN and config.checkpoint is None:
+        raise ConfigError(f"match={config.match} embeds recordings anew: give checkpoint=FILE, that of {config.index}")
     if row is not None:
-        return search.search_like(row, weights, config.k, config.same_artist, tempo, config.method)
+        found = search.search_like(row, weights, k, config.same_artist, tempo, config.method)
+        return found if config.match == MEAN else rematch(config, search.catalogue, search.catalogue.track(row), found)
     if not Path(config.like).is_file():
         raise ConfigError(f"like={config.like} is neither a track of {config.index} nor a file")
     if config.checkpoint is None:
@@ -73,7 +87,41 @@ def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
             f"like={config.like} is a file: give checkpoint=FILE too, the one that embedded {config.index}"
         )
     query = Embedder(config.checkpoint, choose_device(config.accelerator)).embed(config.like)
-    return search.search(query, weights, config.k, Filters(tempo=tempo), config.method)
+    found = search.search(query, weights, k, Filters(tempo=tempo), config.method)
+    if config.match == MEAN:
+        return found
+    return rematch(config, search.catalogue, CatalogueTrack("", None, config.like, {}), found)
+
+
+def rematch(config: DictConfig, catalogue: Catalogue, query: CatalogueTrack, found: list[Result]) -> list[Result]:
+    """Order what was found by comparing its chunks with those of the query; give the first k, with those distances.
+
+    Raises:
+        ConfigError: if a track has no recording.
+        UnusableAudio: naming one that cannot be decoded.
+    """
+    embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    weights = check_weights(OmegaConf.to_container(config.weights) or None, catalogue.condition_names)
+    scale = torch.from_numpy(scales(weights, catalogue.model.masks)).sqrt().float()
+    tracks = tqdm([query, *(result.track for result in found)], desc="match", unit="track")
+    first, *others = (read_chunks(config, embedder, track) * scale for track in tracks)
+    distances = match_distances([first] * len(others), others, config.match).tolist()
+    matched = [result._replace(distance=distance) for result, distance in zip(found, distances, strict=True)]
+    return sorted(matched, key=lambda result: result.distance)[: config.k]
+
+
+def read_chunks(config: DictConfig, embedder: Embedder, track: CatalogueTrack) -> Tensor:
+    """Embed the non-overlapping chunks of a track's recording: (n, D)."""
+    if track.path is None:
+        raise ConfigError(
+            f"match={config.match} needs the recordings, but {config.index} was embedded from shards: embed it from "
+            f"manifest=CSV, or use match={MEAN}"
+        )
+    record, notes = TrackRecord(track.track_id, track.path, None, "", {}, section_of(track.track_id)), embedder.notes
+    try:
+        return embedder.embed_chunks(cut_record(record, notes.audio, embedder.source, notes.chunk_frames))
+    except UnusableAudio as error:
+        raise UnusableAudio(f"{track.path}: {error}; use match={MEAN}") from error
 
 
 def as_json(result: Result) -> dict[str, Any]:

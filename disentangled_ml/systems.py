@@ -53,12 +53,18 @@ class NetworkSystem:
         index: Of the shards.
         chunk_frames: Length of its chunks.
         tracks_per_batch: Whole tracks embedded at a time.
+        keep_sequences: Whether tables keep the chunks of whole tracks too, not only their means.
     """
 
     def __init__(
-        self, network: ConditionalSimilarityNetwork, index: ShardIndex, chunk_frames: int, tracks_per_batch: int = 8
+        self,
+        network: ConditionalSimilarityNetwork,
+        index: ShardIndex,
+        chunk_frames: int,
+        tracks_per_batch: int = 8,
+        keep_sequences: bool = False,
     ):
-        self.network, self.tracks_per_batch = network, tracks_per_batch
+        self.network, self.tracks_per_batch, self.keep_sequences = network, tracks_per_batch, keep_sequences
         self.condition_names = network.condition_names
         self.n_parameters = sum(parameter.numel() for parameter in network.parameters())
         masks = network.masks()
@@ -69,7 +75,7 @@ class NetworkSystem:
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
         """Embed each chunk once."""
         device = next(self.network.parameters()).device
-        table = EmbeddingTable(wanted=wanted)
+        table = EmbeddingTable(wanted=wanted, keep_sequences=self.keep_sequences)
         stream = EvaluationStream(self.source, split, self.tracks_per_batch, requested_starts(wanted), only)
         for chunks in tqdm(stream, desc=f"embed {split}", unit="batch"):
             table.add(chunks, embed(self.network, chunks.audio.to(device)))
@@ -191,7 +197,7 @@ def read_mels(index: ShardIndex, split: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def load_network_system(
-    path: Path, index: ShardIndex, device: torch.device, tracks_per_batch: int = 8
+    path: Path, index: ShardIndex, device: torch.device, tracks_per_batch: int = 8, keep_sequences: bool = False
 ) -> tuple[NetworkSystem, Any]:
     """Load a checkpoint to evaluate it on shards; give it with the configuration it was trained with.
 
@@ -204,7 +210,7 @@ def load_network_system(
         raise ConfigError(f"{index.root} was prepared with {index.audio}, the checkpoint with {checkpoint['audio']}")
     trained = OmegaConf.create(checkpoint["config"])
     network = network_from(checkpoint, path).to(device)
-    return NetworkSystem(network, index, trained.data.chunk_frames, tracks_per_batch), trained
+    return NetworkSystem(network, index, trained.data.chunk_frames, tracks_per_batch, keep_sequences), trained
 
 
 def list_conditions(index: ShardIndex, names: list[str], trained: DictConfig) -> list[Condition]:

@@ -36,7 +36,7 @@ logger = logging.getLogger("tempo_check")
 
 def excerpt(record: TrackRecord) -> np.ndarray:
     """Take the part of a recording of which the tempo is estimated."""
-    return excerpt_of(*decode(Path(record.path)))
+    return excerpt_of(*decode(Path(record.path), *record.section))
 
 
 def estimate(records: Sequence[TrackRecord], estimator: str) -> list[float | Rejected | None]:

@@ -24,13 +24,14 @@ import logging
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from itertools import groupby, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import numpy as np
 import symusic
@@ -61,6 +62,14 @@ SF2_SAMPLE = np.dtype([("name", "S20"), ("positions", "<u4", 5), ("root_key", "u
 SF2_SAMPLE_ID, SF2_ROOT_KEY = 53, 58
 
 
+class Composed(Protocol):
+    """Be a piece to be rendered."""
+
+    @property
+    def track_id(self) -> str:
+        """Give the name of the track."""
+
+
 def generate_demo(out: Path, n_pieces: int = 360, seed: int = 0, seconds: float = 12.0, workers: int = 2) -> Path:
     """Write the demo corpus; finish it if it is there in part, and leave it alone if it is complete.
 
@@ -86,21 +95,42 @@ def generate_demo(out: Path, n_pieces: int = 360, seed: int = 0, seconds: float 
     pieces = plan_pieces(n_pieces, seed)
     out = Path(out)
     manifest, text = out / "manifest.csv", _manifest_text(pieces)
-    audio = out / "audio"
-    audio.mkdir(parents=True, exist_ok=True)
     if manifest.exists() and manifest.read_text(encoding="utf-8") != text:
         manifest.unlink()  # it does not describe the audio that is about to be written
-    pending = [piece for piece in pieces if not _is_written(audio / _file_name(piece), piece, seconds)]
-    logger.info("demo corpus in %s: %d of %d pieces to render", out, len(pending), n_pieces)
+    render_missing(out / "audio", pieces, seconds, workers, render_piece)
+    if not manifest.exists():
+        write_text(manifest, text)
+    return manifest
+
+
+def render_missing(
+    folder: Path,
+    pieces: Sequence[Composed],
+    seconds: float,
+    workers: int,
+    render: Callable[[Composed, float, Path], np.ndarray],
+) -> None:
+    """Write ``<track_id>.flac`` of those pieces that are not there, or are there by another recipe.
+
+    Args:
+        folder: To be filled.
+        pieces: Of the corpus; all that their audio depends on stands in their ``repr``.
+        seconds: Duration of each.
+        workers: Number of processes.
+        render: Gives the samples of a piece, its duration and a tuned SoundFont given.
+
+    Raises:
+        FileNotFoundError: If the SoundFont is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pending = [piece for piece in pieces if not _is_written(folder / file_name(piece), piece, seconds)]
+    logger.info("demo corpus in %s: %d of %d pieces to render", folder.parent, len(pending), len(pieces))
     if pending:
         with TemporaryDirectory() as scratch:
             soundfont = Path(scratch) / "tuned.sf2"
             soundfont.write_bytes(tune_soundfont(soundfont_path().read_bytes()))
-            written = _map(partial(_write_piece, audio, seconds, soundfont), pending, workers)
+            written = _map(partial(_write_piece, folder, seconds, soundfont, render), pending, workers)
             deque(tqdm(written, total=len(pending), desc="demo corpus", unit="piece"), maxlen=0)
-    if not manifest.exists():
-        _write_manifest(manifest, text)
-    return manifest
 
 
 def render_piece(piece: Piece, seconds: float, soundfont: Path) -> np.ndarray:
@@ -122,35 +152,37 @@ def render_piece(piece: Piece, seconds: float, soundfont: Path) -> np.ndarray:
     parts = compose(piece, total, rng)
     start = round(rng.uniform(0, piece.bar_seconds) * SAMPLE_RATE)
     length = round(seconds * SAMPLE_RATE)
-    dynamics = _decibels(MOODS[piece.mood].velocity / REFERENCE_VELOCITY)
+    dynamics = decibels(MOODS[piece.mood].velocity / REFERENCE_VELOCITY)
     mix = np.zeros(length)
     for name, part in parts.items():
         level = STEM_DB[name] + rng.uniform(-STEM_SPREAD_DB, STEM_SPREAD_DB)
         level += dynamics * (name in MOODY_STEMS)
-        mix += _levelled(_render_part(part, total, soundfont), level)[start : start + length]
+        mix += levelled(render_part(part, total, soundfont), level)[start : start + length]
     # the rare peak beyond full scale is rounded, not clipped
-    return np.tanh(_levelled(mix, rng.uniform(*LOUDNESS_DB)))
+    return np.tanh(levelled(mix, rng.uniform(*LOUDNESS_DB)))
 
 
-def _decibels(ratio: float) -> float:
+def decibels(ratio: float) -> float:
     """Convert a ratio of amplitudes.
 
-    >>> _decibels(10)
+    >>> decibels(10)
     20.0
     """
     return float(20 * np.log10(ratio))
 
 
-def _levelled(samples: np.ndarray, level: float) -> np.ndarray:
-    """Scale samples to an RMS of ``level`` decibels.
+def levelled(samples: np.ndarray, level: float, within: slice = slice(None)) -> np.ndarray:
+    """Scale samples to an RMS of ``level`` decibels, measured in a part of them.
 
-    >>> _levelled(np.array([3.0, -3.0]), -20)
+    >>> levelled(np.array([3.0, -3.0]), -20)
     array([ 0.1, -0.1])
+    >>> levelled(np.array([3.0, -3.0, 0.0]), -20, slice(2))
+    array([ 0.1, -0.1,  0. ])
     """
-    return samples * (10 ** (level / 20) / np.sqrt(np.mean(samples**2)))
+    return samples * (10 ** (level / 20) / np.sqrt(np.mean(samples[within] ** 2)))
 
 
-def _render_part(part: Part, seconds: float, soundfont: Path) -> np.ndarray:
+def render_part(part: Part, seconds: float, soundfont: Path) -> np.ndarray:
     """Render one part in mono, at its own level.
 
     A closing note behind the end makes every rendering long enough.
@@ -217,7 +249,7 @@ def _sf2_records(soundfont: bytearray, name: bytes, dtype: np.dtype) -> np.ndarr
     return np.frombuffer(soundfont, dtype, size // dtype.itemsize, start)
 
 
-def _map(function: Callable[[Piece], None], pieces: list[Piece], workers: int) -> Iterator[None]:
+def _map(function: Callable[[Composed], None], pieces: list[Composed], workers: int) -> Iterator[None]:
     """Apply a function to every piece, in this process or in several."""
     if workers == 1 or len(pieces) < 2:
         yield from map(function, pieces)
@@ -226,25 +258,32 @@ def _map(function: Callable[[Piece], None], pieces: list[Piece], workers: int) -
         yield from pool.map(function, pieces)
 
 
-def _file_name(piece: Piece) -> str:
+def file_name(piece: Composed) -> str:
+    """Name the recording of a piece."""
     return f"{piece.track_id}.flac"
 
 
-def _recipe(piece: Piece, seconds: float) -> str:
+def _recipe(piece: Composed, seconds: float) -> str:
     """State all that the audio depends on."""
     return f"recipe {RECIPE}, {seconds:g} s: {piece}"
 
 
-def _is_written(path: Path, piece: Piece, seconds: float) -> bool:
+def _is_written(path: Path, piece: Composed, seconds: float) -> bool:
     """Tell whether the file is there and made by the recipe of this piece."""
     return read_comment(path) == _recipe(piece, seconds)
 
 
-def _write_piece(folder: Path, seconds: float, soundfont: Path, piece: Piece) -> None:
+def _write_piece(
+    folder: Path,
+    seconds: float,
+    soundfont: Path,
+    render: Callable[[Composed, float, Path], np.ndarray],
+    piece: Composed,
+) -> None:
     """Render a piece and write it under a temporary name first, so that a file with the final name is whole."""
-    path = folder / _file_name(piece)
+    path = folder / file_name(piece)
     temporary = path.with_suffix(".tmp")
-    samples = render_piece(piece, seconds, soundfont)
+    samples = render(piece, seconds, soundfont)
     temporary.write_bytes(encode_flac(samples, SAMPLE_RATE, _recipe(piece, seconds)))
     os.replace(temporary, path)
 
@@ -255,13 +294,13 @@ def _manifest_text(pieces: list[Piece]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for piece in pieces:
-        path = f"audio/{_file_name(piece)}"
+        path = f"audio/{file_name(piece)}"
         writer.writerow([piece.track_id, path, piece.split, piece.genre, piece.mood, piece.instrument, piece.tempo])
     return buffer.getvalue()
 
 
-def _write_manifest(path: Path, text: str) -> None:
-    """Write the manifest in one step."""
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -294,8 +294,8 @@ def plan_pieces(n_pieces: int, seed: int) -> list[Piece]:
     if n_pieces < 1:
         raise ValueError(f"n_pieces is {n_pieces}, must be at least 1")
     rng = default_rng(seed)
-    cells = list(islice(_balanced_cells(rng), n_pieces))
-    tempos = _stratified_tempos(n_pieces, rng)
+    cells = list(islice(balanced_cells(rng), n_pieces))
+    tempos = stratified_tempos(n_pieces, rng)
     splits = _balanced_splits(cells, tempos)
     return [
         Piece(seed, index, *cell, tempo=tempo, split=split)
@@ -303,7 +303,7 @@ def plan_pieces(n_pieces: int, seed: int) -> list[Piece]:
     ]
 
 
-def _balanced_cells(rng: Generator) -> Iterator[tuple[str, str, str]]:
+def balanced_cells(rng: Generator) -> Iterator[tuple[str, str, str]]:
     """Yield (genre, mood, instrument) for ever, in blocks that are Latin squares: all pairs of factors stay balanced."""
     genres, moods, instruments = list(GENRES), list(MOODS), list(LEAD_PROGRAMS)
     while True:
@@ -316,7 +316,7 @@ def _balanced_cells(rng: Generator) -> Iterator[tuple[str, str, str]]:
             yield from (block[i] for i in rng.permutation(len(block)))
 
 
-def _stratified_tempos(n_pieces: int, rng: Generator) -> list[float]:
+def stratified_tempos(n_pieces: int, rng: Generator) -> list[float]:
     """Draw one tempo from each of ``n_pieces`` equal parts of the range, in random order."""
     low, high = TEMPO_RANGE
     position = (rng.permutation(n_pieces) + rng.random(n_pieces)) / n_pieces

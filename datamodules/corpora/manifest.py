@@ -3,24 +3,35 @@
 Columns ``track_id`` and ``path`` (relative to the manifest), then optionally ``artist``, ``split`` (train, val, test),
 ``tempo`` (BPM) and one column per tag condition, tags joined by ``;``. An empty cell is an unknown label. Rows that cannot be
 used are rejected one by one, with the reason; a file that is no manifest is an error.
+
+Labels per section: with the columns ``start`` and ``end`` (both, in seconds) a row is a stretch of its recording, with its own labels,
+and a recording may have several rows with one ``track_id``. Each becomes a track of its own, ``TRACK_ID@START-END``. An empty start is
+the beginning, an empty end the end of the recording; a row without both is the whole recording. Sections may overlap. The artist
+of a row without one is then the recording, so that anchor and positive are never sections of one recording; anchor and negative may
+be, which is what teaches that a song changes. All rows of a recording share a split: where none is given it is drawn once.
 """
 
 from __future__ import annotations
 
 import csv
 import logging
+import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from datamodules.corpora.files import LineReader
-from datamodules.corpora.records import TEMPO, Catalogue, Rejected, TrackRecord, draw_split
+from datamodules.corpora.records import TEMPO, WHOLE, Catalogue, Rejected, TrackRecord, draw_split
 from disentangled_ml.conditions import MAX_BPM, MIN_BPM
 from disentangled_ml.structures import RESERVED_NAMES, SPLITS
 
 REQUIRED = ("track_id", "path")
 RESERVED = (*REQUIRED, "artist", "split")
+SECTION = ("start", "end")  # reserved where a manifest has both
+SECTION_NAME = re.compile(r"@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?|end)$")
+LEAST_SECONDS = 1e-3  # of a section, and what its name shows
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +57,8 @@ def read_manifest(manifest: Path, split_shares: Sequence[float], conditions: Seq
             raise ManifestError(f"manifest {manifest} has no column {', '.join(missing)}; it has: {', '.join(columns)}")
         if len(set(columns)) < len(columns):
             raise ManifestError(f"manifest {manifest} has two columns of one name; it has: {', '.join(columns)}")
-        offered = [column for column in columns if column not in RESERVED]
+        reserved = (*RESERVED, *SECTION) if has_sections(columns) else RESERVED
+        offered = [column for column in columns if column not in reserved]
         n_rows, numeric = numeric_columns(reader, offered)
     if not n_rows:
         raise ManifestError(f"manifest {manifest} has no rows below its header")
@@ -68,15 +80,96 @@ def opened(manifest: Path) -> Iterator[csv.DictReader]:
         raise ManifestError(f"manifest {manifest} cannot be read as UTF-8 CSV: {error}") from error
 
 
+def has_sections(columns: Sequence[str]) -> bool:
+    """Tell whether the rows of a manifest may be sections of recordings.
+
+    >>> has_sections(["track_id", "path", "end", "start"]), has_sections(["track_id", "path", "start"])
+    (True, False)
+    """
+    return all(column in columns for column in SECTION)
+
+
 def read_rows(manifest: Path, names: Sequence[str], split_shares: Sequence[float]) -> Iterator[TrackRecord | Rejected]:
-    """Stream the rows of a manifest."""
+    """Stream the rows of a manifest; of one with sections, the splits of the recordings are held."""
+    splits: dict[str, str] = {}
     with opened(manifest) as reader:
+        sections = has_sections(reader.fieldnames or ())
         for row in reader:
             track_id, path = (row["track_id"] or "").strip(), (row["path"] or "").strip()
             try:
-                yield parse_row(row, track_id, manifest.parent / path if path else None, names, split_shares)
+                record = parse_row(row, track_id, manifest.parent / path if path else None, names, split_shares)
+                if sections:
+                    record = of_section(record, row)
+                    check_split(record, splits.setdefault(track_id, record.split))
+                yield record
             except ValueError as error:
                 yield Rejected(track_id, path, str(error))
+
+
+def of_section(record: TrackRecord, row: dict) -> TrackRecord:
+    """Make the record of a whole recording that of the section that a row names.
+
+    Raises:
+        ValueError: with the reason for which it is rejected.
+
+    >>> whole = TrackRecord("a", "a.wav", None, "val", {})
+    >>> section = of_section(whole, {"start": "12.50", "end": ""})
+    >>> section.track_id, section.artist, section.section
+    ('a@12.5-end', 'recording a', (12.5, None))
+    >>> of_section(whole, {"start": "", "end": ""}).track_id
+    'a'
+    """
+    cells = [(row.get(name) or "").strip() for name in SECTION]
+    start, end = (parse_seconds(name, cell) for name, cell in zip(SECTION, cells, strict=True))
+    if end is not None and end - (start or 0.0) < LEAST_SECONDS:
+        raise ValueError(f"the section starts at {start or 0.0:g} s and ends at {end:g} s: start must be less than end")
+    record = record._replace(artist=record.artist or f"recording {record.track_id}")
+    if start is None and end is None:
+        return record
+    name = f"{record.track_id}@{shown(start or 0.0)}-{'end' if end is None else shown(end)}"
+    return record._replace(track_id=name, section=(start or 0.0, end))
+
+
+def section_of(track_id: str) -> tuple[float, float | None]:
+    """Read from the name of a track which section of its recording it is; other names are those of whole recordings.
+
+    >>> section_of("a@12.5-end"), section_of("a@0-9"), section_of("a")
+    ((12.5, None), (0.0, 9.0), (0.0, None))
+    """
+    found = SECTION_NAME.search(track_id)
+    return (float(found[1]), None if found[2] == "end" else float(found[2])) if found else WHOLE
+
+
+def parse_seconds(name: str, cell: str) -> float | None:
+    """Parse the start or end of a section; None for an empty cell.
+
+    >>> parse_seconds("start", "12.5"), parse_seconds("end", "")
+    (12.5, None)
+    """
+    if not cell:
+        return None
+    if not (is_number(cell) and math.isfinite(float(cell)) and float(cell) >= 0):
+        raise ValueError(f"{name} {cell!r} is not a number of seconds from 0 on")
+    return float(cell)
+
+
+def shown(seconds: float) -> str:
+    """Show a time to the millisecond, as briefly as it goes.
+
+    >>> shown(12.5), shown(30.0), shown(0.0)
+    ('12.5', '30', '0')
+    """
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
+
+
+def check_split(record: TrackRecord, split: str) -> None:
+    """Check that a section is of the split of the recording's rows above it.
+
+    Raises:
+        ValueError: if it is not, for then one recording would be in training and in test.
+    """
+    if record.split != split:
+        raise ValueError(f"split {record.split!r}, but a row above has this recording in {split!r}: give it one split")
 
 
 def numeric_columns(rows: Iterable[dict], offered: Sequence[str]) -> tuple[int, list[str]]:

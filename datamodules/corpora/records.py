@@ -14,6 +14,7 @@ from typing import NamedTuple
 from disentangled_ml.structures import SPLITS
 
 TEMPO = "tempo"
+WHOLE = (0.0, None)
 
 
 class TrackRecord(NamedTuple):
@@ -25,6 +26,7 @@ class TrackRecord(NamedTuple):
         artist: None where unknown.
         split: ``train``, ``val`` or ``test``.
         labels: Tags (list of str) per tag condition, and ``tempo`` (float, BPM); a missing label is absent.
+        section: Stretch of the recording, from and to where in seconds; None: to its end.
     """
 
     track_id: str
@@ -32,6 +34,15 @@ class TrackRecord(NamedTuple):
     artist: str | None
     split: str
     labels: dict[str, list[str] | float]
+    section: tuple[float, float | None] = WHOLE
+
+    def content(self) -> str:
+        """Give the text that the record is known by in a plan; records of whole recordings keep that which they had before sections.
+
+        >>> TrackRecord("a", "a.wav", None, "val", {}).content()
+        "TrackRecord(track_id='a', path='a.wav', artist=None, split='val', labels={})"
+        """
+        return repr(self).replace(f", section={WHOLE})", ")") if self.section == WHOLE else repr(self)
 
 
 class Rejected(NamedTuple):

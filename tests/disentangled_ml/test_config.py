@@ -32,6 +32,8 @@ REQUIRED = {
     "tempo_check": ["manifest=m.csv"],
     "html_report": ["run=runs/x"],
     "table": ["shards=shards/x"],
+    "trajectory": ["checkpoint=best.ckpt", "path=a.flac"],
+    "changes": ["checkpoint=best.ckpt"],
     "embed": ["checkpoint=best.ckpt", "out=indexes/x"],
     "search": ["index=indexes/x"],
     "serve": ["checkpoint=best.ckpt", "index=indexes/x"],

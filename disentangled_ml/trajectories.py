@@ -1,0 +1,178 @@
+"""Tracks that change: curves over time, self-similarity, novelty and change points of a track, condition by condition.
+
+A track is a sequence of overlapping chunks; row i of the embedding (N, D) is the chunk that begins at ``starts[i]``. A condition
+looks at it through its mask, as the loss does.
+
+* *Curves*: the first two principal components of the track's chunks in the subspace. They show when a track moves, where it stays,
+  and whether it comes back; their unit is that of the embedding's distances.
+* *Self-similarity*: 1 - D / 2, of the masked distances D of all pairs of chunks, of which none exceeds 2.
+* *Novelty* at a time: the masked distance between the mean of the chunks that lie wholly within ``context`` before it and the mean of
+  those wholly within ``context`` after it, so that no chunk has music of both sides. Its square is J. Foote's novelty ("Automatic audio
+  segmentation using a measure of audio novelty", ICME 2000) with a flat checkerboard kernel on the similarities
+  - D ** 2 / 2, but for a factor and for the chunks across the middle, which are left out; a test holds this. At the ends of a track
+  the context is cut off there.
+* *Change points*: local maxima of the novelty that reach a threshold, the highest first, none nearer to a higher one than ``min_gap``.
+
+Times are in seconds; a chunk's time is its middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TOLERANCE = 1e-6  # seconds, against rounding of chunk starts
+
+
+class Novelty(NamedTuple):
+    """Hold a novelty curve.
+
+    Shape:
+        times: (M,) float64, seconds; values: (M,) float32, distances.
+    """
+
+    times: Tensor
+    values: Tensor
+
+
+def principal_curves(rows: Tensor, n: int = 2) -> Tensor:
+    """Project a track's chunks on their first principal components, the sign such that each curve's largest value is positive.
+
+    Shape:
+        rows: (N, D), of one subspace.
+        returns: (n, N); zeros where there are fewer components.
+
+    >>> principal_curves(torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 5.0]]), 1).abs().tolist()
+    [[2.0, 0.0, 2.0]]
+    """
+    centred = rows - rows.mean(0)
+    _, _, directions = torch.linalg.svd(centred.double(), full_matrices=False)
+    curves = (centred.double() @ directions[:n].T).T
+    peak = curves.gather(1, curves.abs().argmax(1, keepdim=True))
+    curves = torch.where(peak < 0, -curves, curves)
+    return torch.cat([curves, curves.new_zeros(n - len(curves), len(rows))]).float()
+
+
+def self_similarity(rows: Tensor) -> Tensor:
+    """Compare all pairs of a track's chunks: 1 - D / 2.
+
+    Shape:
+        rows: (N, D), masked parts of unit vectors.
+        returns: (N, N), from 0 to 1, symmetric, with 1 on the diagonal.
+
+    >>> self_similarity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return 1 - torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist") / 2
+
+
+def novelty(rows: Tensor, starts: Tensor, chunk: float, context: float, step: float) -> Novelty:
+    """Measure how much a track differs before and after each time.
+
+    Args:
+        rows: Of one subspace, in order of time.
+        starts: Of the chunks, in seconds.
+        chunk: Length of each in seconds.
+        context: Seconds before and after a time that are compared, at least a chunk.
+        step: Seconds between the times, which begin where the first chunk ends; the last is where the last chunk begins.
+
+    Shape:
+        rows: (N, D); starts: (N,) float64.
+        returns: M times, none where the track has no two chunks that follow each other.
+
+    Raises:
+        ValueError: if the context is shorter than a chunk, or the step not positive.
+
+    >>> rows = torch.tensor([[1.0], [1.0], [5.0], [5.0]])
+    >>> curve = novelty(rows, torch.tensor([0.0, 1.0, 2.0, 3.0]).double(), chunk=1.0, context=2.0, step=1.0)
+    >>> curve.times.tolist(), curve.values.tolist()
+    ([1.0, 2.0, 3.0], [2.0, 4.0, 2.0])
+    """
+    if context < chunk or step <= 0:
+        raise ValueError(f"context={context} must be at least a chunk, {chunk} s, and step={step} positive")
+    first, last = float(starts[0]) + chunk, float(starts[-1])
+    times = first + step * torch.arange(max(0, int((last - first + TOLERANCE) // step) + 1), dtype=torch.float64)
+    from_time = starts - times[:, None]  # where each chunk begins, seen from each time: (M, N)
+    before = (from_time >= -context - TOLERANCE) & (from_time <= -chunk + TOLERANCE)
+    after = (from_time >= -TOLERANCE) & (from_time <= context - chunk + TOLERANCE)
+    both = before.any(1) & after.any(1)  # where chunks are far apart a side may be empty
+    means = [side[both].to(rows) @ rows / side[both].sum(1, keepdim=True) for side in (before, after)]
+    return Novelty(times[both], torch.linalg.vector_norm(means[1] - means[0], dim=1))
+
+
+def peaks(curve: Novelty, threshold: float, min_gap: float) -> list[int]:
+    """Find the local maxima that reach a threshold and are no nearer than a gap to a higher one that is kept.
+
+    A flat top counts once, at its middle; the first and last value count as maxima where the next is lower.
+
+    Args:
+        curve: To be searched.
+        threshold: Least value.
+        min_gap: Seconds.
+
+    Returns:
+        Rows of the curve, in order of time.
+
+    >>> curve = Novelty(torch.arange(7.0), torch.tensor([0.0, 2.0, 0.0, 3.0, 3.0, 3.0, 0.0]))
+    >>> peaks(curve, threshold=1.0, min_gap=2.0), peaks(curve, threshold=1.0, min_gap=4.0), peaks(curve, 4.0, 1.0)
+    ([1, 4], [4], [])
+    """
+    values, times = curve.values.tolist(), curve.times.tolist()
+    tops, begin = [], 0
+    for i in range(1, len(values) + 1):
+        if i < len(values) and values[i] == values[begin]:
+            continue
+        rises = begin == 0 or values[begin - 1] < values[begin]
+        falls = i == len(values) or values[i] < values[begin]
+        if rises and falls and values[begin] >= threshold:
+            tops.append((begin + i - 1) // 2)
+        begin = i
+    kept: list[int] = []
+    for top in sorted(tops, key=lambda row: -values[row]):
+        if all(abs(times[top] - times[other]) >= min_gap - TOLERANCE for other in kept):
+            kept.append(top)
+    return sorted(kept)
+
+
+def change_points(curve: Novelty, threshold: float, min_gap: float) -> list[float]:
+    """Give the times in seconds of the peaks of a novelty curve.
+
+    >>> change_points(Novelty(torch.tensor([1.0, 1.5, 2.0]), torch.tensor([0.0, 1.0, 0.0])), threshold=0.5, min_gap=1.0)
+    [1.5]
+    """
+    return [float(curve.times[row]) for row in peaks(curve, threshold, min_gap)]
+
+
+def subspaces(embedding: Tensor, masks: Tensor) -> list[Tensor]:
+    """Give the part of an embedding (N, D) that each mask of (C, D) lets through, without the dimensions it shuts out.
+
+    >>> [part.tolist() for part in subspaces(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))]
+    [[[3.0]], [[8.0]]]
+    """
+    return [embedding[:, mask > 0] * mask[mask > 0] for mask in masks]
+
+
+def chunk_starts(frames: int, chunk_frames: int, hop_frames: int) -> list[int]:
+    """Give the first frames of the overlapping chunks of a track; the last is that which ends with it, or nearly.
+
+    Raises:
+        ValueError: if the track is shorter than a chunk, or the hop not positive.
+
+    >>> chunk_starts(10, chunk_frames=4, hop_frames=3)
+    [0, 3, 6]
+    """
+    if frames < chunk_frames or hop_frames < 1:
+        raise ValueError(f"{frames} frames hold no chunk of {chunk_frames}, or hop_frames={hop_frames} is below 1")
+    return list(range(0, frames - chunk_frames + 1, hop_frames))
+
+
+def candidate_thresholds(curves: Sequence[Novelty]) -> list[float]:
+    """List the values between which the found peaks of curves change, lowest first: those of their local maxima.
+
+    >>> candidate_thresholds([Novelty(torch.arange(3.0), torch.tensor([0.0, 0.5, 0.0]))])
+    [0.5]
+    """
+    return sorted({float(curve.values[row]) for curve in curves for row in peaks(curve, 0.0, 0.0)})
