@@ -1,0 +1,39 @@
+"""What the filters of a trained frontend let through, against where they began."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+
+from callbacks.figures import CONDITION_COLORS, GREY, INK, new_panels, save_figure
+
+
+class FilterPlot(pl.Callback):
+    """Draw ``figures/filters.png`` when the best network is tested, where its frontend trained filters.
+
+    Left the centre frequency of each filter, right the bandwidth at it (between the points of half the energy), each against the
+    same filter before training, when it was a mel band. Of trained Fourier kernels and mel filters these are the mean and the
+    deviation of what a band lets through of tones.
+    """
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the filters."""
+        frontend = pl_module.network.frontend
+        if not trainer.is_global_zero or not any(True for _ in frontend.parameters()):
+            return
+        trained, first = frontend.filters(), type(frontend)(frontend.audio_settings).filters()
+        figure, (left, right) = new_panels(1, 2, 5.0, 3.9)
+        style = {"linestyle": "", "marker": "o", "markersize": 3.2, "markeredgewidth": 0.0}
+        bands = range(1, len(first.centre) + 1)
+        for panel, (x, y), (x_first, y_first) in (
+            (left, (bands, trained.centre), (bands, first.centre)),
+            (right, (trained.centre, trained.bandwidth), (first.centre, first.bandwidth)),
+        ):
+            panel.plot(x_first, y_first, color=GREY, linewidth=1.2, label="before training: mel", zorder=2)
+            panel.plot(x, y, color=CONDITION_COLORS[0], label="trained", zorder=3, **style)
+            panel.set_yscale("log")
+        right.set_xscale("log")
+        left.set(xlabel="filter", ylabel="centre frequency (Hz)")
+        right.set(xlabel="centre frequency (Hz)", ylabel="bandwidth (Hz)")
+        left.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
+        left.set_title("Filters", loc="left", color=INK, fontsize=11, fontweight="bold")
+        save_figure(trainer, figure, "filters")
