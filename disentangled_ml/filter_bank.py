@@ -72,7 +72,7 @@ def within(value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     >>> limited.tolist(), value.grad.tolist()
     ([0.0, 0.5], [1.0, 1.0])
     """
-    return value + (value.clamp(low, high) - value).detach()
+    return value.clamp(low, high).detach() + (value - value.detach())
 
 
 def gabor_kernels(centre: Tensor, bandwidth: Tensor, sample_rate: int, size: int) -> Tensor:
