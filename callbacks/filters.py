@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 
 from callbacks.figures import CONDITION_COLORS, GREY, INK, new_panels, save_figure
+
+HERTZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)  # labelled
+
+
+def label_hertz(axis: Any) -> None:
+    """Label a logarithmic axis of frequencies, within what it shows."""
+    low, high = axis.get_view_interval()
+    axis.set_ticks([hertz for hertz in HERTZ if low <= hertz <= high])
+    axis.set_major_formatter("{x:,.0f}")
+    axis.set_minor_formatter("")
 
 
 class FilterPlot(pl.Callback):
     """Draw ``figures/filters.png`` when the best network is tested, where its frontend trained filters.
 
     Left the centre frequency of each filter, right the bandwidth at it (between the points of half the energy), each against the
-    same filter before training, when it was a mel band. Of trained Fourier kernels and mel filters these are the mean and the
-    deviation of what a band lets through of tones.
+    same filter before training, when it was a mel band. How those of trained Fourier kernels and mel filters are found says
+    ``filter_bank.describe_responses``.
     """
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -31,7 +43,9 @@ class FilterPlot(pl.Callback):
             panel.plot(x_first, y_first, color=GREY, linewidth=1.2, label="before training: mel", zorder=2)
             panel.plot(x, y, color=CONDITION_COLORS[0], label="trained", zorder=3, **style)
             panel.set_yscale("log")
+            label_hertz(panel.yaxis)
         right.set_xscale("log")
+        label_hertz(right.xaxis)
         left.set(xlabel="filter", ylabel="centre frequency (Hz)")
         right.set(xlabel="centre frequency (Hz)", ylabel="bandwidth (Hz)")
         left.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")

@@ -27,7 +27,7 @@ WIDTHS = (1 / 16, 1 / 2)  # of the Gaussian in time, in hops
 FIRST_BANDWIDTH = 1.0  # in distances between mel bands
 FIRST_WIDTH = 1 / 4
 TINY = 1e-12  # energy at which the root's slope ends; 16 bits resolve 1e-9
-MOMENT_POINTS = 4  # frequencies per bin at which responses are computed
+RESPONSE_POINTS = 4  # frequencies per bin at which responses are computed
 
 
 def hz_to_mel(hz: Tensor) -> Tensor:
@@ -130,29 +130,33 @@ class Filters(NamedTuple):
 
     Shape:
         centre: (K,), in Hz.
-        bandwidth: (K,), in Hz: between the points of half the energy, or of a Gaussian that is as wide.
+        bandwidth: (K,), in Hz: between the points of half the energy.
     """
 
     centre: Tensor
     bandwidth: Tensor
 
 
-def energy_moments(response: Tensor, frequencies: Tensor) -> Filters:
-    """Describe filters by the mean and the deviation of their energy response over frequency.
+def describe_responses(response: Tensor, frequencies: Tensor) -> Filters:
+    """Describe filters of any form: by the mean of their energy response over frequency, and by how much white noise they pass.
+
+    The bandwidth is that of the Gaussian that passes as much, with the same peak. It depends little on what leaks in far from the
+    peak; the centre does more.
 
     Shape:
         response: (K, F), magnitudes; frequencies: (F,), in Hz and evenly spaced.
 
     >>> f = torch.arange(0.0, 1000.0)
     >>> energy = torch.exp2(-((2 * (f - 400) / 50) ** 2))
-    >>> [round(x.item(), 1) for x in energy_moments(energy.sqrt()[None], f)]
+    >>> [round(x.item(), 1) for x in describe_responses(energy.sqrt()[None], f)]
     [400.0, 50.0]
     """
-    weight = response.square()
-    weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
-    centre = weight @ frequencies
-    variance = (weight * (frequencies - centre[:, None]).square()).sum(dim=1)
-    return Filters(centre, 2 * math.sqrt(2 * math.log(2)) * variance.sqrt())
+    energy = response.square()
+    tiny = torch.finfo(energy.dtype).tiny
+    total = energy.sum(dim=1)
+    centre = (energy @ frequencies) / total.clamp(min=tiny)
+    passed = total * (frequencies[1] - frequencies[0]) / energy.max(dim=1).values.clamp(min=tiny)
+    return Filters(centre, 2 * ROOT_LN2 / math.sqrt(math.pi) * passed)
 
 
 def spectrogram_filters(cosines: Tensor, sines: Tensor, mel_basis: Tensor, sample_rate: int) -> Filters:
@@ -161,10 +165,10 @@ def spectrogram_filters(cosines: Tensor, sines: Tensor, mel_basis: Tensor, sampl
     Shape:
         cosines, sines: (bins, n_fft), windowed; mel_basis: (n_mels, bins).
     """
-    n_points = MOMENT_POINTS * cosines.shape[1]
+    n_points = RESPONSE_POINTS * cosines.shape[1]
     kernels = torch.fft.fft(torch.complex(cosines, sines), n=n_points)[:, : n_points // 2 + 1]
     frequencies = torch.linspace(0.0, sample_rate / 2, n_points // 2 + 1)
-    return energy_moments(mel_basis @ kernels.abs(), frequencies)
+    return describe_responses(mel_basis @ kernels.abs(), frequencies)
 
 
 class Octave(NamedTuple):

@@ -166,9 +166,7 @@ def test_compared_frontends_differ_in_nothing_else(name):
     frontend, stft, mel = FRONTENDS[name]
     assert (tree.frontend.name, tree.choices.frontend) == (frontend, frontend)
     assert (tree.frontend.trainable_stft, tree.frontend.trainable_mel) == (stft, mel)
-    plain, recipe = (
-        OmegaConf.to_container(found) for found in (tree, load_config("config", ["experiment=frontends"]))
-    )
+    plain, recipe = (OmegaConf.to_container(found) for found in (tree, load_config("config", ["experiment=frontends"])))
     assert {key for key in plain if plain[key] != recipe[key]} <= {"frontend", "choices"}
     # nor do they depend on what a recipe says of frontends
     other = load_config("config", [f"experiment=trainable_stft,{name}"])
