@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("disentangled_ml", "datamodules", "callbacks")
 PURE = (
     *("structures", "conditions", "triplets", "masks", "losses", "metrics", "evaluation", "frontends", "model"),
+    *("filter_bank", "augmentation"),
     *("human", "tempo_metrics", "gathering", "all_triplets"),
     *("neighbours", "retrieval", "probe", "published", "comparison"),
     *("trajectories", "change_metrics", "matching"),
