@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +64,7 @@ def main(config: DictConfig) -> None:
         limit_concurrency=200,
         timeout_graceful_shutdown=3,
     )
+    threading.Thread(target=read_ahead, args=(view,), daemon=True).start()
     sys.stdout.write(f"serving {len(view.catalogue):,} tracks on {address_of(door)} (end it with Ctrl-C)\n")
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):  # how it is ended
@@ -89,6 +91,12 @@ def listener(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]], Heard]
         return Heard(embedding, seconds, cut=seconds >= bounds.max_seconds)
 
     return listen
+
+
+def read_ahead(view: CatalogueView) -> None:
+    """Read what tracks are found by while nobody waits for it; whoever asks is told what is wrong with it."""
+    with suppress(ValueError, OSError):
+        view.searched_texts()
 
 
 def open_door(host: str, port: int) -> socket.socket:

@@ -120,8 +120,8 @@ async def catalogue(request: Request) -> Response:
 
 async def tracks(request: Request) -> Response:
     """Give the tracks that a text is found in."""
-    found = await run_in_threadpool(request.app.state.page.find, request.query_params.get("q", ""))
-    return PlainJSON({"tracks": found})
+    page, text = request.app.state.page, request.query_params.get("q", "")
+    return await answered(lambda: {"tracks": page.find(text)})
 
 
 async def tracks_map(request: Request) -> Response:

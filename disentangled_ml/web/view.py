@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from disentangled_ml.catalogue import UNKNOWN, CatalogueTrack
+from disentangled_ml.catalogue import TRACKS, UNKNOWN, CatalogueTrack, parse_track
 from disentangled_ml.run_folder import read_json, write_json
 from disentangled_ml.similarity_search import Filters, Result, SimilaritySearch
 from disentangled_ml.web.uploads import Heard, UploadLimits, Uploads
@@ -57,7 +57,7 @@ class CatalogueView:
         self.catalogue, self.uploads = search.catalogue, Uploads()
         self.texts: list[str] | None = None
         self.maps: dict[str | None, dict[str, Any]] = {}
-        self.lock = threading.Lock()  # of what is made when it is first asked for
+        self.reading, self.drawing = threading.Lock(), threading.Lock()  # what is made when it is first asked for, once
 
     @property
     def chunk_seconds(self) -> float:
@@ -92,10 +92,12 @@ class CatalogueView:
         return [self.shown(track) for track in self.catalogue.tracks([*begin, *hold][:MAX_SUGGESTIONS])]
 
     def searched_texts(self) -> list[str]:
-        """Give the text that each track is found by, in lower case; read once."""
-        with self.lock:
+        """Give the text that each track is found by, in lower case; read once, in the order of the file, which is that of the rows."""
+        with self.reading:
             if self.texts is None:
-                self.texts = [searched_text(track) for track in self.catalogue.tracks(range(len(self.catalogue)))]
+                path = self.catalogue.folder / TRACKS
+                with open(path, "rb") as file:
+                    self.texts = [searched_text(parse_track(line, f"{path}, row {i}")) for i, line in enumerate(file)]
             return self.texts
 
     def search(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -188,7 +190,7 @@ class CatalogueView:
         names = self.catalogue.condition_names
         if space is not None and space not in names:
             raise ValueError(f"the model knows no such condition, only {', '.join(names)}")
-        with self.lock:
+        with self.drawing:
             if space not in self.maps:
                 self.maps[space] = self.make_map(space)
             return self.maps[space]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -19,7 +20,7 @@ from datamodules.bounded_decoding import Bounds
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.embedder import Embedder
 from disentangled_ml.listening_test import ListeningTest
-from disentangled_ml.serve import listener, main, open_door, open_listening_test
+from disentangled_ml.serve import listener, main, open_door, open_listening_test, read_ahead
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import HEADERS
 from disentangled_ml.web.uploads import KEPT, UploadLimits, Uploads
@@ -187,6 +188,17 @@ def test_the_map_has_every_track_and_is_kept(view, made):
     view.maps.clear()
     assert client.get("/api/map").json() == whole
     assert len(drawn) == 3
+
+
+def test_a_damaged_list_of_tracks_is_said(made, embedder, tmp_path):
+    shutil.copytree(made.index, tmp_path / "index")
+    lines = (tmp_path / "index" / "tracks.jsonl").read_bytes()
+    (tmp_path / "index" / "tracks.jsonl").write_bytes(lines.replace(b'"t7"', b'"t7', 1))
+    view = make_view(Embedder(made.checkpoint).open(tmp_path / "index"))
+    read_ahead(view)
+    answer = client_of(view).get("/api/tracks", params={"q": "t"})
+    assert answer.status_code == 400
+    assert "embed the catalogue anew" in answer.json()["error"]
 
 
 # Recordings
