@@ -25,12 +25,12 @@ from tqdm import tqdm
 from disentangled_ml.change_metrics import WINDOWS, choose_threshold, found_in, mean_f, pooled, share_of_firing
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
+from disentangled_ml.embedder import Embedder
 from disentangled_ml.networks import choose_device
-from disentangled_ml.recordings import LoadedNetwork, Recording, embed_recording, load, read_recording
+from disentangled_ml.recordings import Recording, check_context, chunk_seconds, embed_recording, hop_of, read_recording
 from disentangled_ml.report import aligned, number
 from disentangled_ml.run_folder import writable, write_json
 from disentangled_ml.trajectories import Novelty, chunk_starts, novelty, subspaces
-from disentangled_ml.trajectory import check_context, hop_of
 
 COLUMNS = ("path", "split", "condition", "time")
 SPLITS = ("val", "test")
@@ -114,22 +114,24 @@ def parse_time(condition: str, time: str, names: Sequence[str], where: str) -> f
     return seconds
 
 
-def measure(track: ChangingTrack, loaded: LoadedNetwork, hop_frames: int, context: float) -> None:
+def measure(track: ChangingTrack, embedder: Embedder, hop_frames: int, context: float) -> None:
     """Measure the novelty of a recording in each subspace, in all dimensions and of its spectrogram.
 
     Raises:
         ValueError: if the recording cannot be used, or ends before a change.
     """
-    recording = read_recording(track.path, loaded)
-    track.seconds = len(recording.waveform) / loaded.audio.sample_rate
+    recording = read_recording(track.path, embedder.notes)
+    track.seconds = len(recording.waveform) / embedder.notes.audio.sample_rate
     if late := [time for time in track.times(ANY) if time >= track.seconds]:
         raise ValueError(f"{track.path} ends at {track.seconds:.2f} s, before its change at {late[0]:g} s")
-    starts, embedding = embed_recording(loaded, recording, hop_frames)
-    masks = loaded.network.masks().detach().float().cpu()
-    sources = dict(zip(loaded.network.condition_names, subspaces(embedding, masks), strict=True))
-    sources |= {WHOLE: embedding, MEL: mel_means(recording, loaded.chunk_frames, hop_frames)}
-    step = loaded.audio.seconds(hop_frames)
-    track.curves = {name: novelty(rows, starts, loaded.chunk_seconds, context, step) for name, rows in sources.items()}
+    starts, embedding = embed_recording(embedder, recording, hop_frames)
+    masks = torch.from_numpy(embedder.notes.masks)
+    sources = dict(zip(embedder.condition_names, subspaces(embedding, masks), strict=True))
+    sources |= {WHOLE: embedding, MEL: mel_means(recording, embedder.notes.chunk_frames, hop_frames)}
+    step = embedder.notes.audio.seconds(hop_frames)
+    track.curves = {
+        name: novelty(rows, starts, chunk_seconds(embedder.notes), context, step) for name, rows in sources.items()
+    }
 
 
 def mel_means(recording: Recording, chunk_frames: int, hop_frames: int) -> Tensor:
@@ -245,15 +247,15 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
 def main(config: DictConfig) -> None:
     """Score the change points of a configuration."""
     out = None if config.out is None else writable(config.out)
-    loaded = load(Path(config.checkpoint), choose_device(config.accelerator))
-    hop_frames = hop_of(loaded, config.hop_seconds)
-    check_context(loaded, config.context_seconds)
-    tracks = read_changes(Path(config.changes) / "changes.csv", loaded.network.condition_names)
+    embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    hop_frames = hop_of(embedder, config.hop_seconds)
+    check_context(embedder, config.context_seconds)
+    tracks = read_changes(Path(config.changes) / "changes.csv", embedder.condition_names)
     for track in tqdm(tracks, desc="embed", unit="recording"):
-        measure(track, loaded, hop_frames, config.context_seconds)
-    report = change_report(tracks, loaded.network.condition_names, config.min_gap_seconds)
+        measure(track, embedder, hop_frames, config.context_seconds)
+    report = change_report(tracks, embedder.condition_names, config.min_gap_seconds)
     keys = ("hop_seconds", "context_seconds", "min_gap_seconds")
-    report |= {"settings": {key: config[key] for key in keys}, "fingerprint": loaded.fingerprint}
+    report |= {"settings": {key: config[key] for key in keys}, "fingerprint": embedder.notes.fingerprint}
     if out is not None:
         write_json(out, report)
     sys.stdout.write("\n".join(report_lines(report)) + "\n")

@@ -19,8 +19,9 @@ from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
+from disentangled_ml.embedder import Embedder
 from disentangled_ml.networks import choose_device
-from disentangled_ml.recordings import LoadedNetwork, embed_recording, load, read_recording
+from disentangled_ml.recordings import check_context, chunk_seconds, embed_recording, hop_of, read_recording
 from disentangled_ml.report import aligned
 from disentangled_ml.run_folder import read_json, write_json
 from disentangled_ml.trajectories import change_points, novelty, principal_curves, self_similarity, subspaces
@@ -29,36 +30,13 @@ from disentangled_ml.trajectory_figures import draw_trajectory
 DIGITS = 5  # of numbers in the json
 
 
-def hop_of(loaded: LoadedNetwork, hop_seconds: float) -> int:
-    """Give the hop between chunks in frames.
-
-    Raises:
-        ConfigError: if it is longer than a chunk, so that music would be left out.
-    """
-    frames = max(1, loaded.audio.frames(hop_seconds))
-    if frames > loaded.chunk_frames:
-        raise ConfigError(f"hop_seconds={hop_seconds} is longer than a chunk, {loaded.chunk_seconds:.2f} s: give less")
-    return frames
-
-
-def check_context(loaded: LoadedNetwork, context_seconds: float) -> None:
-    """Check that the context holds a chunk.
-
-    Raises:
-        ConfigError: if it does not.
-    """
-    if context_seconds < loaded.chunk_seconds:
-        raise ConfigError(
-            f"context_seconds={context_seconds} is shorter than a chunk: give at least {loaded.chunk_seconds:.2f}"
-        )
-
-
-def read_thresholds(config: DictConfig, names: list[str]) -> dict[str, float]:
+def read_thresholds(config: DictConfig, embedder: Embedder) -> dict[str, float]:
     """Give the threshold of each condition.
 
     Raises:
-        ConfigError: if the file of thresholds lacks one, or was made with another hop or context.
+        ConfigError: if the file of thresholds lacks one, or was made with another hop, context or checkpoint.
     """
+    names = embedder.condition_names
     if config.thresholds is None:
         return dict.fromkeys(names, config.threshold)
     content = read_json(Path(config.thresholds))
@@ -75,6 +53,10 @@ def read_thresholds(config: DictConfig, names: list[str]) -> dict[str, float]:
             raise ConfigError(
                 f"thresholds={config.thresholds} are of {key}={settings.get(key)}, not {config[key]}: give {key} as there"
             )
+    if content.get("fingerprint") != embedder.notes.fingerprint:
+        raise ConfigError(
+            f"thresholds={config.thresholds} are of another checkpoint: distances differ from one to the other"
+        )
     return {name: found[name] for name in names}
 
 
@@ -86,7 +68,7 @@ def rounded(values: Any) -> list:
 def follow(
     embedding: torch.Tensor,
     starts: torch.Tensor,
-    loaded: LoadedNetwork,
+    embedder: Embedder,
     thresholds: dict[str, float],
     config: DictConfig,
 ) -> dict[str, Any]:
@@ -96,10 +78,10 @@ def follow(
         embedding: (N, D); starts: (N,) seconds.
     """
     conditions = {}
-    masks = loaded.network.masks().detach().float().cpu()
-    step = loaded.audio.seconds(hop_of(loaded, config.hop_seconds))
-    for name, rows in zip(loaded.network.condition_names, subspaces(embedding, masks), strict=True):
-        curve = novelty(rows, starts, loaded.chunk_seconds, config.context_seconds, step)
+    masks = torch.from_numpy(embedder.notes.masks)
+    step = embedder.notes.audio.seconds(hop_of(embedder, config.hop_seconds))
+    for name, rows in zip(embedder.condition_names, subspaces(embedding, masks), strict=True):
+        curve = novelty(rows, starts, chunk_seconds(embedder.notes), config.context_seconds, step)
         changes = change_points(curve, thresholds[name], config.min_gap_seconds)
         conditions[name] = {
             "curves": rounded(principal_curves(rows)),
@@ -127,26 +109,27 @@ def claim(out: Path) -> None:
 def main(config: DictConfig) -> None:
     """Follow the recording of a configuration."""
     path = Path(config.path)
-    loaded = load(Path(config.checkpoint), choose_device(config.accelerator))
-    hop_frames = hop_of(loaded, config.hop_seconds)
-    check_context(loaded, config.context_seconds)
-    names = loaded.network.condition_names
-    thresholds = read_thresholds(config, names)
+    embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    hop_frames = hop_of(embedder, config.hop_seconds)
+    check_context(embedder, config.context_seconds)
+    names = embedder.condition_names
+    thresholds = read_thresholds(config, embedder)
     out = Path(config.out or Path("trajectories") / path.stem)
     claim(out)
-    recording = read_recording(path, loaded)
-    starts, embedding = embed_recording(loaded, recording, hop_frames)
+    recording = read_recording(path, embedder.notes)
+    starts, embedding = embed_recording(embedder, recording, hop_frames)
     keys = ("hop_seconds", "context_seconds", "min_gap_seconds", "thresholds")
     trajectory = {
         "path": path.name,
-        "seconds": round(len(recording.waveform) / loaded.audio.sample_rate, DIGITS),
-        "times": rounded(starts + loaded.chunk_seconds / 2),
-        "conditions": follow(embedding, starts, loaded, thresholds, config),
-        "settings": {key: config[key] for key in keys} | {"chunk_seconds": round(loaded.chunk_seconds, DIGITS)},
+        "seconds": round(len(recording.waveform) / embedder.notes.audio.sample_rate, DIGITS),
+        "times": rounded(starts + chunk_seconds(embedder.notes) / 2),
+        "conditions": follow(embedding, starts, embedder, thresholds, config),
+        "settings": {key: config[key] for key in keys}
+        | {"chunk_seconds": round(chunk_seconds(embedder.notes), DIGITS)},
         "checkpoint": config.checkpoint,
-        "fingerprint": loaded.fingerprint,
+        "fingerprint": embedder.notes.fingerprint,
     }
-    masks = loaded.network.masks().detach().float().cpu()
+    masks = torch.from_numpy(embedder.notes.masks)
     similarity = dict(zip(names, map(self_similarity, subspaces(embedding, masks)), strict=True))
     temporary = out / f"trajectory.{os.getpid()}.tmp.png"
     draw_trajectory(trajectory, recording.waveform, similarity, temporary)

@@ -26,7 +26,8 @@ from disentangled_ml.changes import (
     report_lines,
 )
 from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.recordings import Recording, embed_recording, load, read_recording
+from disentangled_ml.embedder import Embedder
+from disentangled_ml.recordings import Recording, embed_recording, read_recording
 from disentangled_ml.structures import AudioSettings
 from disentangled_ml.trajectories import Novelty
 from disentangled_ml.trajectory import main as follow
@@ -121,9 +122,9 @@ def test_a_trajectory_holds_what_it_says(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("frontend", ["mel", "nnaudio"])
 def test_chunks_are_embedded_as_if_each_were_a_recording(folder, tmp_path, frontend):
-    loaded = load(save_checkpoint(tmp_path / "tiny.ckpt", "shards/x", 0, f"frontend={frontend}"), torch.device("cpu"))
-    recording = read_recording(folder / "1.flac", loaded)
-    starts, embedding = embed_recording(loaded, recording, hop_frames=3)
+    embedder = Embedder(save_checkpoint(tmp_path / "tiny.ckpt", "shards/x", 0, f"frontend={frontend}"))
+    recording = read_recording(folder / "1.flac", embedder.notes)
+    starts, embedding = embed_recording(embedder, recording, hop_frames=3)
     assert starts.tolist() == [AUDIO.seconds(3 * i) for i in range(len(starts))]
     assert len(starts) == (recording.mel.shape[1] - 16) // 3 + 1 > 64  # more than a batch
     for i in (0, 70, len(starts) - 1):
@@ -133,7 +134,7 @@ def test_chunks_are_embedded_as_if_each_were_a_recording(folder, tmp_path, front
         else:
             chunk = torch.from_numpy(recording.waveform[None, 512 * first : 512 * (first + 15)])
         with torch.inference_mode():
-            assert torch.allclose(loaded.network(chunk)[0], embedding[i], atol=EMBEDDING_ATOL)
+            assert torch.allclose(embedder.network(chunk)[0], embedding[i], atol=EMBEDDING_ATOL)
     assert torch.allclose(embedding.norm(dim=1), torch.ones(len(starts)), atol=EMBEDDING_ATOL)
 
 
@@ -264,6 +265,7 @@ def test_bad_tables(folder, tmp_path, text, message):
         (["thresholds={tmp}/none.json"], "none.json"),
         (["thresholds={tmp}/empty.json"], "empty.json has none of genre, mood, tempo"),
         (["thresholds={tmp}/other.json"], r"other.json are of hop_seconds=0.5, not 0.1: give hop_seconds as there"),
+        (["thresholds={tmp}/foreign.json"], r"foreign.json are of another checkpoint"),
         (["checkpoint={folder}/changes.csv"], "cannot be read"),
         (["out={folder}/changes.csv"], "changes.csv cannot be made"),
     ],
@@ -274,6 +276,9 @@ def test_bad_input_of_a_trajectory(folder, tmp_path, arguments, message):
     (tmp_path / "empty.json").write_text("{}")
     thresholds = dict.fromkeys(NAMES, 0.5)
     (tmp_path / "other.json").write_text(json.dumps({"thresholds": thresholds, "settings": {"hop_seconds": 0.5}}))
+    settings = {"hop_seconds": 0.1, "context_seconds": 1.0}
+    foreign = {"thresholds": thresholds, "settings": settings, "fingerprint": "0" * 64}
+    (tmp_path / "foreign.json").write_text(json.dumps(foreign))
     given = [f"checkpoint={folder}/tiny.ckpt", f"path={folder}/0.flac", f"out={tmp_path}/out", *SETTINGS]
     given += [argument.format(folder=folder, tmp=tmp_path) for argument in arguments]
     with pytest.raises((ValueError, OSError), match=message):
