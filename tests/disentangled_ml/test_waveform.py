@@ -81,6 +81,7 @@ def test_filters_are_trained_from_waveforms(arguments, tmp_path, choice, trained
     assert (tmp_path / "waveform" / "figures" / "filters.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_of_filters_goes_on(arguments, tmp_path, monkeypatch):
     """With the rate of the filters lowered, noise and gain drawn, it equals the uninterrupted run."""
     choice = ["frontend=waveform", "augmentation=waveform", "augmentation.mask_frames=4"]
