@@ -25,7 +25,7 @@ from disentangled_ml.metrics import mean_accuracy, mean_intervals, triplet_accur
 from disentangled_ml.retrieval import retrieval_report, track_recall
 from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks, TrackInfo
 
-TRIPLETS_PER_BLOCK = 512  # whose differences stay in a core's cache
+TRIPLETS_PER_BLOCK = 512  # whose differences stay in a core's cache while they are masked for one space after the other
 SPACES = ("sub", "all")  # the subspace of a triplet's own condition, all dimensions
 
 
@@ -168,13 +168,13 @@ def space_distances(rows: ListedRows, masks: Tensor) -> tuple[Tensor, Tensor]:
         returns: dist_ap, dist_an, both (M, T).
     """
     dist_ap, dist_an = torch.empty(2, len(masks), len(rows.indices))
-    weights = masks.square().T  # ||(x - y) * m||^2 = (x - y)^2 . m^2: one product for all spaces
     for first in range(0, len(rows.indices), TRIPLETS_PER_BLOCK):
         block = rows.indices[first : first + TRIPLETS_PER_BLOCK]
-        place = slice(first, first + len(block))
         anchor, positive, negative = rows.embedding[block].unbind(1)
-        dist_ap[:, place] = ((anchor - positive).square_() @ weights).sqrt_().T
-        dist_an[:, place] = ((anchor - negative).square_() @ weights).sqrt_().T
+        to_positive, to_negative = anchor - positive, anchor - negative  # once for all spaces
+        for space, mask in enumerate(masks):
+            dist_ap[space, first : first + len(block)] = torch.linalg.vector_norm(to_positive * mask, dim=1)
+            dist_an[space, first : first + len(block)] = torch.linalg.vector_norm(to_negative * mask, dim=1)
     return dist_ap, dist_an
 
 
