@@ -44,7 +44,7 @@ tasks = $(or $(filter-out 0,$(GPUS)),1)
 submit = sbatch --parsable --cpus-per-task=$(CPUS) --time='$(TIME)'
 
 
-.PHONY: help setup demo train evaluate table sweep agent prepare report embed search slurm slurm-train slurm-prepare test test-slurm lint bench
+.PHONY: help setup demo train evaluate table sweep agent prepare report embed search serve slurm slurm-train slurm-prepare test test-slurm lint bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -114,6 +114,11 @@ search: .venv/ready ## find in INDEX (embedded when missing) what is LIKE a trac
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
 	$(PY) -m disentangled_ml.search 'index=$(INDEX)' $(if $(LIKE),'like=$(LIKE)',precision=true) \
 		$(if $(and $(LIKE),$(wildcard $(LIKE))),'checkpoint=$(CHECKPOINT)') $(addprefix weights.,$(WEIGHTS)) $(ARGS)
+
+serve: .venv/ready ## open a page over INDEX (embedded when missing) by CHECKPOINT, which embedded it: docs/serve.md
+	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
+	$(PY) -m disentangled_ml.serve "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
+		'index=$(INDEX)' $(ARGS)
 
 slurm: slurm-$(JOB) ## submit JOB=train or JOB=prepare to SLURM, see docs/slurm.md
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ class _Stream(soundfile.SoundFile):
         return False
 
 
-def decode(path: Path, start: float = 0.0, end: float | None = None) -> tuple[np.ndarray, int]:
+def decode(
+    path: Path, start: float = 0.0, end: float | None = None, max_seconds: float | None = None
+) -> tuple[np.ndarray, int]:
     """Decode a recording (wav, flac, ogg, mp3, ...), or a section of it, to mono, the mean of its channels.
 
     The length is that of what decodes, whatever the header says. Of a file cut off in the middle, what the decoder gives is
@@ -52,6 +55,7 @@ def decode(path: Path, start: float = 0.0, end: float | None = None) -> tuple[np
         path: Of the recording.
         start: Of the section, in seconds.
         end: Of the section, in seconds; None: the end of the recording.
+        max_seconds: How much of its beginning to decode; None: all of it.
 
     Returns:
         Waveform and sample rate in Hz.
@@ -73,12 +77,15 @@ def decode(path: Path, start: float = 0.0, end: float | None = None) -> tuple[np
     try:
         with _Stream(os.fsencode(path)) as file, np.errstate(invalid="ignore", over="ignore"):
             sample_rate = file.samplerate
-            first, last = round(start * sample_rate), None if end is None else round(end * sample_rate)
-            while last is None or position < last:
+            first = round(start * sample_rate)
+            last = sys.maxsize if end is None else round(end * sample_rate)
+            if max_seconds is not None:
+                last = min(last, first + round(max_seconds * sample_rate))
+            while position < last:
                 block = file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
                 if not len(block):
                     break
-                wanted = block[max(0, first - position) : None if last is None else last - position]
+                wanted = block[max(0, first - position) : last - position]
                 if len(wanted):
                     blocks.append(wanted.mean(axis=1))
                 position += len(block)
@@ -93,7 +100,7 @@ def decode(path: Path, start: float = 0.0, end: float | None = None) -> tuple[np
     if not low <= sample_rate <= high:
         raise UnusableAudio(f"sample rate of {sample_rate} Hz (legal: {low} to {high})")
     needed = start if end is None else end - END_TOLERANCE
-    if not blocks or position < needed * sample_rate:
+    if not blocks or position < min(last, needed * sample_rate):
         section = f"from {start:g} s on" if end is None else f"from {start:g} to {end:g} s"
         raise UnusableAudio(
             f"the section {section} goes beyond the end of the recording at {position / sample_rate:.2f} s"

@@ -54,7 +54,7 @@ class ApproximateIndex:
         """
         stretch = np.sqrt(scales(weights, self.masks)).astype(np.float32)
         wanted = max(self.n_candidates, n * CANDIDATES // 10)
-        share = 1.0 if allowed is None else max(allowed.mean(), 1 / self.index.ntotal)
+        share = 1.0 if allowed is None else max(1, np.count_nonzero(allowed)) / self.index.ntotal
         asked = int(wanted / share)
         while asked < self.index.ntotal:
             rows = self.nearest_codes(query.astype(np.float32) * stretch, stretch, asked)

@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from callbacks.accuracy_curves import AccuracyCurves
 from callbacks.early_stopping import EarlyStopping
 from callbacks.embedding_map import EmbeddingMap
+from callbacks.filters import FilterPlot
 from callbacks.learning_rate import ReduceLearningRate
 from callbacks.mask_heatmap import MaskHeatmap
 from callbacks.preemption import Preempted
@@ -27,6 +28,7 @@ from callbacks.triplet_accuracy import TripletAccuracy
 from datamodules.composer import BatchPlan
 from datamodules.index import ShardIndex
 from datamodules.similarity import SimilarityDataModule, build_conditions
+from disentangled_ml.augmentation import Augmentation
 from disentangled_ml.checkpointing import WholeCheckpointIO
 from disentangled_ml.conditions import Condition, TempoCondition
 from disentangled_ml.config import ConfigError
@@ -141,6 +143,32 @@ def build_selection(config: DictConfig, conditions: list[Condition]) -> Selectio
     return GatheredTriplets(miner, config.seed) if loss.gather else None
 
 
+def build_augmentation(config: DictConfig, audio: AudioSettings) -> Augmentation | None:
+    """Build what changes the training chunks of a configuration; None where nothing does.
+
+    Raises:
+        ConfigError: if waveforms are to be changed that the frontend does not read, or all of a chunk may be blanked.
+    """
+    keys = config.augmentation
+    for key, value, size in (
+        ("mask_bands", keys.mask_bands, audio.n_mels),
+        ("mask_frames", keys.mask_frames, config.data.chunk_frames),
+    ):
+        if value >= size:
+            raise ConfigError(f"augmentation.{key}={value} may blank all {size} of a chunk: give fewer")
+    if choose(FRONTENDS, config.frontend.name, "frontend.name").source != "waveform":
+        for key, value in (("gain_db", keys.gain_db), ("snr_db", keys.snr_db)):
+            if value:
+                raise ConfigError(
+                    f"augmentation.{key}={value} changes waveforms, but frontend={config.frontend.name} reads the stored mel: "
+                    "use augmentation=masks, or frontend=nnaudio or waveform"
+                )
+    snr_db = None if keys.snr_db is None else tuple(keys.snr_db)
+    if not (keys.gain_db or snr_db or keys.mask_bands or keys.mask_frames):
+        return None
+    return Augmentation(keys.gain_db, snr_db, keys.mask_bands, keys.mask_frames, seed=config.seed)
+
+
 def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSettings) -> SimilarityModule:
     """Build the LightningModule of a training configuration."""
     names = [condition.name for condition in conditions]
@@ -152,6 +180,8 @@ def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSe
         weight_decay=training.weight_decay,
         checkpoint_notes=checkpoint_notes(config, conditions, audio),
         selection=build_selection(config, conditions),
+        augmentation=build_augmentation(config, audio),
+        frontend_rate_scale=config.frontend.learning_rate_scale,
     )
 
 
@@ -171,6 +201,7 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
         AccuracyCurves(),
         MaskHeatmap(),
         EmbeddingMap(),
+        FilterPlot(),
         checkpoint(filename="best", monitor=monitor, mode="max"),
         checkpoint(filename="last"),  # by its own callback: save_last=True saves only in epochs that are the best
     ]

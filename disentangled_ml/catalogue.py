@@ -117,9 +117,11 @@ class Catalogue:
         return self.model.condition_names
 
     @cached_property
-    def by_key(self) -> np.ndarray:
-        """Give the rows in the order of their keys, (N,) int64."""
-        return np.argsort(self.columns["key"], kind="stable")
+    def by_key(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give the keys in order, and the row of each: (N,) int64, (N,) int64."""
+        keys = np.ascontiguousarray(self.columns["key"])
+        rows = np.argsort(keys, kind="stable")
+        return keys[rows], rows
 
     def track(self, row: int) -> CatalogueTrack:
         """Read what is known about the track of a row.
@@ -147,12 +149,11 @@ class Catalogue:
 
     def find(self, track_id: str) -> int | None:
         """Find the row of a track; None if there is none."""
+        keys, rows = self.by_key
         key = stable_key(track_id)
-        first = np.searchsorted(self.columns["key"], key, sorter=self.by_key)
-        for row in self.by_key[first:].tolist():
-            if self.columns["key"][row] != key:
-                break
-            if self.track(row).track_id == track_id:  # two ids might have one key
+        of_key = slice(np.searchsorted(keys, key, "left"), np.searchsorted(keys, key, "right"))
+        for row in rows[of_key].tolist():  # two ids might have one key
+            if self.track(row).track_id == track_id:
                 return row
         return None
 

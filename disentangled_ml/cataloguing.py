@@ -313,13 +313,11 @@ def counted(tracks: Iterable[Chunks | Rejected], progress: tqdm) -> Iterator[Chu
 def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Sequence[Piece]) -> int:
     """Write the catalogue of pieces that are made, and what was rejected; give the number of its tracks.
 
-    Its header goes first and comes last: a folder with a header is whole.
+    Its header goes first and ``write_header`` gives it back last: a folder with a header is whole.
 
     Raises:
         CatalogueError: if no track is usable.
     """
-    (folder / HEADER).unlink(missing_ok=True)
-    (folder / INDEX).unlink(missing_ok=True)
     counts = []
     with replacing(folder / "rejected.csv") as file:
         rejected = csv.writer(file)
@@ -330,6 +328,8 @@ def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Se
             rejected.writerows(made.rejected)
     if not sum(counts):
         raise CatalogueError(f"no track is usable, see the reasons in {folder / 'rejected.csv'}")
+    (folder / HEADER).unlink(missing_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)
     shape = (sum(counts), embedder.notes.masks.shape[1])
     columns, row = np.empty(shape[0], COLUMNS), 0
     with (

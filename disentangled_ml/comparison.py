@@ -45,6 +45,10 @@ TITLES = {
     "learned_disjoint": "learned masks, disjoint start",
     "proxy": "proxies",
     "classification": "classification",
+    "fixed_mel": "fixed mel",
+    "trainable_mel": "trainable mel",
+    "trainable_stft": "trainable STFT and mel",
+    "learned_bank": "learned filter bank",
 }
 
 

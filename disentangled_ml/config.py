@@ -23,7 +23,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-GROUPS = ("backbone", "frontend", "mask", "loss", "data", "trainer", "experiment")
+GROUPS = ("backbone", "frontend", "augmentation", "mask", "loss", "data", "trainer", "experiment")
 CHOICES = tuple(f"choices.{group}" for group in GROUPS)  # what the tree calls them
 
 
@@ -46,6 +46,17 @@ class FrontendConfig:
     name: str = MISSING
     trainable_stft: bool = False
     trainable_mel: bool = False
+    learning_rate_scale: float = MISSING
+
+
+@dataclass
+class AugmentationConfig:
+    """Say how training chunks are changed."""
+
+    gain_db: float = MISSING
+    snr_db: list[float] | None = None
+    mask_bands: int = MISSING
+    mask_frames: int = MISSING
 
 
 @dataclass
@@ -155,6 +166,7 @@ class TrainConfig:
     embedding_dim: int | None = None
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -255,6 +267,33 @@ class HtmlReportConfig:
     manifest: str | None = None
     queries: int = MISSING
     neighbours: int = MISSING
+
+
+@dataclass
+class ServeConfig:
+    """Hold everything ``python -m disentangled_ml.serve`` takes."""
+
+    checkpoint: str = MISSING
+    index: str = MISSING
+    host: str = MISSING
+    port: int = MISSING
+    audio: str | None = None
+    listening_test: str | None = None
+    listening_questions: int = MISSING
+    seed: int = MISSING
+    max_upload_mb: int = MISSING
+    max_upload_minutes: int = MISSING
+    uploads_at_a_time: int = MISSING
+    decode_seconds: int = MISSING
+    accelerator: str = MISSING
+
+
+@dataclass
+class ListeningResultsConfig:
+    """Hold everything ``python -m disentangled_ml.listening_results`` takes."""
+
+    listening_test: str = MISSING
+    out: str | None = None
 
 
 @dataclass
@@ -380,6 +419,8 @@ SCHEMAS = {
     "table": TableConfig,
     "demo": DemoConfig,
     "html_report": HtmlReportConfig,
+    "serve": ServeConfig,
+    "listening_results": ListeningResultsConfig,
     "human_triplets": HumanTripletsConfig,
     "tempo_check": TempoCheckConfig,
     "trajectory": TrajectoryConfig,
@@ -607,6 +648,11 @@ def check_fields(tree: DictConfig) -> None:
     shares = OmegaConf.select(tree, "split_shares")
     if shares is not None and not (len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
         raise ConfigError(f"split_shares={list(shares)} must be three shares (train, val, test) that sum to 1")
+    snr = OmegaConf.select(tree, "augmentation.snr_db")
+    if snr is not None and not (len(snr) == 2 and -100 <= snr[0] <= snr[1] <= 100):
+        raise ConfigError(
+            f"augmentation.snr_db={list(snr)} must be null or two numbers of dB from -100 to 100, the lower first, as [10,40]"
+        )
     precision, accelerator = OmegaConf.select(tree, "trainer.precision"), OmegaConf.select(tree, "trainer.accelerator")
     if precision == "16-mixed" and accelerator == "cpu":
         raise ConfigError("trainer.precision=16-mixed needs a GPU: use bf16-mixed or 32-true on the CPU")
@@ -654,6 +700,10 @@ LEAST_VALUES: dict[str, float] = {
     "loss.track_weight": 0,
     "loss.condition_weight": 0,
     "loss.temperature": 1e-6,
+    "frontend.learning_rate_scale": 0,
+    "augmentation.gain_db": 0,
+    "augmentation.mask_bands": 0,
+    "augmentation.mask_frames": 0,
     "mask.embedding_penalty": 0,
     "mask.mask_penalty": 0,
     "training.max_epochs": 1,
@@ -679,6 +729,12 @@ LEAST_VALUES: dict[str, float] = {
     "pieces": 12,
     "queries": 0,
     "neighbours": 1,
+    "port": 0,
+    "listening_questions": 1,
+    "max_upload_mb": 1,
+    "max_upload_minutes": 1,
+    "uploads_at_a_time": 1,
+    "decode_seconds": 1,
     "seconds": 3.0,
     "changing_pieces": 0,
     "changing_seconds": 24.0,
@@ -705,6 +761,10 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "data.track_triplets": 10_000_000,
     "data.workers": 1_024,
     "data.max_damaged": 0.5,
+    "frontend.learning_rate_scale": 1_000,
+    "augmentation.gain_db": 100,
+    "augmentation.mask_bands": 8_192,
+    "augmentation.mask_frames": 1_000_000,
     "training.max_epochs": 1_000_000_000,
     "training.lr_factor": 0.999,
     "evaluation.triplets_per_condition": 100_000_000,
@@ -721,6 +781,12 @@ MOST_VALUES: dict[str, float] = {  # what no machine, or no library, can do; far
     "pieces": 1_000_000,
     "queries": 100,
     "neighbours": 100,
+    "port": 65_535,
+    "listening_questions": 1_000,
+    "max_upload_mb": 2_000,
+    "max_upload_minutes": 60,
+    "uploads_at_a_time": 64,
+    "decode_seconds": 3_600,
     "seconds": 3_600.0,
     "changing_pieces": 1_000_000,
     "changing_seconds": 3_600.0,

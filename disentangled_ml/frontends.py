@@ -2,7 +2,8 @@
 
 Every frontend is built as ``FRONTENDS[name](audio_settings)`` and gives ``spect`` (B, 1, n_mels, frames) in float32: the log-mel
 ``log10(1 + 10 S)`` of the magnitude mel spectrogram S, standardised by (x - 0.2) / 0.25 (J. Lee et al., ICASSP 2020). Its ``source``
-says what it reads: ``"mel"``, the log-mel as it is stored in the shards, or ``"waveform"``. The two agree on the same audio.
+says what it reads: ``"mel"``, the log-mel as it is stored in the shards, or ``"waveform"``. ``mel`` and ``nnaudio`` agree on the same
+audio; ``waveform`` begins near them.
 
 To add one: a subclass of ``Frontend``, and its line in ``FRONTENDS``.
 """
@@ -15,6 +16,7 @@ import torch
 from nnAudio.features import MelSpectrogram
 from torch import Tensor, nn
 
+from disentangled_ml.filter_bank import FilterBank, Filters, spectrogram_filters
 from disentangled_ml.structures import AudioSettings
 
 
@@ -56,6 +58,10 @@ class Frontend(nn.Module):
     def standardise(self, log_mel: Tensor) -> Tensor:
         """Shift and scale a log-mel to about zero mean and unit deviation."""
         return (log_mel - self.mean) / self.std
+
+    def filters(self) -> Filters | None:
+        """Describe the filters as they are now, on the CPU; None where there are none."""
+        return None
 
 
 class MelFrontend(Frontend):
@@ -146,5 +152,50 @@ class NnAudioFrontend(Frontend):
             mel = self.mel_spectrogram(waveform.float())
             return self.standardise(compress(mel)).unsqueeze(1)
 
+    @torch.no_grad()
+    def filters(self) -> Filters:
+        """Describe the bands, Fourier kernels and mel filters together."""
+        stft = self.mel_spectrogram.stft
+        parts = (stft.wcos[:, 0], stft.wsin[:, 0], self.mel_spectrogram.mel_basis)
+        return spectrogram_filters(*(part.float().cpu() for part in parts), self.audio_settings.sample_rate)
 
-FRONTENDS: dict[str, type[Frontend]] = {"mel": MelFrontend, "nnaudio": NnAudioFrontend}
+
+class WaveformFrontend(Frontend):
+    """Filter the waveform by a learned bank of band-passes that begin as mel bands; see ``filter_bank.py``.
+
+    It computes in float32 under autocast too.
+
+    Args:
+        audio_settings: Of the spectrogram that it stands for.
+        mean: Subtracted from the compressed magnitudes.
+        std: Divides them, then.
+
+    Shape:
+        waveform: (B, samples), samples > n_fft / 2 + hop_length; output: (B, 1, n_mels, samples // hop_length + 1), float32.
+
+    Raises:
+        ValueError: if ``std`` is not positive.
+    """
+
+    source = "waveform"
+
+    def __init__(self, audio_settings: AudioSettings, mean: float = 0.2, std: float = 0.25):
+        super().__init__(audio_settings, mean, std)
+        self.bank = FilterBank(audio_settings)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Compute the standardised, compressed magnitudes of a batch of waveforms.
+
+        Raises:
+            ValueError: if the shape is not (B, samples), or with too few samples to reflect at the edges.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            return self.standardise(compress(self.bank(waveform.float()))).unsqueeze(1)
+
+    @torch.no_grad()
+    def filters(self) -> Filters:
+        """Describe the filters of the bank."""
+        return Filters(*(values.cpu() for values in self.bank.filters()))
+
+
+FRONTENDS: dict[str, type[Frontend]] = {"mel": MelFrontend, "nnaudio": NnAudioFrontend, "waveform": WaveformFrontend}

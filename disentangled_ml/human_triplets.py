@@ -1,9 +1,9 @@
 """Compare a checkpoint with people: ``python -m disentangled_ml.human_triplets checkpoint=FILE triplets=CSV shards=DIR``.
 
-The triplets are those of dim-sim, between chunks, or of MagnaTagATune's comparisons_final.csv, between whole clips (see
-datamodules/corpora/dim_sim.py and comparisons.py): the header tells which. Instead of ``shards=DIR``, ``audio=DIR`` names a folder
-of recordings ``ID.wav``, ``.flac``, ``.ogg`` or ``.mp3``. A triplet whose recording is missing, unusable or too short for its
-chunk is skipped, and listed with the reason.
+The triplets are those of dim-sim, between chunks, of MagnaTagATune's comparisons_final.csv, between whole clips (see
+datamodules/corpora/dim_sim.py and comparisons.py), or of a listening test (datamodules/judged_lists.py): the header tells which.
+Instead of ``shards=DIR``, ``audio=DIR`` names a folder of recordings ``ID.wav``, ``.flac``, ``.ogg`` or ``.mp3``. A triplet whose
+recording is missing, unusable or too short for its chunk is skipped, and listed with the reason.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from datamodules import judged_lists
 from datamodules.audio import UnusableAudio, decode
 from datamodules.corpora import comparisons, dim_sim
 from datamodules.corpora.judgements import Judgements
@@ -213,17 +214,19 @@ def add_wholes(table: EmbeddingTable, wanted: dict[str, set[int | None]], chunk_
 
 
 def read_judgements(path: Path, audio: AudioSettings, least_votes: int | None) -> Judgements:
-    """Read a file of dim-sim or of MagnaTagATune, whose header tells which it is.
+    """Read a file of dim-sim, of MagnaTagATune or of a listening test, whose header tells which it is.
 
     Raises:
         ValueError: naming the file and line that is wrong.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            of_magnatagatune = comparisons.IDS[0] in file.readline()
+            header = file.readline()
     except (OSError, UnicodeDecodeError):
-        of_magnatagatune = False  # the reader says what is wrong
-    if of_magnatagatune:
+        header = ""  # the reader says what is wrong
+    if judged_lists.VOTES[0] in header:
+        return judged_lists.read_judged(path, audio, least_votes or judged_lists.LEAST_VOTES)
+    if comparisons.IDS[0] in header:
         return comparisons.read_comparisons(path, least_votes or comparisons.LEAST_VOTES)
     return dim_sim.read_dim_sim(path, audio, least_votes or dim_sim.LEAST_VOTES)
 

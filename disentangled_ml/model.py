@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from disentangled_ml.augmentation import Augmentation
+
 
 class ConditionalSimilarityNetwork(nn.Module):
     """Embed chunks of audio, and say which part of the embedding each condition looks at.
@@ -25,9 +27,12 @@ class ConditionalSimilarityNetwork(nn.Module):
         self.frontend, self.backbone, self.masks = frontend, backbone, masks
         self.condition_names = list(condition_names)
 
-    def raw_embedding(self, audio: Tensor) -> Tensor:
-        """Embed chunks without normalising, in float32: (B, ...) to (B, D)."""
-        return self.backbone(self.frontend(audio)).float()
+    def raw_embedding(self, audio: Tensor, augmentation: Augmentation | None = None) -> Tensor:
+        """Embed chunks, changed where that is wanted, without normalising, in float32: (B, ...) to (B, D)."""
+        if augmentation is None:
+            return self.backbone(self.frontend(audio)).float()
+        spect = self.frontend(augmentation.change_audio(audio))
+        return self.backbone(augmentation.change_spect(spect)).float()
 
     def forward(self, audio: Tensor) -> Tensor:
         """Embed chunks.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
+from disentangled_ml.augmentation import Augmentation
 from disentangled_ml.evaluation import (
     Distances,
     EmbeddingTable,
@@ -36,6 +37,8 @@ class SimilarityModule(pl.LightningModule):
         weight_decay: Of Adam.
         checkpoint_notes: Plain values that every checkpoint carries (configuration, conditions, audio settings).
         selection: Chooses the triplets of a step, over the batches of all ranks perhaps; None: those that came with the batch.
+        augmentation: Changes the chunks of a step; None: nothing does.
+        frontend_rate_scale: Of the learning rate, for what the frontend trains.
     """
 
     def __init__(
@@ -46,12 +49,15 @@ class SimilarityModule(pl.LightningModule):
         weight_decay: float = 0.0,
         checkpoint_notes: dict[str, Any] | None = None,
         selection: Selection | None = None,
+        augmentation: Augmentation | None = None,
+        frontend_rate_scale: float = 1.0,
     ):
         super().__init__()
         self.network, self.loss = network, loss
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.checkpoint_notes = checkpoint_notes or {}
-        self.selection = selection
+        self.selection, self.augmentation = selection, augmentation
+        self.frontend_rate_scale = frontend_rate_scale
         self.table = EmbeddingTable()
 
     @property
@@ -65,7 +71,8 @@ class SimilarityModule(pl.LightningModule):
         What is logged of an epoch is summed over the ranks by the callbacks. Lightning's own ``sync_dist`` is not used: it
         synchronises when a value is first read, which the progress bar does on rank zero alone.
         """
-        raw_embedding, triplets = self.network.raw_embedding(batch.audio), batch.triplets
+        augmentation = self.augmentation and self.augmentation.at(self.global_step, self.global_rank)
+        raw_embedding, triplets = self.network.raw_embedding(batch.audio, augmentation), batch.triplets
         if self.selection is not None:
             raw_embedding, triplets = self.selection(raw_embedding, batch.tracks, self.global_step)
         terms = self.loss(raw_embedding, self.network.masks(), triplets, batch.targets)
@@ -122,8 +129,17 @@ class SimilarityModule(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Adam:
-        """Optimise everything by Adam; the schedule is a callback, which sees the validation loss."""
-        return Adam(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        """Optimise everything by Adam; the schedule is a callback, which sees the validation loss.
+
+        What a frontend trains has a rate of its own, and no weight decay: a filter is not better for being nearer to zero.
+        """
+        frontend = list(self.network.frontend.parameters())
+        own = set(frontend)
+        groups = [{"params": [parameter for parameter in self.parameters() if parameter not in own]}]
+        if frontend:
+            rate = self.learning_rate * self.frontend_rate_scale
+            groups.append({"params": frontend, "lr": rate, "weight_decay": 0.0})
+        return Adam(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild the network without this run."""

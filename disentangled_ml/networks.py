@@ -61,6 +61,10 @@ def build_network(config: DictConfig, condition_names: list[str], audio: AudioSe
     trainable = {"trainable_stft": config.frontend.trainable_stft, "trainable_mel": config.frontend.trainable_mel}
     if config.frontend.name == "mel" and any(trainable.values()):
         raise ConfigError("frontend.trainable_* needs frontend=nnaudio: the stored mel has nothing to train")
+    if config.frontend.name == "waveform" and any(trainable.values()):
+        raise ConfigError(
+            "frontend.trainable_* is of frontend=nnaudio: the filters of frontend=waveform are always trained"
+        )
     frontend = frontend_class(audio, **(trainable if config.frontend.name == "nnaudio" else {}))
     backbone = choose(BACKBONES, config.backbone.name, "backbone.name")(size, config.backbone.width)
     start = {"start": config.mask.start} if config.mask.name == "learned" else {}

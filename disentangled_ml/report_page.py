@@ -41,6 +41,7 @@ PROBE_SCORES = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC"}
 CAPTIONS = {
     "embedding_map": "The test tracks in each subspace, laid out in two dimensions and coloured by label",
     "triplet_accuracy": "Triplet accuracy over the epochs",
+    "filters": "The filters of the frontend: centre frequencies and bandwidths, before and after training",
     "masks": "The condition masks: which dimensions each condition looks at",
     "table": "Triplet accuracy of the systems",
     "matrices": "Accuracy of each condition's triplets (rows) in each subspace (columns)",

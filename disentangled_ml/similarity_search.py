@@ -207,7 +207,7 @@ class SimilaritySearch:
             raise ValueError(
                 f"{self.catalogue.folder} has no index for method=approximate: embed it with approximate=true, or use exact"
             )
-        n_allowed = len(self.catalogue) if allowed is None else int(allowed.sum())
+        n_allowed = len(self.catalogue) if allowed is None else np.count_nonzero(allowed)
         return method == "approximate" or (method == "auto" and self.index is not None and n_allowed > MOST_EXACT)
 
     def allowed(self, filters: Filters) -> np.ndarray | None:

@@ -10,15 +10,17 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("disentangled_ml", "datamodules", "callbacks")
 PURE = (
     *("structures", "conditions", "triplets", "masks", "losses", "metrics", "evaluation", "frontends", "model"),
+    *("filter_bank", "augmentation"),
     *("human", "tempo_metrics", "gathering", "all_triplets"),
     *("neighbours", "retrieval", "probe", "published", "comparison"),
     *("trajectories", "change_metrics", "matching"),
     *("catalogue", "weighted_distance", "similarity_search", "approximate", "precision"),
+    *("listening", "listening_draw", "listening_test", "answer_file", "web.guard", "web.uploads", "web.view"),
     *("backbones", "backbones.*", "baselines", "baselines.*"),
 )
 ENTRY_POINTS = (
     *("train", "evaluate", "prepare", "demo", "html_report", "human_triplets", "tempo_check", "table"),
-    *("embed", "search", "trajectory", "changes"),
+    *("embed", "search", "serve", "listening_results", "trajectory", "changes"),
 )
 COMPOSING = ("builders", "systems", "embedder", "cataloguing", "recordings", *ENTRY_POINTS)  # know all packages
 FIGURES = ("comparison_figures", "trajectory_figures")
@@ -36,6 +38,8 @@ ONE_FILE = {  # a third-party framework and the files that may import it
     "matplotlib": ["callbacks/figures.py"],
     "faiss": ["disentangled_ml/approximate.py"],
     "jinja2": ["disentangled_ml/report_page.py"],
+    "starlette": ["disentangled_ml/web/app.py"],
+    "uvicorn": ["disentangled_ml/serve.py"],
 }
 
 

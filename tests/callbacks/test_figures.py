@@ -1,6 +1,7 @@
 """The callbacks that draw, and where their figures go."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from tiny_runs import NAMES, TinyData, tiny_module, tiny_trainer
 
 from callbacks.accuracy_curves import AccuracyCurves, spread
 from callbacks.embedding_map import EmbeddingMap, plane
+from callbacks.filters import FilterPlot
 from callbacks.learning_rate import ReduceLearningRate
 from callbacks.mask_heatmap import MaskHeatmap
 from callbacks.throughput import Throughput
 from callbacks.triplet_accuracy import TripletAccuracy
+from disentangled_ml.frontends import FRONTENDS, NnAudioFrontend, WaveformFrontend
 from disentangled_ml.masks import MASKS
-from disentangled_ml.structures import TRACK
+from disentangled_ml.structures import TRACK, AudioSettings
 
 FIGURES = ("triplet_accuracy", "masks", "embedding_map")
 
@@ -64,6 +67,44 @@ def test_any_masks_and_number_of_conditions(tmp_path, kind, n_conditions):
     trainer.test(module, datamodule=data, verbose=False)
     for name in FIGURES:
         assert_drawn(tmp_path / "figures" / f"{name}.png", width=400)
+
+
+class FittedTrainer:
+    """Stand in for a trainer: it has a folder and no logger."""
+
+    is_global_zero, logger = True, None
+
+    def __init__(self, folder: Path):
+        self.default_root_dir = str(folder)
+
+
+def network_with(frontend: torch.nn.Module) -> SimpleNamespace:
+    return SimpleNamespace(network=SimpleNamespace(frontend=frontend))
+
+
+SMALL = AudioSettings(sample_rate=8000, n_fft=256, hop_length=128, n_mels=24)
+TRAINED = {
+    "bank": lambda: WaveformFrontend(SMALL),
+    "mel": lambda: NnAudioFrontend(SMALL, trainable_mel=True),
+    "stft": lambda: NnAudioFrontend(SMALL, trainable_stft=True),
+}
+
+
+@pytest.mark.parametrize("build", TRAINED.values(), ids=TRAINED)
+def test_filters_are_drawn_as_they_are(tmp_path, build):
+    torch.manual_seed(0)
+    frontend = build()
+    with torch.no_grad():
+        for parameter in frontend.parameters():
+            parameter.add_(0.2 * parameter.abs().mean() * torch.randn_like(parameter))
+    FilterPlot().on_test_end(FittedTrainer(tmp_path), network_with(frontend))
+    assert_drawn(tmp_path / "figures" / "filters.png")
+
+
+@pytest.mark.parametrize("name", ["mel", "nnaudio"])
+def test_filters_that_are_fixed_are_not_drawn(tmp_path, name):
+    FilterPlot().on_test_end(FittedTrainer(tmp_path), network_with(FRONTENDS[name](SMALL)))
+    assert not (tmp_path / "figures").exists()
 
 
 def test_history_survives_a_resume(tmp_path):

@@ -36,6 +36,8 @@ REQUIRED = {
     "changes": ["checkpoint=best.ckpt"],
     "embed": ["checkpoint=best.ckpt", "out=indexes/x"],
     "search": ["index=indexes/x"],
+    "serve": ["checkpoint=best.ckpt", "index=indexes/x"],
+    "listening_results": ["listening_test=listening"],
 }
 OWNERS = {  # a command that has the key, for keys of the tables of limits
     key: next((name for name, schema in SCHEMAS.items() if key.split(".")[0] in schema.__dataclass_fields__), "config")
@@ -149,12 +151,32 @@ EXPERIMENTS = {  # mask, its start, loss, condition_weight, track_weight, embedd
     "proxy": ("fixed", None, "proxy", 1.0, 0.0, None),
     "classification": ("fixed", None, "classification", 1.0, 0.0, None),
 }
+FRONTENDS = {  # frontend, trainable_stft, trainable_mel
+    "fixed_mel": ("nnaudio", False, False),
+    "trainable_mel": ("nnaudio", False, True),
+    "trainable_stft": ("nnaudio", True, True),
+    "learned_bank": ("waveform", False, False),
+}
 
 
 def test_every_experiment_is_a_recipe_or_a_system_of_the_table():
     table = load_config("table", REQUIRED["table"])
-    assert set(group_choices("experiment")) == {"demo", "icassp2020", table.base, *EXPERIMENTS}
+    recipes = {"demo", "icassp2020", "frontends", table.base}
+    assert set(group_choices("experiment")) == {*recipes, *EXPERIMENTS, *FRONTENDS}
     assert set(EXPERIMENTS) <= set(table.systems)
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_compared_frontends_differ_in_nothing_else(name):
+    tree = load_config("config", [f"experiment=frontends,{name}"])
+    frontend, stft, mel = FRONTENDS[name]
+    assert (tree.frontend.name, tree.choices.frontend) == (frontend, frontend)
+    assert (tree.frontend.trainable_stft, tree.frontend.trainable_mel) == (stft, mel)
+    plain, recipe = (OmegaConf.to_container(found) for found in (tree, load_config("config", ["experiment=frontends"])))
+    assert {key for key in plain if plain[key] != recipe[key]} <= {"frontend", "choices"}
+    # nor do they depend on what a recipe says of frontends
+    other = load_config("config", [f"experiment=trainable_stft,{name}"])
+    assert (other.frontend.trainable_stft, other.frontend.trainable_mel) == (stft, mel)
 
 
 @pytest.mark.parametrize("base", ["", "demo,", "table,", "icassp2020,"], ids=["alone", "demo", "table", "icassp2020"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 import signal
@@ -152,6 +153,37 @@ def test_no_track_is_usable(tmp_path, checkpoint):
         run(f"checkpoint={checkpoint}", f"manifest={tmp_path}/m.csv", f"out={tmp_path}/index")
     assert rejected(tmp_path / "index")[0]["reason"] == "missing file"
     assert not (tmp_path / "index" / HEADER).exists()
+
+
+def test_a_whole_catalogue_is_kept_where_nothing_new_is_usable(tmp_path, checkpoint):
+    manifest = write_recordings(tmp_path, 3)
+    arguments = [f"checkpoint={checkpoint}", f"manifest={manifest}", f"out={tmp_path}/index"]
+    run(*arguments)
+    manifest.write_text("track_id,path\na,a.wav\n")
+    with pytest.raises(ValueError, match="no track is usable"):
+        run(*arguments)
+    assert len(read_catalogue(tmp_path / "index")) == 3
+
+
+def test_a_folder_that_is_not_put_together_to_its_end_is_no_catalogue(tmp_path, checkpoint, tiny_shards, monkeypatch):
+    arguments = [f"checkpoint={checkpoint}", f"shards={tiny_shards}", f"out={tmp_path}/index", "split=val"]
+    run(*arguments)
+    expected = content_of(tmp_path / "index")
+    with monkeypatch.context() as full:
+
+        def no_space(*_, **__) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr(cataloguing, "column_values", no_space)
+        with pytest.raises(
+            OSError, match=r"index cannot be written to .*No space left.*: mend that, then repeat the command"
+        ):
+            run(*arguments)
+    with pytest.raises(ValueError, match="embed the catalogue first, or to its end"):
+        read_catalogue(tmp_path / "index")
+    assert not list((tmp_path / "index").rglob("*.tmp"))
+    run(*arguments)
+    assert content_of(tmp_path / "index") == expected
 
 
 def test_embeddings_that_are_not_finite_are_no_catalogue(tmp_path, checkpoint, tiny_shards):

@@ -1,4 +1,4 @@
-"""From recordings to a network that reads waveforms: prepare with FLAC, then train the filters of the nnAudio frontend."""
+"""From recordings to a network that reads waveforms: prepare with FLAC, then train the filters of its frontend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import soundfile
 import torch
 
 from disentangled_ml import builders
+from disentangled_ml.backbones import BACKBONES
 from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.frontends import FRONTENDS
 from disentangled_ml.networks import build_network, load_network
 from disentangled_ml.prepare import main as prepare
 from disentangled_ml.run_folder import RUN_DIR_VARIABLE
@@ -53,17 +55,79 @@ def arguments(shards, tmp_path, monkeypatch):
     ]
 
 
-def test_filters_are_trained_from_waveforms(arguments, tmp_path):
-    train(load_config("config", [*arguments, "frontend.trainable_stft=true", "frontend.trainable_mel=true"]))
+TRAINABLE = {
+    "mel": (["frontend.trainable_mel=true"], {"mel_basis"}),
+    "stft": (["frontend.trainable_stft=true"], {"wsin", "wcos"}),
+    "both": (["frontend.trainable_stft=true", "frontend.trainable_mel=true"], {"mel_basis", "wsin", "wcos"}),
+    "bank": (["frontend=waveform"], {"centre_mel", "log_bandwidth", "log_gain", "log_width"}),
+}
+
+
+@pytest.mark.parametrize(("choice", "trained"), TRAINABLE.values(), ids=TRAINABLE)
+def test_filters_are_trained_from_waveforms(arguments, tmp_path, choice, trained):
+    train(load_config("config", [*arguments, *choice]))
     metrics = json.loads((tmp_path / "waveform" / "metrics.json").read_text())
     assert 0 <= metrics["test/triplet_accuracy/genre"] <= 1
     network = load_network(tmp_path / "waveform" / "checkpoints" / "best.ckpt")
     assert network.frontend.source == "waveform"
     embedding = network(torch.rand(3, 15 * 512) - 0.5)
     assert embedding.shape == (3, 8)
-    fresh = load_config("config", arguments)
-    assert not fresh.frontend.trainable_mel
-    assert any(name.startswith("frontend.") for name in network.state_dict())  # trained filters are kept
+    fresh = build_network(load_config("config", [*arguments, *choice]), ["genre"], network.frontend.audio_settings)
+    before = fresh.frontend.state_dict()
+    assert {name.split(".")[-1] for name in before} == trained
+    for name, weight in network.frontend.state_dict().items():  # trained filters are kept
+        assert weight.isfinite().all()
+        assert not torch.equal(weight, before[name]), name
+    assert (tmp_path / "waveform" / "figures" / "filters.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_of_filters_goes_on(arguments, tmp_path, monkeypatch):
+    """With the rate of the filters lowered, noise and gain drawn, it equals the uninterrupted run."""
+    choice = ["frontend=waveform", "augmentation=waveform", "augmentation.mask_frames=4"]
+    choice += ["training.lr_patience=0", "frontend.learning_rate_scale=0.5"]
+    for name, epochs in (("whole", 4), ("parts", 2), ("parts", 4)):
+        monkeypatch.setenv(RUN_DIR_VARIABLE, "")
+        last = [f"run_name={name}", "resume=true", f"training.max_epochs={epochs}"]
+        train(load_config("config", [*arguments, *choice, *last]))
+    whole, parts = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "parts")
+    )
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(weight, parts["state_dict"][name]), name
+    rates = [[group["lr"] for group in state["optimizer_states"][0]["param_groups"]] for state in (whole, parts)]
+    assert rates[0] == rates[1]
+    assert rates[0][1] == pytest.approx(rates[0][0] / 2)
+
+
+def test_rates_of_the_frontend(arguments):
+    def groups(*choice):
+        config = load_config("config", [*arguments, "training.weight_decay=0.1", *choice])
+        data = builders.build_data(config)
+        module = builders.build_module(config, data.conditions, data.index.audio)
+        return module, module.configure_optimizers().param_groups
+
+    assert len(groups("frontend=mel")[1]) == len(groups()[1]) == 1  # nothing in the frontend is trained
+    module, (rest, frontend) = groups("frontend=waveform", "frontend.learning_rate_scale=0.25")
+    assert (rest["lr"], frontend["lr"]) == (0.003, 0.00075)
+    assert (rest["weight_decay"], frontend["weight_decay"]) == (0.1, 0.0)
+    assert set(frontend["params"]) == set(module.network.frontend.parameters())
+    assert len(rest["params"]) + len(frontend["params"]) == len(list(module.parameters()))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_every_frontend_feeds_every_backbone(arguments, frontend, backbone):
+    config = load_config("config", [*arguments, f"frontend={frontend}", f"backbone={backbone}", "backbone.width=0.1"])
+    data = builders.build_data(config)
+    module = builders.build_module(config, data.conditions, data.index.audio)
+    batch = next(iter(data.train_dataloader()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        module.network.raw_embedding(batch.audio).sum().backward()
+    assert all(
+        parameter.grad.isfinite().all() for parameter in module.network.parameters() if parameter.grad is not None
+    )
+    assert all(parameter.grad is not None for parameter in module.network.frontend.parameters())
 
 
 def test_both_frontends_embed_a_recording_alike(arguments):
@@ -85,3 +149,8 @@ def test_both_frontends_embed_a_recording_alike(arguments):
 def test_stored_mel_has_nothing_to_train(arguments):
     with pytest.raises(ConfigError, match="needs frontend=nnaudio"):
         train(load_config("config", [*arguments, "frontend=mel", "frontend.trainable_mel=true"]))
+
+
+def test_the_bank_is_always_trained(arguments):
+    with pytest.raises(ConfigError, match="filters of frontend=waveform are always trained"):
+        train(load_config("config", [*arguments, "frontend=waveform", "frontend.trainable_mel=true"]))

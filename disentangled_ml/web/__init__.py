@@ -1,0 +1,1 @@
+"""The web page: search and listening test in a browser."""

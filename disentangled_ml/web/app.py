@@ -1,0 +1,298 @@
+"""The routes of the page (the only file that imports starlette). What they answer is JSON, but for the page and the recordings.
+
+Every error is ``{"error": "one sentence for the person in front of the page"}`` with a status that fits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.resources import files
+from typing import IO, Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from disentangled_ml.listening import CANNOT_TELL, FIRST, SECOND, check_rater, first_is_left, what_is_asked
+from disentangled_ml.listening_test import ListeningTest, Turn
+from disentangled_ml.web.guard import Guard
+from disentangled_ml.web.view import CatalogueView, UnknownQuery
+
+logger = logging.getLogger("serve")
+STATIC = {
+    "style.css": "text/css",
+    "search.js": "text/javascript",
+    "map.js": "text/javascript",
+    "common.js": "text/javascript",
+    "listen.js": "text/javascript",
+}
+MEDIA_TYPES = {".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
+MAX_JSON = 65_536  # bytes of a question in JSON
+LINGER_SECONDS = 3.0  # that a body which is too large is still taken, and thrown away
+SIDES = ("left", "right")
+
+
+class PlainJSON(JSONResponse):
+    """Write JSON in ASCII, so that no name of a catalogue is one that cannot be sent."""
+
+    def render(self, content: Any) -> bytes:
+        """Give the bytes of an answer."""
+        return json.dumps(content, allow_nan=False).encode()
+
+
+def build_app(page: CatalogueView, listening: ListeningTest | None, loopback_only: bool) -> Guard:
+    """Build the application: the page over a catalogue, and the listening test where there is one."""
+    routes = [
+        Route("/", static("search.html", "text/html")),
+        Route("/static/{name}", static_file),
+        Route("/audio", audio),
+        Route("/api/catalogue", catalogue),
+        Route("/api/tracks", tracks),
+        Route("/api/map", tracks_map),
+        Route("/api/search", search, methods=["POST"]),
+        Route("/api/upload", upload, methods=["POST"]),
+    ]
+    if listening is not None:
+        routes += [
+            Route("/listen", static("listen.html", "text/html")),
+            Route("/api/listen/turn", turn),
+            Route("/api/listen/answer", answer, methods=["POST"]),
+            Route("/api/listen/figures", figures),
+            Route("/api/listen/triplets.csv", judged_triplets),
+        ]
+    handlers = {HTTPException: said, ClientDisconnect: gone, Exception: failed}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.state.page, app.state.listening = page, listening
+    app.state.free_uploads = asyncio.Semaphore(page.limits.uploads_at_a_time)
+    return Guard(app, loopback_only)
+
+
+def static(name: str, media_type: str) -> Callable:
+    """Answer with a file of the package."""
+    content = files("disentangled_ml.web").joinpath("static", name).read_bytes()
+
+    async def answer_file(request: Request) -> Response:
+        return Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
+
+    return answer_file
+
+
+async def static_file(request: Request) -> Response:
+    """Answer with one of the files that the page consists of."""
+    name = request.path_params["name"]
+    if name not in STATIC:
+        raise HTTPException(404, "there is no such file")
+    return await static(name, STATIC[name])(request)
+
+
+async def said(request: Request, error: Exception) -> Response:
+    """Say why a request has no other answer."""
+    assert isinstance(error, HTTPException)
+    reasons = {404: "there is no such page", 405: f"{request.method} is not possible here"}
+    default = error.detail in ("Not Found", "Method Not Allowed")
+    detail = reasons.get(error.status_code, error.detail) if default else error.detail
+    return PlainJSON({"error": detail}, error.status_code, headers=error.headers)
+
+
+async def gone(request: Request, error: Exception) -> Response:
+    """End a request whose browser went away; nobody reads the answer."""
+    return Response(status_code=400)
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    """Answer where the program is at fault; the log has the traceback."""
+    return PlainJSON({"error": "the server failed on this; its log says why"}, 500)
+
+
+async def catalogue(request: Request) -> Response:
+    """Say what the catalogue is like."""
+    listening = request.app.state.listening is not None
+    return PlainJSON({**request.app.state.page.summary(), "listening_test": listening})
+
+
+async def tracks(request: Request) -> Response:
+    """Give the tracks that a text is found in."""
+    page, text = request.app.state.page, request.query_params.get("q", "")
+    return await answered(lambda: {"tracks": page.find(text)})
+
+
+async def tracks_map(request: Request) -> Response:
+    """Give the places of the tracks on the map of a space."""
+    return await answered(request.app.state.page.map, request.query_params.get("space") or None)
+
+
+async def search(request: Request) -> Response:
+    """Give the tracks most similar to a track or an upload."""
+    return await answered(request.app.state.page.search, await json_object(request))
+
+
+async def answered(ask: Callable[..., Any], *arguments: Any) -> Response:
+    """Answer with what a function gives; it says itself what is wrong with the question."""
+    try:
+        return PlainJSON(await run_in_threadpool(ask, *arguments))
+    except UnknownQuery as error:
+        raise HTTPException(404, str(error)) from error
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from error
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """Read the JSON object of a request."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "send application/json")
+    with tempfile.SpooledTemporaryFile(MAX_JSON) as body:
+        await receive(request, body, MAX_JSON, 10.0)
+        body.seek(0)
+        try:
+            content = json.loads(body.read())
+        except (ValueError, RecursionError):
+            content = None
+    if not isinstance(content, dict):
+        raise HTTPException(400, "this is no JSON object")
+    return content
+
+
+async def receive(request: Request, file: IO[bytes], most: int, seconds: float) -> None:
+    """Write the body of a request to a file, as long as it is small and quick enough."""
+    too_large = HTTPException(413, f"this is too large: the most is {most:,} bytes", {"connection": "close"})
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > most:
+        await hear_out(request)
+        raise too_large
+    try:
+        async with asyncio.timeout(seconds):
+            async for block in request.stream():
+                if file.tell() + len(block) > most:
+                    break
+                file.write(block)
+            else:
+                return
+    except TimeoutError:
+        raise HTTPException(408, f"this was not sent within {seconds:g} seconds", {"connection": "close"}) from None
+    await hear_out(request)
+    raise too_large
+
+
+async def hear_out(request: Request) -> None:
+    """Let a sender go on for a moment: one that has not finished sees the line break and not the answer."""
+    if "expect" in request.headers:  # it asks first
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            async for _ in request.stream():
+                pass
+
+
+async def upload(request: Request) -> Response:
+    """Take a recording, the body of the request, to search with: it is embedded, and nothing else of it is kept.
+
+    It is in a file without a name, which is gone when it is closed, whatever becomes of the server.
+    """
+    page, free = request.app.state.page, request.app.state.free_uploads
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/octet-stream" and not kind.startswith("audio/"):
+        raise HTTPException(415, "send the recording itself as application/octet-stream or audio/*, not as a form")
+    if free.locked():
+        raise HTTPException(503, "the server is busy with other uploads: try again in a moment", {"retry-after": "5"})
+    async with free:
+        with tempfile.TemporaryFile() as file:
+            await receive(request, file, page.limits.max_bytes, page.limits.receive_seconds)
+            if not file.tell():
+                raise HTTPException(422, "this file is empty")
+            try:
+                return PlainJSON(await run_in_threadpool(page.add_upload, file))
+            except ValueError as error:
+                raise HTTPException(422, f"this recording cannot be used: {error}") from error
+
+
+async def audio(request: Request) -> Response:
+    """Give the recording of a track, or the part of it that a Range header asks for."""
+    path = request.app.state.page.recording(request.query_params.get("track", ""))
+    media_type = MEDIA_TYPES.get(path.suffix.lower()) if path is not None else None
+    if path is None or media_type is None or not path.is_file():
+        raise HTTPException(404, "there is no recording of this track to play")
+    return FileResponse(path, media_type=media_type)
+
+
+def shown_turn(turn: Turn, chunk_seconds: float) -> dict[str, Any]:
+    """Show a turn to its rater, who is not told which candidate the list calls positive, nor what anything is called."""
+    shown: dict[str, Any] = {"number": turn.number, "done": turn.done, "total": turn.total}
+    if turn.question is None:
+        return shown
+    candidates = (turn.question.first, turn.question.second)[:: 1 if turn.first_is_left else -1]
+    excerpts = zip(("reference", *SIDES), (turn.question.reference, *candidates), strict=True)
+    chosen = side_of(turn.chosen, turn.first_is_left) if turn.chosen else None
+    shown |= {role: {"track": track_id, "start": start} for role, (track_id, start) in excerpts}
+    return {**shown, "asked": what_is_asked(turn.question.condition), "chunk_seconds": chunk_seconds, "chosen": chosen}
+
+
+def side_of(chosen: str, first_left: bool) -> str:
+    """Say on which side what was chosen is seen; it undoes ``choice_of``.
+
+    >>> side_of("first", True), side_of("first", False), side_of("cannot tell", True)
+    ('left', 'right', 'cannot tell')
+    """
+    return chosen if chosen == CANNOT_TELL else SIDES[(chosen == FIRST) != first_left]
+
+
+def choice_of(side: Any, first_left: bool) -> str:
+    """Say what is chosen by a side.
+
+    Raises:
+        ValueError: if it is none.
+
+    >>> choice_of("left", True), choice_of("right", False), choice_of("right", True)
+    ('first', 'first', 'second')
+    """
+    if side not in (*SIDES, CANNOT_TELL):
+        raise ValueError(f"an answer is one of {', '.join((*SIDES, CANNOT_TELL))}")
+    return side if side == CANNOT_TELL else (FIRST if (side == SIDES[0]) == first_left else SECOND)
+
+
+async def turn(request: Request) -> Response:
+    """Give a rater the next question, or the one of a number."""
+    listening, asked = request.app.state.listening, request.query_params
+    number = asked.get("number", "")
+
+    def next_turn() -> dict[str, Any]:
+        given = listening.turn(asked.get("rater"), int(number) if number else None)
+        return shown_turn(given, request.app.state.page.chunk_seconds)
+
+    return await answered(next_turn)
+
+
+async def answer(request: Request) -> Response:
+    """Keep the answer of a rater; the browser is told so once it is on the disk."""
+    content, listening = await json_object(request), request.app.state.listening
+
+    def keep() -> dict[str, bool]:
+        rater, number = check_rater(content.get("rater")), content.get("number")
+        first_left = first_is_left(listening.question(number), rater)
+        listening.answer(rater, number, choice_of(content.get("chosen"), first_left))
+        return {"saved": True}
+
+    try:
+        return await answered(keep)
+    except OSError as error:
+        logger.error("an answer cannot be saved: %s", error)
+        raise HTTPException(507, "your answer could not be saved: tell the organiser, and try again") from error
+
+
+async def figures(request: Request) -> Response:
+    """Report how far the raters agree."""
+    return await answered(request.app.state.listening.figures)
+
+
+async def judged_triplets(request: Request) -> Response:
+    """Give the triplet list that the raters' majority makes."""
+    text = await run_in_threadpool(request.app.state.listening.judged)
+    headers = {"content-disposition": 'attachment; filename="triplets.csv"'}
+    return Response(text, media_type="text/csv", headers=headers)

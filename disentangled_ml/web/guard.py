@@ -1,0 +1,116 @@
+"""What every request passes before the page answers it, as plain ASGI.
+
+A server on loopback is reached by every program of the machine, and through the browser by every page that its user visits. So a
+request must name a host that is this machine (a page elsewhere whose name was made to point to 127.0.0.1 names its own), what changes
+something must come from this page itself, and browsers are told to load nothing from elsewhere and to show the page in no other.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Callable[[], Awaitable[Message]], Send], Awaitable[None]]
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+SAFE_METHODS = ("GET", "HEAD")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host names this machine only.
+
+    >>> [is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "127.8.0.1", "0.0.0.0", "example.org", "")]
+    [True, True, True, True, False, False, False]
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_name(header: str) -> str | None:
+    """Give the host that a Host header names, without its port; None if it is malformed.
+
+    >>> host_name("127.0.0.1:8000"), host_name("[::1]:8000"), host_name("LOCALHOST"), host_name("a@b"), host_name("a:b")
+    ('127.0.0.1', '::1', 'localhost', None, None)
+    """
+    try:
+        parts = urlsplit(f"//{header}")
+        is_whole = parts.netloc == header and "@" not in header and parts.port != 0
+    except ValueError:  # of a port that is none
+        return None
+    return parts.hostname if is_whole else None
+
+
+def refusal(method: str, headers: Mapping[str, str], loopback_only: bool) -> tuple[int, str] | None:
+    """Say with which status and why a request is refused; None if it is not.
+
+    Args:
+        method: Of the request.
+        headers: Of the request, names in lower case.
+        loopback_only: Whether the server listens on loopback.
+
+    >>> refusal("GET", {"host": "127.0.0.1:8000"}, True) is None
+    True
+    >>> refusal("GET", {"host": "evil.example"}, True)
+    (421, 'this server answers as 127.0.0.1 or localhost only')
+    >>> refusal("POST", {"host": "localhost", "origin": "http://evil.example"}, True)
+    (403, 'this request comes from another page')
+    """
+    host = host_name(headers.get("host", ""))
+    if not host:
+        return 400, "the Host header is missing or malformed"
+    if loopback_only and not is_loopback(host):
+        return 421, "this server answers as 127.0.0.1 or localhost only"
+    if method not in SAFE_METHODS:
+        origin = headers.get("origin")
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower()
+        if foreign or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return 403, "this request comes from another page"
+    return None
+
+
+class Guard:
+    """Refuse requests that are not for this server, and add headers to every answer.
+
+    Args:
+        app: That answers the others.
+        loopback_only: Whether the server listens on loopback.
+    """
+
+    def __init__(self, app: App, loopback_only: bool):
+        self.app, self.loopback_only = app, loopback_only
+
+    async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", ()), *own]}
+            await send(message)
+
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        refused = refusal(scope["method"], headers, self.loopback_only)
+        if refused is None:
+            return await self.app(scope, receive, send_guarded)
+        body = json.dumps({"error": refused[1]}).encode()
+        fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send_guarded({"type": "http.response.start", "status": refused[0], "headers": fields})
+        return await send_guarded({"type": "http.response.body", "body": body})

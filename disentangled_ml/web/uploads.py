@@ -1,0 +1,60 @@
+"""What is kept of uploads: their embeddings, of the last few, and nothing else."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+
+KEPT = 64  # uploads that can still be searched with
+
+
+class UploadLimits(NamedTuple):
+    """Limit what uploads may take.
+
+    Attributes:
+        max_bytes: Size of a file.
+        max_seconds: Of the beginning of a recording that are used.
+        uploads_at_a_time: More are told to come again.
+        receive_seconds: In which a file must have arrived.
+    """
+
+    max_bytes: int = 50_000_000
+    max_seconds: float = 600.0
+    uploads_at_a_time: int = 2
+    receive_seconds: float = 120.0
+
+
+class Heard(NamedTuple):
+    """Hold what was heard of a recording: its embedding (D,), and how many seconds were used, and whether there were more."""
+
+    embedding: np.ndarray
+    seconds: float
+    cut: bool
+
+
+class Uploads:
+    """Keep the embeddings of the last uploads under names that cannot be guessed."""
+
+    def __init__(self):
+        self.kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def add(self, embedding: np.ndarray) -> str:
+        """Keep an embedding, give its name."""
+        name = secrets.token_urlsafe(16)
+        with self.lock:
+            self.kept[name] = embedding
+            if len(self.kept) > KEPT:
+                self.kept.popitem(last=False)
+        return name
+
+    def find(self, name: str) -> np.ndarray | None:
+        """Give the embedding of a name, if it is still kept."""
+        with self.lock:
+            if name in self.kept:
+                self.kept.move_to_end(name)
+            return self.kept.get(name)

@@ -1,0 +1,309 @@
+"""What the page shows of a catalogue: its tracks, its maps, and what is similar to what and why. No web here, only answers.
+
+Answers are dictionaries of plain values. Names in them are as the catalogue has them; the page shows them as text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from disentangled_ml.catalogue import TRACKS, UNKNOWN, CatalogueTrack, parse_track
+from disentangled_ml.run_folder import read_json, write_json
+from disentangled_ml.similarity_search import Filters, Result, SimilaritySearch
+from disentangled_ml.web.uploads import Heard, UploadLimits, Uploads
+from disentangled_ml.weighted_distance import condition_distances
+
+EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")
+MAX_RESULTS, MAX_SUGGESTIONS = 100, 20
+MAP_TRACKS, TYPICAL_TRACKS, SEED = 2_000, 2_000, 0
+MAPS = "maps"  # the folder of a catalogue that its maps are kept in
+MAX_BPM = 1_000.0
+logger = logging.getLogger("serve")
+
+
+class UnknownQuery(ValueError):
+    """Tell that what is searched with is not there."""
+
+
+class CatalogueView:
+    """Answer the questions of the page about a catalogue.
+
+    Args:
+        search: Of the catalogue.
+        listen: Embeds an open file that was uploaded; raises a ValueError that says why it cannot.
+        plane: Brings points (N, D) to two dimensions.
+        limits: Of uploads.
+        root: Folder that the recordings lie in; None: wherever the catalogue says.
+    """
+
+    def __init__(
+        self,
+        search: SimilaritySearch,
+        listen: Callable[[IO[bytes]], Heard],
+        plane: Callable[[np.ndarray], np.ndarray],
+        limits: UploadLimits | None = None,
+        root: Path | None = None,
+    ):
+        self.search_tracks, self.listen, self.plane = search, listen, plane
+        self.limits, self.root = limits or UploadLimits(), None if root is None else root.resolve()
+        self.catalogue, self.uploads = search.catalogue, Uploads()
+        self.texts: list[str] | None = None
+        self.maps: dict[str | None, dict[str, Any]] = {}
+        self.reading, self.drawing = threading.Lock(), threading.Lock()  # what is made when it is first asked for, once
+
+    @property
+    def chunk_seconds(self) -> float:
+        """Give the length of an excerpt."""
+        return self.catalogue.model.audio.seconds(self.catalogue.model.chunk_frames)
+
+    def summary(self) -> dict[str, Any]:
+        """Say what the catalogue is like."""
+        columns = self.catalogue.columns
+        tempo = columns["tempo"][np.isfinite(columns["tempo"])]
+        return {
+            "size": len(self.catalogue),
+            "conditions": [{"name": name} for name in self.catalogue.condition_names],
+            "has_artists": bool((columns["artist"] != UNKNOWN).any()),
+            "tempo": [float(tempo.min()), float(tempo.max())] if len(tempo) else None,
+            "upload": {"max_bytes": self.limits.max_bytes, "max_seconds": self.limits.max_seconds},
+        }
+
+    def find(self, text: str) -> list[dict[str, Any]]:
+        """Find the tracks whose id, artist or labels hold all words of a text, first those whose id begins with it."""
+        text = text.casefold().strip()[:200]
+        words = text.split()
+        if not words:
+            return []
+        begin: list[int] = []
+        hold: list[int] = []
+        for row, searched in enumerate(self.searched_texts()):
+            if all(word in searched for word in words):
+                (begin if searched.startswith(text) else hold).append(row)
+                if len(begin) == MAX_SUGGESTIONS:
+                    break
+        return [self.shown(track) for track in self.catalogue.tracks([*begin, *hold][:MAX_SUGGESTIONS])]
+
+    def searched_texts(self) -> list[str]:
+        """Give the text that each track is found by, in lower case; read once, in the order of the file, which is that of the rows."""
+        with self.reading:
+            if self.texts is None:
+                path = self.catalogue.folder / TRACKS
+                with open(path, "rb") as file:
+                    self.texts = [searched_text(parse_track(line, f"{path}, row {i}")) for i, line in enumerate(file)]
+            return self.texts
+
+    def search(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Find what is similar to a track or an upload.
+
+        Args:
+            question: ``{"track": id}`` or ``{"upload": name}``, with ``weights`` ({condition: number}), and if wanted ``k``,
+                ``other_artists`` (leave out the artist of the query) and ``tempo`` ([slowest, fastest], None for no bound).
+
+        Raises:
+            UnknownQuery: if the track or the upload is not there.
+            ValueError: for anything else that is not legal.
+        """
+        k, weights = question.get("k", 10), question.get("weights")
+        if type(k) is not int or not 1 <= k <= MAX_RESULTS:
+            raise ValueError(f"k is a number from 1 to {MAX_RESULTS}")
+        if not isinstance(weights, dict):
+            raise ValueError("weights are an object with a number for each condition")
+        row, embedding = self.query_of(question)
+        query = None if row is None else self.catalogue.track(row)
+        artist = query.artist if query is not None and question.get("other_artists") is True else None
+        filters = Filters(row, artist, tempo_range(question.get("tempo")))
+        results = self.search_tracks.search(embedding, weights, k, filters)
+        return {
+            "query": None if query is None else self.shown(query),
+            "results": [self.shown_result(result) for result in results],
+            "typical": self.typical_distances(embedding),
+        }
+
+    def query_of(self, question: dict[str, Any]) -> tuple[int | None, np.ndarray]:
+        """Give the row of what is searched with, if it has one, and its embedding.
+
+        Raises:
+            UnknownQuery: if it is not there.
+            ValueError: if the question does not name it.
+        """
+        track_id, upload = question.get("track"), question.get("upload")
+        if isinstance(track_id, str) and upload is None:
+            row = self.catalogue.find(track_id)
+            if row is None:
+                raise UnknownQuery("the catalogue has no such track")
+            return row, self.catalogue.embedding[row]
+        if isinstance(upload, str) and track_id is None:
+            embedding = self.uploads.find(upload)
+            if embedding is None:
+                raise UnknownQuery("this upload is no longer known: upload it again")
+            return None, embedding
+        raise ValueError("name either a track or an upload to search with")
+
+    def typical_distances(self, embedding: np.ndarray) -> dict[str, float]:
+        """Give the median distance of the tracks of the catalogue from a query, per condition."""
+        rows = some_rows(len(self.catalogue), TYPICAL_TRACKS)
+        squared = condition_distances(self.catalogue.embedding[rows], embedding, self.catalogue.model.masks)
+        median = np.median(np.sqrt(squared), axis=0).tolist()
+        return dict(zip(self.catalogue.condition_names, median, strict=True))
+
+    def add_upload(self, file: IO[bytes]) -> dict[str, Any]:
+        """Embed an uploaded recording to search with.
+
+        Raises:
+            ValueError: if it cannot be used.
+        """
+        heard = self.listen(file)
+        return {"upload": self.uploads.add(heard.embedding), "seconds": heard.seconds, "cut": heard.cut}
+
+    def recording(self, track_id: str) -> Path | None:
+        """Give the file of a track's recording; None if there is none that may be played."""
+        row = self.catalogue.find(track_id)
+        return None if row is None else recording_of(self.catalogue.track(row), self.root)
+
+    def shown(self, track: CatalogueTrack) -> dict[str, Any]:
+        """Show a track."""
+        audio = recording_of(track, self.root) is not None
+        return {"id": track.track_id, "artist": track.artist, "labels": track.labels, "audio": audio}
+
+    def shown_result(self, result: Result) -> dict[str, Any]:
+        """Show a track that was found, with its distances."""
+        return {"track": self.shown(result.track), "distance": result.distance, "distances": result.distances}
+
+    def map(self, space: str | None) -> dict[str, Any]:
+        """Give the map of a condition's subspace, or under None of all dimensions; it is drawn once and kept.
+
+        Returns:
+            ``{"ids", "artists", "x", "y", "labels": {condition: [label or None]}, "of": tracks of the catalogue}``; x and y
+            from 0 to 1. Of a large catalogue ``MAP_TRACKS`` tracks are drawn by lot.
+
+        Raises:
+            ValueError: for an unknown condition.
+        """
+        names = self.catalogue.condition_names
+        if space is not None and space not in names:
+            raise ValueError(f"the model knows no such condition, only {', '.join(names)}")
+        with self.drawing:
+            if space not in self.maps:
+                self.maps[space] = self.make_map(space)
+            return self.maps[space]
+
+    def make_map(self, space: str | None) -> dict[str, Any]:
+        """Draw a map, or read it where it was kept."""
+        names, model = self.catalogue.condition_names, self.catalogue.model
+        rows = some_rows(len(self.catalogue), MAP_TRACKS)
+        points = self.catalogue.embedding[rows] * (1.0 if space is None else model.masks[names.index(space)])
+        points = np.asarray(points, np.float32)
+        path = self.catalogue.folder / MAPS / f"{hashlib.blake2b(points.tobytes(), digest_size=8).hexdigest()}.json"
+        places = kept_places(path, len(rows))
+        if places is None:
+            places = fit_square(self.plane(points)).round(4)
+            keep_places(path, places)
+        tracks = self.catalogue.tracks(rows.tolist())
+        return {
+            "ids": [track.track_id for track in tracks],
+            "artists": [track.artist for track in tracks],
+            "x": places[:, 0].tolist(),
+            "y": places[:, 1].tolist(),
+            "labels": {name: [track.labels.get(name) for track in tracks] for name in names},
+            "of": len(self.catalogue),
+        }
+
+
+def searched_text(track: CatalogueTrack) -> str:
+    """Give the text that a track is found by.
+
+    >>> searched_text(CatalogueTrack("T1", "Ann", None, {"genre": ["Rock"], "tempo": 90.0}))
+    't1 ann rock'
+    """
+    tags = [tag for label in track.labels.values() if isinstance(label, list) for tag in label]
+    return " ".join([track.track_id, *filter(None, [track.artist]), *map(str, tags)]).casefold()
+
+
+def some_rows(n: int, most: int) -> np.ndarray:
+    """Choose some rows of n by lot, always the same, in order.
+
+    >>> some_rows(3, 5).tolist(), len(some_rows(10, 5))
+    ([0, 1, 2], 5)
+    """
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(SEED).choice(n, most, replace=False))
+
+
+def tempo_range(tempo: Any) -> tuple[float, float] | None:
+    """Give the range of tempi that a question asks for; a bound that is None is none.
+
+    Raises:
+        ValueError: if it is no range.
+
+    >>> tempo_range([90, None]), tempo_range([None, None]), tempo_range(None)
+    ((90.0, 1000.0), None, None)
+    """
+    if tempo is None or tempo == [None, None]:
+        return None
+    if not isinstance(tempo, list) or len(tempo) != 2:
+        raise ValueError("tempo is a list of the slowest and the fastest in BPM")
+    bounds = [default if bound is None else bound for bound, default in zip(tempo, (0.0, MAX_BPM), strict=True)]
+    if any(type(bound) not in (int, float) or not math.isfinite(bound) for bound in bounds) or bounds[0] > bounds[1]:
+        raise ValueError("the slowest tempo must not be above the fastest, both in BPM")
+    return float(bounds[0]), float(bounds[1])
+
+
+def recording_of(track: CatalogueTrack, root: Path | None) -> Path | None:
+    """Give the file of a track's recording, if it is of a kind that browsers play.
+
+    Args:
+        track: Of the catalogue.
+        root: Folder that nothing outside of is given, and where a track without a path is looked for under its id; None: the file is
+            wherever the catalogue says.
+    """
+    if track.path:
+        named = [Path(track.path)]
+    else:
+        named = [] if root is None else [root / f"{track.track_id}{extension}" for extension in EXTENSIONS]
+    return next((path for path in named if is_playable(path, root)), None)
+
+
+def is_playable(path: Path, root: Path | None) -> bool:
+    """Tell whether there is such a file, of a kind that browsers play, inside of the root."""
+    try:
+        inside = root is None or path.resolve().is_relative_to(root)
+        return inside and path.suffix.lower() in EXTENSIONS and path.is_file()
+    except (OSError, ValueError):  # of names that no file can have
+        return False
+
+
+def fit_square(places: np.ndarray) -> np.ndarray:
+    """Stretch places (N, 2) to the square from 0 to 1.
+
+    >>> fit_square(np.array([[1.0, 5.0], [3.0, 5.0]])).tolist()
+    [[0.0, 0.5], [1.0, 0.5]]
+    """
+    low, high = places.min(axis=0), places.max(axis=0)
+    return np.where(high > low, (places - low) / np.where(high > low, high - low, 1.0), 0.5)
+
+
+def kept_places(path: Path, n: int) -> np.ndarray | None:
+    """Read the n places of a map that was kept; None if it was not, or is damaged."""
+    try:
+        places = np.array(read_json(path)["places"], np.float64)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return places if places.shape == (n, 2) and np.isfinite(places).all() else None
+
+
+def keep_places(path: Path, places: np.ndarray) -> None:
+    """Keep the places of a map beside the catalogue, where that can be written to."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {"places": places.tolist()})
+    except OSError as error:
+        logger.warning("the map cannot be kept beside the catalogue and is drawn at each start (%s)", error)

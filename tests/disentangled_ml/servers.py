@@ -1,0 +1,127 @@
+"""A small embedded catalogue of own recordings, whose names are as hostile as names can be, and servers of it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+
+from datamodules.audio import encode_mp3
+from disentangled_ml import embed
+from disentangled_ml.builders import checkpoint_notes
+from disentangled_ml.conditions import TagCondition
+from disentangled_ml.config import load_config
+from disentangled_ml.networks import build_network
+from disentangled_ml.structures import AudioSettings
+
+CONDITIONS = ["genre", "mood", "tempo"]
+AUDIO = AudioSettings(n_mels=16)
+RATE = AUDIO.sample_rate
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE_IDS = (
+    "<script>window.hacked=1</script>",
+    "\"quoted\" & 'single' </script>",
+    "--><img src=x onerror=window.hacked=1>",
+    "../../etc/passwd",
+    "a/b?c=d&e#f%2e",
+    "日本語 ö \u202e",
+    "x" * 10_000,
+)
+IDS = (*HOSTILE_IDS, *(f"t{i}" for i in range(13)))
+ARTISTS = ("<b onclick=window.hacked=1>Ann</b>", "Bob", "", "y" * 10_000)
+GENRES, MOODS = ("<i>rock</i>", "jazz"), ("calm", '"happy" onload="window.hacked=1"', "sad")
+
+
+class Made(NamedTuple):
+    """Hold the files of a catalogue."""
+
+    checkpoint: Path
+    index: Path
+    folder: Path
+
+    def arguments(self, *more: str) -> list[str]:
+        return [f"checkpoint={self.checkpoint}", f"index={self.index}", "accelerator=cpu", *more]
+
+
+def sound(number: int, seconds: float = 2.0) -> np.ndarray:
+    """Make a recording that is not like the others."""
+    time_ = np.arange(int(seconds * RATE)) / RATE
+    noise = np.random.default_rng(number).normal(0, 0.02, len(time_))
+    return 0.3 * np.sin(2 * np.pi * (120 + 160 * number) * time_) + noise
+
+
+def write_recordings(folder: Path) -> None:
+    """Write the manifest and the recordings of ``IDS``; every format occurs."""
+    (folder / "audio").mkdir(parents=True)
+    with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["track_id", "path", "artist", "genre", "mood", "tempo"])
+        for i, track_id in enumerate(IDS):
+            name = f"audio/{i}.{('wav', 'flac', 'ogg', 'mp3')[i % 4]}"
+            if i % 4 == 3:
+                (folder / name).write_bytes(encode_mp3(sound(i), RATE))
+            else:
+                soundfile.write(folder / name, sound(i), RATE)
+            writer.writerow([track_id, name, ARTISTS[i % 4], GENRES[i % 2], MOODS[i % 3], 80 + 5 * i])
+
+
+def make_catalogue(folder: Path) -> Made:
+    """Embed the recordings by a network as it is born."""
+    write_recordings(folder)
+    settings = ["data=shards", "data.shards=nowhere", "data.chunk_frames=16", "backbone=conv", "backbone.width=0.1"]
+    config = load_config("config", [*settings, "embedding_dim=24", "trainer=cpu"])
+    torch.manual_seed(0)
+    network = build_network(config, CONDITIONS, AUDIO)
+    notes = checkpoint_notes(config, [TagCondition(name, ("x",)) for name in CONDITIONS], AUDIO)
+    weights = {f"network.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": weights, **notes}, folder / "best.ckpt")
+    made = Made(folder / "best.ckpt", folder / "index", folder)
+    given = [f"checkpoint={made.checkpoint}", f"manifest={folder}/manifest.csv", f"out={made.index}", "workers=1"]
+    embed.main(load_config("embed", [*given, "accelerator=cpu"]))
+    return made
+
+
+class Served:
+    """Run ``python -m disentangled_ml.serve`` on a free port until the test ends."""
+
+    def __init__(self, made: Made, log: Path, *arguments: str):
+        self.log = log
+        with open(log, "ab") as file:
+            file.truncate(0)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "disentangled_ml.serve", *made.arguments("port=0", *arguments)],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+        until = time.monotonic() + 180
+        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/", self.said())):
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < until, self.said()
+            time.sleep(0.1)
+        self.address, self.port = found[0], int(found[1])
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> int:
+        """Interrupt it as Ctrl-C does; give its status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        return self.process.wait(30)
