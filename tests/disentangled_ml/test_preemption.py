@@ -23,6 +23,7 @@ from disentangled_ml import builders
 from disentangled_ml.config import load_config
 from disentangled_ml.run_folder import RUN_DIR_VARIABLE, read_json
 from disentangled_ml.train import main as train
+from tests.disentangled_ml.real_runs import parent_of
 
 EPOCHS, BATCHES = 3, 12  # of the tiny shards
 LONG_EPOCHS = 2  # of the runs in processes of their own
@@ -242,19 +243,18 @@ def finish(command: list[str], runs: Path) -> Path:
 
 def descendants(pid: int) -> list[int]:
     """List the processes that a process has started, and those that they have."""
-    children = [
-        int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
-    ]
+    started = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    children = [other for other in started if parent_of(other) == pid]  # /proc/PID/task/*/children may leave some out
     return [*children, *(further for child in children for further in descendants(child))]
 
 
-def is_rank(pid: int) -> bool:
-    return b"disentangled_ml.train" in Path(f"/proc/{pid}/cmdline").read_bytes()
+def has_rank_1(pid: int) -> bool:
+    return b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 RECEIVERS = {
     "rank 0": lambda pid: [pid],
-    "rank 1": lambda pid: [child for child in descendants(pid) if is_rank(child)],
+    "rank 1": lambda pid: [child for child in descendants(pid) if parent_of(child) == pid and has_rank_1(child)],
     "the whole tree": lambda pid: [pid, *descendants(pid)],  # as SLURM may
 }
 
@@ -263,7 +263,9 @@ def interrupt(process: subprocess.Popen, runs: Path, number: int, receivers: str
     """Send a signal within the second epoch, and give the status with which the run ends."""
     try:
         wait_for(lambda: re.search(r"Epoch 1: .* 50/", (runs / "log").read_text()), process)  # of 100 or 200 batches
-        for pid in RECEIVERS[receivers](process.pid):
+        found = RECEIVERS[receivers](process.pid)
+        assert found
+        for pid in found:
             os.kill(pid, number)
         return process.wait(timeout=60)
     finally:
