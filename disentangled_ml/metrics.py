@@ -93,7 +93,8 @@ def count_by_anchor(correct: Tensor, anchors: Sequence[str], condition: Tensor) 
         returns: (A, C, S + 1) float64, anchors in order of appearance; the last counts all.
     """
     row = {anchor: i for i, anchor in enumerate(dict.fromkeys(anchors))}
-    cell = torch.from_numpy(np.fromiter((row[anchor] for anchor in anchors), np.int64)), condition
+    rows = np.fromiter(map(row.__getitem__, anchors), np.int64, len(anchors))
+    cell = torch.from_numpy(rows), condition
     counts = torch.zeros(len(row), int(condition.max()) + 1, len(correct) + 1, dtype=torch.float64)
     outcomes = torch.cat([correct, torch.ones_like(correct[:1])]).T.double()
     return counts.index_put_(cell, outcomes, accumulate=True)
