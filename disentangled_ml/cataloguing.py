@@ -42,6 +42,7 @@ from disentangled_ml.catalogue import (
     CatalogueError,
     CatalogueTrack,
     column_values,
+    read_catalogue,
     stable_key,
 )
 from disentangled_ml.embedder import Embedder
@@ -367,3 +368,21 @@ def write_header(folder: Path, embedder: Embedder, n_tracks: int) -> None:
     write_json(folder / HEADER, {"format_version": FORMAT_VERSION, "tracks": n_tracks, **embedder.notes.as_json()})
     for part in (folder, folder / PIECES):
         remove_unfinished(part)
+
+
+def write_npz(path: Path, out: Path) -> None:
+    """Write ids, embeddings, conditions and the model's fingerprint of a catalogue into one file for other programs; no pickles.
+
+    Shape:
+        in the file: track_id (N,) text, embedding (N, D) float32, condition (C,) text, mask (C, D), fingerprint () text.
+    """
+    catalogue = read_catalogue(out)
+    content = {
+        "track_id": np.array([track.track_id for track in catalogue.tracks(range(len(catalogue)))]),
+        "embedding": catalogue.embedding,
+        "condition": np.array(catalogue.condition_names),
+        "mask": catalogue.model.masks,
+        "fingerprint": np.array(catalogue.model.fingerprint),
+    }
+    with replacing(path, "wb") as file:
+        np.savez(file, **content)

@@ -389,6 +389,7 @@ class EmbedConfig:
     split: str | None = None
     out: str = MISSING
     approximate: bool | None = None
+    npz: str | None = None
     workers: int | None = None
     accelerator: str = MISSING
 

@@ -23,6 +23,7 @@ from disentangled_ml.cataloguing import (
     put_together,
     write_header,
     write_index,
+    write_npz,
 )
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
@@ -58,6 +59,8 @@ def main(config: DictConfig) -> None:
         if has_index:
             write_index(out, embedder.notes.masks)
         write_header(out, embedder, n_tracks)
+    if config.npz is not None:
+        write_npz(Path(config.npz), out)
     tell(out, embedder, n_tracks, has_index)
 
 

@@ -110,6 +110,17 @@ def test_an_index_on_demand(tmp_path, checkpoint, tiny_shards, capsys):
     assert not (tmp_path / "index" / INDEX).exists()
 
 
+def test_one_file_for_other_programs(tmp_path, checkpoint, tiny_shards):
+    run(f"checkpoint={checkpoint}", f"shards={tiny_shards}", f"out={tmp_path}/index", f"npz={tmp_path}/all.npz")
+    catalogue = read_catalogue(tmp_path / "index")
+    with np.load(tmp_path / "all.npz", allow_pickle=False) as content:
+        assert np.array_equal(content["embedding"], catalogue.embedding)
+        assert content["track_id"].tolist() == [catalogue.track(row).track_id for row in range(len(catalogue))]
+        assert content["condition"].tolist() == list(catalogue.condition_names)
+        assert np.array_equal(content["mask"], catalogue.model.masks)
+        assert str(content["fingerprint"]) == catalogue.model.fingerprint
+
+
 def test_what_cannot_be_used_is_listed_and_gone_past(tmp_path, checkpoint):
     manifest = write_recordings(tmp_path, 5)
     (tmp_path / "1.flac").write_bytes(b"no recording")
