@@ -12,6 +12,7 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
+from disentangled_ml import embed
 from disentangled_ml.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
@@ -103,3 +104,12 @@ def write_recordings(folder: Path, n: int, seconds: float = 1.5) -> Path:
             artist, split = f"artist {number % 4}" if number % 3 else "", "test" if number % 4 == 0 else "train"
             writer.writerow([f"r{number}", f"{number}.flac", artist, split, ("jazz", "rock")[number % 2], 60 + number])
     return folder / "manifest.csv"
+
+
+def embed_recordings(folder: Path, n_tracks: int) -> Path:
+    """Fill a folder with a checkpoint, ``x.ckpt``, recordings and the catalogue of them, ``index``."""
+    save_checkpoint(folder / "x.ckpt")
+    manifest = write_recordings(folder / "recordings", n_tracks)
+    arguments = [f"checkpoint={folder}/x.ckpt", f"manifest={manifest}", f"out={folder}/index", "workers=1"]
+    embed.main(load_config("embed", arguments))
+    return folder

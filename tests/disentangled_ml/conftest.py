@@ -1,4 +1,4 @@
-"""What the tests around W&B share: a server that plays it, and commands that run as a user's."""
+"""What several tests share: a server that plays W&B, commands that run as a user's, and runs in this process."""
 
 from __future__ import annotations
 
@@ -59,3 +59,19 @@ def sync(tmp_path, user_environment) -> Callable[..., WandbServer]:
         assert done.returncode == 0, done.stderr
 
     return upload
+
+
+@pytest.fixture
+def run(tmp_path, tiny_arguments, monkeypatch):
+    """Train in this process: ``run("name", "key=value", ...)`` gives the run folder."""
+
+    from disentangled_ml.config import load_config
+    from disentangled_ml.train import main as train  # here: most tests do not train
+
+    def train_run(name: str, *arguments: str) -> Path:
+        monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
+        train(load_config("config", [*tiny_arguments, f"runs={tmp_path}", f"run_name={name}", *arguments]))
+        monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
+        return tmp_path / name
+
+    return train_run

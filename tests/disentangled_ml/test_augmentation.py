@@ -12,8 +12,6 @@ import torch
 from disentangled_ml import builders
 from disentangled_ml.augmentation import Augmentation, add_noise, change_gain
 from disentangled_ml.config import ConfigError, group_choices, load_config
-from disentangled_ml.run_folder import RUN_DIR_VARIABLE
-from disentangled_ml.train import main as train
 
 MASKS = ("augmentation.mask_bands=4", "augmentation.mask_frames=4")
 EVERYTHING = Augmentation(6.0, (10.0, 30.0), 8, 8, seed=3)
@@ -106,19 +104,6 @@ def test_nothing_is_changed_by_default():
 def test_gain_of_a_spectrogram_is_refused():
     with pytest.raises(ValueError, match=r"waveforms \(B, samples\), got the shape \(6, 1, 20, 30\)"):
         EVERYTHING.at(0, 0).change_audio(spects())
-
-
-@pytest.fixture
-def run(tmp_path, tiny_arguments, monkeypatch):
-    """Train in this process: ``run("name", "key=value", ...)`` gives the run folder."""
-
-    def train_run(name: str, *arguments: str) -> Path:
-        monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
-        train(load_config("config", [*tiny_arguments, f"runs={tmp_path}", f"run_name={name}", *arguments]))
-        monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
-        return tmp_path / name
-
-    return train_run
 
 
 def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:

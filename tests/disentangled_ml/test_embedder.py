@@ -14,10 +14,8 @@ import torch
 import disentangled_ml
 from datamodules.audio import decode
 from datamodules.spectrogram import log_mel
-from disentangled_ml import embed
-from disentangled_ml.config import load_config
 from disentangled_ml.embedder import Embedder
-from tests.disentangled_ml.catalogues import NAMES, SAMPLE_RATE, save_checkpoint, write_recordings
+from tests.disentangled_ml.catalogues import NAMES, SAMPLE_RATE, embed_recordings, save_checkpoint
 
 BATCH_ATOL = 1e-5  # of a network on batches of other sizes
 MEL_ATOL = 1e-3  # of embeddings whose spectrograms differ in the last bits of float16
@@ -27,12 +25,7 @@ N = 9
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Give a folder with a checkpoint, recordings and the catalogue of them."""
-    folder = tmp_path_factory.mktemp("use")
-    save_checkpoint(folder / "x.ckpt")
-    manifest = write_recordings(folder / "recordings", N)
-    arguments = [f"checkpoint={folder}/x.ckpt", f"manifest={manifest}", f"out={folder}/index", "workers=1"]
-    embed.main(load_config("embed", arguments))
-    return folder
+    return embed_recordings(tmp_path_factory.mktemp("use"), N)
 
 
 @pytest.fixture

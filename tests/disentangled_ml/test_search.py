@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from disentangled_ml import embed, search
+from disentangled_ml import search
 from disentangled_ml.config import ConfigError, load_config
-from tests.disentangled_ml.catalogues import save_checkpoint, write_recordings
+from tests.disentangled_ml.catalogues import embed_recordings, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 N = 8
@@ -20,12 +20,7 @@ N = 8
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Give a folder with a checkpoint, recordings and the catalogue of them."""
-    folder = tmp_path_factory.mktemp("use")
-    save_checkpoint(folder / "x.ckpt")
-    manifest = write_recordings(folder / "recordings", N)
-    arguments = [f"checkpoint={folder}/x.ckpt", f"manifest={manifest}", f"out={folder}/index", "workers=1"]
-    embed.main(load_config("embed", arguments))
-    return folder
+    return embed_recordings(tmp_path_factory.mktemp("use"), N)
 
 
 def run(folder: Path, *arguments: str) -> None:

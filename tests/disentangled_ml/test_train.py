@@ -31,7 +31,6 @@ from disentangled_ml.masks import MASKS
 from disentangled_ml.networks import build_network, load_network
 from disentangled_ml.run_folder import RUN_DIR_VARIABLE, choose_run_dir
 from disentangled_ml.structures import AudioSettings, ChunkBatch
-from disentangled_ml.train import main as train
 
 SPLIT_KEYS = {f"triplet_accuracy/{name}" for name in ("genre", "mood", "tempo", "track", "mean")} | {"loss"}
 
@@ -47,19 +46,6 @@ def command(module: str, *arguments: str, **variables: str) -> subprocess.Comple
         timeout=240,
         check=False,
     )
-
-
-@pytest.fixture
-def run(tmp_path, tiny_arguments, monkeypatch):
-    """Train in this process: ``run("name", "key=value", ...)`` gives the run folder."""
-
-    def train_run(name: str, *arguments: str) -> Path:
-        monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
-        train(load_config("config", [*tiny_arguments, f"runs={tmp_path}", f"run_name={name}", *arguments]))
-        monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
-        return tmp_path / name
-
-    return train_run
 
 
 def metrics_of(run_dir: Path) -> dict[str, float]:
