@@ -23,7 +23,7 @@ from disentangled_ml.config import load_config
 from disentangled_ml.evaluation import evaluation_report, listed_chunks
 from disentangled_ml.module import embed
 from disentangled_ml.networks import build_network
-from disentangled_ml.structures import requested_starts
+from disentangled_ml.structures import chunk_grid, requested_starts
 from disentangled_ml.systems import NetworkSystem
 
 TRACKS, TRIPLETS, CHUNK_FRAMES, TRACKS_PER_BATCH = 512, 100_000, 129, 8
@@ -46,7 +46,7 @@ def measure(device: str = "cpu") -> list[Measurement]:
         stream = EvaluationStream(source, "test", TRACKS_PER_BATCH, requested_starts(wanted))
         batches = [chunks.audio.to(device) for chunks in stream]
         n_chunks = sum(len(audio) for audio in batches)
-        distinct = wanted | {(info.track_id, s) for info in infos for s in grid(info.frames)}
+        distinct = wanted | {(info.track_id, s) for info in infos for s in chunk_grid(info.frames, CHUNK_FRAMES)}
         if n_chunks != len(distinct):
             raise ValueError(f"{n_chunks} chunks are embedded, {len(distinct)} are distinct")
 
@@ -62,11 +62,6 @@ def measure(device: str = "cpu") -> list[Measurement]:
         times = interleaved({"ours": ours, LIMIT: limit}, 3)
         stage = f"evaluation of {len(triplets):,} triplets, {n_chunks:,} chunks, {device}"
         return [compared(stage, times, limit=LIMIT, most_overhead=MOST)]
-
-
-def grid(frames: int) -> range:
-    """Give the starts of the non-overlapping chunks of a track."""
-    return range(0, frames - CHUNK_FRAMES + 1, CHUNK_FRAMES)
 
 
 if __name__ == "__main__":

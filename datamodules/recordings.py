@@ -12,16 +12,7 @@ from datamodules.audio import UnusableAudio, decode
 from datamodules.corpora.records import Rejected, TrackRecord
 from datamodules.spectrogram import log_mel, resample
 from datamodules.workers import do_or_reject
-from disentangled_ml.structures import AudioSettings
-
-
-def chunk_grid(frames: int, chunk_frames: int) -> range:
-    """Give the first frames of the non-overlapping chunks of a track, whose mean is its embedding.
-
-    >>> list(chunk_grid(300, 129)), list(chunk_grid(128, 129))
-    ([0, 129], [])
-    """
-    return range(0, frames - chunk_frames + 1, chunk_frames)
+from disentangled_ml.structures import AudioSettings, chunk_grid
 
 
 def cut_waveform(waveform: np.ndarray, sample_rate: int, audio: AudioSettings, source: str, frames: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from datamodules.damage import Damage
 from datamodules.index import Shard, ShardIndex, ShardsError
 from datamodules.shards import MEMBERS, decode_info, decode_mel, naming, read_samples, share_slices
 from disentangled_ml.conditions import Condition
-from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo
+from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo, chunk_grid
 from disentangled_ml.triplets import seeded_generator
 
 
@@ -270,7 +270,7 @@ class EvaluationStream(IterableDataset):
         frames = self.source.chunk_frames
         audio, rows = [], []
         for row, (info, track) in enumerate(tracks):
-            grid = range(0, info.frames - frames + 1, frames)
+            grid = chunk_grid(info.frames, frames)
             starts = sorted({*grid, *self.requested.get(info.track_id, ())})
             if starts[0] < 0 or starts[-1] > info.frames - frames:
                 raise ShardsError(

@@ -17,19 +17,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
 
 from datamodules.audio import MISSING_FILE
+from datamodules.composer import StreamedTrack
 from datamodules.corpora.records import DUPLICATE, Catalogue, Rejected, TrackRecord
 from datamodules.files import as_json, read_object, remove_unfinished, replacing, write_json
 from datamodules.index import Shard, ShardIndex, ShardsError
-from datamodules.recordings import chunk_grid, cut_recordings
-from datamodules.shards import MEMBERS, ShardSlice, decode_info, decode_mel, naming, read_samples
-from datamodules.streams import mel_chunk, waveform_chunk
+from datamodules.recordings import cut_recordings
+from datamodules.shards import MEMBERS, ShardSlice, naming, read_samples
+from datamodules.streams import Source
 from datamodules.workers import Workers
 from disentangled_ml.catalogue import (
     COLUMNS,
@@ -46,7 +47,7 @@ from disentangled_ml.catalogue import (
     stable_key,
 )
 from disentangled_ml.embedder import Embedder
-from disentangled_ml.structures import AudioSettings
+from disentangled_ml.structures import TrackInfo, chunk_grid
 
 PIECES, CLAIM = "pieces", "model.json"
 ROWS_PER_PIECE = 256  # of a manifest: some minutes of decoding
@@ -233,6 +234,7 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: PieceStore, split
         raise CatalogueError(
             f"{index.root} holds no waveforms, which this checkpoint needs: prepare with store_waveform=true, or give manifest=CSV"
         )
+    source = Source(index, [], embedder.source, embedder.notes.chunk_frames)
     shards = [shard for split in splits for shard in index.splits[split]]
     pieces = [Piece(Path(shard.file).stem, f"{index.fingerprint()} {shard.file}", shard.samples) for shard in shards]
     with tqdm(total=sum(piece.size for piece in pieces), unit="track", desc="embed") as progress:
@@ -240,45 +242,37 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: PieceStore, split
             if store.is_made(piece):
                 progress.update(piece.size)
             else:
-                store.write(piece, embed_piece(embedder, counted(read_shard(embedder, index, shard), progress)))
+                store.write(piece, embed_piece(embedder, counted(read_shard(source, shard), progress)))
     return pieces
 
 
-def read_shard(embedder: Embedder, index: ShardIndex, shard: Shard) -> Iterator[Chunks | Rejected]:
+def read_shard(source: Source, shard: Shard) -> Iterator[Chunks | Rejected]:
     """Read the tracks of a shard with their chunks; what is damaged is rejected."""
     damaged: list[Rejected] = []
+    root = source.index.root
 
     def reject(error: ShardsError, lost: int) -> None:
-        damaged.append(Rejected("", str(index.root), f"{lost} tracks are lost: {error}"))
+        damaged.append(Rejected("", str(root), f"{lost} tracks are lost: {error}"))
 
-    members = ("json", MEMBERS[embedder.source])
-    for sample in read_samples(index.root, [ShardSlice(shard, 0, shard.samples)], members, reject):
+    members = ("json", MEMBERS[source.audio])
+    for sample in read_samples(root, [ShardSlice(shard, 0, shard.samples)], members, reject):
         try:
-            with naming(index.root, sample):
-                yield cut_sample(sample, embedder, index.audio)
+            with naming(root, sample):
+                info, track = source.decode(sample)
         except ShardsError as error:
             reject(error, 1)
+            continue
+        yield cut_track(info, track, source.chunk_frames)
     yield from damaged
 
 
-def cut_sample(sample: dict[str, Any], embedder: Embedder, audio: AudioSettings) -> Chunks | Rejected:
-    """Cut the track of a sample into its non-overlapping chunks.
-
-    Raises:
-        ShardsError: if it is damaged.
-    """
-    info, frames = decode_info(sample["json"]), embedder.notes.chunk_frames
-    if embedder.source == "mel":
-        mel = decode_mel(sample["mel.npy"])
-        if mel.shape != (audio.n_mels, info.frames):
-            raise ShardsError(f"its spectrogram has shape {mel.shape}, its labels say {info.frames} frames")
-        read_chunk = partial(mel_chunk, mel, frames)
-    else:
-        read_chunk = partial(waveform_chunk, sample["flac"], audio, frames)
+def cut_track(info: TrackInfo, track: StreamedTrack, frames: int) -> Chunks | Rejected:
+    """Cut a track of shards into its non-overlapping chunks."""
     grid = chunk_grid(info.frames, frames)
     if not grid:
         return Rejected(info.track_id, "", f"shorter than a chunk: {info.frames} frames, {frames} needed")
-    return CatalogueTrack(info.track_id, info.artist, None, info.labels), np.stack([read_chunk(s) for s in grid])
+    chunks = np.stack([track.read_chunk(start) for start in grid])
+    return CatalogueTrack(info.track_id, info.artist, None, info.labels), chunks
 
 
 def embed_piece(embedder: Embedder, tracks: Iterable[Chunks | Rejected]) -> Made:

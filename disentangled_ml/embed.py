@@ -30,7 +30,7 @@ from disentangled_ml.console import run_command
 from disentangled_ml.embedder import Embedder
 from disentangled_ml.jobs import locked
 from disentangled_ml.networks import choose_device
-from disentangled_ml.run_folder import naming_out
+from disentangled_ml.run_folder import naming_out, writable
 from disentangled_ml.similarity_search import MOST_EXACT
 from disentangled_ml.structures import SPLITS
 
@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
     """Embed the catalogue of a configuration."""
     if (config.manifest is None) == (config.shards is None):
         raise ConfigError("the recordings come from manifest=CSV or from shards=DIR: give one of the two")
-    out = Path(config.out)
+    out, npz = Path(config.out), None if config.npz is None else writable(config.npz, "npz", "npz")
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
     if config.shards is not None:
         index = ShardIndex.read(config.shards)
@@ -59,8 +59,8 @@ def main(config: DictConfig) -> None:
         if has_index:
             write_index(out, embedder.notes.masks)
         write_header(out, embedder, n_tracks)
-    if config.npz is not None:
-        write_npz(Path(config.npz), out)
+        if npz is not None:
+            write_npz(npz, out)
     tell(out, embedder, n_tracks, has_index)
 
 

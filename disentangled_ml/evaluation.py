@@ -267,9 +267,7 @@ def evaluation_report(
     else:
         dist_ap, dist_an = matched_distances(table, rows, every_space, match)
     correct = dist_ap < dist_an
-    spaces = torch.stack(
-        [correct.gather(0, rows.condition[None])[0], correct[-1]]
-    )  # of its condition, of all dimensions
+    spaces = torch.stack([correct.gather(0, rows.condition[None])[0], correct[-1]])  # as SPACES
 
     def chosen(is_chosen: Tensor) -> tuple[Tensor, list[str]]:
         return spaces[:, is_chosen], [rows.anchors[i] for i in is_chosen.nonzero()[:, 0].tolist()]

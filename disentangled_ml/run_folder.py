@@ -140,8 +140,8 @@ def naming_out(out: Path) -> Iterator[None]:
         ) from error
 
 
-def writable(out: str, extension: str = "json") -> Path:
-    """Make the folder of a file to be written, before anything long begins.
+def writable(out: str, extension: str = "json", key: str = "out") -> Path:
+    """Make the folder of a file to be written, which a key names, before anything long begins.
 
     Raises:
         ConfigError: if there can be no such file, or there is one of another kind, which a slip would lose.
@@ -151,10 +151,10 @@ def writable(out: str, extension: str = "json") -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"out={out}: {path.parent} cannot be made ({error.strerror}), give out=FILE.{extension}"
+            f"{key}={out}: {path.parent} cannot be made ({error.strerror}), give {key}=FILE.{extension}"
         ) from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"out={out} is a folder, or in one that cannot be written to: give out=FILE.{extension}")
+        raise ConfigError(f"{key}={out} is a folder, or in one that cannot be written to: give {key}=FILE.{extension}")
     if path.exists() and path.suffix != f".{extension}":
-        raise ConfigError(f"out={out} is there and would be lost: give out=FILE.{extension}")
+        raise ConfigError(f"{key}={out} is there and would be lost: give {key}=FILE.{extension}")
     return path

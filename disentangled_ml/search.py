@@ -74,33 +74,35 @@ def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
     weights = OmegaConf.to_container(config.weights) or None
     tempo = None if config.tempo is None else tuple(config.tempo)
     row = search.catalogue.find(config.like)
-    k = config.k if config.match == MEAN else max(config.k, config.rerank)
     if config.match != MEAN and config.checkpoint is None:
         raise ConfigError(f"match={config.match} embeds recordings anew: give checkpoint=FILE, that of {config.index}")
-    if row is not None:
-        found = search.search_like(row, weights, k, config.same_artist, tempo, config.method)
-        return found if config.match == MEAN else rematch(config, search.catalogue, search.catalogue.track(row), found)
-    if not Path(config.like).is_file():
+    if row is None and not Path(config.like).is_file():
         raise ConfigError(f"like={config.like} is neither a track of {config.index} nor a file")
-    if config.checkpoint is None:
+    if row is None and config.checkpoint is None:
         raise ConfigError(
             f"like={config.like} is a file: give checkpoint=FILE too, the one that embedded {config.index}"
         )
-    query = Embedder(config.checkpoint, choose_device(config.accelerator)).embed(config.like)
-    found = search.search(query, weights, k, Filters(tempo=tempo), config.method)
-    if config.match == MEAN:
-        return found
-    return rematch(config, search.catalogue, CatalogueTrack("", None, config.like, {}), found)
+    if row is None or config.match != MEAN:
+        embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    k = config.k if config.match == MEAN else max(config.k, config.rerank)
+    if row is not None:
+        query = search.catalogue.track(row)
+        found = search.search_like(row, weights, k, config.same_artist, tempo, config.method)
+    else:
+        query = CatalogueTrack("", None, config.like, {})
+        found = search.search(embedder.embed(config.like), weights, k, Filters(tempo=tempo), config.method)
+    return found if config.match == MEAN else rematch(config, embedder, search.catalogue, query, found)
 
 
-def rematch(config: DictConfig, catalogue: Catalogue, query: CatalogueTrack, found: list[Result]) -> list[Result]:
+def rematch(
+    config: DictConfig, embedder: Embedder, catalogue: Catalogue, query: CatalogueTrack, found: list[Result]
+) -> list[Result]:
     """Order what was found by comparing its chunks with those of the query; give the first k, with those distances.
 
     Raises:
         ConfigError: if a track has no recording.
         UnusableAudio: naming one that cannot be decoded.
     """
-    embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
     weights = check_weights(OmegaConf.to_container(config.weights) or None, catalogue.condition_names)
     scale = torch.from_numpy(scales(weights, catalogue.model.masks)).sqrt().float()
     tracks = tqdm([query, *(result.track for result in found)], desc="match", unit="track")

@@ -169,6 +169,15 @@ class ListedTriplet(NamedTuple):
     negative: Member
 
 
+def chunk_grid(frames: int, chunk_frames: int) -> range:
+    """Give the first frames of the non-overlapping chunks of a track, whose mean is its embedding.
+
+    >>> list(chunk_grid(300, 129)), list(chunk_grid(128, 129))
+    ([0, 129], [])
+    """
+    return range(0, frames - chunk_frames + 1, chunk_frames)
+
+
 def requested_starts(members: Iterable[Member]) -> dict[str, set[int]]:
     """Collect the first frames of the chunks among members, per track.
 

@@ -121,6 +121,18 @@ def test_one_file_for_other_programs(tmp_path, checkpoint, tiny_shards):
         assert str(content["fingerprint"]) == catalogue.model.fingerprint
 
 
+def test_an_npz_that_cannot_be_written_is_refused_before_anything_is_embedded(tmp_path, checkpoint, tiny_shards):
+    (tmp_path / "file").touch()
+    for npz, reason in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "file" / "x.npz", "cannot be made"),
+        (tmp_path / "file", "lost"),
+    ):
+        with pytest.raises(ValueError, match=rf"npz={npz}.*{reason}.*give npz=FILE.npz"):
+            run(f"checkpoint={checkpoint}", f"shards={tiny_shards}", f"out={tmp_path}/index", f"npz={npz}")
+    assert not (tmp_path / "index").exists()
+
+
 def test_what_cannot_be_used_is_listed_and_gone_past(tmp_path, checkpoint):
     manifest = write_recordings(tmp_path, 5)
     (tmp_path / "1.flac").write_bytes(b"no recording")
