@@ -15,9 +15,9 @@ into classes, for the objectives that compare chunks with classes instead of wit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -204,6 +204,32 @@ class TempoCondition:
 
 
 Condition = TagCondition | TempoCondition
+
+
+def label_conditions(
+    names: Sequence[str], labels: Sequence[Mapping[str, Any]], tempo: Mapping[str, Any]
+) -> list[Condition]:
+    """Build the conditions of some labels: of tempo where these are numbers, else of the tags that there are, perhaps none.
+
+    Args:
+        names: Of the conditions, in order.
+        labels: Of all tracks: per condition the tags or the tempo; a condition without label is absent.
+        tempo: How tempi are related, arguments of ``TempoCondition``.
+
+    >>> conditions = label_conditions(["genre", "mood", "tempo"], [{"genre": ["rock"], "tempo": 90.0}, {}], {"margin": 0.5})
+    >>> conditions[:2]
+    [TagCondition(name='genre', vocabulary=('rock',)), TagCondition(name='mood', vocabulary=())]
+    >>> conditions[2].margin
+    0.5
+    """
+    conditions: list[Condition] = []
+    for name in names:
+        known = [each[name] for each in labels if name in each]
+        if known and all(isinstance(label, int | float) for label in known):
+            conditions.append(TempoCondition(**{**tempo, "name": name}))
+        else:
+            conditions.append(TagCondition(name, tuple(sorted({tag for tags in known for tag in tags}))))
+    return conditions
 
 
 def relate_tracks(track: Tensor, start: Tensor, min_gap: int, rows: slice = slice(None)) -> Relation:

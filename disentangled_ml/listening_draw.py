@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from disentangled_ml.conditions import Condition, TagCondition, TempoCondition
+from disentangled_ml.conditions import Condition
 from disentangled_ml.listening import Excerpt, Question
 from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member
 from disentangled_ml.triplets import draw_from_split, seeded_generator
@@ -21,29 +21,6 @@ from disentangled_ml.triplets import draw_from_split, seeded_generator
 MAX_TRACKS = 5_000  # that questions are drawn from
 Labels = Mapping[str, Any]  # per condition the tags (list of str) or the tempo (float)
 logger = logging.getLogger(__name__)
-
-
-def label_conditions(
-    names: Sequence[str], labels: Sequence[Labels], tempo: Mapping[str, Any] | None = None
-) -> list[Condition]:
-    """Build the conditions of some labels; of a name without any there is none.
-
-    Args:
-        names: Of the conditions.
-        labels: Of all tracks.
-        tempo: How tempi are related, arguments of ``TempoCondition``.
-
-    >>> [c.name for c in label_conditions(["genre", "mood", "tempo"], [{"genre": ["rock"], "tempo": 90.0}])]
-    ['genre', 'tempo']
-    """
-    conditions: list[Condition] = []
-    for name in names:
-        known = [each[name] for each in labels if name in each]
-        if known and all(isinstance(label, int | float) for label in known):
-            conditions.append(TempoCondition(**{**(tempo or {}), "name": name}))
-        elif known:
-            conditions.append(TagCondition(name, tuple(sorted({tag for tags in known for tag in tags}))))
-    return conditions
 
 
 def draw_triplets(

@@ -19,28 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from disentangled_ml.catalogue import TEMPO, ModelNotes
-from disentangled_ml.conditions import Condition, TagCondition, TempoCondition, same_group
+from disentangled_ml.conditions import Condition, same_group
 from disentangled_ml.retrieval import QUERIES_PER_BLOCK, artist_numbers, check_finite, distances_between
 from disentangled_ml.structures import TrackInfo
 
 MOST_QUERIES = 1_000  # of a large catalogue, evenly spaced
-
-
-def label_conditions(notes: ModelNotes, infos: Sequence[TrackInfo]) -> list[Condition]:
-    """Build the conditions of a model, with the tags that some tracks have.
-
-    Raises:
-        ValueError: for labels or a relation of tempi that are not legal.
-    """
-    conditions: list[Condition] = []
-    for name in notes.condition_names:
-        if name == TEMPO:
-            conditions.append(TempoCondition(name, **notes.tempo))
-        else:
-            tags = {tag for info in infos for tag in info.labels.get(name, ())}
-            conditions.append(TagCondition(name, tuple(sorted(tags))))
-    return conditions
 
 
 def precision_at_k(distance: Tensor, relevant: Tensor, gallery: Tensor, k: int) -> Tensor:

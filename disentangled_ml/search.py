@@ -24,12 +24,13 @@ from datamodules.corpora.manifest import section_of
 from datamodules.corpora.records import TrackRecord
 from datamodules.recordings import cut_record
 from disentangled_ml.catalogue import TEMPO, Catalogue, CatalogueTrack
+from disentangled_ml.conditions import label_conditions
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
 from disentangled_ml.embedder import Embedder, check_fingerprint, fingerprint
 from disentangled_ml.matching import MEAN, match_distances
 from disentangled_ml.networks import choose_device
-from disentangled_ml.precision import label_conditions, precision_report
+from disentangled_ml.precision import precision_report
 from disentangled_ml.report import aligned, number
 from disentangled_ml.run_folder import writable, write_json
 from disentangled_ml.similarity_search import Filters, Result, SimilaritySearch, open_search
@@ -62,7 +63,8 @@ def measure_precision(catalogue: Catalogue, k: int) -> dict[str, Any]:
     """Measure Precision@K per condition, see precision.py."""
     infos = [TrackInfo(t.track_id, t.artist, 0, t.labels) for t in catalogue.tracks(range(len(catalogue)))]
     embedding, masks = torch.from_numpy(np.array(catalogue.embedding)), torch.from_numpy(catalogue.model.masks)
-    return precision_report(embedding, masks, label_conditions(catalogue.model, infos), infos, k)
+    conditions = label_conditions(catalogue.condition_names, [info.labels for info in infos], catalogue.model.tempo)
+    return precision_report(embedding, masks, conditions, infos, k)
 
 
 def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:

@@ -22,11 +22,12 @@ from omegaconf import DictConfig
 
 from datamodules.bounded_decoding import Bounds, decode_bounded
 from datamodules.triplet_lists import read_triplets, write_triplets
+from disentangled_ml.conditions import label_conditions
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
 from disentangled_ml.embedder import Embedder
 from disentangled_ml.listening import Question
-from disentangled_ml.listening_draw import MAX_TRACKS, as_questions, draw_triplets, label_conditions
+from disentangled_ml.listening_draw import MAX_TRACKS, as_questions, draw_triplets
 from disentangled_ml.listening_test import LIST_FILE, ListeningTest
 from disentangled_ml.networks import choose_device
 from disentangled_ml.structures import ListedTriplet
@@ -73,9 +74,9 @@ def main(config: DictConfig) -> None:
 
 def plane(points: np.ndarray) -> np.ndarray:
     """Bring points (N, D) to two dimensions, as the figures of a run do."""
-    from callbacks.embedding_map import plane as draw  # with Lightning and matplotlib, which take seconds to import
+    from callbacks.projection import plane as project  # scikit-learn, for the first map alone
 
-    return draw(points)
+    return project(points)
 
 
 def listener(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]], Heard]:
@@ -165,7 +166,8 @@ def draw_from(view: CatalogueView, n: int, seed: int) -> list[ListedTriplet]:
     tracks = catalogue.tracks(some_rows(len(catalogue), MAX_TRACKS).tolist())
     tracks = [track for track in tracks if recording_of(track, view.root) is not None]
     labels = [track.labels for track in tracks]
-    conditions = label_conditions(catalogue.condition_names, labels, catalogue.model.tempo)
+    labelled = [name for name in catalogue.condition_names if any(name in each for each in labels)]
+    conditions = label_conditions(labelled, labels, catalogue.model.tempo)
     ids, artists = [track.track_id for track in tracks], [track.artist for track in tracks]
     return draw_triplets(ids, artists, labels, conditions, n, seed)
 

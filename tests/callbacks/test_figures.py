@@ -11,10 +11,11 @@ from pytorch_lightning.loggers import WandbLogger
 from tiny_runs import NAMES, TinyData, tiny_module, tiny_trainer
 
 from callbacks.accuracy_curves import AccuracyCurves, spread
-from callbacks.embedding_map import EmbeddingMap, plane
+from callbacks.embedding_map import EmbeddingMap
 from callbacks.filters import FilterPlot
 from callbacks.learning_rate import ReduceLearningRate
 from callbacks.mask_heatmap import MaskHeatmap
+from callbacks.projection import plane
 from callbacks.throughput import Throughput
 from callbacks.triplet_accuracy import TripletAccuracy
 from disentangled_ml.frontends import FRONTENDS, NnAudioFrontend, WaveformFrontend

@@ -15,7 +15,7 @@ import pytest
 from datamodules.triplet_lists import read_triplets
 from disentangled_ml import listening_results
 from disentangled_ml.answer_file import AnswerFile, as_line, parse_line, read_answers
-from disentangled_ml.conditions import TempoCondition
+from disentangled_ml.conditions import TagCondition, TempoCondition, label_conditions
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.human_triplets import read_judgements
 from disentangled_ml.listening import (
@@ -30,7 +30,7 @@ from disentangled_ml.listening import (
     order_of,
     percent_agreement,
 )
-from disentangled_ml.listening_draw import as_questions, draw_triplets, label_conditions
+from disentangled_ml.listening_draw import as_questions, draw_triplets
 from disentangled_ml.listening_test import ListeningTest
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member
 
@@ -286,7 +286,7 @@ def test_questions_drawn_by_labels_are_triplets_of_them():
     labels = [{"genre": ["rock" if i % 2 else "jazz"], "tempo": 80.0 + 10 * (i % 4)} for i in range(20)]
     ids, artists = [f"t{i}" for i in range(20)], [f"artist {i % 7}" for i in range(20)]
     conditions = label_conditions(["genre", "mood", "tempo"], labels, {"relation": "relative"})
-    assert conditions[1] == TempoCondition("tempo", "relative")
+    assert conditions[1:] == [TagCondition("mood", ()), TempoCondition("tempo", "relative")]
     drawn = draw_triplets(ids, artists, labels, conditions, n=8, seed=1)
     by_id = dict(zip(ids, zip(labels, artists, strict=True), strict=True))
     assert [t.condition for t in drawn] == ["track"] * 8 + ["genre"] * 8 + ["tempo"] * 8

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from disentangled_ml.conditions import TagCondition, TempoCondition
-from disentangled_ml.precision import choose_rows, label_conditions, precision_at_k, precision_report
+from disentangled_ml.conditions import TagCondition, TempoCondition, label_conditions
+from disentangled_ml.precision import choose_rows, precision_at_k, precision_report
 from disentangled_ml.similarity_search import SimilaritySearch
 from disentangled_ml.structures import TrackInfo
 from tests.disentangled_ml.catalogues import NAMES, SUBSPACE_DIM, disjoint_masks, track_of, unit_rows, write_catalogue
@@ -118,7 +118,7 @@ def test_queries_without_anything_relevant_do_not_count():
 
 def test_conditions_come_from_the_labels(tmp_path):
     notes = write_catalogue(tmp_path / "index", unit_rows(3)).model
-    conditions = label_conditions(notes, INFOS)
+    conditions = label_conditions(notes.condition_names, [info.labels for info in INFOS], notes.tempo)
     assert conditions == CONDITIONS
 
 
