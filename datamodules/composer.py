@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from disentangled_ml.conditions import Condition, same_group
+from disentangled_ml.conditions import Condition, forbid_positives, group_numbers
 from disentangled_ml.structures import BatchTracks, ChunkBatch
 from disentangled_ml.triplets import TripletMiner, relate_conditions
 
@@ -101,22 +101,17 @@ def draw_starts(frames: Sequence[int], chunk_frames: int, n: int, generator: Gen
     [[0, 0], [0, 0]]
     """
     gap = -(-chunk_frames // 2)
-    last = [length - chunk_frames for length in frames]
-    slack = [start - (n - 1) * gap for start in last]
-    drawn = torch.stack(
-        [
-            torch.randint(1 + (room if room >= 0 else start), (n,), generator=generator)
-            for start, room in zip(last, slack, strict=True)
-        ]
-    )
-    is_apart = torch.tensor(slack)[:, None] >= 0
-    return torch.where(is_apart, drawn.sort(dim=1).values + gap * torch.arange(n), drawn)
+    last = np.array(frames) - chunk_frames
+    slack = last - (n - 1) * gap
+    room = np.where(slack >= 0, slack, last).tolist()
+    drawn = np.stack([torch.randint(1 + most, (n,), generator=generator).numpy() for most in room])
+    return torch.from_numpy(np.where(slack[:, None] >= 0, np.sort(drawn, axis=1) + gap * np.arange(n), drawn))
 
 
 class TrackPool:
     """Hold a bounded number of streamed tracks, and know which were fresh already.
 
-    Their labels are encoded when they come, a few tracks at a time, and lie ready in one tensor per condition.
+    Their labels are encoded when they come, a few tracks at a time, and lie ready in one float tensor per condition.
 
     Args:
         stream: Where they come from.
@@ -127,39 +122,40 @@ class TrackPool:
     def __init__(self, stream: Iterable[StreamedTrack], conditions: Sequence[Condition], size: int):
         self.stream, self.conditions, self.size = iter(stream), conditions, size
         self.tracks: list[StreamedTrack] = []
-        self.used: list[bool] = []
-        self.encoded = [condition.encode([None] * size) for condition in conditions]
+        self.used = np.zeros(size, dtype=bool)
+        self.encoded = [condition.encode([None] * size).float() for condition in conditions]
         self.artist = torch.full((size,), -1)
 
     def refill(self) -> None:
         """Fill up from the stream; tracks that were used give way."""
         begun = len(self.tracks)
         self.tracks += islice(self.stream, self.size - begun)
-        self.used += [False] * (len(self.tracks) - begun)
         self.encode(list(range(begun, len(self.tracks))))
         if len(self.tracks) == self.size:
-            free = [slot for slot, used in enumerate(self.used) if used]
             taken = []
-            for slot, track in zip(free, self.stream, strict=False):  # zip takes a slot first, so no track is lost
-                self.tracks[slot], self.used[slot] = track, False
+            for slot, track in zip(
+                np.flatnonzero(self.used), self.stream, strict=False
+            ):  # a slot first: no track is lost
+                self.tracks[slot] = track
                 taken.append(slot)
+            self.used[taken] = False
             self.encode(taken)
 
     def encode(self, slots: list[int]) -> None:
         """Encode the labels of the tracks in some slots."""
         if slots:
             tracks = [self.tracks[slot] for slot in slots]
-            self.artist[slots] = torch.tensor([track.artist for track in tracks])
+            self.artist.numpy()[slots] = [track.artist for track in tracks]
             for condition, encoded in zip(self.conditions, self.encoded, strict=True):
-                encoded[slots] = condition.encode([track.labels.get(condition.name) for track in tracks])
+                labels = condition.encode([track.labels.get(condition.name) for track in tracks])
+                encoded.numpy()[slots] = labels.numpy()
 
     def draw_fresh(self, n: int, generator: Generator) -> list[int]:
         """Draw up to n slots of tracks not yet used, and mark them used."""
-        slots = torch.tensor([slot for slot, used in enumerate(self.used) if not used], dtype=torch.int64)
-        drawn = slots[torch.randperm(len(slots), generator=generator)[:n]].tolist()
-        for slot in drawn:
-            self.used[slot] = True
-        return drawn
+        slots = np.flatnonzero(~self.used[: len(self.tracks)])
+        drawn = slots[torch.randperm(len(slots), generator=generator)[:n].numpy()]
+        self.used[drawn] = True
+        return drawn.tolist()
 
     def describe(self, slots: list[int], start: Tensor | None = None) -> BatchTracks:
         """Give what relates the tracks in some slots, with the starts of their chunks if there are some."""
@@ -176,44 +172,46 @@ class TrackPool:
 
 
 def draw_slots(
-    condition: Condition, labels: Tensor, artist: Tensor, chosen: list[int], generator: Generator
+    condition: Condition, labels: Tensor, group: Tensor, chosen: list[int], generator: Generator
 ) -> list[int]:
     """Draw the slots of an anchor, rare tags first, of a positive, and of a negative unless one is chosen already.
 
-    Empty only where the tracks (N) allow no triplet at all.
+    Empty only where the tracks (N) allow no triplet at all. What is small is left to NumPy, whose calls take less time than torch's.
 
     Shape:
-        labels: (N, V) as encoded; artist: (N,).
+        labels: (N, V) as encoded; group: (N,), see ``group_numbers``.
     """
     weight = condition.rarity(labels)
     n_labelled = int(weight.count_nonzero())
-    order = torch.multinomial(weight, n_labelled, generator=generator) if n_labelled else torch.empty(0).long()
+    if not n_labelled:
+        return []
+    # As torch.multinomial draws without replacement: events of rates `weight` occur first in that order.
+    haste = weight / torch.empty_like(weight).exponential_(generator=generator)
     for first in range(0, n_labelled, ANCHORS_PER_TRY):
-        anchor = order[first : first + ANCHORS_PER_TRY]
-        positive, negative = condition.relate(labels[anchor], labels)
-        positive &= ~same_group(artist[anchor], artist)
-        positive.scatter_(1, anchor[:, None], False)  # itself
-        able = (positive.any(1) & negative.any(1)).nonzero()[:, 0].tolist()
-        if able:
-            row = able[0]
-            slots = [anchor[row].item(), draw_column(positive[row], generator)]
+        anchor = haste.topk(min(first + ANCHORS_PER_TRY, n_labelled)).indices[first:]
+        related = forbid_positives(condition.relate(labels[anchor], labels), group[anchor][:, None] == group)
+        positive, negative = (kind.numpy() for kind in related)
+        able = np.flatnonzero(positive.any(1) & negative.any(1))
+        if len(able):
+            row = int(able[0])
+            slots = [int(anchor[row]), draw_column(positive[row], generator)]
             if not negative[row, chosen].any():
                 slots.append(draw_column(negative[row], generator))
             return slots
     return []
 
 
-def draw_column(allowed: Tensor, generator: Generator) -> int:
+def draw_column(allowed: np.ndarray, generator: Generator) -> int:
     """Draw one of the True of a row (N,), uniformly; at least one is True."""
-    columns = allowed.nonzero()[:, 0]
+    columns = np.flatnonzero(allowed)
     chance = torch.rand(1, generator=generator, dtype=torch.float64).item()
-    return columns[int(chance * len(columns))].item()
+    return int(columns[int(chance * len(columns))])
 
 
 def are_able(conditions: list[Condition], tracks: BatchTracks) -> list[bool]:
     """Tell of each condition whether it allows a triplet of some tracks."""
-    positive, negative = (torch.stack(kind) for kind in zip(*relate_conditions(conditions, tracks), strict=True))
-    return (positive.any(2) & negative.any(2)).any(1).tolist()
+    relations = [[kind.numpy() for kind in relation] for relation in relate_conditions(conditions, tracks)]
+    return [bool((positive.any(1) & negative.any(1)).any()) for positive, negative in relations]
 
 
 def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan, generator: Generator) -> list[int]:
@@ -223,7 +221,7 @@ def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan,
     """
     wanted = min(plan.tracks_per_batch, len(pool.tracks))
     chosen = dict.fromkeys(pool.draw_fresh(plan.fresh_tracks, generator))
-    artist, labels = pool.artists(), pool.labels()
+    group, labels = group_numbers(pool.artists()), pool.labels()
     is_able = are_able(conditions, pool.describe(list(chosen)))
     turns = torch.randperm(len(conditions), generator=generator).tolist()
     turns.sort(key=is_able.__getitem__)
@@ -231,9 +229,11 @@ def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan,
         if len(chosen) >= wanted:
             break
         c = turns[turn % len(turns)]
-        chosen.update(dict.fromkeys(draw_slots(conditions[c], labels[c], artist, list(chosen), generator)))
-    rest = [slot for slot in torch.randperm(len(pool.tracks), generator=generator).tolist() if slot not in chosen]
-    return [*chosen, *rest][:wanted]
+        chosen.update(dict.fromkeys(draw_slots(conditions[c], labels[c], group, list(chosen), generator)))
+    others = torch.randperm(len(pool.tracks), generator=generator)[
+        :wanted
+    ].tolist()  # enough, whichever are chosen already
+    return list(chosen | dict.fromkeys(others))[:wanted]
 
 
 def compose_batches(

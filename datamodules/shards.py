@@ -33,6 +33,14 @@ NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \((\d{1,9}), (\d{1,9})\), \} *\n",
     re.DOTALL,
 )
+# Of a regular file whose name is ASCII and short, as every tar writer but old ones begins it: fields end in zeros.
+PLAIN_HEADER = re.compile(
+    rb"(?P<name>[\x01-\x7f]+)\0*(?<=\A.{100})"
+    rb".{24}(?P<size>[0-7]{11})\0.{12}(?P<checksum>[0-7]{6}\0 )"
+    rb"0.{100}ustar\x0000.{80}\0{167}\Z",
+    re.DOTALL,
+)
+CHECKSUM_BLANKS = 8 * ord(" ")  # the checksum counts its own field as blanks
 ESCAPED = {code: f"%{code:02X}" for code in (*range(32), *map(ord, "%./\\"))}
 
 
@@ -88,6 +96,24 @@ def share_slices(shards: list[Shard], consumer: int, n_consumers: int) -> list[S
     return slices
 
 
+class PlainHeader(tarfile.TarInfo):
+    """Read the header of a file with few calls, where it says no more than its name and size in the plain form.
+
+    tarfile parses fifteen fields of each header, which took half of the time of reading a shard. Any other header, and one whose
+    checksum is wrong, is left to it.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        """Parse a block of 512 bytes."""
+        header = PLAIN_HEADER.match(buf)
+        if header is None or sum(buf) - sum(header["checksum"]) + CHECKSUM_BLANKS != int(header["checksum"][:6], 8):
+            return super().frombuf(buf, encoding, errors)
+        member = cls(header["name"].decode())
+        member.size, member.type = int(header["size"], 8), tarfile.REGTYPE
+        return member
+
+
 def tar_files(stream: IO[bytes], url: str, endings: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Give the files of a tar whose names have one of some endings, in the form that webdataset groups by keys.
 
@@ -96,7 +122,7 @@ def tar_files(stream: IO[bytes], url: str, endings: tuple[str, ...]) -> Iterator
     Raises:
         TarError: if the tar ends within a file, or tells an impossible size.
     """
-    with tarfile.open(fileobj=stream, mode="r:") as tar:
+    with tarfile.open(fileobj=stream, mode="r:", tarinfo=PlainHeader) as tar:
         for member in tar:
             if not 0 <= member.size <= MOST_BYTES:
                 raise tarfile.ReadError(f"{member.name!r} has {member.size} bytes")

@@ -17,8 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,8 +66,7 @@ class TagCondition:
         Raises:
             ValueError: for a label that is no list of tags.
         """
-        column = {tag: i for i, tag in enumerate(self.vocabulary)}
-        rows, columns = [], []
+        column, rows, columns = self.columns, [], []
         for row, tags in enumerate(labels):
             try:
                 if isinstance(tags, str | int | float | dict):
@@ -75,15 +76,21 @@ class TagCondition:
                 raise ValueError(f"condition {self.name}: label {tags!r} is not a list of tags") from None
             rows += [row] * len(known)
             columns += known
-        encoded = torch.zeros(len(labels), len(self.vocabulary), dtype=torch.bool)
+        encoded = np.zeros((len(labels), len(self.vocabulary)), dtype=bool)
         encoded[rows, columns] = True
-        return encoded
+        return torch.from_numpy(encoded)
+
+    @cached_property
+    def columns(self) -> dict[str, int]:
+        """Give the column of each tag."""
+        return {tag: i for i, tag in enumerate(self.vocabulary)}
 
     def relate(self, a: Tensor, b: Tensor) -> Relation:
         """Relate encoded tracks a (A, V) and b (B, V)."""
-        shares = (a.float() @ b.float().T) > 0
-        both_labelled = a.any(1)[:, None] & b.any(1)[None, :]
-        return Relation(shares, both_labelled & ~shares)
+        a, b = a.float(), b.float()
+        shares = (a @ b.T).bool()
+        both_labelled = a.sum(1).bool()[:, None] & b.sum(1).bool()
+        return Relation(shares, both_labelled ^ shares)
 
     def rarity(self, labels: Tensor) -> Tensor:
         """Weigh tracks so that drawing by the weights is drawing a present tag first, then one of its tracks.
@@ -97,7 +104,7 @@ class TagCondition:
         [0.5, 0.5, 1.0, 0.0]
         """
         present = labels.float()
-        return present @ (1 / present.sum(0).clamp(min=1))
+        return present @ present.sum(0).clamp(min=1).reciprocal()
 
     @property
     def n_classes(self) -> int:
@@ -260,12 +267,15 @@ def forbid_positives(relation: Relation, forbidden: Tensor) -> Relation:
     return Relation(relation.positive & ~forbidden, relation.negative)
 
 
-def same_group(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """Tell which pairs belong to one known group (artist); -1 stands for unknown and equals nothing.
+def group_numbers(code: Tensor) -> Tensor:
+    """Give each track the number of its group (artist): its code, or where that is unknown, -1, a number of its own.
+
+    Whether two tracks are one, or of one group, is then one comparison.
 
     Shape:
-        a: (A,) int64; b: (B,) int64, a itself by default.
-        returns: (A, B) bool.
+        code: (N,) int64, returns: (N,) int64.
+
+    >>> group_numbers(torch.tensor([7, -1, 7, -1])).tolist()
+    [7, -2, 7, -4]
     """
-    b = a if b is None else b
-    return (a[:, None] == b[None, :]) & (a[:, None] >= 0)
+    return torch.where(code < 0, -1 - torch.arange(len(code), device=code.device), code)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from disentangled_ml.conditions import Condition, same_group
+from disentangled_ml.conditions import Condition, group_numbers
 from disentangled_ml.retrieval import QUERIES_PER_BLOCK, artist_numbers, check_finite, distances_between
 from disentangled_ml.structures import TrackInfo
 
@@ -101,13 +101,13 @@ def precision_report(
         shapes = f"embedding {tuple(embedding.shape)}, masks {tuple(masks.shape)}"
         raise ValueError(f"{len(infos)} tracks and {len(conditions)} conditions do not fit {shapes}")
     embedding, masks = check_finite(embedding, "embedding"), check_finite(masks, "masks")
-    artist, everybody = artist_numbers(infos), torch.arange(len(infos))
+    group = group_numbers(artist_numbers(infos))
     subspaces = [embedding[:, mask > 0] * mask[mask > 0] for mask in masks]
     whole = embedding * (masks**2).sum(0).sqrt()
     labels = [c.encode([info.labels.get(c.name) for info in infos]) for c in conditions]
     found: dict[str, list[Tensor]] = {condition.name: [] for condition in conditions}
     for rows in choose_rows(len(infos)).split(QUERIES_PER_BLOCK):
-        apart = (rows[:, None] != everybody) & ~same_group(artist[rows], artist)
+        apart = group[rows, None] != group
         in_whole = distances_between(whole[rows], whole)
         for condition, label, subspace in zip(conditions, labels, subspaces, strict=True):
             relation = condition.relate(label[rows], label)

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from disentangled_ml.conditions import Condition, TagCondition, same_group
+from disentangled_ml.conditions import Condition, TagCondition, group_numbers
 from disentangled_ml.metrics import Accuracy, triplet_accuracy
 from disentangled_ml.structures import TrackInfo
 
@@ -290,11 +290,11 @@ def retrieval_report(
     chosen = infos_of(track_ids, infos)
     labels = [c.encode([info.labels.get(c.name) for info in chosen]) for c in conditions]
     subspaces = [embedding[:, mask > 0] * mask[mask > 0] for mask in masks]
-    artist, everybody = artist_numbers(chosen), torch.arange(len(chosen))
+    group, everybody = group_numbers(artist_numbers(chosen)), torch.arange(len(chosen))
     recalls = {space: {c.name: [] for c in conditions} for space in ("sub", "all", "chance")}
     for start in range(0, len(chosen), QUERIES_PER_BLOCK):
         rows = everybody[start : start + QUERIES_PER_BLOCK]
-        apart = (rows[:, None] != everybody) & ~same_group(artist[rows], artist)
+        apart = group[rows, None] != group
         distance = distances_between(embedding[rows], embedding)
         for condition, label, subspace in zip(conditions, labels, subspaces, strict=True):
             aspects = find_aspects(condition, label, rows, apart)

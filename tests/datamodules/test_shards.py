@@ -13,6 +13,7 @@ import pytest
 
 from datamodules.index import Shard, ShardsError
 from datamodules.shards import (
+    PlainHeader,
     ShardSlice,
     decode_info,
     decode_mel,
@@ -61,6 +62,46 @@ def rewrite(path: Path, change) -> None:
                 info = tarfile.TarInfo(name)
                 info.size = len(changed)
                 tar.addfile(info, io.BytesIO(changed))
+
+
+HEADERS = {
+    "plain": tarfile.TarInfo("a.mel.npy"),
+    "of 100 letters": tarfile.TarInfo("n" * 100),
+    "with prefix": tarfile.TarInfo("d" * 80 + "/" + "n" * 80),
+    "not ascii": tarfile.TarInfo("Ünïcödé 音楽"),
+    "folder": tarfile.TarInfo("folder"),
+    "link": tarfile.TarInfo("link"),
+    "large": tarfile.TarInfo("large"),
+}
+HEADERS["plain"].size, HEADERS["large"].size = 123_456, (1 << 33) - 1
+HEADERS["folder"].type, HEADERS["link"].type = tarfile.DIRTYPE, tarfile.SYMTYPE
+
+
+def parsed(kind: type[tarfile.TarInfo], block: bytes) -> tuple | str:
+    """Give what a header says, or why it is refused."""
+    try:
+        member = kind.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        return str(error)
+    return member.name, member.size, member.type, member.isreg()
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT], ids=["ustar", "gnu"])
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_headers_are_read_as_by_tarfile(header, form):
+    block = header.tobuf(form)[-512:]
+    assert parsed(PlainHeader, block) == parsed(tarfile.TarInfo, block)
+
+
+def test_damaged_headers_are_read_as_by_tarfile():
+    block, refused = HEADERS["plain"].tobuf(tarfile.USTAR_FORMAT), 0
+    for position in range(len(block)):
+        damaged = bytearray(block)
+        damaged[position] ^= 0x41
+        found = parsed(PlainHeader, bytes(damaged))
+        assert found == parsed(tarfile.TarInfo, bytes(damaged))
+        refused += isinstance(found, str)
+    assert refused >= len(block) - 2  # all but those in what ends the checksum
 
 
 def test_round_trip(tmp_path):
