@@ -59,7 +59,7 @@ def measure(device: str = "cpu") -> list[Measurement]:
             for audio in batches:
                 embed(network, audio).cpu()
 
-        times = interleaved({"ours": ours, LIMIT: limit}, 3)
+        times = interleaved({"ours": ours, LIMIT: limit}, 9)
         stage = f"evaluation of {len(triplets):,} triplets, {n_chunks:,} chunks, {device}"
         return [compared(stage, times, limit=LIMIT, most_overhead=MOST)]
 

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.audio import decode_flac
-from datamodules.composer import BatchPlan, StreamedTrack, compose_batches
+from datamodules.composer import BatchPlan, StreamedTrack, compose_batches, stacked
 from datamodules.damage import Damage
 from datamodules.index import Shard, ShardIndex, ShardsError
 from datamodules.shards import MEMBERS, decode_info, decode_mel, naming, read_samples, share_slices
@@ -281,4 +281,4 @@ class EvaluationStream(IterableDataset):
             rows += [(row, start, start in grid) for start in starts]
         track_row, start, in_mean = (torch.tensor(column) for column in zip(*rows, strict=True))
         ids = [info.track_id for info, _ in tracks]
-        return TrackChunks(torch.from_numpy(np.stack(audio)), track_row, start, in_mean, ids)
+        return TrackChunks(torch.from_numpy(stacked(audio, len(audio))), track_row, start, in_mean, ids)

@@ -169,8 +169,9 @@ def check_finite(rows: Mapping[Member, Tensor], source: str) -> None:
     Raises:
         ValueError: naming the track.
     """
-    for member, row in rows.items():
-        if not row.isfinite().all():
+    finite = torch.stack(list(rows.values())).isfinite().all(1).tolist() if rows else []
+    for member, is_finite in zip(rows, finite, strict=True):
+        if not is_finite:
             raise ValueError(
                 f"the embedding of track {member.track_id!r} of {source} is not finite: its recording or the checkpoint "
                 "is damaged"
