@@ -20,7 +20,7 @@ from datamodules.similarity import build_conditions
 from datamodules.streams import EvaluationStream, Source
 from datamodules.triplet_lists import ListSettings, kept_triplets
 from disentangled_ml.config import load_config
-from disentangled_ml.evaluation import evaluation_report, listed_chunks
+from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
 from disentangled_ml.module import embed
 from disentangled_ml.networks import build_network
 from disentangled_ml.structures import chunk_grid, requested_starts

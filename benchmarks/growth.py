@@ -30,9 +30,9 @@ from datamodules.plan import plan_shards
 from datamodules.preparation import PreparationSettings, make_shard, prepare_tracks
 from datamodules.similarity import SimilarityDataModule, build_conditions
 from datamodules.tempo import estimate_tempi, excerpt_of
-from disentangled_ml.evaluation import EmbeddingTable, evaluation_report
+from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
 from disentangled_ml.losses import DisentangledTripletLoss
-from disentangled_ml.memory import keep_freed_memory
+from disentangled_ml.runtime.memory import keep_freed_memory
 from disentangled_ml.structures import ListedTriplet, Member
 
 TIMES = (1, 4, 16)

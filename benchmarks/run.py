@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import evaluation, gpu, loss, preparation, step, streaming, tempo
 from benchmarks.table import as_text, write_json
-from disentangled_ml.memory import keep_freed_memory
+from disentangled_ml.runtime.memory import keep_freed_memory
 
 DEVICES = ("cpu", "cuda")
 ON_THE_CPU = {"streaming": streaming.measure, "preparation": preparation.measure, "tempo": tempo.measure}

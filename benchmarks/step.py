@@ -30,8 +30,8 @@ from benchmarks.measurement import Measurement, compared, interleaved
 from benchmarks.table import as_text
 from disentangled_ml.gathering import EveryTriplet
 from disentangled_ml.losses import DisentangledTripletLoss, masked_distance, triplet_violation
-from disentangled_ml.memory import keep_freed_memory
 from disentangled_ml.model import ConditionalSimilarityNetwork
+from disentangled_ml.runtime.memory import keep_freed_memory
 
 MARGIN = 0.1
 PEER = "three passes"

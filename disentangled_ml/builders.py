@@ -29,7 +29,6 @@ from datamodules.composer import BatchPlan
 from datamodules.index import ShardIndex
 from datamodules.similarity import SimilarityDataModule, build_conditions
 from disentangled_ml.augmentation import Augmentation
-from disentangled_ml.checkpointing import WholeCheckpointIO
 from disentangled_ml.conditions import Condition, TempoCondition
 from disentangled_ml.config import ConfigError
 from disentangled_ml.frontends import FRONTENDS
@@ -37,9 +36,10 @@ from disentangled_ml.gathering import EveryTriplet, GatheredTriplets, Selection,
 from disentangled_ml.losses import LOSSES, ClassLoss, DisentangledLoss
 from disentangled_ml.module import SimilarityModule
 from disentangled_ml.networks import build_network, choose, embedding_dim, load_checkpoint
-from disentangled_ml.ranks import watch_ranks
+from disentangled_ml.runtime.checkpointing import WholeCheckpointIO
+from disentangled_ml.runtime.ranks import watch_ranks
+from disentangled_ml.runtime.tracking import build_logger
 from disentangled_ml.structures import AudioSettings
-from disentangled_ml.tracking import build_logger
 
 MONITOR = "val/triplet_accuracy/mean"
 TRACK_MONITOR = "val/triplet_accuracy/track"  # where the conditions' labels are not used

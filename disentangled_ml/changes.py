@@ -22,15 +22,23 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from disentangled_ml.change_metrics import WINDOWS, choose_threshold, found_in, mean_f, pooled, share_of_firing
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.embedder import Embedder
+from disentangled_ml.masks import subspaces
 from disentangled_ml.networks import choose_device
 from disentangled_ml.recordings import Recording, check_context, chunk_seconds, embed_recording, hop_of, read_recording
-from disentangled_ml.report import aligned, number
-from disentangled_ml.run_folder import writable, write_json
-from disentangled_ml.trajectories import Novelty, chunk_starts, novelty, subspaces
+from disentangled_ml.reporting.report import aligned, number
+from disentangled_ml.runtime.console import run_command
+from disentangled_ml.runtime.run_folder import writable, write_json
+from disentangled_ml.trajectories.change_metrics import (
+    WINDOWS,
+    choose_threshold,
+    found_in,
+    mean_f,
+    pooled,
+    share_of_firing,
+)
+from disentangled_ml.trajectories.change_points import Novelty, chunk_starts, novelty
 
 COLUMNS = ("path", "split", "condition", "time")
 SPLITS = ("val", "test")

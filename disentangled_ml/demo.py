@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from datamodules.corpora.demo import generate_demo
 from datamodules.corpora.demo_changes import generate_changes
-from disentangled_ml.console import run_command
+from disentangled_ml.runtime.console import run_command
 
 
 def main(config: DictConfig) -> None:

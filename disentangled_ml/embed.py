@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from datamodules.corpora.manifest import read_manifest
 from datamodules.index import ShardIndex
-from disentangled_ml.cataloguing import (
+from disentangled_ml.catalogues.cataloguing import (
     PieceStore,
     embed_manifest,
     embed_shards,
@@ -25,13 +25,13 @@ from disentangled_ml.cataloguing import (
     write_index,
     write_npz,
 )
+from disentangled_ml.catalogues.similarity_search import MOST_EXACT
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.embedder import Embedder
-from disentangled_ml.jobs import locked
 from disentangled_ml.networks import choose_device
-from disentangled_ml.run_folder import naming_out, writable
-from disentangled_ml.similarity_search import MOST_EXACT
+from disentangled_ml.runtime.console import run_command
+from disentangled_ml.runtime.jobs import locked
+from disentangled_ml.runtime.run_folder import naming_out, writable
 from disentangled_ml.structures import SPLITS
 
 SPLIT_SHARES = (0.7, 0.1, 0.2)  # as prepare's, for rows of a manifest without a split

@@ -21,9 +21,9 @@ from torch.nn.functional import normalize
 
 from datamodules.audio import UnusableAudio, decode
 from datamodules.recordings import cut_waveform
-from disentangled_ml.catalogue import Catalogue, CatalogueError, ModelNotes
+from disentangled_ml.catalogues.catalogue import Catalogue, CatalogueError, ModelNotes
+from disentangled_ml.catalogues.similarity_search import Filters, Result, SimilaritySearch, open_search
 from disentangled_ml.networks import load_checkpoint, network_from
-from disentangled_ml.similarity_search import Filters, Result, SimilaritySearch, open_search
 from disentangled_ml.structures import AudioSettings
 
 CHUNKS_PER_PASS = 256  # bounds the memory of embedding

@@ -15,15 +15,21 @@ from datamodules.triplet_lists import ListSettings, kept_triplets, read_triplets
 from disentangled_ml.baselines import BASELINES, bandwidth
 from disentangled_ml.conditions import Condition
 from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.console import run_command
-from disentangled_ml.evaluation import EmbeddingTable, end_chunks, evaluation_report, listed_chunks, split_report
-from disentangled_ml.matching import MEAN
+from disentangled_ml.evaluation.listed_triplets import (
+    EmbeddingTable,
+    end_chunks,
+    evaluation_report,
+    listed_chunks,
+    split_report,
+)
+from disentangled_ml.evaluation.probe import probe_report
 from disentangled_ml.networks import choose, choose_device, load_checkpoint
-from disentangled_ml.probe import probe_report
-from disentangled_ml.report import accuracy_table, retrieval_table
-from disentangled_ml.run_folder import writable, write_json
+from disentangled_ml.reporting.report import accuracy_table, retrieval_table
+from disentangled_ml.runtime.console import run_command
+from disentangled_ml.runtime.run_folder import writable, write_json
 from disentangled_ml.structures import SPLITS, TRACK, ListedTriplet
 from disentangled_ml.systems import BaselineSystem, System, list_conditions, load_network_system
+from disentangled_ml.trajectories.matching import MEAN
 
 
 def choose_shards(config: DictConfig) -> str:

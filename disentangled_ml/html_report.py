@@ -30,10 +30,9 @@ from datamodules.shards import decode_info, read_infos, read_samples, share_slic
 from datamodules.spectrogram import resample
 from disentangled_ml.conditions import Condition
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import one_line, run_command
-from disentangled_ml.neighbours import choose_queries, nearest
+from disentangled_ml.evaluation.neighbours import choose_queries, nearest
 from disentangled_ml.networks import choose_device
-from disentangled_ml.report_page import (
+from disentangled_ml.reporting.report_page import (
     NeighbourView,
     Page,
     QueryView,
@@ -50,7 +49,8 @@ from disentangled_ml.report_page import (
     settings_of,
     show,
 )
-from disentangled_ml.run_folder import writable
+from disentangled_ml.runtime.console import one_line, run_command
+from disentangled_ml.runtime.run_folder import writable
 from disentangled_ml.structures import TrackInfo
 from disentangled_ml.systems import NetworkSystem, list_conditions, load_network_system
 

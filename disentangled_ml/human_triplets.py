@@ -32,13 +32,13 @@ from datamodules.shards import MEMBERS, decode_info, decode_mel, naming, read_sa
 from datamodules.spectrogram import log_mel, resample
 from datamodules.streams import mel_chunk, waveform_chunk
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
-from disentangled_ml.evaluation import EmbeddingTable
-from disentangled_ml.human import check_weights, human_report
+from disentangled_ml.evaluation.human import check_weights, human_report
+from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.model import ConditionalSimilarityNetwork
 from disentangled_ml.networks import choose_device, load_checkpoint, network_from
-from disentangled_ml.report import accuracy_cell, aligned
-from disentangled_ml.run_folder import writable, write_json
+from disentangled_ml.reporting.report import accuracy_cell, aligned
+from disentangled_ml.runtime.console import run_command
+from disentangled_ml.runtime.run_folder import writable, write_json
 from disentangled_ml.structures import SPLITS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from disentangled_ml.answer_file import read_answers
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
-from disentangled_ml.listening import collect_votes, figures_by_condition, judged_csv
-from disentangled_ml.listening_test import ANSWERS_FILE, LIST_FILE
-from disentangled_ml.report import aligned, number
-from disentangled_ml.run_folder import writable, write_whole
+from disentangled_ml.listening.answer_file import read_answers
+from disentangled_ml.listening.questions import collect_votes, figures_by_condition, judged_csv
+from disentangled_ml.listening.session import ANSWERS_FILE, LIST_FILE
+from disentangled_ml.reporting.report import aligned, number
+from disentangled_ml.runtime.console import run_command
+from disentangled_ml.runtime.run_folder import writable, write_whole
 
 logger = logging.getLogger("listening_results")
 COUNTS = ("raters", "answers", "cannot_tell", "judged", "ties")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from disentangled_ml.augmentation import Augmentation
-from disentangled_ml.evaluation import (
+from disentangled_ml.evaluation.listed_triplets import (
     Distances,
     EmbeddingTable,
     end_chunks,

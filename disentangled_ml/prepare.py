@@ -28,8 +28,8 @@ from datamodules.corpora.tags import choose_conditions
 from datamodules.index import ShardIndex
 from datamodules.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
 from disentangled_ml.config import ConfigError, MagnaTagATuneConfig, MsdConfig, MtgJamendoConfig
-from disentangled_ml.console import run_command
-from disentangled_ml.run_folder import naming_out
+from disentangled_ml.runtime.console import run_command
+from disentangled_ml.runtime.run_folder import naming_out
 from disentangled_ml.structures import SPLITS, AudioSettings
 
 READERS = {  # by the schema of their keys, which are their arguments

@@ -12,10 +12,10 @@ from torch import Tensor
 from datamodules.audio import UnusableAudio, decode
 from datamodules.spectrogram import log_mel, resample
 from datamodules.streams import mel_chunk
-from disentangled_ml.catalogue import ModelNotes
+from disentangled_ml.catalogues.catalogue import ModelNotes
 from disentangled_ml.config import ConfigError
 from disentangled_ml.embedder import CHUNKS_PER_PASS, Embedder
-from disentangled_ml.trajectories import chunk_starts
+from disentangled_ml.trajectories.change_points import chunk_starts
 
 
 @dataclass(frozen=True)

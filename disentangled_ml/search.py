@@ -23,19 +23,19 @@ from datamodules.audio import UnusableAudio
 from datamodules.corpora.manifest import section_of
 from datamodules.corpora.records import TrackRecord
 from datamodules.recordings import cut_record
-from disentangled_ml.catalogue import TEMPO, Catalogue, CatalogueTrack
+from disentangled_ml.catalogues.catalogue import TEMPO, Catalogue, CatalogueTrack
+from disentangled_ml.catalogues.precision import precision_report
+from disentangled_ml.catalogues.similarity_search import Filters, Result, SimilaritySearch, open_search
+from disentangled_ml.catalogues.weighted_distance import check_weights, scales
 from disentangled_ml.conditions import label_conditions
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.embedder import Embedder, check_fingerprint, fingerprint
-from disentangled_ml.matching import MEAN, match_distances
 from disentangled_ml.networks import choose_device
-from disentangled_ml.precision import precision_report
-from disentangled_ml.report import aligned, number
-from disentangled_ml.run_folder import writable, write_json
-from disentangled_ml.similarity_search import Filters, Result, SimilaritySearch, open_search
+from disentangled_ml.reporting.report import aligned, number
+from disentangled_ml.runtime.console import run_command
+from disentangled_ml.runtime.run_folder import writable, write_json
 from disentangled_ml.structures import TrackInfo
-from disentangled_ml.weighted_distance import check_weights, scales
+from disentangled_ml.trajectories.matching import MEAN, match_distances
 
 
 def main(config: DictConfig) -> None:

@@ -24,12 +24,12 @@ from datamodules.bounded_decoding import Bounds, decode_bounded
 from datamodules.triplet_lists import read_triplets, write_triplets
 from disentangled_ml.conditions import label_conditions
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.embedder import Embedder
-from disentangled_ml.listening import Question
-from disentangled_ml.listening_draw import MAX_TRACKS, as_questions, draw_triplets
-from disentangled_ml.listening_test import LIST_FILE, ListeningTest
+from disentangled_ml.listening.draw import MAX_TRACKS, as_questions, draw_triplets
+from disentangled_ml.listening.questions import Question
+from disentangled_ml.listening.session import LIST_FILE, ListeningTest
 from disentangled_ml.networks import choose_device
+from disentangled_ml.runtime.console import run_command
 from disentangled_ml.structures import ListedTriplet
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import is_loopback

@@ -21,7 +21,7 @@ from disentangled_ml import builders
 from disentangled_ml.baselines import Baseline, baseline_table
 from disentangled_ml.conditions import Condition
 from disentangled_ml.config import ConfigError
-from disentangled_ml.evaluation import EmbeddingTable
+from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.masks import disjoint_blocks
 from disentangled_ml.model import ConditionalSimilarityNetwork
 from disentangled_ml.module import embed

@@ -24,14 +24,14 @@ from datamodules.index import ShardIndex, ShardsError
 from datamodules.triplet_lists import ListSettings
 from disentangled_ml.baselines import BASELINES
 from disentangled_ml.builders import check_same, lasting_settings
-from disentangled_ml.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
-from disentangled_ml.comparison_figures import draw_accuracies, draw_matrices
 from disentangled_ml.config import ConfigError, group_choices, load_config
-from disentangled_ml.console import run_command
 from disentangled_ml.evaluate import evaluate_split
-from disentangled_ml.jobs import Job, locked, run_jobs, slots
 from disentangled_ml.networks import choose_device, load_checkpoint
-from disentangled_ml.run_folder import last_checkpoint, read_json, write_json
+from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
+from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
+from disentangled_ml.runtime.console import run_command
+from disentangled_ml.runtime.jobs import Job, locked, run_jobs, slots
+from disentangled_ml.runtime.run_folder import last_checkpoint, read_json, write_json
 from disentangled_ml.systems import (
     BaselineSystem,
     SpecialisedSystem,

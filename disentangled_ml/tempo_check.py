@@ -24,10 +24,10 @@ from datamodules.corpora.records import Rejected, TrackRecord, collect
 from datamodules.tempo import NOTHING, estimate_tempi, excerpt_of, grouped
 from datamodules.workers import Workers, do_or_reject
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
-from disentangled_ml.report import accuracy_cell
-from disentangled_ml.run_folder import writable
-from disentangled_ml.tempo_metrics import FACTORS, TOLERANCE, tempo_report
+from disentangled_ml.evaluation.tempo_metrics import FACTORS, TOLERANCE, tempo_report
+from disentangled_ml.reporting.report import accuracy_cell
+from disentangled_ml.runtime.console import run_command
+from disentangled_ml.runtime.run_folder import writable
 
 COLUMNS = ("track_id", "true", "estimated", "ratio")
 ONE_SPLIT = (1.0, 0.0, 0.0)  # a split is of no interest here

@@ -20,13 +20,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.preemption import Preempted, Preemption, sheltered
 from datamodules.similarity import SimilarityDataModule
-from disentangled_ml import builders, slurm
-from disentangled_ml.console import run_command
-from disentangled_ml.evaluation import split_report, without_nan
+from disentangled_ml import builders
+from disentangled_ml.evaluation.listed_triplets import split_report, without_nan
 from disentangled_ml.module import SimilarityModule
-from disentangled_ml.report import accuracy_table
-from disentangled_ml.run_folder import choose_run_dir, last_checkpoint, naming_run_folder, write_json, write_whole
-from disentangled_ml.tracking import finish, finish_interrupted, start
+from disentangled_ml.reporting.report import accuracy_table
+from disentangled_ml.runtime import slurm
+from disentangled_ml.runtime.console import run_command
+from disentangled_ml.runtime.run_folder import (
+    choose_run_dir,
+    last_checkpoint,
+    naming_run_folder,
+    write_json,
+    write_whole,
+)
+from disentangled_ml.runtime.tracking import finish, finish_interrupted, start
 
 logger = logging.getLogger("train")
 

@@ -18,14 +18,20 @@ import torch
 from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.embedder import Embedder
+from disentangled_ml.masks import subspaces
 from disentangled_ml.networks import choose_device
 from disentangled_ml.recordings import check_context, chunk_seconds, embed_recording, hop_of, read_recording
-from disentangled_ml.report import aligned
-from disentangled_ml.run_folder import read_json, write_json
-from disentangled_ml.trajectories import change_points, novelty, principal_curves, self_similarity, subspaces
-from disentangled_ml.trajectory_figures import draw_trajectory
+from disentangled_ml.reporting.report import aligned
+from disentangled_ml.runtime.console import run_command
+from disentangled_ml.runtime.run_folder import read_json, write_json
+from disentangled_ml.trajectories.change_points import (
+    change_points,
+    novelty,
+    principal_curves,
+    self_similarity,
+)
+from disentangled_ml.trajectories.figures import draw_trajectory
 
 DIGITS = 5  # of numbers in the json
 

@@ -9,21 +9,37 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("disentangled_ml", "datamodules", "callbacks")
 PURE = (
-    *("structures", "conditions", "triplets", "masks", "losses", "metrics", "evaluation", "frontends", "model"),
-    *("filter_bank", "augmentation"),
-    *("human", "tempo_metrics", "gathering", "all_triplets"),
-    *("neighbours", "retrieval", "probe", "published", "comparison"),
-    *("trajectories", "change_metrics", "matching"),
-    *("catalogue", "weighted_distance", "similarity_search", "approximate", "precision"),
-    *("listening", "listening_draw", "listening_test", "answer_file", "web.guard", "web.uploads", "web.view"),
-    *("backbones", "backbones.*", "baselines", "baselines.*"),
+    *(
+        "structures",
+        "conditions",
+        "triplets",
+        "masks",
+        "losses",
+        "metrics",
+        "frontends",
+        "model",
+        "filter_bank",
+        "augmentation",
+    ),
+    *("gathering", "all_triplets", "backbones", "backbones.*", "baselines", "baselines.*"),
+    *("evaluation.*", "trajectories.change_points", "trajectories.change_metrics", "trajectories.matching"),
+    *("catalogues.catalogue", "catalogues.weighted_distance", "catalogues.similarity_search", "catalogues.approximate"),
+    *("catalogues.precision", "listening.*", "reporting.published", "reporting.comparison"),
+    *("web.guard", "web.uploads", "web.view"),
 )
 ENTRY_POINTS = (
     *("train", "evaluate", "prepare", "demo", "html_report", "human_triplets", "tempo_check", "table"),
     *("embed", "search", "serve", "listening_results", "trajectory", "changes"),
 )
-COMPOSING = ("builders", "systems", "embedder", "cataloguing", "recordings", *ENTRY_POINTS)  # know all packages
-FIGURES = ("comparison_figures", "trajectory_figures")
+COMPOSING = (
+    "builders",
+    "systems",
+    "embedder",
+    "catalogues.cataloguing",
+    "recordings",
+    *ENTRY_POINTS,
+)  # know all packages
+FIGURES = ("reporting.comparison_figures", "trajectories.figures")
 ONE_FILE = {  # a third-party framework and the files that may import it
     "webdataset": ["datamodules/shards.py"],
     "fsspec": ["datamodules/storage.py"],
@@ -31,13 +47,15 @@ ONE_FILE = {  # a third-party framework and the files that may import it
     "soundfile": ["datamodules/audio.py"],
     "nnAudio": ["disentangled_ml/frontends.py"],
     "symusic": ["datamodules/corpora/demo*.py"],
-    "omegaconf": [f"disentangled_ml/{name}.py" for name in ("config", "networks", "builders", "console", "systems")]
+    "omegaconf": [
+        f"disentangled_ml/{name}.py" for name in ("config", "networks", "builders", "runtime/console", "systems")
+    ]
     + [f"disentangled_ml/{name}.py" for name in ENTRY_POINTS],
-    "wandb": ["disentangled_ml/tracking.py"],
-    "mir_eval": ["disentangled_ml/tempo_metrics.py", "disentangled_ml/change_metrics.py"],
+    "wandb": ["disentangled_ml/runtime/tracking.py"],
+    "mir_eval": ["disentangled_ml/evaluation/tempo_metrics.py", "disentangled_ml/trajectories/change_metrics.py"],
     "matplotlib": ["callbacks/figures.py"],
-    "faiss": ["disentangled_ml/approximate.py"],
-    "jinja2": ["disentangled_ml/report_page.py"],
+    "faiss": ["disentangled_ml/catalogues/approximate.py"],
+    "jinja2": ["disentangled_ml/reporting/report_page.py"],
     "starlette": ["disentangled_ml/web/app.py"],
     "uvicorn": ["disentangled_ml/serve.py"],
 }
@@ -97,7 +115,10 @@ def strays(imports: dict[str, set[str]], framework: str, files: list[str]) -> li
 
 def foreign_to_pure(imports: dict[str, set[str]]) -> list[tuple[str, str]]:
     frameworks = ("pytorch_lightning", "lightning", "omegaconf", "wandb", "datamodules", "callbacks")
-    above = [f"disentangled_ml.{name}" for name in ("config", "console", "module", "builders", "systems", "tracking")]
+    above = [
+        f"disentangled_ml.{name}"
+        for name in ("config", "module", "builders", "systems", "runtime.console", "runtime.tracking")
+    ]
     above += [f"disentangled_ml.{name}" for name in ENTRY_POINTS]
     return [
         (file, name)
@@ -250,7 +271,7 @@ def test_relative_imports_of_a_package():
         ("disentangled_ml/losses.py", "import pytorch_lightning as pl", foreign_to_pure),
         ("disentangled_ml/backbones/conv.py", "from omegaconf import DictConfig", foreign_to_pure),
         ("disentangled_ml/model.py", "from disentangled_ml import module", foreign_to_pure),
-        ("disentangled_ml/evaluation.py", "from datamodules.index import ShardIndex", foreign_to_pure),
+        ("disentangled_ml/evaluation/listed_triplets.py", "from datamodules.index import ShardIndex", foreign_to_pure),
         ("disentangled_ml/config.py", "from disentangled_ml.structures import TRACK", lambda i: of_ours(i, "config")),
         (
             "datamodules/a.py",
@@ -258,10 +279,14 @@ def test_relative_imports_of_a_package():
             lambda i: beyond(i, "datamodules", ("structures",)),
         ),
         ("datamodules/a.py", "import callbacks.figures", lambda i: beyond(i, "datamodules", ("structures",))),
-        ("disentangled_ml/published.py", "from disentangled_ml.table import Run", foreign_to_pure),
+        ("disentangled_ml/reporting/published.py", "from disentangled_ml.table import Run", foreign_to_pure),
         ("disentangled_ml/model.py", "from callbacks.figures import DPI", know_too_much),
-        ("disentangled_ml/comparison_figures.py", "from callbacks.throughput import Throughput", know_too_much),
-        ("disentangled_ml/comparison_figures.py", "from datamodules.index import ShardIndex", know_too_much),
+        (
+            "disentangled_ml/reporting/comparison_figures.py",
+            "from callbacks.throughput import Throughput",
+            know_too_much,
+        ),
+        ("disentangled_ml/reporting/comparison_figures.py", "from datamodules.index import ShardIndex", know_too_much),
         ("callbacks/a.py", "from disentangled_ml import masks", lambda i: beyond(i, "callbacks", ("metrics",))),
     ],
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from disentangled_ml.baselines.base import Baseline
-from disentangled_ml.evaluation import EmbeddingTable
+from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.structures import Member, requested_starts
 
 

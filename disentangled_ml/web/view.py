@@ -15,11 +15,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from disentangled_ml.catalogue import TRACKS, UNKNOWN, CatalogueTrack, parse_track
-from disentangled_ml.run_folder import read_json, write_json
-from disentangled_ml.similarity_search import Filters, Result, SimilaritySearch
+from disentangled_ml.catalogues.catalogue import TRACKS, UNKNOWN, CatalogueTrack, parse_track
+from disentangled_ml.catalogues.similarity_search import Filters, Result, SimilaritySearch
+from disentangled_ml.catalogues.weighted_distance import condition_distances
+from disentangled_ml.runtime.run_folder import read_json, write_json
 from disentangled_ml.web.uploads import Heard, UploadLimits, Uploads
-from disentangled_ml.weighted_distance import condition_distances
 
 EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")
 MAX_RESULTS, MAX_SUGGESTIONS = 100, 20

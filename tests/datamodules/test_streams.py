@@ -17,7 +17,7 @@ from datamodules.shards import write_shard
 from datamodules.similarity import build_conditions
 from datamodules.spectrogram import log_mel
 from datamodules.streams import EvaluationStream, Source, TrainingStream, artist_code
-from disentangled_ml.evaluation import EmbeddingTable
+from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.structures import AudioSettings, ChunkBatch, Member, TrackInfo
 from disentangled_ml.triplets import seeded_generator
 

@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from disentangled_ml import embed
-from disentangled_ml.catalogue import (
+from disentangled_ml.catalogues.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
     EMBEDDING,

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from disentangled_ml import approximate
-from disentangled_ml.approximate import build_index, read_index
-from disentangled_ml.catalogue import INDEX, CatalogueError
-from disentangled_ml.similarity_search import SimilaritySearch, open_search
+from disentangled_ml.catalogues import approximate
+from disentangled_ml.catalogues.approximate import build_index, read_index
+from disentangled_ml.catalogues.catalogue import INDEX, CatalogueError
+from disentangled_ml.catalogues.similarity_search import SimilaritySearch, open_search
 from tests.disentangled_ml.catalogues import SUBSPACE_DIM, disjoint_masks, track_of, unit_rows, write_catalogue
 
 N = 3000

@@ -19,8 +19,8 @@ from datamodules.shards import write_shard
 from disentangled_ml.conditions import TagCondition
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.networks import build_network, load_checkpoint
-from disentangled_ml.report_page import read_figures
-from disentangled_ml.run_folder import read_json, writable, write_json
+from disentangled_ml.reporting.report_page import read_figures
+from disentangled_ml.runtime.run_folder import read_json, writable, write_json
 from disentangled_ml.structures import AudioSettings
 from tests.conftest import N_MELS, TINY, tiny_sample
 

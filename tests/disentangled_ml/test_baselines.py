@@ -19,7 +19,7 @@ from disentangled_ml.baselines.vector_quantization import (
     sample_frames,
     word_histogram,
 )
-from disentangled_ml.evaluation import EmbeddingTable
+from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.structures import Member
 
 MEL_ARGUMENTS = {"n_fft": 1024, "hop_length": 512, "n_mels": 128, "power": 1.0, "norm": "slaney", "mel_scale": "slaney"}

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from disentangled_ml import catalogue as module
-from disentangled_ml.catalogue import (
+from disentangled_ml.catalogues import catalogue as module
+from disentangled_ml.catalogues.catalogue import (
     COLUMNS_FILE,
     EMBEDDING,
     HEADER,

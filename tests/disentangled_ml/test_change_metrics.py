@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from disentangled_ml.change_metrics import (
+from disentangled_ml.trajectories.change_metrics import (
     WINDOWS,
     Counts,
     boundary_f,
@@ -17,7 +17,7 @@ from disentangled_ml.change_metrics import (
     pooled,
     share_of_firing,
 )
-from disentangled_ml.trajectories import Novelty
+from disentangled_ml.trajectories.change_points import Novelty
 
 
 def bumps(*heights: tuple[float, float], seconds: int = 30) -> Novelty:

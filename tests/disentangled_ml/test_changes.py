@@ -12,7 +12,6 @@ import pytest
 import soundfile
 import torch
 
-from disentangled_ml.change_metrics import boundary_f
 from disentangled_ml.changes import (
     ANY,
     MEL,
@@ -29,7 +28,8 @@ from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.embedder import Embedder
 from disentangled_ml.recordings import Recording, embed_recording, read_recording
 from disentangled_ml.structures import AudioSettings
-from disentangled_ml.trajectories import Novelty
+from disentangled_ml.trajectories.change_metrics import boundary_f
+from disentangled_ml.trajectories.change_points import Novelty
 from disentangled_ml.trajectory import main as follow
 from tests.conftest import N_MELS
 from tests.disentangled_ml.catalogues import NAMES, save_checkpoint

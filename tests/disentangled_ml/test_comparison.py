@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from disentangled_ml.comparison import TITLES, assemble, markdown, write_comparison
-from disentangled_ml.comparison_figures import draw_accuracies, draw_matrices
 from disentangled_ml.config import load_config
-from disentangled_ml.published import ACCURACIES, COLUMNS, published
-from disentangled_ml.published import TRACK as PAPERS_TRACK
+from disentangled_ml.reporting.comparison import TITLES, assemble, markdown, write_comparison
+from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
+from disentangled_ml.reporting.published import ACCURACIES, COLUMNS, published
+from disentangled_ml.reporting.published import TRACK as PAPERS_TRACK
 
 NAMES = ["genre", "mood", "tempo"]
 ROUNDING = 1e-4  # of pooled accuracies and deviations

@@ -11,7 +11,7 @@ from datamodules.files import as_json
 from datamodules.index import ShardIndex, ShardsError, labels_name
 from datamodules.shards import read_infos
 from disentangled_ml.config import load_config
-from disentangled_ml.run_folder import RUN_DIR_VARIABLE
+from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE
 from disentangled_ml.train import main as train
 
 SPLITS = ("train", "val", "test")

@@ -18,8 +18,9 @@ import torch
 
 from datamodules.index import ShardIndex
 from datamodules.shards import read_infos
-from disentangled_ml import cataloguing, embed
-from disentangled_ml.catalogue import EMBEDDING, HEADER, INDEX, TRACKS, read_catalogue
+from disentangled_ml import embed
+from disentangled_ml.catalogues import cataloguing
+from disentangled_ml.catalogues.catalogue import EMBEDDING, HEADER, INDEX, TRACKS, read_catalogue
 from disentangled_ml.config import load_config
 from disentangled_ml.embedder import Embedder
 from disentangled_ml.networks import load_checkpoint, network_from
@@ -316,7 +317,7 @@ def test_shards_that_do_not_fit_are_refused(tmp_path, checkpoint, tiny_shards, l
 
 
 def test_two_commands_do_not_work_in_one_folder(tmp_path, checkpoint, tiny_shards):
-    from disentangled_ml.jobs import locked
+    from disentangled_ml.runtime.jobs import locked
 
     (tmp_path / "index").mkdir()
     with locked(tmp_path / "index"), pytest.raises(ValueError, match="is being worked in by another process"):

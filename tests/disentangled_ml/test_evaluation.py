@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from disentangled_ml import evaluation
-from disentangled_ml.evaluation import (
+from disentangled_ml.evaluation import listed_triplets as evaluation
+from disentangled_ml.evaluation.listed_triplets import (
     EmbeddingTable,
     evaluation_report,
     listed_distances,

@@ -21,10 +21,10 @@ from datamodules.index import Shard, ShardIndex
 from datamodules.shards import write_shard
 from disentangled_ml import html_report
 from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.neighbours import nearest
+from disentangled_ml.evaluation.neighbours import nearest
 from disentangled_ml.networks import build_network
-from disentangled_ml.report_page import Cell, accuracy_cell, comparison_tables, evaluation_tables
-from disentangled_ml.run_folder import RUN_DIR_VARIABLE
+from disentangled_ml.reporting.report_page import Cell, accuracy_cell, comparison_tables, evaluation_tables
+from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE
 from disentangled_ml.structures import AudioSettings, TrackInfo
 from disentangled_ml.train import main as train
 

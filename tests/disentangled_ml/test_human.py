@@ -21,8 +21,8 @@ from datamodules.streams import EvaluationStream, Source
 from disentangled_ml.builders import checkpoint_notes
 from disentangled_ml.conditions import TagCondition
 from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.evaluation import EmbeddingTable
-from disentangled_ml.human import check_weights, fit_weights, human_report
+from disentangled_ml.evaluation.human import check_weights, fit_weights, human_report
+from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.human_triplets import add_wholes, main, parse_weights, recordings
 from disentangled_ml.masks import MASKS
 from disentangled_ml.networks import build_network, load_network

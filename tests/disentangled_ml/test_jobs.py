@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from disentangled_ml import jobs
 from disentangled_ml.config import ConfigError
-from disentangled_ml.jobs import Job, locked, own_environment, run_jobs, slots
+from disentangled_ml.runtime import jobs
+from disentangled_ml.runtime.jobs import Job, locked, own_environment, run_jobs, slots
 
 
 def job(folder: Path, name: str, code: str) -> Job:

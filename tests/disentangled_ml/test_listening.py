@@ -14,11 +14,12 @@ import pytest
 
 from datamodules.triplet_lists import read_triplets
 from disentangled_ml import listening_results
-from disentangled_ml.answer_file import AnswerFile, as_line, parse_line, read_answers
 from disentangled_ml.conditions import TagCondition, TempoCondition, label_conditions
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.human_triplets import read_judgements
-from disentangled_ml.listening import (
+from disentangled_ml.listening.answer_file import AnswerFile, as_line, parse_line, read_answers
+from disentangled_ml.listening.draw import as_questions, draw_triplets
+from disentangled_ml.listening.questions import (
     Answer,
     Excerpt,
     Question,
@@ -30,8 +31,7 @@ from disentangled_ml.listening import (
     order_of,
     percent_agreement,
 )
-from disentangled_ml.listening_draw import as_questions, draw_triplets
-from disentangled_ml.listening_test import ListeningTest
+from disentangled_ml.listening.session import ListeningTest
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member
 
 
@@ -194,8 +194,8 @@ def test_an_answer_that_cannot_be_written_leaves_nothing(tmp_path):
     program = """
 import resource, signal, sys
 from pathlib import Path
-from disentangled_ml.answer_file import AnswerFile
-from disentangled_ml.listening import Answer, Excerpt, Question
+from disentangled_ml.listening.answer_file import AnswerFile
+from disentangled_ml.listening.questions import Answer, Excerpt, Question
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 file = AnswerFile(Path(sys.argv[1]))
 question = Question("genre", Excerpt("r0"), Excerpt("a0"), Excerpt("b0", 1.5))

@@ -10,10 +10,10 @@ import torch
 
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import main
-from disentangled_ml.evaluation import EmbeddingTable, evaluation_report
+from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
 from disentangled_ml.masks import disjoint_blocks
-from disentangled_ml.matching import MATCHES, PAIRS_PER_BLOCK, match_distances
 from disentangled_ml.structures import ListedTriplet, Member, TrackChunks
+from disentangled_ml.trajectories.matching import MATCHES, PAIRS_PER_BLOCK, match_distances
 from tests.disentangled_ml.catalogues import save_checkpoint
 
 ATOL = 1e-5  # float32 against float64

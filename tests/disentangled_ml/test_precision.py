@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from disentangled_ml.catalogues.precision import choose_rows, precision_at_k, precision_report
+from disentangled_ml.catalogues.similarity_search import SimilaritySearch
 from disentangled_ml.conditions import TagCondition, TempoCondition, label_conditions
-from disentangled_ml.precision import choose_rows, precision_at_k, precision_report
-from disentangled_ml.similarity_search import SimilaritySearch
 from disentangled_ml.structures import TrackInfo
 from tests.disentangled_ml.catalogues import NAMES, SUBSPACE_DIM, disjoint_masks, track_of, unit_rows, write_catalogue
 
@@ -39,7 +39,7 @@ def gallery_of(name: str, query: int) -> list[int]:
 
 
 def test_precision_is_that_of_a_loop(monkeypatch):
-    monkeypatch.setattr("disentangled_ml.precision.QUERIES_PER_BLOCK", 7)
+    monkeypatch.setattr("disentangled_ml.catalogues.precision.QUERIES_PER_BLOCK", 7)
     embedding = unit_rows(N)
     report = precision_report(torch.from_numpy(embedding), MASKS, CONDITIONS, INFOS, K)
     assert report["k"] == K

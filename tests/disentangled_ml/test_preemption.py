@@ -21,7 +21,7 @@ from pytorch_lightning.loggers.logger import Logger
 from callbacks.preemption import SIGNALS, Preemption
 from disentangled_ml import builders
 from disentangled_ml.config import load_config
-from disentangled_ml.run_folder import RUN_DIR_VARIABLE, read_json
+from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE, read_json
 from disentangled_ml.train import main as train
 from tests.disentangled_ml.real_runs import parent_of
 

@@ -9,8 +9,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from disentangled_ml.conditions import TagCondition, TempoCondition
+from disentangled_ml.evaluation.probe import probe_report, probed_tags
 from disentangled_ml.masks import disjoint_blocks
-from disentangled_ml.probe import probe_report, probed_tags
 from disentangled_ml.structures import TrackInfo
 
 D = 8

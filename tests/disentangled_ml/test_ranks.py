@@ -88,7 +88,7 @@ def test_an_error_in_one_rank_ends_both(tmp_path, rank):
 HANGING = """
 import sys, time
 import pytorch_lightning as pl
-from disentangled_ml import ranks
+from disentangled_ml.runtime import ranks
 ranks.GRACE = 1.0
 trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
 ranks.watch_ranks(trainer, "go on", wanted=ZeroDivisionError)

@@ -8,10 +8,10 @@ import random
 import pytest
 import torch
 
-from disentangled_ml import retrieval
 from disentangled_ml.conditions import TagCondition, TempoCondition
+from disentangled_ml.evaluation import retrieval
+from disentangled_ml.evaluation.retrieval import Aspects, hit_chance, recall_at_k, retrieval_report, track_recall
 from disentangled_ml.masks import disjoint_blocks
-from disentangled_ml.retrieval import Aspects, hit_chance, recall_at_k, retrieval_report, track_recall
 from disentangled_ml.structures import TrackInfo
 
 D = 6

@@ -18,7 +18,7 @@ import soundfile
 from servers import ARTISTS, HOSTILE_IDS, IDS, RATE, Made, Served, make_catalogue, sound
 
 from datamodules.triplet_lists import read_triplets
-from disentangled_ml.answer_file import read_answers
+from disentangled_ml.listening.answer_file import read_answers
 from disentangled_ml.structures import AudioSettings
 
 CHROMIUM = shutil.which("chromium")

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from disentangled_ml import similarity_search
-from disentangled_ml.similarity_search import Filters, SimilaritySearch, open_search
+from disentangled_ml.catalogues import similarity_search
+from disentangled_ml.catalogues.similarity_search import Filters, SimilaritySearch, open_search
 from tests.disentangled_ml.catalogues import NAMES, SUBSPACE_DIM, disjoint_masks, track_of, unit_rows, write_catalogue
 
 N = 150

@@ -22,8 +22,8 @@ import torch
 
 from datamodules.index import ShardIndex
 from datamodules.shards import read_infos
-from disentangled_ml import slurm
-from disentangled_ml.run_folder import RUN_DIR_VARIABLE, read_json
+from disentangled_ml.runtime import slurm
+from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE, read_json
 from tests.conftest import write_tiny_shards
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,9 +19,9 @@ from disentangled_ml.baselines import BASELINES, bandwidth
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import evaluate_split
 from disentangled_ml.evaluate import main as evaluate
-from disentangled_ml.evaluation import evaluation_report, listed_chunks
+from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
 from disentangled_ml.masks import disjoint_blocks
-from disentangled_ml.run_folder import RUN_DIR_VARIABLE
+from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE
 from disentangled_ml.structures import SPLITS, TRACK, Member
 from disentangled_ml.systems import BaselineSystem, NetworkSystem, SpecialisedSystem, load_network_system, read_mels
 from disentangled_ml.train import main as train

@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from disentangled_ml import table
-from disentangled_ml.comparison import SPACES
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import main as evaluate
-from disentangled_ml.jobs import locked
 from disentangled_ml.networks import load_network
+from disentangled_ml.reporting.comparison import SPACES
+from disentangled_ml.runtime.jobs import locked
 
 NAMES = ("genre", "mood", "tempo")
 TRAIN = (

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 
 from disentangled_ml.config import ConfigError
+from disentangled_ml.evaluation.tempo_metrics import FACTORS, is_hit, tempo_report
 from disentangled_ml.tempo_check import known_tempi
-from disentangled_ml.tempo_metrics import FACTORS, is_hit, tempo_report
 
 SAMPLE_RATE = 22050
 

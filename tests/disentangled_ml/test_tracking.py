@@ -17,7 +17,7 @@ import pytest
 import wandb
 from pytorch_lightning.utilities import rank_zero_only
 
-from disentangled_ml.tracking import build_logger, start
+from disentangled_ml.runtime.tracking import build_logger, start
 
 METRIC = "val/triplet_accuracy/mean"
 SHORT = 5.0  # seconds of patience, by W&B's own variables, in place of START_SECONDS and FINISH_SECONDS

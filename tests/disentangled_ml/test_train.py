@@ -22,14 +22,14 @@ from omegaconf import OmegaConf
 from datamodules.index import Shard, ShardIndex, ShardsError
 from disentangled_ml import builders
 from disentangled_ml.backbones import BACKBONES
-from disentangled_ml.checkpointing import WholeCheckpointIO
 from disentangled_ml.config import GROUPS, ConfigError, group_choices, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.frontends import FRONTENDS
 from disentangled_ml.losses import LOSSES, MEANS, distances_to_points
 from disentangled_ml.masks import MASKS
 from disentangled_ml.networks import build_network, load_network
-from disentangled_ml.run_folder import RUN_DIR_VARIABLE, choose_run_dir
+from disentangled_ml.runtime.checkpointing import WholeCheckpointIO
+from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE, choose_run_dir
 from disentangled_ml.structures import AudioSettings, ChunkBatch
 
 SPLIT_KEYS = {f"triplet_accuracy/{name}" for name in ("genre", "mood", "tempo", "track", "mean")} | {"loss"}

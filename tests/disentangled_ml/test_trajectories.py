@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy.signal import find_peaks
 
-from disentangled_ml.trajectories import (
+from disentangled_ml.masks import subspaces
+from disentangled_ml.trajectories.change_points import (
     Novelty,
     candidate_thresholds,
     change_points,
@@ -15,7 +16,6 @@ from disentangled_ml.trajectories import (
     peaks,
     principal_curves,
     self_similarity,
-    subspaces,
 )
 
 ATOL = 1e-5  # float32

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.run_folder import RUN_DIR_VARIABLE
+from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE
 from disentangled_ml.train import main as train
 from tests.disentangled_ml.real_runs import MINUTE, TWO, RealRun, has_checkpoint
 

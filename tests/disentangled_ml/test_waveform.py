@@ -16,7 +16,7 @@ from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.frontends import FRONTENDS
 from disentangled_ml.networks import build_network, load_network
 from disentangled_ml.prepare import main as prepare
-from disentangled_ml.run_folder import RUN_DIR_VARIABLE
+from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE
 from disentangled_ml.train import main as train
 
 SAMPLE_RATE = 22050

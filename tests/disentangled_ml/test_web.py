@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from datamodules.bounded_decoding import Bounds
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.embedder import Embedder
-from disentangled_ml.listening_test import ListeningTest
+from disentangled_ml.listening.session import ListeningTest
 from disentangled_ml.serve import listener, main, open_door, open_listening_test, read_ahead
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import HEADERS

@@ -146,15 +146,6 @@ def change_points(curve: Novelty, threshold: float, min_gap: float) -> list[floa
     return [float(curve.times[row]) for row in peaks(curve, threshold, min_gap)]
 
 
-def subspaces(embedding: Tensor, masks: Tensor) -> list[Tensor]:
-    """Give the part of an embedding (N, D) that each mask of (C, D) lets through, without the dimensions it shuts out.
-
-    >>> [part.tolist() for part in subspaces(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))]
-    [[[3.0]], [[8.0]]]
-    """
-    return [embedding[:, mask > 0] * mask[mask > 0] for mask in masks]
-
-
 def chunk_starts(frames: int, chunk_frames: int, hop_frames: int) -> list[int]:
     """Give the first frames of the overlapping chunks of a track; the last is that which ends with it, or nearly.
 

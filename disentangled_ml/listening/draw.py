@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from disentangled_ml.conditions import Condition
-from disentangled_ml.listening import Excerpt, Question
+from disentangled_ml.listening.questions import Excerpt, Question
 from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member
 from disentangled_ml.triplets import draw_from_split, seeded_generator
 

@@ -19,8 +19,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from disentangled_ml.catalogue import INDEX, Catalogue, CatalogueTrack, read_catalogue, stable_key
-from disentangled_ml.weighted_distance import check_weights, condition_distances, scales
+from disentangled_ml.catalogues.catalogue import INDEX, Catalogue, CatalogueTrack, read_catalogue, stable_key
+from disentangled_ml.catalogues.weighted_distance import check_weights, condition_distances, scales
 
 ROWS_PER_BLOCK = 16_384  # of a matrix product
 GATHERED = 8  # where fewer than one in so many tracks is allowed, only those are read
@@ -238,7 +238,7 @@ def open_search(folder: str | Path) -> SimilaritySearch:
     catalogue = read_catalogue(folder)
     if not (catalogue.folder / INDEX).is_file():
         return SimilaritySearch(catalogue)
-    from disentangled_ml.approximate import read_index  # faiss, for those who need it
+    from disentangled_ml.catalogues.approximate import read_index  # faiss, for those who need it
 
     return SimilaritySearch(catalogue, read_index(catalogue.folder / INDEX, catalogue))
 

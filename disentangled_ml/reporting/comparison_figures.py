@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.figures import DPI, GREY, INK, PALE, condition_colors, new_panels
-from disentangled_ml.comparison import SPACES
+from disentangled_ml.reporting.comparison import SPACES
 from disentangled_ml.structures import TRACK
 
 CHANCE = 0.5

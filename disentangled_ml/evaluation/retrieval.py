@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from disentangled_ml.conditions import Condition, TagCondition, group_numbers
+from disentangled_ml.masks import subspaces
 from disentangled_ml.metrics import Accuracy, triplet_accuracy
 from disentangled_ml.structures import TrackInfo
 
@@ -289,14 +290,14 @@ def retrieval_report(
     embedding, masks = check_finite(embedding, "embedding"), check_finite(masks, "masks")
     chosen = infos_of(track_ids, infos)
     labels = [c.encode([info.labels.get(c.name) for info in chosen]) for c in conditions]
-    subspaces = [embedding[:, mask > 0] * mask[mask > 0] for mask in masks]
+    parts = subspaces(embedding, masks)
     group, everybody = group_numbers(artist_numbers(chosen)), torch.arange(len(chosen))
     recalls = {space: {c.name: [] for c in conditions} for space in ("sub", "all", "chance")}
     for start in range(0, len(chosen), QUERIES_PER_BLOCK):
         rows = everybody[start : start + QUERIES_PER_BLOCK]
         apart = group[rows, None] != group
         distance = distances_between(embedding[rows], embedding)
-        for condition, label, subspace in zip(conditions, labels, subspaces, strict=True):
+        for condition, label, subspace in zip(conditions, labels, parts, strict=True):
             aspects = find_aspects(condition, label, rows, apart)
             in_subspace = distances_between(subspace[rows], subspace)
             recalls["sub"][condition.name].append(recall_at_k(in_subspace, aspects))

@@ -19,8 +19,8 @@ from threading import Lock
 import faiss
 import numpy as np
 
-from disentangled_ml.catalogue import Catalogue, CatalogueError
-from disentangled_ml.weighted_distance import scales
+from disentangled_ml.catalogues.catalogue import Catalogue, CatalogueError
+from disentangled_ml.catalogues.weighted_distance import scales
 
 BITS = 4  # per part: 16 points, which FAISS compares in registers
 TRAINED_ON = 20_000  # tracks, drawn at random

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from disentangled_ml.metrics import interval, resample
-from disentangled_ml.trajectories import Novelty, candidate_thresholds, change_points
+from disentangled_ml.trajectories.change_points import Novelty, candidate_thresholds, change_points
 
 WINDOWS = (3.0, 0.5)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from disentangled_ml.published import published
-from disentangled_ml.run_folder import write_json
+from disentangled_ml.reporting.published import published
+from disentangled_ml.runtime.run_folder import write_json
 from disentangled_ml.structures import TRACK
 
 SPACES = {"all": "All dimensions", "sub": "Sub-dimensions of each condition"}

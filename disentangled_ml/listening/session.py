@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from disentangled_ml.answer_file import AnswerFile, read_answers
-from disentangled_ml.listening import (
+from disentangled_ml.listening.answer_file import AnswerFile, read_answers
+from disentangled_ml.listening.questions import (
     CHOICES,
     Answer,
     Question,

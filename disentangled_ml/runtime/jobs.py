@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from disentangled_ml.config import ConfigError
-from disentangled_ml.run_folder import RUN_DIR_VARIABLE
+from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE
 
 POLL_SECONDS = 0.2
 # What would make a process take itself for a part of another job: its run folder, its W&B run, its rank.

@@ -32,7 +32,7 @@ from datamodules.recordings import cut_recordings
 from datamodules.shards import MEMBERS, ShardSlice, naming, read_samples
 from datamodules.streams import Source
 from datamodules.workers import Workers
-from disentangled_ml.catalogue import (
+from disentangled_ml.catalogues.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
     EMBEDDING,
@@ -350,7 +350,7 @@ def write_index(folder: Path, masks: np.ndarray) -> None:
     Raises:
         ValueError: if it has too few tracks for one.
     """
-    from disentangled_ml.approximate import build_index  # faiss, where it is needed
+    from disentangled_ml.catalogues.approximate import build_index  # faiss, where it is needed
 
     index = build_index(np.load(folder / EMBEDDING, mmap_mode="r", allow_pickle=False), masks)
     with replacing(folder / INDEX, "wb") as file:

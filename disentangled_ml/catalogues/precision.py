@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from disentangled_ml.conditions import Condition, group_numbers
-from disentangled_ml.retrieval import QUERIES_PER_BLOCK, artist_numbers, check_finite, distances_between
+from disentangled_ml.evaluation.retrieval import QUERIES_PER_BLOCK, artist_numbers, check_finite, distances_between
+from disentangled_ml.masks import subspaces
 from disentangled_ml.structures import TrackInfo
 
 MOST_QUERIES = 1_000  # of a large catalogue, evenly spaced
@@ -102,14 +103,14 @@ def precision_report(
         raise ValueError(f"{len(infos)} tracks and {len(conditions)} conditions do not fit {shapes}")
     embedding, masks = check_finite(embedding, "embedding"), check_finite(masks, "masks")
     group = group_numbers(artist_numbers(infos))
-    subspaces = [embedding[:, mask > 0] * mask[mask > 0] for mask in masks]
+    parts = subspaces(embedding, masks)
     whole = embedding * (masks**2).sum(0).sqrt()
     labels = [c.encode([info.labels.get(c.name) for info in infos]) for c in conditions]
     found: dict[str, list[Tensor]] = {condition.name: [] for condition in conditions}
     for rows in choose_rows(len(infos)).split(QUERIES_PER_BLOCK):
         apart = group[rows, None] != group
         in_whole = distances_between(whole[rows], whole)
-        for condition, label, subspace in zip(conditions, labels, subspaces, strict=True):
+        for condition, label, subspace in zip(conditions, labels, parts, strict=True):
             relation = condition.relate(label[rows], label)
             gallery = apart & (relation.positive | relation.negative)
             in_subspace = distances_between(subspace[rows], subspace)

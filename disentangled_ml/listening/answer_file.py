@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from disentangled_ml.listening import CHOICES, Answer, Excerpt, Question, check_rater
+from disentangled_ml.listening.questions import CHOICES, Answer, Excerpt, Question, check_rater
 
 EXCERPTS = ("reference", "first", "second")
 

@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
-from disentangled_ml.evaluation import EmbeddingTable, listed_distances, without_nan
+from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, listed_distances, without_nan
 from disentangled_ml.metrics import triplet_accuracy
 from disentangled_ml.structures import TRACK, ListedTriplet
 

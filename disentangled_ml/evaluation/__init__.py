@@ -1,0 +1,1 @@
+"""Evaluation: listed triplets, retrieval, neighbours, probes, agreement with people, and tempo."""

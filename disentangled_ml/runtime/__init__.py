@@ -1,0 +1,1 @@
+"""What runs around a command: its console, run folder, tracking, checkpoints, processes and memory."""

@@ -1,0 +1,1 @@
+"""Tracks that change: curves, novelty and change points, how well these are found, and comparison stretch by stretch."""
