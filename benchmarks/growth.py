@@ -109,7 +109,8 @@ def evaluate(folder: Path, times: int) -> tuple[Callable[[], object], int]:
     generator = torch.Generator().manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(2000, 256, generator=generator), dim=1)
     table = EmbeddingTable(rows={Member(str(i)): vector for i, vector in enumerate(vectors)})
-    members = [Member(str(i)) for i in torch.randint(2000, (120_000 * times,), generator=generator).tolist()]
+    tracks = list(table.rows)
+    members = [tracks[i] for i in torch.randint(2000, (120_000 * times,), generator=generator).tolist()]
     triplets = [ListedTriplet("genre", *members[i : i + 3]) for i in range(0, len(members), 3)]
     masks = torch.zeros(1, 256).index_fill_(1, torch.arange(64), 1)
     evaluation_report(table, triplets[:10_000], masks, ["genre"])

@@ -97,7 +97,7 @@ def make_triplets(
         ValueError: if levels are missing for a matched list, given for another, not one per track, or not finite.
     """
     check_levels(levels, len(infos), settings.match_bandwidth)
-    triplets = []
+    triplets, tracks = [], [Member(info.track_id) for info in infos]
     artist = torch.tensor([artist_code(info.artist) for info in infos])
     for c, condition in enumerate(conditions):
         labels = condition.encode([info.labels.get(condition.name) for info in infos])
@@ -105,7 +105,7 @@ def make_triplets(
         rows = draw_from_split(condition, labels, artist, settings.triplets_per_condition, generator, levels).tolist()
         if not rows:
             logger.warning("no triplet of condition %s is possible among %d tracks", condition.name, len(infos))
-        triplets += [ListedTriplet(condition.name, *(Member(infos[track].track_id) for track in row)) for row in rows]
+        triplets += [ListedTriplet(condition.name, *(tracks[number] for number in row)) for row in rows]
     return triplets + make_track_triplets(infos, len(conditions), settings, levels)
 
 
@@ -231,23 +231,30 @@ def parse_triplets(reader: csv.DictReader, path: Path, audio: AudioSettings) -> 
     missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
         raise TripletListError(f"triplet list {path} has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
-    row = None
+    row, known = None, {}  # a list names the same tracks again and again: each is one object
     for row in reader:
         where = f"{path}, line {reader.line_num}"
-        members = []
         if row.get(None):
             raise TripletListError(f"{where}: more cells than columns, put cells that hold a comma in quotes")
+        members = []
         for role in ROLES:
-            track_id, start = row[f"{role}_id"], row[f"{role}_start"]
-            if not track_id or start is None:
-                raise TripletListError(f"{where}: {role}_id is empty or the row is too short")
-            try:
-                seconds = float(start) if start else None
-                if seconds is not None and not 0 <= seconds < 1e6:
-                    raise ValueError
-            except ValueError:
-                raise TripletListError(f"{where}: {role}_start={start!r} is not a number of seconds >= 0") from None
-            members.append(Member(track_id, None if seconds is None else audio.frames(seconds)))
+            cells = row[f"{role}_id"], row[f"{role}_start"]
+            if cells not in known:
+                known[cells] = parse_member(*cells, f"{where}: {role}", audio)
+            members.append(known[cells])
         yield ListedTriplet(row["condition"], *members)
     if row is None:
         raise TripletListError(f"triplet list {path} has no rows below its header")
+
+
+def parse_member(track_id: str, start: str | None, where: str, audio: AudioSettings) -> Member:
+    """Parse the two cells of a member."""
+    if not track_id or start is None:
+        raise TripletListError(f"{where}_id is empty or the row is too short")
+    try:
+        seconds = float(start) if start else None
+        if seconds is not None and not 0 <= seconds < 1e6:
+            raise ValueError
+    except ValueError:
+        raise TripletListError(f"{where}_start={start!r} is not a number of seconds >= 0") from None
+    return Member(track_id, None if seconds is None else audio.frames(seconds))
