@@ -40,7 +40,7 @@ def measure_workers(data: SimilarityDataModule, workers: int) -> Measurement:
     def limit() -> None:
         seen[LIMIT] = sum(sample["mel.npy"].shape[0] > 0 for sample in peer)
 
-    times = interleaved({"ours": ours, LIMIT: limit})
+    times = interleaved({"ours": ours, LIMIT: limit}, 15)
     if seen[LIMIT] != TRACKS:
         raise ValueError(f"webdataset gave {seen[LIMIT]} of {TRACKS} tracks")
     note = f"{seen['ours'] / min(times['ours']):.0f} chunks/s"
