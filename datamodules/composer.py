@@ -132,10 +132,8 @@ class TrackPool:
         self.tracks += islice(self.stream, self.size - begun)
         self.encode(list(range(begun, len(self.tracks))))
         if len(self.tracks) == self.size:
-            taken = []
-            for slot, track in zip(
-                np.flatnonzero(self.used), self.stream, strict=False
-            ):  # a slot first: no track is lost
+            taken, free = [], np.flatnonzero(self.used)
+            for slot, track in zip(free, self.stream, strict=False):  # zip takes a slot first, so no track is lost
                 self.tracks[slot] = track
                 taken.append(slot)
             self.used[taken] = False
@@ -230,9 +228,8 @@ def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan,
             break
         c = turns[turn % len(turns)]
         chosen.update(dict.fromkeys(draw_slots(conditions[c], labels[c], group, list(chosen), generator)))
-    others = torch.randperm(len(pool.tracks), generator=generator)[
-        :wanted
-    ].tolist()  # enough, whichever are chosen already
+    order = torch.randperm(len(pool.tracks), generator=generator)
+    others = order[:wanted].tolist()  # enough, whichever of them are chosen already
     return list(chosen | dict.fromkeys(others))[:wanted]
 
 

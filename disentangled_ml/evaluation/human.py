@@ -18,7 +18,8 @@ from scipy.optimize import minimize
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
-from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, listed_distances, without_nan
+from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, find_rows, space_distances, without_nan
+from disentangled_ml.losses import with_track
 from disentangled_ml.metrics import triplet_accuracy
 from disentangled_ml.structures import TRACK, ListedTriplet
 
@@ -65,7 +66,9 @@ def human_report(
     judged = list(zip(triplets, agreement, groups, strict=True))
     present = [judgement for judgement in judged if all(member in table.rows for member in judgement[0][1:])]
     kept, groups = [t for t, _, _ in present], [group for _, _, group in present]
-    dist_ap, dist_an = space_distances(table, kept, masks, condition_names)
+    rows = find_rows(table, [t._replace(condition=TRACK) for t in kept], condition_names)
+    spaces = with_track(masks.detach().float().cpu())  # the whole embedding last
+    dist_ap, dist_an = (distance.T.double() for distance in space_distances(rows, spaces))
     fitted = fit_weights((dist_an.square() - dist_ap.square())[:, :-1], groups)
     correct = outcomes(dist_ap, dist_an, condition_names, given, fitted)
     high = torch.tensor([share >= high_agreement for _, share, _ in present], dtype=torch.bool)
@@ -103,24 +106,6 @@ def check_weights(weights: Mapping[str, float] | None, condition_names: Sequence
     if not all(0 <= value < math.inf for value in values) or not any(values):
         raise ValueError(f"weights {dict(weights)} are not legal: give finite numbers >= 0, one of them above 0")
     return values
-
-
-def space_distances(
-    table: EmbeddingTable, triplets: Sequence[ListedTriplet], masks: Tensor, condition_names: Sequence[str]
-) -> tuple[Tensor, Tensor]:
-    """Compute the distances of triplets in every subspace and, in the last column, in the whole embedding.
-
-    Shape:
-        masks: (C, D).
-        returns: dist_ap, dist_an, both (T, C + 1) float64.
-    """
-    found = [
-        listed_distances(table, [t._replace(condition=name) for t in triplets], masks, condition_names)
-        for name in (*condition_names, TRACK)
-    ]
-    columns = [(distances.dist_ap, distances.dist_an) for distances in found]
-    dist_ap, dist_an = (torch.stack(side, dim=1).double() for side in zip(*columns, strict=True))
-    return dist_ap, dist_an
 
 
 def outcomes(

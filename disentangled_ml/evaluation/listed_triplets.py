@@ -25,9 +25,7 @@ from disentangled_ml.metrics import mean_accuracy, mean_intervals, triplet_accur
 from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks, TrackInfo
 from disentangled_ml.trajectories.matching import MEAN, match_distances
 
-TRIPLETS_PER_BLOCK = (
-    1024  # whose differences stay in a core's cache while they are masked for one space after the other
-)
+TRIPLETS_PER_BLOCK = 1024  # whose differences stay in the cache while they are masked for one space after the other
 SPACES = ("sub", "all")  # the subspace of a triplet's own condition, all dimensions
 
 
