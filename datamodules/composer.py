@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from disentangled_ml.conditions import Condition, forbid_positives, group_numbers
 from disentangled_ml.structures import BatchTracks, ChunkBatch
-from disentangled_ml.triplets import TripletMiner, relate_conditions
+from disentangled_ml.triplets import TripletMiner
 
 ANCHORS_PER_TRY = 4  # candidates that are related to the whole pool at a time
 
@@ -111,7 +111,7 @@ def draw_starts(frames: Sequence[int], chunk_frames: int, n: int, generator: Gen
 class TrackPool:
     """Hold a bounded number of streamed tracks, and know which were fresh already.
 
-    Their labels are encoded when they come, a few tracks at a time, and lie ready in one float tensor per condition.
+    Their labels are encoded when they come, a few tracks at a time, and lie ready in one float array per condition.
 
     Args:
         stream: Where they come from.
@@ -123,8 +123,8 @@ class TrackPool:
         self.stream, self.conditions, self.size = iter(stream), conditions, size
         self.tracks: list[StreamedTrack] = []
         self.used = np.zeros(size, dtype=bool)
-        self.encoded = [condition.encode([None] * size).float() for condition in conditions]
-        self.artist = torch.full((size,), -1)
+        self.encoded = [condition.encode([None] * size).float().numpy() for condition in conditions]
+        self.artist = np.full(size, -1)
 
     def refill(self) -> None:
         """Fill up from the stream; tracks that were used give way."""
@@ -143,10 +143,9 @@ class TrackPool:
         """Encode the labels of the tracks in some slots."""
         if slots:
             tracks = [self.tracks[slot] for slot in slots]
-            self.artist.numpy()[slots] = [track.artist for track in tracks]
+            self.artist[slots] = [track.artist for track in tracks]
             for condition, encoded in zip(self.conditions, self.encoded, strict=True):
-                labels = condition.encode([track.labels.get(condition.name) for track in tracks])
-                encoded.numpy()[slots] = labels.numpy()
+                encoded[slots] = condition.encode([track.labels.get(condition.name) for track in tracks]).numpy()
 
     def draw_fresh(self, n: int, generator: Generator) -> list[int]:
         """Draw up to n slots of tracks not yet used, and mark them used."""
@@ -155,40 +154,40 @@ class TrackPool:
         self.used[drawn] = True
         return drawn.tolist()
 
-    def describe(self, slots: list[int], start: Tensor | None = None) -> BatchTracks:
-        """Give what relates the tracks in some slots, with the starts of their chunks if there are some."""
-        rows = torch.tensor(slots, dtype=torch.int64)
-        return BatchTracks([encoded[rows] for encoded in self.encoded], self.artist[rows], start)
+    def describe(self, slots: list[int], start: Tensor) -> BatchTracks:
+        """Give what relates the tracks in some slots, with the starts of their chunks."""
+        labels = [torch.from_numpy(encoded[slots]) for encoded in self.encoded]
+        return BatchTracks(labels, torch.from_numpy(self.artist[slots]), start)
 
-    def labels(self) -> list[Tensor]:
+    def labels(self) -> list[np.ndarray]:
         """Give the encoded labels of all tracks held, (N, V) per condition."""
         return [encoded[: len(self.tracks)] for encoded in self.encoded]
 
-    def artists(self) -> Tensor:
-        """Give the artist codes (N,) of all tracks held."""
-        return self.artist[: len(self.tracks)]
+    def groups(self) -> np.ndarray:
+        """Give the numbers (N,) of the artists of all tracks held, see ``group_numbers``."""
+        return group_numbers(self.artist[: len(self.tracks)])
 
 
 def draw_slots(
-    condition: Condition, labels: Tensor, group: Tensor, chosen: list[int], generator: Generator
+    condition: Condition, labels: np.ndarray, group: np.ndarray, chosen: list[int], generator: Generator
 ) -> list[int]:
     """Draw the slots of an anchor, rare tags first, of a positive, and of a negative unless one is chosen already.
 
-    Empty only where the tracks (N) allow no triplet at all. What is small is left to NumPy, whose calls take less time than torch's.
+    Empty only where the tracks (N) allow no triplet at all.
 
     Shape:
         labels: (N, V) as encoded; group: (N,), see ``group_numbers``.
     """
-    weight = condition.rarity(labels)
+    weight = torch.from_numpy(condition.rarity(labels))
     n_labelled = int(weight.count_nonzero())
     if not n_labelled:
         return []
     # As torch.multinomial draws without replacement: events of rates `weight` occur first in that order.
     haste = weight / torch.empty_like(weight).exponential_(generator=generator)
     for first in range(0, n_labelled, ANCHORS_PER_TRY):
-        anchor = haste.topk(min(first + ANCHORS_PER_TRY, n_labelled)).indices[first:]
+        anchor = haste.topk(min(first + ANCHORS_PER_TRY, n_labelled)).indices[first:].numpy()
         related = forbid_positives(condition.relate(labels[anchor], labels), group[anchor][:, None] == group)
-        positive, negative = (kind.numpy() for kind in related)
+        positive, negative = related
         able = np.flatnonzero(positive.any(1) & negative.any(1))
         if len(able):
             row = int(able[0])
@@ -206,10 +205,10 @@ def draw_column(allowed: np.ndarray, generator: Generator) -> int:
     return int(columns[int(chance * len(columns))])
 
 
-def are_able(conditions: list[Condition], tracks: BatchTracks) -> list[bool]:
-    """Tell of each condition whether it allows a triplet of some tracks."""
-    relations = [[kind.numpy() for kind in relation] for relation in relate_conditions(conditions, tracks)]
-    return [bool((positive.any(1) & negative.any(1)).any()) for positive, negative in relations]
+def is_able(condition: Condition, labels: np.ndarray, group: np.ndarray) -> bool:
+    """Tell whether a condition allows a triplet of some tracks: labels (N, V) as encoded, group (N,)."""
+    positive, negative = forbid_positives(condition.relate(labels, labels), group[:, None] == group)
+    return bool((positive.any(1) & negative.any(1)).any())
 
 
 def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan, generator: Generator) -> list[int]:
@@ -218,11 +217,10 @@ def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan,
     Conditions of which the fresh tracks have no triplet come first.
     """
     wanted = min(plan.tracks_per_batch, len(pool.tracks))
-    chosen = dict.fromkeys(pool.draw_fresh(plan.fresh_tracks, generator))
-    group, labels = group_numbers(pool.artists()), pool.labels()
-    is_able = are_able(conditions, pool.describe(list(chosen)))
+    fresh = pool.draw_fresh(plan.fresh_tracks, generator)
+    chosen, group, labels = dict.fromkeys(fresh), pool.groups(), pool.labels()
     turns = torch.randperm(len(conditions), generator=generator).tolist()
-    turns.sort(key=is_able.__getitem__)
+    turns.sort(key=lambda c: is_able(conditions[c], labels[c][fresh], group[fresh]))
     for turn in range(wanted - len(chosen)):  # a turn adds three tracks at the most, perhaps none
         if len(chosen) >= wanted:
             break

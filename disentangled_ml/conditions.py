@@ -10,6 +10,9 @@ into classes, for the objectives that compare chunks with classes instead of wit
 * Tempo, absolute (the same paper): positive within 5 BPM, negative otherwise.
 * Tempo, relative: positive within 4 %; negative when farther apart than a margin *and* not within 4 % of an octave
   relation (ratios 2, 4, ...), since estimated tempi err by octaves.
+
+Encoded labels are tensors, on any device, or NumPy arrays, whose calls take a fraction of the time where matrices are small: the
+formulas use what both know.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,7 +33,10 @@ MIN_CLASS_BPM, MIN_CLASS_OCTAVES = 1.0, 0.01  # least width of a class, where th
 ROUNDING = 1e-6  # in octaves: what float32 tempi may miss a limit by, so that 104 BPM are within 4 % of 100 both ways
 
 
-class Relation(NamedTuple):
+Array = TypeVar("Array", Tensor, np.ndarray)
+
+
+class Relation(NamedTuple, Generic[Array]):
     """Hold the two boolean matrices of a relation.
 
     Shape:
@@ -38,8 +44,18 @@ class Relation(NamedTuple):
         negative: (A, B) bool, never True where ``positive`` is.
     """
 
-    positive: Tensor
-    negative: Tensor
+    positive: Array
+    negative: Array
+
+
+def as_floats(values: Array) -> Array:
+    """Give float32 values; those that are, as they are."""
+    return values.float() if isinstance(values, Tensor) else values.astype(np.float32, copy=False)
+
+
+def as_octaves(bpm: Array) -> Array:
+    """Give tempi on a scale of octaves, in float64."""
+    return bpm.double().log2() if isinstance(bpm, Tensor) else np.log2(bpm.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -85,14 +101,14 @@ class TagCondition:
         """Give the column of each tag."""
         return {tag: i for i, tag in enumerate(self.vocabulary)}
 
-    def relate(self, a: Tensor, b: Tensor) -> Relation:
+    def relate(self, a: Array, b: Array) -> Relation[Array]:
         """Relate encoded tracks a (A, V) and b (B, V)."""
-        a, b = a.float(), b.float()
-        shares = (a @ b.T).bool()
-        both_labelled = a.sum(1).bool()[:, None] & b.sum(1).bool()
+        a, b = as_floats(a), as_floats(b)
+        shares = (a @ b.T) > 0
+        both_labelled = (a.sum(1) > 0)[:, None] & (b.sum(1) > 0)
         return Relation(shares, both_labelled ^ shares)
 
-    def rarity(self, labels: Tensor) -> Tensor:
+    def rarity(self, labels: Array) -> Array:
         """Weigh tracks so that drawing by the weights is drawing a present tag first, then one of its tracks.
 
         Shape:
@@ -103,8 +119,8 @@ class TagCondition:
         >>> genre.rarity(genre.encode([["rock"], ["rock"], ["jazz"], None])).tolist()
         [0.5, 0.5, 1.0, 0.0]
         """
-        present = labels.float()
-        return present @ present.sum(0).clamp(min=1).reciprocal()
+        present = as_floats(labels)
+        return present @ (1 / present.sum(0).clip(1))
 
     @property
     def n_classes(self) -> int:
@@ -169,21 +185,21 @@ class TempoCondition:
         values = [float("nan") if bpm is None else float(bpm) for bpm in labels]
         return torch.tensor(values, dtype=torch.float32)[:, None]
 
-    def relate(self, a: Tensor, b: Tensor) -> Relation:
+    def relate(self, a: Array, b: Array) -> Relation[Array]:
         """Relate encoded tracks a (A, 1) and b (B, 1)."""
-        known = ~a.isnan() & ~b.isnan().T
+        known = (a == a) & (b == b).T  # NaN is not equal to itself
         if self.relation == "absolute":
-            positive = (a - b.T).abs() <= self.tolerance_bpm
+            positive = abs(a - b.T) <= self.tolerance_bpm
             return Relation(positive & known, ~positive & known)
-        octaves = (a.double().log2() - b.double().log2().T).abs()
+        octaves = abs(as_octaves(a) - as_octaves(b).T)
         tolerance, margin = (math.log2(1 + x) + ROUNDING for x in (self.tolerance, self.margin))
-        to_octave = (octaves - octaves.round().clamp(min=1)).abs()
+        to_octave = abs(octaves - octaves.round().clip(1))
         negative = (octaves > margin) & (to_octave > tolerance)
         return Relation((octaves <= tolerance) & known, negative & known)
 
-    def rarity(self, labels: Tensor) -> Tensor:
+    def rarity(self, labels: Array) -> Array:
         """Weigh all tracks that have a tempo alike; (N, 1) to (N,)."""
-        return (~labels[:, 0].isnan()).float()
+        return as_floats(labels[:, 0] == labels[:, 0])
 
     @property
     def n_classes(self) -> int:
@@ -239,7 +255,7 @@ def label_conditions(
     return conditions
 
 
-def relate_tracks(track: Tensor, start: Tensor, min_gap: int, rows: slice = slice(None)) -> Relation:
+def relate_tracks(track: Array, start: Array, min_gap: int, rows: slice = slice(None)) -> Relation[Array]:
     """Relate some chunks to all by the recording they come from.
 
     Positive are chunks of one track that begin at least ``min_gap`` frames apart, negative those of two tracks.
@@ -258,16 +274,16 @@ def relate_tracks(track: Tensor, start: Tensor, min_gap: int, rows: slice = slic
     [[0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     """
     same = track[rows, None] == track
-    apart = (start[rows, None] - start).abs() >= min_gap
+    apart = abs(start[rows, None] - start) >= min_gap
     return Relation(same & apart, ~same)
 
 
-def forbid_positives(relation: Relation, forbidden: Tensor) -> Relation:
+def forbid_positives(relation: Relation[Array], forbidden: Array) -> Relation[Array]:
     """Take pairs (A, B) out of the positives, such as chunks of one track or tracks by one artist."""
     return Relation(relation.positive & ~forbidden, relation.negative)
 
 
-def group_numbers(code: Tensor) -> Tensor:
+def group_numbers(code: Array) -> Array:
     """Give each track the number of its group (artist): its code, or where that is unknown, -1, a number of its own.
 
     Whether two tracks are one, or of one group, is then one comparison.
@@ -278,4 +294,6 @@ def group_numbers(code: Tensor) -> Tensor:
     >>> group_numbers(torch.tensor([7, -1, 7, -1])).tolist()
     [7, -2, 7, -4]
     """
-    return torch.where(code < 0, -1 - torch.arange(len(code), device=code.device), code)
+    if isinstance(code, Tensor):
+        return torch.where(code < 0, -1 - torch.arange(len(code), device=code.device), code)
+    return np.where(code < 0, -1 - np.arange(len(code)), code)

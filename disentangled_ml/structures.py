@@ -91,6 +91,8 @@ class AllTriplets(NamedTuple):
 class BatchTracks(NamedTuple):
     """Hold what relates the chunks of a batch: they lie track by track, k of each of N tracks, so B = N * k.
 
+    On the CPU they may be NumPy arrays, to be related in less time.
+
     Shape:
         labels: C tensors (N, V_c), as encoded by each condition.
         artist: (N,) int64, -1 where unknown.

@@ -92,15 +92,13 @@ def listed_columns(allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def draw_batch(relations: Sequence[Relation], counts: Sequence[int], generator: Generator) -> TripletBatch:
-    """Draw ``counts[c]`` triplets from each relation c (B, B); the position of a relation becomes the condition index.
+    """Draw ``counts[c]`` triplets from each relation c (B, B), of arrays; the position of a relation becomes the condition index.
 
     A relation that allows no triplet gives none. Only the random numbers are drawn for one relation after the other. The matrices are
     small, so NumPy is used, whose calls take less time than torch's.
     """
     n_rows = len(relations[0].positive)
-    listed = [
-        listed_columns(np.concatenate([matrix.numpy() for matrix in kind])) for kind in zip(*relations, strict=True)
-    ]
+    listed = [listed_columns(np.concatenate(kind)) for kind in zip(*relations, strict=True)]
     able = np.logical_and(*(count > 0 for _, _, count in listed)).reshape(len(relations), n_rows)
     anchors, first, n_able = listed_columns(able)
     sizes = [n if able else 0 for n, able in zip(counts, n_able, strict=True)]
@@ -187,10 +185,15 @@ class TripletMiner:
         if not (self.per_condition or self.track_triplets):
             return no_triplets()
         n, k = tracks.start.shape
-        relations = relate_conditions(self.conditions, tracks)
+        labels, artist, start = (
+            [encoded.numpy() for encoded in tracks.labels],
+            tracks.artist.numpy(),
+            tracks.start.numpy(),
+        )
+        relations = relate_conditions(self.conditions, BatchTracks(labels, artist, start))
         between = draw_batch(relations, [self.per_condition] * len(relations), generator)
         chunk = torch.randint(k, between.indices.shape, generator=generator)
-        same_track = relate_tracks(torch.arange(n).repeat_interleave(k), tracks.start.flatten(), self.min_gap)
+        same_track = relate_tracks(np.arange(n).repeat(k), start.ravel(), self.min_gap)
         within = draw_batch([same_track], [self.track_triplets], generator)
         return TripletBatch(
             torch.cat([between.indices * k + chunk, within.indices]),

@@ -3,6 +3,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -122,6 +123,22 @@ def test_two_sets_are_related_as_parts_of_one(condition, labels):
     whole, part = condition.relate(encoded, encoded), condition.relate(encoded[3:10], encoded[5:])
     assert torch.equal(part.positive, whole.positive[3:10, 5:])
     assert torch.equal(part.negative, whole.negative[3:10, 5:])
+
+
+@pytest.mark.parametrize(("condition", "labels"), CONDITIONS_AND_LABELS)
+def test_arrays_are_related_as_tensors(condition, labels):
+    encoded = condition.encode(labels)
+    tensors, arrays = condition.relate(encoded[:9], encoded), condition.relate(encoded[:9].numpy(), encoded.numpy())
+    for tensor, array in zip(tensors, arrays, strict=True):
+        assert isinstance(array, np.ndarray)
+        np.testing.assert_array_equal(array, tensor.numpy())
+    np.testing.assert_allclose(condition.rarity(encoded.numpy()), condition.rarity(encoded).numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("code", [[5, -1, 0, 0, -1], [], [-1]])
+def test_arrays_are_grouped_as_tensors(code):
+    code = torch.tensor(code, dtype=torch.int64)
+    np.testing.assert_array_equal(group_numbers(code.numpy()), group_numbers(code).numpy())
 
 
 def test_whole_tempi_exactly_four_percent_apart_are_positive_both_ways():
