@@ -186,8 +186,8 @@ def draw_slots(
     haste = weight / torch.empty_like(weight).exponential_(generator=generator)
     for first in range(0, n_labelled, ANCHORS_PER_TRY):
         anchor = haste.topk(min(first + ANCHORS_PER_TRY, n_labelled)).indices[first:].numpy()
-        related = forbid_positives(condition.relate(labels[anchor], labels), group[anchor][:, None] == group)
-        positive, negative = related
+        forbidden = group[anchor][:, None] == group
+        positive, negative = forbid_positives(condition.relate(labels[anchor], labels), forbidden)
         able = np.flatnonzero(positive.any(1) & negative.any(1))
         if len(able):
             row = int(able[0])
