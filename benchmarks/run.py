@@ -10,6 +10,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from benchmarks import evaluation, gpu, loss, preparation, step, streaming, tempo
 from benchmarks.table import as_text, write_json
 from disentangled_ml.runtime.memory import keep_freed_memory
@@ -23,10 +25,12 @@ def main(stages: str = "", device: str = "cpu") -> None:
     """Measure, show and keep.
 
     Raises:
-        ValueError: for an unknown stage or device.
+        ValueError: for an unknown stage or device, or a GPU that is not there.
     """
     if device not in DEVICES:
         raise ValueError(f"device={device} is unknown: choose from {', '.join(DEVICES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: torch finds no GPU here, leave it out to measure on the CPU")
     known = {name: partial(measure, device) for name, measure in ON_A_DEVICE.items()}
     if device == "cpu":
         known = {**ON_THE_CPU, **known}
