@@ -90,7 +90,7 @@ def measure_all_triplets(n_chunks: int, device: str) -> tuple[Measurement, int]:
         "ours": timed(lambda: all_triplets_loss(embedding, labels).backward(), device),
         PEER: timed(lambda: peer(embedding, labels).backward(), device),
     }
-    times, peak = interleaved(tasks, ROUNDS[n_chunks], twice=True), peak_bytes(tasks["ours"], device)
+    times, peak = interleaved(tasks, ROUNDS[n_chunks]), peak_bytes(tasks["ours"], device)
     stage, note = f"loss of all triplets, {n_chunks} chunks, {device}", f"peak memory {peak / 1e6:.1f} MB"
     return compared(stage, times, peer=PEER, least_speedup=TARGETS[n_chunks], note=note), peak
 

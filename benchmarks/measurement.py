@@ -69,25 +69,12 @@ def seconds(task: Callable[[], object], clock: Callable[[], float] = perf_counte
 
 
 def interleaved(
-    tasks: Mapping[Name, Callable[[], object]],
-    rounds: int = ROUNDS,
-    clock: Callable[[], float] = perf_counter,
-    twice: bool = False,
+    tasks: Mapping[Name, Callable[[], object]], rounds: int = ROUNDS, clock: Callable[[], float] = perf_counter
 ) -> dict[Name, list[float]]:
-    """Time tasks in turn, after a round that does not count; give the seconds of each, round by round.
-
-    Args:
-        tasks: By name.
-        rounds: That count.
-        clock: In seconds.
-        twice: Do each task twice in a round and time the second: where one leaves gigabytes of freed memory in pieces, the next one
-            takes them up.
-    """
+    """Time tasks in turn, after a round that does not count; give the seconds of each, round by round."""
     times: dict[Name, list[float]] = {name: [] for name in tasks}
     for number in range(rounds + 1):
         for name, task in tasks.items():
-            if twice:
-                task()
             spent = seconds(task, clock)
             if number:
                 times[name].append(spent)
