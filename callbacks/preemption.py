@@ -106,23 +106,22 @@ class Preemption(pl.Callback):
         Raises:
             Preempted: then.
         """
-        self.agree(trainer)
-        if not self.received:
+        told = self.agreed(trainer)
+        if not told:
             return
         if save:
             trainer.save_checkpoint(self.path, weights_only=False)
             if trainer.is_global_zero:
-                logger.info(
-                    "%s: saved step %d in %s", signal.Signals(self.received).name, trainer.global_step, self.path
-                )
-        raise Preempted(self.received)
+                logger.info("%s: saved step %d in %s", signal.Signals(told).name, trainer.global_step, self.path)
+        raise Preempted(told)
 
-    def agree(self, trainer: pl.Trainer) -> None:
-        """Take the largest number that any rank has received."""
-        if trainer.world_size > 1:
-            number = torch.tensor(self.received, device=trainer.strategy.root_device)
-            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
-            self.received = int(number)
+    def agreed(self, trainer: pl.Trainer) -> int:
+        """Give the largest number that any rank had received; what comes while they talk is left for the next time."""
+        if trainer.world_size == 1:
+            return self.received
+        number = torch.tensor(self.received, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+        return int(number)
 
 
 def kill_children() -> None:

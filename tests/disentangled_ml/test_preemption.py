@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers.logger import Logger
 
-from callbacks.preemption import SIGNALS, Preemption
+from callbacks.preemption import SIGNALS, Preempted, Preemption
 from disentangled_ml import builders
 from disentangled_ml.config import load_config
 from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE, read_json
@@ -197,6 +198,16 @@ def test_lightning_handles_no_signal(tmp_path, tiny_arguments, one_thread):
     run(tmp_path, tiny_arguments, [], handlers, settings=(*SETTINGS, "training.max_epochs=1"))
     (handler,) = handlers.seen
     assert handler.__func__ is Preemption.receive
+
+
+def test_a_signal_that_comes_while_the_ranks_agree_is_not_lost(monkeypatch, tmp_path):
+    """They have agreed without it, so none may end yet; the next time all are told. The other rank is made up."""
+    preemption = Preemption(tmp_path / "last.ckpt")
+    trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_, **__: preemption.receive(signal.SIGTERM))
+    preemption.end_if_told(trainer)
+    with pytest.raises(Preempted, match="SIGTERM"):
+        preemption.end_if_told(trainer)
 
 
 def test_a_run_that_stopped_early_stays_stopped(tmp_path, tiny_arguments, one_thread):

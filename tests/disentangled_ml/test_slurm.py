@@ -138,7 +138,7 @@ def test_a_job_that_is_ended_ends_as_a_whole(submit, arguments, tmp_path, how):
     """Cancelled, it has saved; where a rank is killed, the other one does not wait for it."""
     log = tmp_path / "log"
     number = submit("train", TWO_TASKS, [*arguments, "training.max_epochs=9999", "training.lr_reductions=999"])
-    wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists, START, log)
+    wait_for(lambda: log.exists() and re.search(r"Epoch 1: .* 50/", log.read_text()), START, log)
     if how == "cancelled":
         ask("scancel", number)
         wait_for(lambda: job(number)["JobState"] == "CANCELLED", 60, log)
