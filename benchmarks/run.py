@@ -14,7 +14,6 @@ import torch
 
 from benchmarks import evaluation, gpu, loss, preparation, step, streaming, tempo
 from benchmarks.table import as_text, write_json
-from disentangled_ml.runtime.memory import keep_freed_memory
 
 DEVICES = ("cpu", "cuda")
 ON_THE_CPU = {"streaming": streaming.measure, "preparation": preparation.measure, "tempo": tempo.measure}
@@ -37,7 +36,6 @@ def main(stages: str = "", device: str = "cpu") -> None:
     chosen = stages.split(",") if stages else list(known)
     if not set(chosen) <= set(known):
         raise ValueError(f"stages={stages}: choose from {', '.join(known)} for device={device}")
-    keep_freed_memory()  # as every command does; the peers gain as much
     lines = []
     for name in chosen:
         found = known[name]()
