@@ -53,18 +53,25 @@ class StreamLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator:
-        with hidden_program():
+        """Start an iteration over the batches, at once: what the stream is set to is sent to loading processes here.
+
+        Raises:
+            OSError: if a loading process dies, here or later.
+        """
+        with hidden_program(), self.naming_gone_processes():
             batches = super().__iter__()
         return self.watched(batches)
 
     def watched(self, batches: Iterator) -> Iterator:
-        """Give the batches.
-
-        Raises:
-            OSError: if a loading process dies.
-        """
-        try:
+        """Give the batches; for errors see ``__iter__``."""
+        with self.naming_gone_processes():
             yield from batches
+
+    @contextmanager
+    def naming_gone_processes(self) -> Iterator[None]:
+        """Say of torch's error for a loading process that died what it is and how to go on."""
+        try:
+            yield
         except (RuntimeError, OSError, EOFError) as error:  # torch has no class of its own for it
             if not self.num_workers or str(error).startswith("Caught"):  # by torch, in a loading process that lives
                 raise
