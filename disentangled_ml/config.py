@@ -646,6 +646,9 @@ def check_fields(tree: DictConfig) -> None:
     gpus = bool(listed) and len(set(listed)) == len(listed) and all(is_count(device, 0) for device in listed)
     if devices != "auto" and not is_count(devices, 1) and not gpus:
         raise ConfigError(f"trainer.devices={devices} is not legal: give auto, a number from 1 on, or GPUs as [0,1]")
+    n_fft = OmegaConf.select(tree, "audio.n_fft")
+    if n_fft is not None and n_fft % 2:
+        raise ConfigError(f"audio.n_fft={n_fft} is odd: it must be even, as the mel filters take it to be")
     shares = OmegaConf.select(tree, "split_shares")
     if shares is not None and not (len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
         raise ConfigError(f"split_shares={list(shares)} must be three shares (train, val, test) that sum to 1")

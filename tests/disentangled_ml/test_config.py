@@ -377,6 +377,7 @@ def test_wrong_types(argument, message):
         ("config", ["data=shards"], "no value for data.shards: give it as data.shards=VALUE"),
         ("prepare", [], "no value for manifest, out: give it as manifest=VALUE"),
         ("prepare", ["manifest=m.csv"], "no value for out: give it as out=VALUE"),
+        ("prepare", ["manifest=m.csv", "out=x", "audio.n_fft=1023"], "audio.n_fft=1023 is odd: it must be even"),
         ("table", [], "no value for shards: give it as shards=VALUE"),
         ("table", ["shards=???"], "no value for shards: give it"),
     ],
