@@ -25,7 +25,11 @@ def noise(n: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, n).astype(np.float32)
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, AudioSettings(16000, 512, 160, 40)], ids=["paper", "other"])
+@pytest.mark.parametrize(
+    "settings",
+    [SETTINGS, AudioSettings(16000, 512, 160, 40), AudioSettings(n_mels=400)],
+    ids=["paper", "other", "bands that hear no bin"],
+)
 def test_log_mel_equals_librosa(settings):
     waveform = noise(40_000)
     mel = librosa.feature.melspectrogram(
