@@ -107,7 +107,7 @@ def log_mel(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
 
     A block stays in the processor's cache from the Fourier transform to the logarithm. Blocks share no frame and see the same
     samples as in one piece: the result does not depend on ``BLOCK_FRAMES``. A band is summed as a bag of weighted bins
-    (``embedding_bag``): 0.02 ms a block, where a product with all weights takes 0.4.
+    (``embedding_bag``): 0.02 ms a block, where a product with all weights takes 0.5.
 
     Shape:
         waveform: (n,), sampled at ``settings.sample_rate``.
