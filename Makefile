@@ -69,7 +69,7 @@ setup: .venv/ready ## make the virtual environment .venv
 demo: shards/demo/index.json ## make the demo corpus and its shards
 
 data/demo/manifest.csv: | .venv/ready
-	$(PY) -m disentangled_ml.demo out=data/demo
+	$(PY) -m disentangled_ml.commands.demo out=data/demo
 
 shards/demo/index.json: data/demo/manifest.csv
 	$(PY) -m disentangled_ml.prepare manifest=$< out=$(@D)
@@ -83,7 +83,7 @@ evaluate: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## evaluate C
 		$(if $(filter file,$(origin DATA)),,'shards=$(shards)') $(ARGS)
 
 table: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## train and compare all systems of the paper on DATA
-	$(PY) -m disentangled_ml.table 'shards=$(shards)' $(ARGS)
+	$(PY) -m disentangled_ml.commands.table 'shards=$(shards)' $(ARGS)
 
 prepare: .venv/ready $(demo-manifest) ## turn MANIFEST and its recordings into shards in OUT, or the data set DATA, whose corpus.* keys are in ARGS
 	$(PY) -m disentangled_ml.prepare $(prepared) $(ARGS)
@@ -102,22 +102,22 @@ agent: .venv/ready $(if $(SWEEP_ID),$(if $(data-is-demo),shards/demo/index.json)
 
 report: .venv/ready ## make one HTML page of RUN (the newest run; trained when missing), with the sound of MANIFEST if given
 	$(if $(RUN),,$(MAKE) train DATA='$(DATA)')
-	$(PY) -m disentangled_ml.html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
+	$(PY) -m disentangled_ml.commands.html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
 		$(if $(filter-out file,$(origin MANIFEST)),'manifest=$(MANIFEST)') $(ARGS)
 
 embed: .venv/ready $(if $(from-manifest),$(demo-manifest),$(if $(data-is-demo),shards/demo/index.json)) ## embed the recordings of MANIFEST, or the tracks of DATA, by CHECKPOINT (the newest; trained when missing) into INDEX
 	$(if $(CHECKPOINT),,$(MAKE) train DATA='$(DATA)')
-	$(PY) -m disentangled_ml.embed "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
+	$(PY) -m disentangled_ml.commands.embed "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
 		$(if $(from-manifest),'manifest=$(MANIFEST)','shards=$(shards)') 'out=$(INDEX)' $(ARGS)
 
 search: .venv/ready ## find in INDEX (embedded when missing) what is LIKE a track or file, by WEIGHTS="genre=1 mood=.5"; without LIKE: tell how well that works
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
-	$(PY) -m disentangled_ml.search 'index=$(INDEX)' $(if $(LIKE),'like=$(LIKE)',precision=true) \
+	$(PY) -m disentangled_ml.commands.search 'index=$(INDEX)' $(if $(LIKE),'like=$(LIKE)',precision=true) \
 		$(if $(and $(LIKE),$(wildcard $(LIKE))),'checkpoint=$(CHECKPOINT)') $(addprefix weights.,$(WEIGHTS)) $(ARGS)
 
 serve: .venv/ready ## open a page over INDEX (embedded when missing) by CHECKPOINT, which embedded it: docs/serve.md
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
-	$(PY) -m disentangled_ml.serve "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
+	$(PY) -m disentangled_ml.commands.serve "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
 		'index=$(INDEX)' $(ARGS)
 
 slurm: slurm-$(JOB) ## submit JOB=train or JOB=prepare to SLURM, see docs/slurm.md

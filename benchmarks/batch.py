@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import one_hot
 
-from disentangled_ml.backbones import BACKBONES
-from disentangled_ml.conditions import Condition, TagCondition, TempoCondition
-from disentangled_ml.frontends import MelFrontend
-from disentangled_ml.masks import FixedMasks
-from disentangled_ml.model import ConditionalSimilarityNetwork
+from disentangled_ml.network.backbones import BACKBONES
+from disentangled_ml.network.frontends import MelFrontend
+from disentangled_ml.network.masks import FixedMasks
+from disentangled_ml.network.model import ConditionalSimilarityNetwork
+from disentangled_ml.objective.conditions import Condition, TagCondition, TempoCondition
 from disentangled_ml.structures import AudioSettings, BatchTracks
 
 TRACKS, CHUNKS, MIN_GAP, DIM = 16, 4, 65, 256

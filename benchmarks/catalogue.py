@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from datamodules.index import Shard, ShardIndex
-from datamodules.shards import write_shard
+from datamodules.shards.index import Shard, ShardIndex
+from datamodules.shards.tar import write_shard
 from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
 
 AUDIO = AudioSettings()

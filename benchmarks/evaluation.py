@@ -15,16 +15,16 @@ import torch
 from benchmarks.catalogue import AUDIO, write_catalogue
 from benchmarks.measurement import Measurement, compared, interleaved
 from benchmarks.table import as_text
-from datamodules.shards import read_infos
-from datamodules.similarity import build_conditions
-from datamodules.streams import EvaluationStream, Source
-from datamodules.triplet_lists import ListSettings, kept_triplets
+from datamodules.batches.streams import EvaluationStream, Source
+from datamodules.datamodule import build_conditions
+from datamodules.shards.tar import read_infos
+from datamodules.triplet_lists.lists import ListSettings, kept_triplets
 from disentangled_ml.config import load_config
 from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
-from disentangled_ml.module import embed
-from disentangled_ml.networks import build_network
+from disentangled_ml.network.checkpoint import build_network
 from disentangled_ml.structures import chunk_grid, requested_starts
 from disentangled_ml.systems import NetworkSystem
+from disentangled_ml.training.module import embed
 
 TRACKS, TRIPLETS, CHUNK_FRAMES, TRACKS_PER_BATCH = 512, 100_000, 129, 8
 LIMIT = "embedding"

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.batch import DIM, timed
 from benchmarks.measurement import Measurement, compared, interleaved, seconds
 from benchmarks.table import as_text
-from disentangled_ml.backbones import BACKBONES
-from disentangled_ml.frontends import FRONTENDS
+from disentangled_ml.network.backbones import BACKBONES
+from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.structures import AudioSettings
 
 FRAMES = 129

@@ -23,16 +23,16 @@ from matplotlib.figure import Figure
 
 from benchmarks.batch import small_network
 from benchmarks.catalogue import AUDIO, clip, condition_entries, write_catalogue, write_clips
+from datamodules.audio.tempo import estimate_tempi, excerpt_of
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import TrackRecord
-from datamodules.index import Shard, ShardIndex
-from datamodules.plan import plan_shards
-from datamodules.preparation import PreparationSettings, make_shard, prepare_tracks
-from datamodules.similarity import SimilarityDataModule, build_conditions
-from datamodules.tempo import estimate_tempi, excerpt_of
+from datamodules.datamodule import SimilarityDataModule, build_conditions
+from datamodules.shards.index import Shard, ShardIndex
+from datamodules.shards.plan import plan_shards
+from datamodules.shards.preparation import PreparationSettings, make_shard, prepare_tracks
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
-from disentangled_ml.losses import DisentangledTripletLoss
-from disentangled_ml.runtime.memory import keep_freed_memory
+from disentangled_ml.memory import keep_freed_memory
+from disentangled_ml.objective.losses import DisentangledTripletLoss
 from disentangled_ml.structures import ListedTriplet, Member
 
 TIMES = (1, 4, 16)

@@ -24,11 +24,11 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.batch import CHUNKS, DIM, MIN_GAP, TRACKS, small_network, step_conditions, step_tracks, timed
 from benchmarks.measurement import Measurement, compared, interleaved
 from benchmarks.table import as_text
-from disentangled_ml.all_triplets import sum_all_triplets
-from disentangled_ml.gathering import EveryTriplet
-from disentangled_ml.losses import DisentangledTripletLoss
+from disentangled_ml.objective.all_triplets import sum_all_triplets
+from disentangled_ml.objective.gathering import EveryTriplet
+from disentangled_ml.objective.losses import DisentangledTripletLoss
+from disentangled_ml.objective.triplets import TripletMiner, seeded_generator
 from disentangled_ml.structures import AllTriplets
-from disentangled_ml.triplets import TripletMiner, seeded_generator
 
 PEER = "pytorch-metric-learning"
 MARGIN, CLASSES = 0.1, 16

@@ -22,11 +22,11 @@ import torch
 from benchmarks.catalogue import AUDIO, write_clips
 from benchmarks.measurement import Measurement, compared, interleaved, median_ratio
 from benchmarks.table import as_text
-from datamodules.audio import decode
+from datamodules.audio.decoding import decode
+from datamodules.audio.spectrogram import BLOCK_FRAMES, log_mel, resample
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import TrackRecord
-from datamodules.preparation import PreparationSettings, prepare_shards, prepare_tracks
-from datamodules.spectrogram import BLOCK_FRAMES, log_mel, resample
+from datamodules.shards.preparation import PreparationSettings, prepare_shards, prepare_tracks
 
 CLIPS = 8
 FEW, MANY = 2, 16  # rows of the catalogue per recording: what the second has more is time without the start

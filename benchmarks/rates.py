@@ -20,12 +20,12 @@ import soundfile
 import torch
 
 from benchmarks.catalogue import AUDIO, clip
-from datamodules.audio import decode, encode_flac
-from datamodules.beat_networks import SLOTS
-from datamodules.index import Shard
-from datamodules.shards import decode_mel, read_samples, share_slices, write_shard
-from datamodules.spectrogram import log_mel, resample
-from datamodules.tempo import estimate_tempi, excerpt_of
+from datamodules.audio.beat_networks import SLOTS
+from datamodules.audio.decoding import decode, encode_flac
+from datamodules.audio.spectrogram import log_mel, resample
+from datamodules.audio.tempo import estimate_tempi, excerpt_of
+from datamodules.shards.index import Shard
+from datamodules.shards.tar import decode_mel, read_samples, share_slices, write_shard
 from disentangled_ml.structures import TrackInfo
 
 SECONDS, SAMPLE_RATE = 30, 44_100

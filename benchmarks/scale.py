@@ -21,11 +21,11 @@ from pathlib import Path
 from time import perf_counter
 
 from benchmarks.catalogue import AUDIO, TRACKS_PER_SHARD, condition_entries, samples_of
-from datamodules.files import as_json
-from datamodules.index import Shard, ShardIndex, labels_name
-from datamodules.shards import read_infos, write_shard
+from datamodules.shards.index import Shard, ShardIndex, labels_name
+from datamodules.shards.tar import read_infos, write_shard
 from disentangled_ml import builders
 from disentangled_ml.config import load_config
+from disentangled_ml.files import as_json
 
 DISTINCT = 16  # training tars that differ
 HELD_OUT = 157  # shards of validation and of test: 10,048 tracks each, as many as a catalogue of any size needs

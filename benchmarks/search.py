@@ -24,8 +24,9 @@ import numpy as np
 
 from benchmarks.measurement import Measurement, compared
 from benchmarks.table import as_text, write_json
-from disentangled_ml.catalogues.approximate import build_index
-from disentangled_ml.catalogues.catalogue import (
+from disentangled_ml.memory import keep_freed_memory
+from disentangled_ml.search.approximate import build_index
+from disentangled_ml.search.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
     EMBEDDING,
@@ -37,8 +38,7 @@ from disentangled_ml.catalogues.catalogue import (
     column_values,
     read_catalogue,
 )
-from disentangled_ml.catalogues.similarity_search import Filters, SimilaritySearch
-from disentangled_ml.runtime.memory import keep_freed_memory
+from disentangled_ml.search.similarity_search import Filters, SimilaritySearch
 from disentangled_ml.structures import AudioSettings
 
 NAMES, SUBSPACE_DIM, LENGTH = ("genre", "mood", "instrument", "tempo"), 64, 0.5

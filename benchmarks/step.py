@@ -28,9 +28,9 @@ from benchmarks.batch import (
 )
 from benchmarks.measurement import Measurement, compared, interleaved
 from benchmarks.table import as_text
-from disentangled_ml.gathering import EveryTriplet
-from disentangled_ml.losses import DisentangledTripletLoss, masked_distance, triplet_violation
-from disentangled_ml.model import ConditionalSimilarityNetwork
+from disentangled_ml.network.model import ConditionalSimilarityNetwork
+from disentangled_ml.objective.gathering import EveryTriplet
+from disentangled_ml.objective.losses import DisentangledTripletLoss, masked_distance, triplet_violation
 
 MARGIN = 0.1
 ROUNDS = 25

@@ -16,7 +16,7 @@ import webdataset
 from benchmarks.catalogue import write_catalogue
 from benchmarks.measurement import Measurement, compared, interleaved
 from benchmarks.table import as_text
-from datamodules.similarity import SimilarityDataModule, build_conditions
+from datamodules.datamodule import SimilarityDataModule, build_conditions
 
 TRACKS = 1024
 LIMIT = "webdataset"

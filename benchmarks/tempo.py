@@ -22,11 +22,11 @@ import torch
 from benchmarks.catalogue import clip
 from benchmarks.measurement import Measurement, compared
 from benchmarks.table import as_text
-from datamodules.audio import decode
-from datamodules.beat_networks import SLOTS
+from datamodules.audio.beat_networks import SLOTS
+from datamodules.audio.decoding import decode
+from datamodules.audio.tempo import SAMPLE_RATE, excerpt_of, networks, reference, tempo_of
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import collect
-from datamodules.tempo import SAMPLE_RATE, excerpt_of, networks, reference, tempo_of
 
 LEAST_SPEEDUP = 5.0
 MOST_DIFFERENCE = 1e-4  # of activations, which are probabilities

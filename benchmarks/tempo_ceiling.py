@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from datamodules.similarity import SimilarityDataModule
+from datamodules.datamodule import SimilarityDataModule
 from disentangled_ml import builders
+from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
 from disentangled_ml.reporting.report import accuracy_cell
-from disentangled_ml.runtime.console import run_command
 from disentangled_ml.structures import AudioSettings, Member
 from disentangled_ml.systems import read_mels
 

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from disentangled_ml.metrics import accuracies, count_correct
+from disentangled_ml.evaluation.metrics import accuracies, count_correct
 from disentangled_ml.structures import ChunkBatch
 
 

@@ -25,21 +25,21 @@ from callbacks.preemption import Preempted
 from callbacks.skipped_tracks import SkippedTracks
 from callbacks.throughput import Throughput
 from callbacks.triplet_accuracy import TripletAccuracy
-from datamodules.composer import BatchPlan
-from datamodules.index import ShardIndex
-from datamodules.similarity import SimilarityDataModule, build_conditions
-from disentangled_ml.augmentation import Augmentation
-from disentangled_ml.conditions import Condition, TempoCondition
+from datamodules.batches.composer import BatchPlan
+from datamodules.datamodule import SimilarityDataModule, build_conditions
+from datamodules.shards.index import ShardIndex
 from disentangled_ml.config import ConfigError
-from disentangled_ml.frontends import FRONTENDS
-from disentangled_ml.gathering import EveryTriplet, GatheredTriplets, Selection, mean_over_ranks
-from disentangled_ml.losses import LOSSES, ClassLoss, DisentangledLoss
-from disentangled_ml.module import SimilarityModule
-from disentangled_ml.networks import build_network, choose, embedding_dim, load_checkpoint
-from disentangled_ml.runtime.checkpointing import WholeCheckpointIO
-from disentangled_ml.runtime.ranks import watch_ranks
-from disentangled_ml.runtime.tracking import build_logger
+from disentangled_ml.network.augmentation import Augmentation
+from disentangled_ml.network.checkpoint import build_network, choose, embedding_dim, load_checkpoint
+from disentangled_ml.network.frontends import FRONTENDS
+from disentangled_ml.objective.conditions import Condition, TempoCondition
+from disentangled_ml.objective.gathering import EveryTriplet, GatheredTriplets, Selection, mean_over_ranks
+from disentangled_ml.objective.losses import LOSSES, ClassLoss, DisentangledLoss
 from disentangled_ml.structures import AudioSettings
+from disentangled_ml.training.checkpointing import WholeCheckpointIO
+from disentangled_ml.training.module import SimilarityModule
+from disentangled_ml.training.ranks import watch_ranks
+from disentangled_ml.training.tracking import build_logger
 
 MONITOR = "val/triplet_accuracy/mean"
 TRACK_MONITOR = "val/triplet_accuracy/track"  # where the conditions' labels are not used

@@ -260,7 +260,7 @@ class EvaluateConfig:
 
 @dataclass
 class HtmlReportConfig:
-    """Hold everything ``python -m disentangled_ml.html_report`` takes."""
+    """Hold everything ``python -m disentangled_ml.commands.html_report`` takes."""
 
     run: str = MISSING
     out: str | None = None
@@ -271,7 +271,7 @@ class HtmlReportConfig:
 
 @dataclass
 class ServeConfig:
-    """Hold everything ``python -m disentangled_ml.serve`` takes."""
+    """Hold everything ``python -m disentangled_ml.commands.serve`` takes."""
 
     checkpoint: str = MISSING
     index: str = MISSING
@@ -290,7 +290,7 @@ class ServeConfig:
 
 @dataclass
 class ListeningResultsConfig:
-    """Hold everything ``python -m disentangled_ml.listening_results`` takes."""
+    """Hold everything ``python -m disentangled_ml.commands.listening_results`` takes."""
 
     listening_test: str = MISSING
     out: str | None = None
@@ -298,7 +298,7 @@ class ListeningResultsConfig:
 
 @dataclass
 class TableConfig:
-    """Hold everything ``python -m disentangled_ml.table`` takes."""
+    """Hold everything ``python -m disentangled_ml.commands.table`` takes."""
 
     shards: str = MISSING
     out: str | None = None
@@ -313,7 +313,7 @@ class TableConfig:
 
 @dataclass
 class DemoConfig:
-    """Hold everything ``python -m disentangled_ml.demo`` takes."""
+    """Hold everything ``python -m disentangled_ml.commands.demo`` takes."""
 
     out: str = MISSING
     pieces: int = MISSING
@@ -326,7 +326,7 @@ class DemoConfig:
 
 @dataclass
 class HumanTripletsConfig:
-    """Hold everything ``python -m disentangled_ml.human_triplets`` takes."""
+    """Hold everything ``python -m disentangled_ml.commands.human_triplets`` takes."""
 
     checkpoint: str = MISSING
     triplets: str = MISSING
@@ -341,7 +341,7 @@ class HumanTripletsConfig:
 
 @dataclass
 class TempoCheckConfig:
-    """Hold everything ``python -m disentangled_ml.tempo_check`` takes."""
+    """Hold everything ``python -m disentangled_ml.commands.tempo_check`` takes."""
 
     manifest: str = MISSING
     column: str = MISSING
@@ -353,7 +353,7 @@ class TempoCheckConfig:
 
 @dataclass
 class TrajectoryConfig:
-    """Hold everything ``python -m disentangled_ml.trajectory`` takes."""
+    """Hold everything ``python -m disentangled_ml.commands.trajectory`` takes."""
 
     checkpoint: str = MISSING
     path: str = MISSING
@@ -368,7 +368,7 @@ class TrajectoryConfig:
 
 @dataclass
 class ChangesConfig:
-    """Hold everything ``python -m disentangled_ml.changes`` takes."""
+    """Hold everything ``python -m disentangled_ml.commands.changes`` takes."""
 
     checkpoint: str = MISSING
     changes: str = MISSING
@@ -381,7 +381,7 @@ class ChangesConfig:
 
 @dataclass
 class EmbedConfig:
-    """Hold everything ``python -m disentangled_ml.embed`` takes."""
+    """Hold everything ``python -m disentangled_ml.commands.embed`` takes."""
 
     checkpoint: str = MISSING
     manifest: str | None = None
@@ -396,7 +396,7 @@ class EmbedConfig:
 
 @dataclass
 class SearchConfig:
-    """Hold everything ``python -m disentangled_ml.search`` takes."""
+    """Hold everything ``python -m disentangled_ml.commands.search`` takes."""
 
     index: str = MISSING
     like: str | None = None

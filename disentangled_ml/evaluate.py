@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from datamodules.index import ShardIndex, ShardsError
-from datamodules.shards import read_infos
-from datamodules.triplet_lists import ListSettings, kept_triplets, read_triplets
+from datamodules.shards.index import ShardIndex, ShardsError
+from datamodules.shards.tar import read_infos
+from datamodules.triplet_lists.lists import ListSettings, kept_triplets, read_triplets
 from disentangled_ml.baselines import BASELINES, bandwidth
-from disentangled_ml.conditions import Condition
 from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.listed_triplets import (
     EmbeddingTable,
     end_chunks,
@@ -22,14 +22,14 @@ from disentangled_ml.evaluation.listed_triplets import (
     listed_chunks,
     split_report,
 )
+from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.evaluation.probe import probe_report
-from disentangled_ml.networks import choose, choose_device, load_checkpoint
+from disentangled_ml.network.checkpoint import choose, choose_device, load_checkpoint
+from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.reporting.report import accuracy_table, retrieval_table
-from disentangled_ml.runtime.console import run_command
-from disentangled_ml.runtime.run_folder import writable, write_json
 from disentangled_ml.structures import SPLITS, TRACK, ListedTriplet
 from disentangled_ml.systems import BaselineSystem, System, list_conditions, load_network_system
-from disentangled_ml.trajectories.matching import MEAN
+from disentangled_ml.training.run_folder import writable, write_json
 
 
 def choose_shards(config: DictConfig) -> str:

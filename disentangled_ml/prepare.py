@@ -18,19 +18,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from datamodules.audio import MISSING_FILE
+from datamodules.audio.decoding import MISSING_FILE
 from datamodules.corpora.magnatagatune import read_magnatagatune
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.msd import read_msd
 from datamodules.corpora.mtg_jamendo import read_mtg_jamendo
 from datamodules.corpora.records import Catalogue
 from datamodules.corpora.tags import choose_conditions
-from datamodules.index import ShardIndex
-from datamodules.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
+from datamodules.shards.index import ShardIndex
+from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
 from disentangled_ml.config import ConfigError, MagnaTagATuneConfig, MsdConfig, MtgJamendoConfig
-from disentangled_ml.runtime.console import run_command
-from disentangled_ml.runtime.run_folder import naming_out
+from disentangled_ml.console import run_command
 from disentangled_ml.structures import SPLITS, AudioSettings
+from disentangled_ml.training.run_folder import naming_out
 
 READERS = {  # by the schema of their keys, which are their arguments
     MsdConfig: read_msd,

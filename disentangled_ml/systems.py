@@ -13,20 +13,20 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.index import ShardIndex, ShardsError
-from datamodules.shards import decode_info, decode_mel, naming, read_samples, share_slices
-from datamodules.similarity import build_conditions
-from datamodules.streams import EvaluationStream, Source
+from datamodules.batches.streams import EvaluationStream, Source
+from datamodules.datamodule import build_conditions
+from datamodules.shards.index import ShardIndex, ShardsError
+from datamodules.shards.tar import decode_info, decode_mel, naming, read_samples, share_slices
 from disentangled_ml import builders
 from disentangled_ml.baselines import Baseline, baseline_table
-from disentangled_ml.conditions import Condition
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
-from disentangled_ml.masks import disjoint_blocks
-from disentangled_ml.model import ConditionalSimilarityNetwork
-from disentangled_ml.module import embed
-from disentangled_ml.networks import load_checkpoint, network_from
+from disentangled_ml.network.checkpoint import load_checkpoint, network_from
+from disentangled_ml.network.masks import disjoint_blocks
+from disentangled_ml.network.model import ConditionalSimilarityNetwork
+from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.structures import AudioSettings, Member, requested_starts
+from disentangled_ml.training.module import embed
 
 logger = logging.getLogger("evaluate")
 

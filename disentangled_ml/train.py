@@ -19,21 +19,21 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.preemption import Preempted, Preemption, sheltered
-from datamodules.similarity import SimilarityDataModule
+from datamodules.datamodule import SimilarityDataModule
 from disentangled_ml import builders
+from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.listed_triplets import split_report, without_nan
-from disentangled_ml.module import SimilarityModule
 from disentangled_ml.reporting.report import accuracy_table
-from disentangled_ml.runtime import slurm
-from disentangled_ml.runtime.console import run_command
-from disentangled_ml.runtime.run_folder import (
+from disentangled_ml.training import slurm
+from disentangled_ml.training.module import SimilarityModule
+from disentangled_ml.training.run_folder import (
     choose_run_dir,
     last_checkpoint,
     naming_run_folder,
     write_json,
     write_whole,
 )
-from disentangled_ml.runtime.tracking import finish, finish_interrupted, start
+from disentangled_ml.training.tracking import finish, finish_interrupted, start
 
 logger = logging.getLogger("train")
 
@@ -57,7 +57,7 @@ def main(config: DictConfig) -> None:
     preemption = Preemption(run_dir / "checkpoints" / "last.ckpt")
     trainer = builders.build_trainer(config, run_dir, preemption)
     preemption.listen()
-    with sheltered("datamodules.loaders"):
+    with sheltered("datamodules.batches.loaders"):
         start(trainer.logger)
     if trainer.is_global_zero:
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.index import Shard, ShardIndex
-from datamodules.shards import write_shard
+from datamodules.shards.index import Shard, ShardIndex
+from datamodules.shards.tar import write_shard
 from disentangled_ml.structures import AudioSettings, TrackInfo
 
 N_MELS, CHUNK_FRAMES = 16, 16

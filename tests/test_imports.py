@@ -1,64 +1,40 @@
-"""Who may import whom (DESIGN, part 4), read from the sources: nothing is imported to find out."""
+"""Who may import whom, read from the folders and the sources: nothing is imported to find out.
+
+A room is a folder or a file directly below one of the packages (``callbacks`` is one room). Arrows between rooms must lead
+downwards: there is an order of the rooms in which every import points to a lower one, that is, there is no circle.
+``python tests/test_imports.py`` prints that order with the arrows and the lines.
+"""
 
 import ast
+from collections import defaultdict
 from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("disentangled_ml", "datamodules", "callbacks")
-PURE = (
-    *(
-        "structures",
-        "conditions",
-        "triplets",
-        "masks",
-        "losses",
-        "metrics",
-        "frontends",
-        "model",
-        "filter_bank",
-        "augmentation",
-    ),
-    *("gathering", "all_triplets", "backbones", "backbones.*", "baselines", "baselines.*"),
-    *("evaluation.*", "trajectories.change_points", "trajectories.change_metrics", "trajectories.matching"),
-    *("catalogues.catalogue", "catalogues.weighted_distance", "catalogues.similarity_search", "catalogues.approximate"),
-    *("catalogues.precision", "listening.*", "reporting.published", "reporting.comparison"),
-    *("web.guard", "web.uploads", "web.view"),
-)
-ENTRY_POINTS = (
-    *("train", "evaluate", "prepare", "demo", "html_report", "human_triplets", "tempo_check", "table"),
-    *("embed", "search", "serve", "listening_results", "trajectory", "changes"),
-)
-COMPOSING = (
-    "builders",
-    "systems",
-    "embedder",
-    "catalogues.cataloguing",
-    "recordings",
-    *ENTRY_POINTS,
-)  # know all packages
-FIGURES = ("reporting.comparison_figures", "trajectories.figures")
-ONE_FILE = {  # a third-party framework and the files that may import it
-    "webdataset": ["datamodules/shards.py"],
-    "fsspec": ["datamodules/storage.py"],
-    "madmom": ["datamodules/tempo.py"],
-    "soundfile": ["datamodules/audio.py"],
-    "nnAudio": ["disentangled_ml/frontends.py"],
-    "symusic": ["datamodules/corpora/demo*.py"],
-    "omegaconf": [
-        f"disentangled_ml/{name}.py" for name in ("config", "networks", "builders", "runtime/console", "systems")
-    ]
-    + [f"disentangled_ml/{name}.py" for name in ENTRY_POINTS],
-    "wandb": ["disentangled_ml/runtime/tracking.py"],
-    "mir_eval": ["disentangled_ml/evaluation/tempo_metrics.py", "disentangled_ml/trajectories/change_metrics.py"],
-    "matplotlib": ["callbacks/figures.py"],
-    "faiss": ["disentangled_ml/catalogues/approximate.py"],
-    "jinja2": ["disentangled_ml/reporting/report_page.py"],
-    "starlette": ["disentangled_ml/web/app.py"],
-    "uvicorn": ["disentangled_ml/serve.py"],
+MOST_ARROWS = 140
+ONE_PLACE = {  # a third-party framework and the files that may import it
+    "webdataset": ("datamodules/shards/tar.py",),
+    "fsspec": ("datamodules/shards/storage.py",),
+    "madmom": ("datamodules/audio/tempo.py",),
+    "soundfile": ("datamodules/audio/decoding.py",),
+    "symusic": ("datamodules/corpora/demo/*.py",),
+    "nnAudio": ("disentangled_ml/network/frontends.py",),
+    "wandb": ("disentangled_ml/training/tracking.py",),
+    "mir_eval": ("disentangled_ml/evaluation/tempo_metrics.py", "disentangled_ml/trajectories/change_metrics.py"),
+    "matplotlib": ("callbacks/figures.py",),
+    "faiss": ("disentangled_ml/search/approximate.py",),
+    "jinja2": ("disentangled_ml/reporting/report_page.py",),
+    "starlette": ("disentangled_ml/web/app.py",),
+    "uvicorn": ("disentangled_ml/commands/serve.py",),
 }
+# The formulas: what they may import of ours, and no framework of configuration, training or logging.
+FORMULAS = ("objective", "evaluation", "baselines", "structures")
+NOT_IN_FORMULAS = ("pytorch_lightning", "lightning", "omegaconf", "wandb", "datamodules", "callbacks")
+PEERS = ("pytorch_metric_learning", "benchmarks")  # of the benchmarks, which users do not install
 
 
 def module_name(path: Path, root: Path) -> str:
@@ -67,7 +43,7 @@ def module_name(path: Path, root: Path) -> str:
 
 
 def imports_of(source: str, module: str, is_package: bool = False) -> set[str]:
-    """Name what a source imports, anywhere in it; ``from a import b`` gives ``a.b``, relative names are resolved."""
+    """Return what a source imports, anywhere in it; ``from a import b`` gives ``a.b``, relative names are resolved."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -79,16 +55,15 @@ def imports_of(source: str, module: str, is_package: bool = False) -> set[str]:
                 base = ".".join([*parents, *([base] if base else [])])
             found |= {f"{base}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            name = ast.unparse(node.func)
-            if name in ("__import__", "import_module", "importlib.import_module"):
+            if ast.unparse(node.func) in ("__import__", "import_module", "importlib.import_module"):
                 found.add(str(node.args[0].value))
     return found
 
 
 def read_imports(root: Path) -> dict[str, set[str]]:
-    """Map each file of ours, relative to the root, to the names it imports."""
+    """Map each module of ours to the names it imports."""
     return {
-        path.relative_to(root).as_posix(): imports_of(
+        module_name(path, root): imports_of(
             path.read_text(encoding="utf-8"), module_name(path, root), path.name == "__init__.py"
         )
         for package in OURS
@@ -100,70 +75,63 @@ def within(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def matches_module(file: str, *patterns: str) -> bool:
-    module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".").removeprefix("disentangled_ml.")
-    return file.startswith("disentangled_ml/") and any(fnmatch(module, pattern) for pattern in patterns)
+def room_of(module: str) -> str:
+    """Return the room of a module.
+
+    >>> room_of("disentangled_ml.network.backbones.conv"), room_of("callbacks.figures")
+    ('disentangled_ml.network', 'callbacks')
+    """
+    return "callbacks" if within(module, "callbacks") else ".".join(module.split(".")[:2])
 
 
-def strays(imports: dict[str, set[str]], framework: str, files: list[str]) -> list[str]:
+def module_arrows(imports: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Map each module to those of ours that it imports."""
+
+    def resolve(name: str) -> str:
+        while name and name not in imports:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {module: {resolve(name) for name in names} - {"", module} for module, names in imports.items()}
+
+
+def room_arrows(imports: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Map each room to the others that its files import."""
+    arrows: dict[str, set[str]] = defaultdict(set)
+    for module, others in module_arrows(imports).items():
+        arrows[room_of(module)] |= {room_of(other) for other in others} - {room_of(module)}
+    return dict(arrows)
+
+
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """Return one circle of arrows, or nothing."""
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def strays(imports: dict[str, set[str]], framework: str, files: tuple[str, ...] = ()) -> list[str]:
+    """Return the modules outside some files that import a framework."""
+    allowed = [file.removesuffix(".py").replace("/", ".") for file in files]
     return [
-        file
-        for file, names in imports.items()
-        if any(within(name, framework) for name in names) and not any(fnmatch(file, allowed) for allowed in files)
+        module
+        for module, names in imports.items()
+        if any(within(name, framework) for name in names) and not any(fnmatch(module, name) for name in allowed)
     ]
 
 
-def foreign_to_pure(imports: dict[str, set[str]]) -> list[tuple[str, str]]:
-    frameworks = ("pytorch_lightning", "lightning", "omegaconf", "wandb", "datamodules", "callbacks")
-    above = [
-        f"disentangled_ml.{name}"
-        for name in ("config", "module", "builders", "systems", "runtime.console", "runtime.tracking")
-    ]
-    above += [f"disentangled_ml.{name}" for name in ENTRY_POINTS]
+def foreign_to_formulas(imports: dict[str, set[str]]) -> list[tuple[str, str]]:
+    rooms = [f"disentangled_ml.{room}" for room in FORMULAS]
+    legal = (*rooms, "disentangled_ml.network")
     return [
-        (file, name)
-        for file, names in imports.items()
-        if matches_module(file, *PURE)
+        (module, name)
+        for module, names in imports.items()
+        if within(module, *rooms)
         for name in sorted(names)
-        if within(name, *frameworks, *above)
+        if within(name, *NOT_IN_FORMULAS) or (within(name, *OURS) and not within(name, *legal))
     ]
-
-
-def beyond(imports: dict[str, set[str]], folder: str, allowed: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Find what the files of a folder import of ours besides themselves and the allowed modules."""
-    legal = (folder, *(f"disentangled_ml.{name}" for name in allowed))
-    return [
-        (file, name)
-        for file, names in imports.items()
-        if file.startswith(f"{folder}/")
-        for name in sorted(names)
-        if within(name, *OURS) and not within(name, *legal)
-    ]
-
-
-def of_ours(imports: dict[str, set[str]], *modules: str) -> list[tuple[str, str]]:
-    return [
-        (file, name)
-        for file, names in imports.items()
-        if matches_module(file, *modules)
-        for name in sorted(names)
-        if within(name, *OURS)
-    ]
-
-
-def know_too_much(imports: dict[str, set[str]]) -> list[tuple[str, str]]:
-    """Find what files import of the other packages without composing them; those that draw may know how figures look."""
-    return [
-        (file, name)
-        for file, names in imports.items()
-        if file.startswith("disentangled_ml/") and not matches_module(file, *COMPOSING)
-        for name in sorted(names)
-        if within(name, "datamodules", "callbacks")
-        and not (matches_module(file, *FIGURES) and within(name, "callbacks.figures"))
-    ]
-
-
-OF_BENCHMARKS = ("pytorch_metric_learning", "benchmarks")  # peers, which users do not install
 
 
 @pytest.fixture(scope="module")
@@ -172,68 +140,33 @@ def imports() -> dict[str, set[str]]:
 
 
 def test_the_packages_are_read(imports):
-    for file in ("disentangled_ml/losses.py", "disentangled_ml/backbones/conv.py", "datamodules/corpora/manifest.py"):
-        assert imports[file]
-    assert any(file.startswith("callbacks/") for file in imports)
+    for module in ("disentangled_ml.objective.losses", "datamodules.corpora.manifest", "callbacks.figures"):
+        assert imports[module]
 
 
-@pytest.mark.parametrize("framework", ONE_FILE)
-def test_one_framework_one_file(imports, framework):
-    assert not strays(imports, framework, ONE_FILE[framework])
+def test_no_circle_among_modules(imports):
+    assert not circles(module_arrows(imports))
 
 
-@pytest.mark.parametrize("framework", ONE_FILE)
-def test_the_file_of_a_framework_uses_it(imports, framework):
-    assert strays(imports, framework, [])
+def test_arrows_between_rooms_lead_downwards_and_are_few(imports):
+    arrows = room_arrows(imports)
+    assert not circles(arrows)
+    assert sum(map(len, arrows.values())) <= MOST_ARROWS
 
 
-@pytest.mark.parametrize("framework", OF_BENCHMARKS)
+@pytest.mark.parametrize("framework", ONE_PLACE)
+def test_one_framework_one_place(imports, framework):
+    assert not strays(imports, framework, ONE_PLACE[framework])
+    assert strays(imports, framework)
+
+
+@pytest.mark.parametrize("framework", PEERS)
 def test_only_benchmarks_know_peers(imports, framework):
-    assert not strays(imports, framework, [])
+    assert not strays(imports, framework)
 
 
-def test_pure_modules_know_no_framework_and_nothing_above_them(imports):
-    assert not foreign_to_pure(imports)
-
-
-def test_config_and_structures_import_nothing_of_ours(imports):
-    assert not of_ours(imports, "config", "structures")
-
-
-def test_datamodules_import_data_structures_only(imports):
-    assert not beyond(imports, "datamodules", ("structures", "conditions", "triplets"))
-
-
-def test_callbacks_import_structures_and_metrics_only(imports):
-    assert not beyond(imports, "callbacks", ("structures", "metrics"))
-
-
-def test_only_the_builders_and_the_commands_know_all_packages(imports):
-    assert not know_too_much(imports)
-
-
-def test_no_import_cycles_among_modules(imports):
-    modules = {module_name(ROOT / file, ROOT): file for file in imports}
-    edges = {
-        module: {
-            other
-            for name in imports[file]
-            for other in modules
-            if other != module and (name == other or name.rpartition(".")[0] == other)
-        }
-        for module, file in modules.items()
-    }
-
-    def visit(module: str, path: tuple[str, ...]) -> None:
-        assert module not in path, " -> ".join([*path, module])
-        if module not in done:
-            for other in sorted(edges[module]):
-                visit(other, (*path, module))
-            done.add(module)
-
-    done: set[str] = set()
-    for module in modules:
-        visit(module, ())
+def test_formulas_know_no_framework_and_nothing_above_them(imports):
+    assert not foreign_to_formulas(imports)
 
 
 @pytest.mark.parametrize(
@@ -262,38 +195,45 @@ def test_relative_imports_of_a_package():
 @pytest.mark.parametrize(
     ("file", "line", "check"),
     [
-        (
-            "datamodules/streams.py",
-            "import webdataset as wds",
-            lambda i: strays(i, "webdataset", ONE_FILE["webdataset"]),
-        ),
-        ("callbacks/x.py", "from matplotlib import pyplot", lambda i: strays(i, "matplotlib", ONE_FILE["matplotlib"])),
-        ("disentangled_ml/losses.py", "import pytorch_lightning as pl", foreign_to_pure),
-        ("disentangled_ml/backbones/conv.py", "from omegaconf import DictConfig", foreign_to_pure),
-        ("disentangled_ml/model.py", "from disentangled_ml import module", foreign_to_pure),
-        ("disentangled_ml/evaluation/listed_triplets.py", "from datamodules.index import ShardIndex", foreign_to_pure),
-        ("disentangled_ml/config.py", "from disentangled_ml.structures import TRACK", lambda i: of_ours(i, "config")),
-        (
-            "datamodules/a.py",
-            "from disentangled_ml.losses import x",
-            lambda i: beyond(i, "datamodules", ("structures",)),
-        ),
-        ("datamodules/a.py", "import callbacks.figures", lambda i: beyond(i, "datamodules", ("structures",))),
-        ("disentangled_ml/reporting/published.py", "from disentangled_ml.table import Run", foreign_to_pure),
-        ("disentangled_ml/model.py", "from callbacks.figures import DPI", know_too_much),
-        (
-            "disentangled_ml/reporting/comparison_figures.py",
-            "from callbacks.throughput import Throughput",
-            know_too_much,
-        ),
-        ("disentangled_ml/reporting/comparison_figures.py", "from datamodules.index import ShardIndex", know_too_much),
-        ("callbacks/a.py", "from disentangled_ml import masks", lambda i: beyond(i, "callbacks", ("metrics",))),
+        ("datamodules/streams.py", "import webdataset as wds", lambda i: strays(i, "webdataset", ("x.py",))),
+        ("callbacks/x.py", "from matplotlib import pyplot", lambda i: strays(i, "matplotlib", ("callbacks/y.py",))),
+        ("disentangled_ml/objective/losses.py", "import pytorch_lightning as pl", foreign_to_formulas),
+        ("disentangled_ml/objective/losses.py", "from disentangled_ml.training import module", foreign_to_formulas),
+        ("disentangled_ml/evaluation/probe.py", "from datamodules.shards.index import ShardIndex", foreign_to_formulas),
     ],
 )
 def test_the_checks_can_fail(tmp_path, file, line, check):
     path = tmp_path / file
     path.parent.mkdir(parents=True)
-    path.write_text("")
-    assert not check(read_imports(tmp_path))
     path.write_text(f"def late():\n    {line}\n")
     assert check(read_imports(tmp_path))
+    path.write_text("")
+    assert not check(read_imports(tmp_path))
+
+
+def test_a_circle_of_rooms_is_seen(tmp_path):
+    for file, line in (("search/a.py", "import disentangled_ml.web.b"), ("web/c.py", "import disentangled_ml.search.d")):
+        (tmp_path / "disentangled_ml" / file).parent.mkdir(parents=True)
+        (tmp_path / "disentangled_ml" / file).write_text(line)
+    for file in ("web/b.py", "search/d.py"):
+        (tmp_path / "disentangled_ml" / file).write_text("")
+    found = read_imports(tmp_path)
+    assert not circles(module_arrows(found))  # each module is innocent by itself
+    assert circles(room_arrows(found))
+
+
+def main() -> None:
+    """Print rooms, arrows and lines, the lowest room first."""
+    found = room_arrows(read_imports(ROOT))
+    for room in TopologicalSorter(found).static_order():
+        below = sorted(found.get(room, ()))
+        print(f"{room:32} {len(below):3} arrows to {', '.join(below) or 'nothing'}")
+    lines = {
+        folder: sum(len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py"))
+        for folder in (*OURS, "benchmarks", "tests")
+    }
+    print(f"{len(found)} rooms, {sum(map(len, found.values()))} arrows; lines: {lines}")
+
+
+if __name__ == "__main__":
+    main()

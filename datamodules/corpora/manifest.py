@@ -24,7 +24,7 @@ from pathlib import Path
 
 from datamodules.corpora.files import LineReader
 from datamodules.corpora.records import TEMPO, WHOLE, Catalogue, Rejected, TrackRecord, draw_split
-from disentangled_ml.conditions import MAX_BPM, MIN_BPM
+from disentangled_ml.objective.conditions import MAX_BPM, MIN_BPM
 from disentangled_ml.structures import RESERVED_NAMES, SPLITS
 
 REQUIRED = ("track_id", "path")

@@ -19,8 +19,8 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, find_rows, space_distances, without_nan
-from disentangled_ml.losses import with_track
-from disentangled_ml.metrics import triplet_accuracy
+from disentangled_ml.evaluation.metrics import triplet_accuracy
+from disentangled_ml.objective.losses import with_track
 from disentangled_ml.structures import TRACK, ListedTriplet
 
 FOLDS = 5

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from disentangled_ml.conditions import Condition
+from disentangled_ml.evaluation.matching import MEAN, match_distances
+from disentangled_ml.evaluation.metrics import mean_accuracy, mean_intervals, triplet_accuracies
 from disentangled_ml.evaluation.retrieval import retrieval_report, track_recall
-from disentangled_ml.losses import masked_mean, triplet_violation, with_track
-from disentangled_ml.metrics import mean_accuracy, mean_intervals, triplet_accuracies
+from disentangled_ml.objective.conditions import Condition
+from disentangled_ml.objective.losses import masked_mean, triplet_violation, with_track
 from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks, TrackInfo
-from disentangled_ml.trajectories.matching import MEAN, match_distances
 
 TRIPLETS_PER_BLOCK = 1024  # whose differences stay in the cache while they are masked for one space after the other
 SPACES = ("sub", "all")  # the subspace of a triplet's own condition, all dimensions

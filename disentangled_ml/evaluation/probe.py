@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from disentangled_ml.conditions import Condition, TagCondition
+from disentangled_ml.objective.conditions import Condition, TagCondition
 from disentangled_ml.structures import TrackInfo
 
 MAX_ITERATIONS = 1000

@@ -31,9 +31,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from disentangled_ml.conditions import Condition, TagCondition, group_numbers
-from disentangled_ml.masks import subspaces
-from disentangled_ml.metrics import Accuracy, triplet_accuracy
+from disentangled_ml.evaluation.metrics import Accuracy, triplet_accuracy
+from disentangled_ml.network.masks import subspaces
+from disentangled_ml.objective.conditions import Condition, TagCondition, group_numbers
 from disentangled_ml.structures import TrackInfo
 
 KS = (1, 2, 4, 8)

@@ -13,7 +13,7 @@ import mir_eval
 import numpy as np
 import torch
 
-from disentangled_ml.metrics import triplet_accuracy
+from disentangled_ml.evaluation.metrics import triplet_accuracy
 
 TOLERANCE = 0.04
 FACTORS = {"accuracy_1": (1.0,), "accuracy_2": (1 / 3, 1 / 2, 1.0, 2.0, 3.0)}

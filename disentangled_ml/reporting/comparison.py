@@ -14,8 +14,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from disentangled_ml.reporting.published import published
-from disentangled_ml.runtime.run_folder import write_json
 from disentangled_ml.structures import TRACK
+from disentangled_ml.training.run_folder import write_json
 
 SPACES = {"all": "All dimensions", "sub": "Sub-dimensions of each condition"}
 SPECIALISED = "specialised"

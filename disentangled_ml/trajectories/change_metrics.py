@@ -19,7 +19,7 @@ import mir_eval
 import numpy as np
 import torch
 
-from disentangled_ml.metrics import interval, resample
+from disentangled_ml.evaluation.metrics import interval, resample
 from disentangled_ml.trajectories.change_points import Novelty, candidate_thresholds, change_points
 
 WINDOWS = (3.0, 0.5)

@@ -21,9 +21,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from disentangled_ml.listening.questions import CANNOT_TELL, FIRST, SECOND, check_rater, first_is_left, what_is_asked
-from disentangled_ml.listening.session import ListeningTest, Turn
 from disentangled_ml.web.guard import Guard
+from disentangled_ml.web.listening.questions import (
+    CANNOT_TELL,
+    FIRST,
+    SECOND,
+    check_rater,
+    first_is_left,
+    what_is_asked,
+)
+from disentangled_ml.web.listening.session import ListeningTest, Turn
 from disentangled_ml.web.view import CatalogueView, UnknownQuery
 
 logger = logging.getLogger("serve")

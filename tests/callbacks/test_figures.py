@@ -18,8 +18,8 @@ from callbacks.mask_heatmap import MaskHeatmap
 from callbacks.projection import plane
 from callbacks.throughput import Throughput
 from callbacks.triplet_accuracy import TripletAccuracy
-from disentangled_ml.frontends import FRONTENDS, NnAudioFrontend, WaveformFrontend
-from disentangled_ml.masks import MASKS
+from disentangled_ml.network.frontends import FRONTENDS, NnAudioFrontend, WaveformFrontend
+from disentangled_ml.network.masks import MASKS
 from disentangled_ml.structures import TRACK, AudioSettings
 
 FIGURES = ("triplet_accuracy", "masks", "embedding_map")

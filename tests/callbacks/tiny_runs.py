@@ -8,13 +8,12 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.composer import BatchPlan
-from disentangled_ml.backbones import ConvBackbone
-from disentangled_ml.frontends import MelFrontend
-from disentangled_ml.losses import DisentangledTripletLoss
-from disentangled_ml.masks import FixedMasks
-from disentangled_ml.model import ConditionalSimilarityNetwork
-from disentangled_ml.module import SimilarityModule
+from datamodules.batches.composer import BatchPlan
+from disentangled_ml.network.backbones import ConvBackbone
+from disentangled_ml.network.frontends import MelFrontend
+from disentangled_ml.network.masks import FixedMasks
+from disentangled_ml.network.model import ConditionalSimilarityNetwork
+from disentangled_ml.objective.losses import DisentangledTripletLoss
 from disentangled_ml.structures import (
     TRACK,
     AudioSettings,
@@ -26,6 +25,7 @@ from disentangled_ml.structures import (
     TrackInfo,
     TripletBatch,
 )
+from disentangled_ml.training.module import SimilarityModule
 
 NAMES = ["genre", "mood", "tempo"]
 BATCH_SHAPES = ((4, 5), (7, 11), (3, 2), (5, 8))  # chunks, triplets

@@ -16,11 +16,12 @@ import pytest
 import soundfile
 import torch
 
-from datamodules import streams, workers
-from datamodules.audio import encode_flac, encode_mp3
-from datamodules.index import Shard, ShardIndex
-from datamodules.shards import read_infos, write_shard
-from datamodules.spectrogram import log_mel
+from datamodules.audio.decoding import encode_flac, encode_mp3
+from datamodules.audio.spectrogram import log_mel
+from datamodules.batches import streams
+from datamodules.shards import workers
+from datamodules.shards.index import Shard, ShardIndex
+from datamodules.shards.tar import read_infos, write_shard
 from disentangled_ml.config import load_config
 from disentangled_ml.prepare import main
 from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo

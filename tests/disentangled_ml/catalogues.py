@@ -12,8 +12,10 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
-from disentangled_ml import embed
-from disentangled_ml.catalogues.catalogue import (
+from disentangled_ml.commands import embed
+from disentangled_ml.config import load_config
+from disentangled_ml.network.checkpoint import build_network
+from disentangled_ml.search.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
     EMBEDDING,
@@ -26,8 +28,6 @@ from disentangled_ml.catalogues.catalogue import (
     column_values,
     read_catalogue,
 )
-from disentangled_ml.config import load_config
-from disentangled_ml.networks import build_network
 from disentangled_ml.structures import AudioSettings
 from tests.conftest import N_MELS, TINY
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE
+from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not make wandb_server importable
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE
+from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "TESTED_RUN"  # a variable that all processes of a run inherit

@@ -16,12 +16,12 @@ import numpy as np
 import soundfile
 import torch
 
-from datamodules.audio import encode_mp3
-from disentangled_ml import embed
+from datamodules.audio.decoding import encode_mp3
 from disentangled_ml.builders import checkpoint_notes
-from disentangled_ml.conditions import TagCondition
+from disentangled_ml.commands import embed
 from disentangled_ml.config import load_config
-from disentangled_ml.networks import build_network
+from disentangled_ml.network.checkpoint import build_network
+from disentangled_ml.objective.conditions import TagCondition
 from disentangled_ml.structures import AudioSettings
 
 CONDITIONS = ["genre", "mood", "tempo"]
@@ -92,14 +92,14 @@ def make_catalogue(folder: Path) -> Made:
 
 
 class Served:
-    """Run ``python -m disentangled_ml.serve`` on a free port until the test ends."""
+    """Run ``python -m disentangled_ml.commands.serve`` on a free port until the test ends."""
 
     def __init__(self, made: Made, log: Path, *arguments: str):
         self.log = log
         with open(log, "ab") as file:
             file.truncate(0)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "disentangled_ml.serve", *made.arguments("port=0", *arguments)],
+                [sys.executable, "-m", "disentangled_ml.commands.serve", *made.arguments("port=0", *arguments)],
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
-from disentangled_ml import config
+from disentangled_ml import config, console
 from disentangled_ml.config import (
     CONF,
     GROUPS,
@@ -22,7 +22,6 @@ from disentangled_ml.config import (
     load_config,
     split_argument,
 )
-from disentangled_ml.runtime import console
 
 REQUIRED = {
     "config": [],

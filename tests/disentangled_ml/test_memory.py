@@ -11,7 +11,7 @@ FAULTS = """
 import resource
 import sys
 import numpy as np
-from disentangled_ml.runtime.memory import keep_freed_memory
+from disentangled_ml.memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.index import ShardIndex
-from datamodules.shards import read_infos
-from datamodules.similarity import build_conditions
-from datamodules.triplet_lists import ListSettings, kept_triplets, make_triplets, read_levels
+from datamodules.datamodule import build_conditions
+from datamodules.shards.index import ShardIndex
+from datamodules.shards.tar import read_infos
+from datamodules.triplet_lists.lists import ListSettings, kept_triplets, make_triplets, read_levels
 from disentangled_ml.baselines import BASELINES, bandwidth
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import evaluate_split
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
-from disentangled_ml.masks import disjoint_blocks
-from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE
+from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.structures import SPLITS, TRACK, Member
 from disentangled_ml.systems import BaselineSystem, NetworkSystem, SpecialisedSystem, load_network_system, read_mels
 from disentangled_ml.train import main as train
+from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 
 NAMES = ["genre", "mood", "tempo"]
 SETTINGS = ListSettings(60, 0, 16)

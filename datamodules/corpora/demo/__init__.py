@@ -1,0 +1,1 @@
+"""The demo corpus: generated pieces with independent, known factors."""

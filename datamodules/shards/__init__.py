@@ -1,0 +1,1 @@
+"""Catalogues to WebDataset shards, and samples back from them."""

@@ -1,0 +1,152 @@
+"""``index.json``: what a folder of shards holds, so that nothing has to be opened to know it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.shards.storage import Root, locate, opened, parse_root
+from disentangled_ml.files import replacing
+from disentangled_ml.structures import RESERVED_NAMES, SPLITS, AudioSettings
+
+FORMAT_VERSION = 1
+INDEX_NAME = "index.json"
+
+
+KINDS = ("tags", "tempo")
+
+
+def labels_name(split: str) -> str:
+    """Name the file in which the labels of all tracks of a split lie once more, a line of JSON each, to be found at once."""
+    return f"labels-{split}.jsonl"
+
+
+class ShardsError(ValueError):
+    """Tell which shard, index or key cannot be used, and the way out."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Name one tar and its number of samples."""
+
+    file: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Hold the index of a folder of shards.
+
+    Attributes:
+        root: The folder, or the address.
+        audio: Settings of the spectrograms.
+        has_waveform: Whether the samples have a ``flac`` member.
+        conditions: One mapping per condition: name, kind (``tags`` or ``tempo``) and, for tags, the vocabulary.
+        splits: Shards of train, val and test, in order.
+    """
+
+    root: Root
+    audio: AudioSettings
+    has_waveform: bool
+    conditions: list[dict[str, Any]]
+    splits: dict[str, list[Shard]]
+
+    def count(self, split: str) -> int:
+        """Count the samples of a split."""
+        return sum(shard.samples for shard in self.splits[split])
+
+    def fingerprint(self) -> str:
+        """Identify the content; changes when the folder is prepared anew from other data."""
+        content = json.dumps(self.as_json(), sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the content of the file."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "audio": asdict(self.audio),
+            "has_waveform": self.has_waveform,
+            "conditions": self.conditions,
+            "splits": {
+                split: {"samples": self.count(split), "shards": [vars(shard) for shard in self.splits[split]]}
+                for split in SPLITS
+            },
+        }
+
+    def write(self) -> Path:
+        """Write the file into the folder, whole or not at all."""
+        path = Path(self.root) / INDEX_NAME
+        with replacing(path) as file:
+            file.write(json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n")
+        return path
+
+    @classmethod
+    def read(cls, root: Root) -> ShardIndex:
+        """Read the index of a folder, or of an address.
+
+        Raises:
+            ShardsError: if there is none, or it is not one of this format.
+            ValueError: for an address of a kind that cannot be read.
+        """
+        root = parse_root(root)
+        path = locate(root, INDEX_NAME)
+        try:
+            with opened(root, INDEX_NAME) as file:
+                data = file.read()
+        except FileNotFoundError as error:
+            raise ShardsError(
+                f"{path} does not exist: make the shards first, with prepare manifest=FILE out={root}"
+            ) from error
+        except OSError as error:
+            raise ShardsError(f"{path} cannot be read ({error}): give another folder or address of shards") from error
+        try:
+            content = json.loads(data.decode("utf-8"))
+            version = content["format_version"]
+            if version != FORMAT_VERSION:
+                raise ShardsError(f"{path} has format version {version}, expected {FORMAT_VERSION}: prepare it anew")
+            splits = {split: [Shard(**s) for s in content["splits"][split]["shards"]] for split in SPLITS}
+            audio = AudioSettings(**content["audio"])
+            check_index(splits, audio, content["conditions"])
+            return cls(root, audio, bool(content["has_waveform"]), content["conditions"], splits)
+        except ShardsError:
+            raise
+        except UnicodeDecodeError as error:
+            raise ShardsError(f"{path} is not a shard index (no UTF-8 text): prepare it anew") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ShardsError(f"{path} is not a shard index ({error!r}): prepare it anew") from error
+
+
+def check_index(splits: dict[str, list[Shard]], audio: AudioSettings, conditions: Any) -> None:
+    """Check what was read: an index may come with shards from elsewhere.
+
+    Raises:
+        ValueError: for a shard outside of the folder or named twice, a number that is none, or a condition that is none.
+    """
+    shards = [shard for split in SPLITS for shard in splits[split]]
+    for shard in shards:
+        if not isinstance(shard.file, str) or shard.file in ("", "..") or Path(shard.file).name != shard.file:
+            raise ValueError(f"shard {shard.file!r} is not the name of a file in this folder")
+        if type(shard.samples) is not int or shard.samples < 1:
+            raise ValueError(f"shard {shard.file!r} has {shard.samples!r} samples")
+    if len({shard.file for shard in shards}) < len(shards):
+        raise ValueError("a shard is named twice")
+    for key, value in asdict(audio).items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"audio setting {key} is {value!r}, not a number from 1 on")
+    names = [entry["name"] for entry in conditions]
+    for name, entry in zip(names, conditions, strict=True):
+        if not isinstance(name, str) or name in ("", *RESERVED_NAMES) or names.count(name) > 1:
+            raise ValueError(f"a condition cannot be called {name!r}, or only one")
+        if entry["kind"] not in KINDS:
+            raise ValueError(f"condition {name!r} is of kind {entry['kind']!r}, legal: {', '.join(KINDS)}")
+        if entry["kind"] == "tags":
+            tags = entry["vocabulary"]
+            if (
+                not isinstance(tags, list)
+                or not all(isinstance(tag, str) for tag in tags)
+                or len(set(tags)) < len(tags)
+            ):
+                raise ValueError(f"the vocabulary of condition {name!r} is not a list of distinct tags")

@@ -1,0 +1,270 @@
+"""WebDataset shards: the only file that imports webdataset.
+
+A sample is one track: ``KEY.mel.npy`` (float16, n_mels x frames, ``log10(1 + 10 S)``, not standardised), ``KEY.json`` (its
+``TrackInfo``) and, where the waveform is wanted, ``KEY.flac``. KEY is the track id with the characters escaped that tar
+members or WebDataset give a meaning (a period would begin the extension). Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from webdataset import TarWriter
+from webdataset.tariterators import group_by_keys
+
+from datamodules.shards.index import Shard, ShardIndex, ShardsError, labels_name
+from datamodules.shards.storage import Root, locate, opened
+from disentangled_ml.files import as_json, replacing
+from disentangled_ml.structures import TrackInfo
+
+MOST_BYTES = 1 << 30  # of a file in a tar: an hour of log-mel takes 40 MB
+MEMBERS = {"mel": "mel.npy", "waveform": "flac"}  # source of a frontend -> member of a sample
+# Of a C-ordered float16 matrix as np.save writes it; numpy's own parser fails on damaged ones in half a dozen ways.
+NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \((\d{1,9}), (\d{1,9})\), \} *\n",
+    re.DOTALL,
+)
+# Of a regular file whose name is ASCII and short, as every tar writer but old ones begins it: fields end in zeros.
+PLAIN_HEADER = re.compile(
+    rb"(?P<name>[\x01-\x7f]+)\0*(?<=\A.{100})"
+    rb".{24}(?P<size>[0-7]{11})\0.{12}(?P<checksum>[0-7]{6}\0 )"
+    rb"0.{100}ustar\x0000.{80}\0{167}\Z",
+    re.DOTALL,
+)
+CHECKSUM_BLANKS = 8 * ord(" ")  # the checksum counts its own field as blanks
+ESCAPED = {code: f"%{code:02X}" for code in (*range(32), *map(ord, "%./\\"))}
+
+
+class ShardSlice(NamedTuple):
+    """Name the samples ``start`` to ``stop`` of one shard."""
+
+    shard: Shard
+    start: int
+    stop: int
+
+
+def sample_key(track_id: str) -> str:
+    """Escape a track id for use as the base name of tar members.
+
+    >>> sample_key("Track 2.0/live")
+    'Track 2%2E0%2Flive'
+    """
+    escaped = track_id.translate(ESCAPED)
+    return "%5F" + escaped[1:] if escaped.startswith("_") else escaped
+
+
+def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> int:
+    """Write samples (``info``, ``mel`` and perhaps ``flac``) as a tar, whole or not at all; give its bytes."""
+    with replacing(path, "wb") as file:
+        with TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as writer:
+            for sample in samples:
+                info: TrackInfo = sample["info"]
+                buffer = io.BytesIO()
+                np.save(buffer, sample["mel"], allow_pickle=False)
+                members = {"mel.npy": buffer.getvalue(), "json": as_json(info._asdict()).encode()}
+                if "flac" in sample:
+                    members["flac"] = sample["flac"]
+                writer.write({"__key__": sample_key(info.track_id), **members})
+        return file.tell()
+
+
+def share_slices(shards: list[Shard], consumer: int, n_consumers: int) -> list[ShardSlice]:
+    """Cut the samples of the shards, taken in the given order, into equal contiguous shares and give one of them.
+
+    Every sample is in exactly one share, and shares differ by at most one sample, for any number of shards and consumers.
+
+    >>> [s[1:] for s in share_slices([Shard("a", 3), Shard("b", 4)], consumer=1, n_consumers=2)]
+    [(0, 4)]
+    """
+    total = sum(shard.samples for shard in shards)
+    first, last = total * consumer // n_consumers, total * (consumer + 1) // n_consumers
+    slices, offset = [], 0
+    for shard in shards:
+        start, stop = max(first - offset, 0), min(last - offset, shard.samples)
+        if start < stop:
+            slices.append(ShardSlice(shard, start, stop))
+        offset += shard.samples
+    return slices
+
+
+class PlainHeader(tarfile.TarInfo):
+    """Read the header of a file with few calls, where it says no more than its name and size in the plain form.
+
+    tarfile parses fifteen fields of each header, which took half of the time of reading a shard. Any other header, and one whose
+    checksum is wrong, is left to it.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        """Parse a block of 512 bytes."""
+        header = PLAIN_HEADER.match(buf)
+        if header is None or sum(buf) - sum(header["checksum"]) + CHECKSUM_BLANKS != int(header["checksum"][:6], 8):
+            return super().frombuf(buf, encoding, errors)
+        member = cls(header["name"].decode())
+        member.size, member.type = int(header["size"], 8), tarfile.REGTYPE
+        return member
+
+
+def tar_files(stream: IO[bytes], url: str, endings: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Give the files of a tar whose names have one of some endings, in the form that webdataset groups by keys.
+
+    webdataset's own iterator reads the tar in blocks of 10 KB, which it joins: that takes three times as long.
+
+    Raises:
+        TarError: if the tar ends within a file, or tells an impossible size.
+    """
+    with tarfile.open(fileobj=stream, mode="r:", tarinfo=PlainHeader) as tar:
+        for member in tar:
+            if not 0 <= member.size <= MOST_BYTES:
+                raise tarfile.ReadError(f"{member.name!r} has {member.size} bytes")
+            if member.isreg() and member.name.endswith(endings):
+                stream.seek(member.offset_data)
+                data = stream.read(member.size)
+                if len(data) < member.size:
+                    raise tarfile.ReadError("unexpected end of data")
+                yield {"fname": member.name, "data": data, "__url__": url}
+
+
+def refuse(error: ShardsError, lost: int) -> None:
+    """Take no damage."""
+    raise error
+
+
+def read_samples(
+    root: Root,
+    slices: list[ShardSlice],
+    members: tuple[str, ...],
+    on_damage: Callable[[ShardsError, int], None] = refuse,
+) -> Iterator[dict[str, Any]]:
+    """Stream the named members of samples, undecoded, as ``{member: bytes}``, and their ``__key__``.
+
+    Args:
+        root: Folder or address.
+        slices: What to read, in this order.
+        members: Of each sample.
+        on_damage: Told what is wrong and how many samples are lost by it; where it does not raise, reading goes on behind them.
+
+    Raises:
+        ShardsError: naming the shard, if it is missing, damaged, or lacks a sample or a member.
+    """
+    for shard, start, stop in slices:
+        url, found, reason = locate(root, shard.file), 0, ""
+        try:
+            with opened(root, shard.file) as stream:  # not by webdataset: to it some legal file names are addresses
+                for sample in islice(group_by_keys(tar_files(stream, url, members)), start, stop):
+                    found += 1
+                    lacking = [member for member in members if member not in sample]
+                    if lacking:
+                        where = f"shard {url}, sample {start + found - 1}"
+                        on_damage(ShardsError(f"{where}: no member {lacking[0]!r}: prepare it anew"), 1)
+                    else:
+                        yield {member: sample[member] for member in ("__key__", *members)}
+        except ShardsError:
+            raise
+        except (OSError, ValueError, EOFError, tarfile.TarError) as error:
+            cause = error if isinstance(error, OSError) else (*error.args, error)[0]  # webdataset adds further ones
+            reason = f"cannot be read ({cause})"
+        if found < stop - start:
+            reason = reason or f"ends after {start + found} samples, {stop} expected"
+            on_damage(ShardsError(f"shard {url} {reason}: prepare it anew"), stop - start - found)
+
+
+def decode_info(data: bytes) -> TrackInfo:
+    """Decode the ``json`` member.
+
+    Raises:
+        ShardsError: if it is not that of a track.
+    """
+    try:
+        info = TrackInfo(**json.loads(data))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ShardsError(f"member json does not hold the labels of a track ({error})") from error
+    legal = (str, str | None, int, dict)
+    if not all(isinstance(value, kind) for value, kind in zip(info, legal, strict=True)):
+        raise ShardsError(f"member json does not hold the labels of a track ({info})")
+    return info
+
+
+def decode_mel(data: bytes) -> np.ndarray:
+    """Decode the ``mel.npy`` member as a view into its bytes, without copying.
+
+    Raises:
+        ShardsError: if it is not a two-dimensional float16 array.
+
+    Shape:
+        returns: (n_mels, frames) float16.
+    """
+    header = NPY_HEADER.match(data)
+    if header is None:
+        raise ShardsError(f"member mel.npy is not a float16 matrix, it begins with {data[:100]!r}")
+    n_mels, frames = int(header[1]), int(header[2])
+    if len(data) - header.end() != n_mels * frames * 2:
+        raise ShardsError(f"member mel.npy is not a whole float16 matrix: {len(data)} bytes for {n_mels} x {frames}")
+    return np.frombuffer(data, np.float16, offset=header.end()).reshape(n_mels, frames)
+
+
+@contextmanager
+def naming(root: Root, sample: dict[str, Any]) -> Iterator[None]:
+    """Name the sample in the errors of its decoding."""
+    try:
+        yield
+    except ShardsError as error:
+        raise ShardsError(f"{root}, sample {sample['__key__']!r}: {error}: prepare it anew") from error
+
+
+def read_infos(
+    index: ShardIndex, split: str, on_damage: Callable[[ShardsError, int], None] = refuse
+) -> list[TrackInfo]:
+    """Read the labels of all tracks of a split, without their audio.
+
+    They are taken from the file of labels where there is one of as many tracks, else from the shards.
+
+    Args:
+        index: Of the shards.
+        split: Of them.
+        on_damage: As of ``read_samples``.
+
+    Raises:
+        ShardsError: naming the file, if labels are damaged.
+    """
+    kept = read_kept_infos(index, split)
+    if len(kept) == index.count(split):
+        return kept
+    slices = share_slices(index.splits[split], consumer=0, n_consumers=1)
+    infos = []
+    for sample in read_samples(index.root, slices, ("json",), on_damage):
+        try:
+            with naming(index.root, sample):
+                infos.append(decode_info(sample["json"]))
+        except ShardsError as error:
+            on_damage(error, 1)
+    return infos
+
+
+def read_kept_infos(index: ShardIndex, split: str) -> list[TrackInfo]:
+    """Read the file of labels of a split; none where there is no such file.
+
+    Raises:
+        ShardsError: naming the file and the line, if it is damaged.
+    """
+    name, infos = labels_name(split), []
+    try:
+        with opened(index.root, name) as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    infos.append(decode_info(line))
+                except ShardsError as error:
+                    where = f"{locate(index.root, name)}, line {number}"
+                    raise ShardsError(f"{where}: {error}: prepare it anew") from error
+    except OSError:
+        return []
+    return infos

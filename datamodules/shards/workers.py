@@ -1,0 +1,130 @@
+"""Processes that work on recordings, and what becomes of a recording that they cannot be made to survive."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context, parent_process
+from threading import Thread
+from typing import Any
+
+import torch
+
+from datamodules.audio.decoding import UnusableAudio
+from datamodules.corpora.records import Rejected, TrackRecord
+
+# The module that Python was started with is imported once for all processes, and each runs it again under another name.
+warnings.filterwarnings("ignore", ".* found in sys.modules after import of package", RuntimeWarning)
+IN_FLIGHT = 2  # groups of recordings per process that are on their way
+
+Work = Callable[[Sequence[TrackRecord]], list[Any | Rejected]]  # on a group; gives a result for each recording
+
+
+def do_or_reject(record: TrackRecord, work: Callable[[TrackRecord], Any]) -> Any | Rejected:
+    """Do some work on one recording, or reject it with the reason: a bad track must not end a long job."""
+    try:
+        return work(record)
+    except UnusableAudio as error:
+        return Rejected(record.track_id, record.path, str(error))
+    except ImportError:
+        raise  # of madmom: no track would fare better
+    except Exception as error:  # the boundary of a worker: reported with the track, and counted
+        return Rejected(record.track_id, record.path, f"unexpected {type(error).__name__}: {error}")
+
+
+def do_together(records: Sequence[TrackRecord], work: Work) -> list[Any | Rejected]:
+    """Do some work on a group of recordings; where it fails, on each alone, and reject those on which it fails again."""
+    try:
+        return work(records)
+    except ImportError:
+        raise
+    except Exception:  # the boundary of a worker
+        return [do_or_reject(record, lambda each: work([each])[0]) for record in records]
+
+
+def start_worker() -> None:
+    """Prepare a process for its tasks.
+
+    Ctrl-C reaches every process of the terminal: it is for the main one alone, since a worker that is interrupted while it
+    holds the lock of the queue leaves the others hanging. When the main one dies its workers do not notice by themselves.
+    """
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended."""
+    parent_process().join()
+    os._exit(1)
+
+
+def new_pool(n: int) -> ProcessPoolExecutor:
+    """Make a pool of n processes; never by fork, since torch has run in this one.
+
+    What each of them imports, the module that Python was started with first of all, is imported once for all of them.
+    """
+    context, started = get_context("forkserver"), sys.modules["__main__"].__spec__
+    context.set_forkserver_preload([__name__, *([started.name] if started else [])])
+    return ProcessPoolExecutor(n, context, initializer=start_worker)
+
+
+class Workers:
+    """Processes that work on groups of recordings, in order; a recording whose decoder takes its process down is rejected.
+
+    Args:
+        n: Number of processes.
+        work: On a group; a function that can be pickled.
+    """
+
+    def __init__(self, n: int, work: Work):
+        self.n, self.task = n, partial(do_together, work=work)
+        self.start()
+
+    def start(self) -> None:
+        """Start the processes."""
+        self.pool = new_pool(self.n)
+
+    def stop(self) -> None:
+        """End the processes, when they are done with what they are at."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def map(self, groups: Iterable[Sequence[TrackRecord]]) -> Iterator[Any | Rejected]:
+        """Give the result of each record, a bounded number of groups at a time."""
+        waiting: deque[tuple[Sequence[TrackRecord], Future]] = deque()
+        for group in groups:
+            waiting.append((group, self.submit(group)))
+            if len(waiting) >= IN_FLIGHT * self.n:
+                yield from self.results(*waiting.popleft())
+        while waiting:
+            yield from self.results(*waiting.popleft())
+
+    def submit(self, group: Sequence[TrackRecord]) -> Future:
+        """Hand a group to a process, new ones where the last were taken down."""
+        try:
+            return self.pool.submit(self.task, group)
+        except BrokenProcessPool:
+            self.start()
+            return self.pool.submit(self.task, group)
+
+    def results(self, group: Sequence[TrackRecord], future: Future) -> list[Any | Rejected]:
+        """Wait for the results of a group; where a process died, find out of each record alone whether it did it."""
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            return [self.alone(record) for record in group]
+
+    def alone(self, record: TrackRecord) -> Any | Rejected:
+        """Work on one record in a process of its own."""
+        with new_pool(1) as one:
+            try:
+                return one.submit(self.task, [record]).result()[0]
+            except BrokenProcessPool:
+                return Rejected(record.track_id, record.path, "its decoding takes the process down")

@@ -1,0 +1,1 @@
+"""Lists of triplets: drawn, read from files, and judged by people."""

@@ -1,0 +1,1 @@
+"""The commands of ``disentangled NAME key=value ...``, one file each."""

@@ -1,0 +1,28 @@
+"""Make the demo corpus: generated pieces with true labels of genre, mood, instrument and tempo; also pieces that change."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from datamodules.corpora.demo.changes import generate_changes
+from datamodules.corpora.demo.corpus import generate_demo
+from disentangled_ml.console import run_command
+
+
+def main(config: DictConfig) -> None:
+    """Make the corpus of a configuration."""
+    workers = config.workers or os.cpu_count() or 1
+    manifest = generate_demo(Path(config.out), config.pieces, config.seed, config.seconds, workers)
+    logging.getLogger("demo").info("%s", manifest)
+    if config.changing_pieces:
+        out = Path(config.out) / "changes"
+        written = generate_changes(out, config.changing_pieces, config.seed, config.changing_seconds, workers)
+        logging.getLogger("demo").info("%s", written)
+
+
+if __name__ == "__main__":
+    run_command(main, "demo", "demo", __doc__)

@@ -1,0 +1,79 @@
+"""Embed a catalogue to search it: ``python -m disentangled_ml.commands.embed checkpoint=FILE (manifest=CSV | shards=DIR) out=DIR``.
+
+Repeat the command to continue where an earlier one stopped, or when the manifest has grown. What was rejected, and why, stands in
+DIR/rejected.csv. Then ask: ``python -m disentangled_ml.commands.search index=DIR like=TRACK_ID``.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from datamodules.corpora.manifest import read_manifest
+from datamodules.shards.index import ShardIndex
+from disentangled_ml.config import ConfigError
+from disentangled_ml.console import run_command
+from disentangled_ml.jobs import locked
+from disentangled_ml.network.checkpoint import choose_device
+from disentangled_ml.search.build import (
+    PieceStore,
+    embed_manifest,
+    embed_shards,
+    put_together,
+    write_header,
+    write_index,
+    write_npz,
+)
+from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.search.similarity_search import MOST_EXACT
+from disentangled_ml.structures import SPLITS
+from disentangled_ml.training.run_folder import naming_out, writable
+
+SPLIT_SHARES = (0.7, 0.1, 0.2)  # as prepare's, for rows of a manifest without a split
+logger = logging.getLogger("embed")
+
+
+def main(config: DictConfig) -> None:
+    """Embed the catalogue of a configuration."""
+    if (config.manifest is None) == (config.shards is None):
+        raise ConfigError("the recordings come from manifest=CSV or from shards=DIR: give one of the two")
+    out, npz = Path(config.out), None if config.npz is None else writable(config.npz, "npz", "npz")
+    embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    if config.shards is not None:
+        index = ShardIndex.read(config.shards)
+    else:
+        catalogue = read_manifest(Path(config.manifest), SPLIT_SHARES)
+    store = PieceStore(out, embedder.notes.fingerprint)
+    with naming_out(out), locked(out):
+        if config.shards is not None:
+            pieces = embed_shards(embedder, index, store, [config.split] if config.split else SPLITS)
+        else:
+            pieces = embed_manifest(embedder, catalogue, store, config.split, config.workers or os.cpu_count() or 1)
+        n_tracks = put_together(out, embedder, store, pieces)
+        has_index = config.approximate if config.approximate is not None else n_tracks > MOST_EXACT
+        if has_index:
+            write_index(out, embedder.notes.masks)
+        write_header(out, embedder, n_tracks)
+        if npz is not None:
+            write_npz(npz, out)
+    tell(out, embedder, n_tracks, has_index)
+
+
+def tell(out: Path, embedder: Embedder, n_tracks: int, has_index: bool) -> None:
+    """Say what was made and what was rejected."""
+    with open(out / "rejected.csv", newline="", encoding="utf-8") as file:
+        n_rejected = sum(1 for _ in csv.DictReader(file))
+    if n_rejected:
+        logger.info("%d rejected, see %s", n_rejected, out / "rejected.csv")
+    names, dim = ", ".join(embedder.condition_names), embedder.notes.masks.shape[1]
+    how = "with an index for approximate search" if has_index else "searched exactly"
+    sys.stdout.write(f"{out}: {n_tracks:,} tracks, {dim} dimensions, {how}; conditions: {names}\n")
+
+
+if __name__ == "__main__":
+    run_command(main, "embed", "embed", __doc__)

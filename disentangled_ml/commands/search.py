@@ -1,0 +1,164 @@
+"""Find music like a track: ``python -m disentangled_ml.commands.search index=DIR like=TRACK_ID weights.genre=1 weights.mood=0.5``.
+
+``index`` is a folder that ``embed`` made. ``like`` is the id of one of its tracks, or a recording (wav, flac, ogg, mp3), which needs
+``checkpoint=FILE``, the one that embedded the folder. Conditions without a weight have none; without weights each has one.
+``match=best`` or ``dtw`` compares the ``rerank`` tracks that are nearest by their means with the query stretch by stretch (see
+matching.py); their recordings are decoded anew for that, so it takes seconds.
+``precision=true`` instead of ``like`` tells how many of the k results have the query's labels, against chance.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
+from datamodules.audio.decoding import UnusableAudio
+from datamodules.batches.recordings import cut_record
+from datamodules.corpora.manifest import section_of
+from datamodules.corpora.records import TrackRecord
+from disentangled_ml.config import ConfigError
+from disentangled_ml.console import run_command
+from disentangled_ml.evaluation.matching import MEAN, match_distances
+from disentangled_ml.network.checkpoint import choose_device
+from disentangled_ml.objective.conditions import label_conditions
+from disentangled_ml.reporting.report import aligned, number
+from disentangled_ml.search.catalogue import TEMPO, Catalogue, CatalogueTrack
+from disentangled_ml.search.embedder import Embedder, check_fingerprint, fingerprint
+from disentangled_ml.search.precision import precision_report
+from disentangled_ml.search.similarity_search import Filters, Result, SimilaritySearch, open_search
+from disentangled_ml.search.weighted_distance import check_weights, scales
+from disentangled_ml.structures import TrackInfo
+from disentangled_ml.training.run_folder import writable, write_json
+
+
+def main(config: DictConfig) -> None:
+    """Search as a configuration says, or tell how well searches do."""
+    if (config.like is not None) == config.precision:
+        raise ConfigError("give like=TRACK_ID or like=FILE, or precision=true")
+    out = None if config.out is None else writable(config.out)
+    search = open_search(config.index)
+    if config.checkpoint is not None:
+        checkpoint = Path(config.checkpoint)
+        check_fingerprint(search.catalogue, fingerprint(checkpoint), checkpoint)
+    if config.precision:
+        report = measure_precision(search.catalogue, config.k)
+        shown = precision_table(report)
+    else:
+        found = find(config, search)
+        report = {"like": config.like, "results": [as_json(result) for result in found]}
+        shown = results_table(found, search.catalogue.condition_names)
+    if out is not None:
+        write_json(out, report)
+    sys.stdout.write(shown + "\n")
+
+
+def measure_precision(catalogue: Catalogue, k: int) -> dict[str, Any]:
+    """Measure Precision@K per condition, see precision.py."""
+    infos = [TrackInfo(t.track_id, t.artist, 0, t.labels) for t in catalogue.tracks(range(len(catalogue)))]
+    embedding, masks = torch.from_numpy(np.array(catalogue.embedding)), torch.from_numpy(catalogue.model.masks)
+    conditions = label_conditions(catalogue.condition_names, [info.labels for info in infos], catalogue.model.tempo)
+    return precision_report(embedding, masks, conditions, infos, k)
+
+
+def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
+    """Find what is near to the query of a configuration.
+
+    Raises:
+        ConfigError: if there is no such track and no such file, or a file without its checkpoint.
+    """
+    weights = OmegaConf.to_container(config.weights) or None
+    tempo = None if config.tempo is None else tuple(config.tempo)
+    row = search.catalogue.find(config.like)
+    if config.match != MEAN and config.checkpoint is None:
+        raise ConfigError(f"match={config.match} embeds recordings anew: give checkpoint=FILE, that of {config.index}")
+    if row is None and not Path(config.like).is_file():
+        raise ConfigError(f"like={config.like} is neither a track of {config.index} nor a file")
+    if row is None and config.checkpoint is None:
+        raise ConfigError(
+            f"like={config.like} is a file: give checkpoint=FILE too, the one that embedded {config.index}"
+        )
+    if row is None or config.match != MEAN:
+        embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    k = config.k if config.match == MEAN else max(config.k, config.rerank)
+    if row is not None:
+        query = search.catalogue.track(row)
+        found = search.search_like(row, weights, k, config.same_artist, tempo, config.method)
+    else:
+        query = CatalogueTrack("", None, config.like, {})
+        found = search.search(embedder.embed(config.like), weights, k, Filters(tempo=tempo), config.method)
+    return found if config.match == MEAN else rematch(config, embedder, search.catalogue, query, found)
+
+
+def rematch(
+    config: DictConfig, embedder: Embedder, catalogue: Catalogue, query: CatalogueTrack, found: list[Result]
+) -> list[Result]:
+    """Order what was found by comparing its chunks with those of the query; give the first k, with those distances.
+
+    Raises:
+        ConfigError: if a track has no recording.
+        UnusableAudio: naming one that cannot be decoded.
+    """
+    weights = check_weights(OmegaConf.to_container(config.weights) or None, catalogue.condition_names)
+    scale = torch.from_numpy(scales(weights, catalogue.model.masks)).sqrt().float()
+    tracks = tqdm([query, *(result.track for result in found)], desc="match", unit="track")
+    first, *others = (read_chunks(config, embedder, track) * scale for track in tracks)
+    distances = match_distances([first] * len(others), others, config.match).tolist()
+    matched = [result._replace(distance=distance) for result, distance in zip(found, distances, strict=True)]
+    return sorted(matched, key=lambda result: result.distance)[: config.k]
+
+
+def read_chunks(config: DictConfig, embedder: Embedder, track: CatalogueTrack) -> Tensor:
+    """Embed the non-overlapping chunks of a track's recording: (n, D)."""
+    if track.path is None:
+        raise ConfigError(
+            f"match={config.match} needs the recordings, but {config.index} was embedded from shards: embed it from "
+            f"manifest=CSV, or use match={MEAN}"
+        )
+    record, notes = TrackRecord(track.track_id, track.path, None, "", {}, section_of(track.track_id)), embedder.notes
+    try:
+        return embedder.embed_chunks(cut_record(record, notes.audio, embedder.source, notes.chunk_frames))
+    except UnusableAudio as error:
+        raise UnusableAudio(f"{track.path}: {error}; use match={MEAN}") from error
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """Give a result as plain values."""
+    return {**result.track._asdict(), "distance": result.distance, "distances": result.distances}
+
+
+def results_table(found: list[Result], names: list[str]) -> str:
+    """Show results as a table: a line per track, with its distance in all and per condition, and its labels."""
+    rows = [("", "track", "distance", *names, "artist", "labels")]
+    for rank, (_, track, distance, distances) in enumerate(found, start=1):
+        parts = [f"{distances[name]:.3f}" for name in names]
+        rows.append((str(rank), track.track_id, f"{distance:.3f}", *parts, track.artist or "-", show_labels(track)))
+    return "\n".join(aligned(rows)) if found else "no track is left by the filters"
+
+
+def precision_table(report: dict[str, Any]) -> str:
+    """Show how well searches do, a line per condition."""
+    rows = [("condition", "its weight alone", "equal weights", "chance", "at best", "queries")]
+    for name, entry in report["conditions"].items():
+        rows.append((name, *(number(entry[key]) for key in ("sub", "all", "chance", "best")), str(entry["n"])))
+    return "\n".join([f"precision at {report['k']} by label, without the query and its artist", "", *aligned(rows)])
+
+
+def show_labels(track: CatalogueTrack) -> str:
+    """Show the labels of a track.
+
+    >>> show_labels(CatalogueTrack("a", None, None, {"genre": ["jazz", "swing"], "tempo": 119.6}))
+    'jazz;swing, 120 BPM'
+    """
+    shown = [f"{label:.0f} BPM" if name == TEMPO else ";".join(label) for name, label in track.labels.items()]
+    return ", ".join(shown)
+
+
+if __name__ == "__main__":
+    run_command(main, "search", "search", __doc__)

@@ -1,0 +1,176 @@
+"""Open a page to search a catalogue in a browser: ``python -m disentangled_ml.commands.serve checkpoint=FILE index=DIR``.
+
+The page finds what is similar to a track of the catalogue or to an uploaded recording, with a slider per condition, and shows a map of
+the catalogue. With ``listening_test=DIR`` it also asks people which of two recordings is more similar to a reference. It is for this
+machine alone unless ``host`` says otherwise. See docs/serve.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import uvicorn
+from omegaconf import DictConfig
+
+from datamodules.audio.bounded_decoding import Bounds, decode_bounded
+from datamodules.triplet_lists.lists import read_triplets, write_triplets
+from disentangled_ml.config import ConfigError
+from disentangled_ml.console import run_command
+from disentangled_ml.network.checkpoint import choose_device
+from disentangled_ml.objective.conditions import label_conditions
+from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.structures import ListedTriplet
+from disentangled_ml.web.app import build_app
+from disentangled_ml.web.guard import is_loopback
+from disentangled_ml.web.listening.draw import MAX_TRACKS, as_questions, draw_triplets
+from disentangled_ml.web.listening.questions import Question
+from disentangled_ml.web.listening.session import LIST_FILE, ListeningTest
+from disentangled_ml.web.uploads import Heard, UploadLimits
+from disentangled_ml.web.view import CatalogueView, recording_of, some_rows
+
+logger = logging.getLogger("serve")
+
+
+def main(config: DictConfig) -> None:
+    """Serve the page of a configuration until it is interrupted."""
+    root = None if config.audio is None else Path(config.audio)
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"audio={config.audio} is not a folder: give the one that the recordings lie in")
+    embedder = Embedder(config.checkpoint, choose_device(config.accelerator)).open(config.index)
+    limits = UploadLimits(
+        max_bytes=config.max_upload_mb * 1_000_000,
+        max_seconds=config.max_upload_minutes * 60.0,
+        uploads_at_a_time=config.uploads_at_a_time,
+    )
+    listen = listener(embedder, Bounds(limits.max_seconds, config.decode_seconds))
+    view = CatalogueView(embedder.search_of(), listen, plane, limits, root)
+    listening = None
+    if config.listening_test is not None:
+        listening = open_listening_test(Path(config.listening_test), view, config.listening_questions, config.seed)
+    door = open_door(config.host, config.port)
+    if not is_loopback(config.host):
+        logger.warning("host=%s: whoever reaches this machine reaches the page, which has no passwords", config.host)
+    settings = uvicorn.Config(
+        build_app(view, listening, is_loopback(config.host)),
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=200,
+        timeout_graceful_shutdown=3,
+    )
+    threading.Thread(target=read_ahead, args=(view,), daemon=True).start()
+    sys.stdout.write(f"serving {len(view.catalogue):,} tracks on {address_of(door)} (end it with Ctrl-C)\n")
+    sys.stdout.flush()
+    with suppress(KeyboardInterrupt):  # how it is ended
+        uvicorn.Server(settings).run(sockets=[door])
+
+
+def plane(points: np.ndarray) -> np.ndarray:
+    """Bring points (N, D) to two dimensions, as the figures of a run do."""
+    from callbacks.projection import plane as project  # scikit-learn, for the first map alone
+
+    return project(points)
+
+
+def listener(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]], Heard]:
+    """Give what embeds an uploaded recording."""
+
+    def listen(file: IO[bytes]) -> Heard:
+        waveform, sample_rate = decode_bounded(file, bounds)
+        seconds = len(waveform) / sample_rate
+        try:
+            embedding = embedder.embed(waveform, sample_rate)
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("the waveform: ")) from error
+        return Heard(embedding, seconds, cut=seconds >= bounds.max_seconds)
+
+    return listen
+
+
+def read_ahead(view: CatalogueView) -> None:
+    """Read what tracks are found by while nobody waits for it; whoever asks is told what is wrong with it."""
+    with suppress(ValueError, OSError):
+        view.searched_texts()
+
+
+def open_door(host: str, port: int) -> socket.socket:
+    """Listen on an address.
+
+    Raises:
+        ConfigError: if that is not possible.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"host={host} port={port} cannot be listened on ({error.strerror}): give another port, or port=0 for a free one"
+        ) from error
+
+
+def address_of(door: socket.socket) -> str:
+    """Give the address that a browser opens."""
+    host, port = door.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def open_listening_test(folder: Path, view: CatalogueView, n: int, seed: int) -> ListeningTest:
+    """Open the listening test of a folder; its questions are drawn from the catalogue where it has no list.
+
+    Raises:
+        ConfigError: if there is nothing to ask.
+        OSError: if the folder cannot be used.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, audio = folder / LIST_FILE, view.catalogue.model.audio
+    if not path.exists():
+        write_triplets(path, draw_from(view, n, seed), audio)
+    questions = as_questions(read_triplets(path, audio), audio)
+    asked = [question for question in questions if is_audible(question, view)]
+    if len(asked) < len(questions):
+        logger.warning(
+            "%d of %d questions of %s are left out: the catalogue has no recording of a track",
+            len(questions) - len(asked),
+            len(questions),
+            path,
+        )
+    if not asked:
+        raise ConfigError(
+            f"listening_test={folder}: no question has all three recordings; give audio=DIR, or another list"
+        )
+    test = ListeningTest(asked, folder)
+    if test.damaged:
+        logger.warning("%s: %d damaged lines are no answers", test.file.path, test.damaged)
+    return test
+
+
+def is_audible(question: Question, view: CatalogueView) -> bool:
+    """Tell whether the recordings of a question are there."""
+    return all(view.recording(excerpt.track_id) is not None for excerpt in question[1:])
+
+
+def draw_from(view: CatalogueView, n: int, seed: int) -> list[ListedTriplet]:
+    """Draw the questions of a listening test from the tracks whose recordings are there.
+
+    Raises:
+        ValueError: if they are fewer than three.
+    """
+    catalogue = view.catalogue
+    tracks = catalogue.tracks(some_rows(len(catalogue), MAX_TRACKS).tolist())
+    tracks = [track for track in tracks if recording_of(track, view.root) is not None]
+    labels = [track.labels for track in tracks]
+    labelled = [name for name in catalogue.condition_names if any(name in each for each in labels)]
+    conditions = label_conditions(labelled, labels, catalogue.model.tempo)
+    ids, artists = [track.track_id for track in tracks], [track.artist for track in tracks]
+    return draw_triplets(ids, artists, labels, conditions, n, seed)
+
+
+if __name__ == "__main__":
+    run_command(main, "serve", "serve", __doc__)

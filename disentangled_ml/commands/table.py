@@ -1,0 +1,305 @@
+"""Compare systems as the paper does: ``python -m disentangled_ml.commands.table shards=DIR key=value ...``.
+
+Every network is trained by ``disentangled_ml.train`` in a process of its own and evaluated, like every baseline, on one list of
+test triplets; the networks are chosen by validation, as ever. Leaves in OUT: table.md, table.csv, table.json, table.png,
+matrices.png; runs/ (run folders), cells/ (the report of each system and seed), logs/. Run again, it goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from datamodules.shards.index import ShardIndex, ShardsError
+from datamodules.triplet_lists.lists import ListSettings
+from disentangled_ml.baselines import BASELINES
+from disentangled_ml.builders import check_same, lasting_settings
+from disentangled_ml.config import ConfigError, group_choices, load_config
+from disentangled_ml.console import run_command
+from disentangled_ml.evaluate import evaluate_split
+from disentangled_ml.jobs import Job, locked, run_jobs, slots
+from disentangled_ml.network.checkpoint import choose_device, load_checkpoint
+from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
+from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
+from disentangled_ml.systems import (
+    BaselineSystem,
+    SpecialisedSystem,
+    System,
+    list_conditions,
+    load_network_system,
+)
+from disentangled_ml.training.run_folder import last_checkpoint, read_json, write_json
+
+FIXED_KEYS = ("base", "train", "triplets_per_condition", "match_bandwidth")  # of a table that is gone on with
+MADE = ("table.md", "table.csv", "table.json", "table.png", "matrices.png", "cells", "runs")
+SYSTEMS_OWN = (  # what makes the systems differ, or what the table sets: not to be given in ``train``
+    *("experiment", "choices", "seed", "runs", "run_name", "resume", "mask", "loss", "embedding_dim"),
+    *("data.shards", "data.conditions"),
+)
+logger = logging.getLogger("table")
+
+
+class Run(NamedTuple):
+    """Name one training: of a system, from a seed, and its folder in OUT/runs; of some conditions, None: of all."""
+
+    system: str
+    seed: int
+    name: str
+    conditions: list[str] | None = None
+
+
+class Table(NamedTuple):
+    """Hold what a table is made of.
+
+    Attributes:
+        config: Of the command.
+        index: Of the shards.
+        out: Folder of the table.
+        reference: Training configuration that all systems have in common: chunks, tempo.
+    """
+
+    config: DictConfig
+    index: ShardIndex
+    out: Path
+    reference: DictConfig
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the conditions."""
+        return [entry["name"] for entry in self.index.conditions]
+
+    def cells(self) -> list[tuple[str, int]]:
+        """List the systems with their seeds; of a baseline the first seed is enough."""
+        seeds = list(self.config.seeds)
+        return [
+            (system, seed) for system in self.config.systems for seed in (seeds[:1] if system in BASELINES else seeds)
+        ]
+
+    def runs(self, system: str, seed: int) -> list[Run]:
+        """List the trainings of a cell: none of a baseline, one per condition of the specialised networks."""
+        if system in BASELINES:
+            return []
+        if system == SPECIALISED:
+            return [Run(system, seed, f"{system}-{name.replace('/', '%2F')}-seed{seed}", [name]) for name in self.names]
+        return [Run(system, seed, f"{system}-seed{seed}")]
+
+    def run_dir(self, run: Run) -> Path:
+        """Give the folder of a training."""
+        return self.out / "runs" / run.name
+
+    def is_trained(self, run: Run) -> bool:
+        """Tell whether a training is finished: its report is written last."""
+        return (self.run_dir(run) / "evaluation.json").is_file()
+
+    def arguments(self, run: Run) -> list[str]:
+        """Give the arguments of ``train`` for a training."""
+        conditions = [] if run.conditions is None else [f"data.conditions={json.dumps(run.conditions)}"]
+        return [
+            *common_arguments(self.config, run.system),
+            *conditions,
+            f"seed={run.seed}",
+            f"runs={self.out / 'runs'}",
+            f"run_name={run.name}",
+            "resume=true",
+        ]
+
+
+def common_arguments(config: DictConfig, *experiments: str) -> list[str]:
+    """Give the arguments of ``train`` that all seeds have."""
+    experiment = f"experiment={','.join((config.base, *experiments))}"
+    return ["data=shards", f"data.shards={config.shards}", *config.train, experiment]
+
+
+def check_settings(config: DictConfig) -> None:
+    """Check that all systems are known, and that nothing in ``train`` would change what they are.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    experiments = group_choices("experiment")
+    for system in config.systems:
+        if system not in BASELINES and system not in experiments:
+            raise ConfigError(f"systems: {system} is unknown: choose of {', '.join([*BASELINES, *experiments])}")
+    for key in ("systems", "seeds"):
+        values = list(config[key])
+        if not values or len(set(values)) < len(values):
+            raise ConfigError(f"{key}={values} must be some, each once")
+    if min(config.seeds) < 0:
+        raise ConfigError(f"seeds={list(config.seeds)} must not be negative")
+    for argument in config.train:
+        key = argument.removeprefix("--").partition("=")[0]
+        if any(key == own or key.startswith(f"{own}.") for own in SYSTEMS_OWN):
+            raise ConfigError(
+                f"train: {argument} would change what the systems are, or is set by the table: leave it out"
+            )
+
+
+def begin(table: Table) -> None:
+    """Make the folder of a table, or check that what it holds was made with the same settings.
+
+    Raises:
+        ConfigError: naming what differs, or what else is there; or if the shards cannot be compared on.
+    """
+    check_shards(table)
+    path = table.out / "settings.json"
+    made = [name for name in MADE if (table.out / name).is_file() or any((table.out / name).glob("*"))]
+    if made and not path.is_file():
+        raise ConfigError(f"out={table.out} holds {', '.join(made)}, but not of a table: give another folder")
+    try:
+        for name in ("cells", "logs", "runs"):
+            (table.out / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={table.out} cannot be made ({error.strerror}): give another folder") from error
+    plain = OmegaConf.to_container(table.config)
+    settings = {"shards": table.index.fingerprint(), **{key: plain[key] for key in FIXED_KEYS}}
+    try:
+        kept = read_json(path) if path.is_file() else settings
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged, it said what the table was begun with: give another out") from error
+    for key, value in settings.items():
+        if kept.get(key) != value:
+            raise ConfigError(
+                f"{table.out} was begun with {key}={kept.get(key)}, not {value}: give that, or another out"
+            )
+    write_json(path, settings)
+    for run in (run for cell in table.cells() for run in table.runs(*cell)):
+        given = load_config("config", table.arguments(run))
+        path = table.run_dir(run) / "config.yaml"
+        if path.is_file():
+            check_same(table.run_dir(run), run_settings(path), lasting_settings(OmegaConf.to_container(given)))
+
+
+def check_shards(table: Table) -> None:
+    """Check what would fail only when all is trained.
+
+    Raises:
+        ShardsError: if the shards have no conditions, or no training or test tracks.
+        ConfigError: if a condition has a name that the table needs.
+    """
+    list_conditions(table.index, table.names, table.reference)
+    for split in ("train", "test"):
+        if not table.index.count(split):
+            raise ShardsError(f"{table.index.root} has no {split} tracks: check the manifest's split column")
+    taken = [name for name in table.names if name in ROW_KEYS]
+    if taken:
+        raise ConfigError(f"{table.index.root}: a table cannot have conditions called {', '.join(taken)}: rename them")
+
+
+def run_settings(path: Path) -> dict[str, Any]:
+    """Read the settings of a run that must not change.
+
+    Raises:
+        ConfigError: if its config.yaml is damaged.
+    """
+    try:
+        return lasting_settings(OmegaConf.to_container(OmegaConf.load(path)))
+    except (OmegaConfBaseException, YAMLError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise ConfigError(f"{path} is damaged: delete {path.parent}, it is trained anew") from error
+
+
+def train_missing(table: Table, lock: int) -> list[str]:
+    """Train what is not finished, some side by side; give the names of the trainings that failed."""
+    missing = [run for cell in table.cells() for run in table.runs(*cell) if not table.is_trained(run)]
+    jobs = [
+        Job(
+            run.name,
+            [sys.executable, "-m", "disentangled_ml.train", *table.arguments(run)],
+            table.out / "logs" / f"{run.name}.log",
+        )
+        for run in missing
+    ]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    gpus = visible.split(",") if torch.cuda.is_available() else []
+    return run_jobs(jobs, slots(table.config.jobs, gpus, os.cpu_count() or 1), lock)
+
+
+def load_system(table: Table, system: str, seed: int) -> System:
+    """Load the trained networks of a system, or fit a baseline."""
+    if system in BASELINES:
+        chunk_frames = table.reference.data.chunk_frames
+        return BaselineSystem(BASELINES[system](seed=seed), table.index, table.names, chunk_frames)
+    device = choose_device("auto")
+    paths = [table.run_dir(run) / "checkpoints" / "best.ckpt" for run in table.runs(system, seed)]
+    networks = [load_network_system(path, table.index, device)[0] for path in paths]
+    return SpecialisedSystem(networks) if system == SPECIALISED else networks[0]
+
+
+def training_seconds(table: Table, system: str, seed: int) -> float | None:
+    """Sum the time that the trainings took; None where nothing is trained."""
+    lasts = [last_checkpoint(table.run_dir(run)) for run in table.runs(system, seed)]
+    return sum(load_checkpoint(last)["callbacks"]["Throughput"]["seconds"] for last in lasts if last) if lasts else None
+
+
+def evaluate_cell(table: Table, system: str, seed: int) -> dict[str, Any]:
+    """Evaluate a system, or take the report that is kept, unless a network was trained since."""
+    path = table.out / "cells" / f"{system}-seed{seed}.json"
+    made = [(table.run_dir(run) / "evaluation.json").stat().st_mtime for run in table.runs(system, seed)]
+    if path.is_file() and path.stat().st_mtime >= max(made, default=0):
+        cell = read_json(path)
+        if not set(CELL_KEYS) <= set(cell) or (cell["system"], cell["seed"]) != (system, seed):
+            raise ValueError(f"{path} is damaged (no report of {system}, seed {seed}): delete it, it is made anew")
+        return cell
+    logger.info("evaluate %s, seed %d", system, seed)
+    loaded = load_system(table, system, seed)
+    config = table.config
+    settings = ListSettings(config.triplets_per_condition, 0, table.reference.data.chunk_frames, config.match_bandwidth)
+    conditions = list_conditions(table.index, table.names, table.reference)
+    cell = {
+        "system": system,
+        "seed": seed,
+        "has_subspaces": loaded.has_subspaces,
+        "parameters": loaded.n_parameters,
+        "seconds": training_seconds(table, system, seed),
+        **evaluate_split(loaded, table.index, conditions, settings, probe=True),
+    }
+    write_json(path, cell)
+    return cell
+
+
+def interrupt(*_: Any) -> None:
+    """Leave in an orderly way when asked to by SIGTERM, so that the trainings end too.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
+    raise KeyboardInterrupt
+
+
+def main(config: DictConfig) -> None:
+    """Make the table of a configuration.
+
+    Raises:
+        ConfigError: after the table of all else is made, if a training failed; it names the logs.
+    """
+    check_settings(config)
+    signal.signal(signal.SIGTERM, interrupt)
+    index = ShardIndex.read(config.shards)
+    out = Path(config.out or Path("tables") / Path(config.shards).resolve().name)
+    table = Table(config, index, out, load_config("config", common_arguments(config)))
+    begin(table)
+    with locked(out) as lock:
+        failed = train_missing(table, lock)
+        whole = [cell for cell in table.cells() if all(table.is_trained(run) for run in table.runs(*cell))]
+        if whole:
+            cells = [evaluate_cell(table, *cell) for cell in whole]
+            comparison = assemble(cells, table.names, OmegaConf.to_container(config))
+            write_comparison(out, comparison)
+            draw_accuracies(comparison, out / "table.png")
+            draw_matrices(comparison, out / "matrices.png")
+            sys.stdout.write((out / "table.md").read_text(encoding="utf-8") + f"\n{out}\n")
+    if failed:
+        raise ConfigError(f"{', '.join(failed)} failed, see the logs in {out / 'logs'}; the table is made without")
+
+
+if __name__ == "__main__":
+    run_command(main, "table", "table", __doc__)

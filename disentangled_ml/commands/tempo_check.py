@@ -1,0 +1,137 @@
+"""Check the tempo estimation on recordings of known tempo: ``python -m disentangled_ml.commands.tempo_check manifest=FILE.csv``.
+
+It is the estimation that ``prepare`` uses where a manifest has no tempo, here of the recordings as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from datamodules.audio.decoding import decode
+from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of, grouped
+from datamodules.corpora.manifest import parse_tempo, read_manifest
+from datamodules.corpora.records import Rejected, TrackRecord, collect
+from datamodules.shards.workers import Workers, do_or_reject
+from disentangled_ml.config import ConfigError
+from disentangled_ml.console import run_command
+from disentangled_ml.evaluation.tempo_metrics import FACTORS, TOLERANCE, tempo_report
+from disentangled_ml.reporting.report import accuracy_cell
+from disentangled_ml.training.run_folder import writable
+
+COLUMNS = ("track_id", "true", "estimated", "ratio")
+ONE_SPLIT = (1.0, 0.0, 0.0)  # a split is of no interest here
+logger = logging.getLogger("tempo_check")
+
+
+def excerpt(record: TrackRecord) -> np.ndarray:
+    """Take the part of a recording of which the tempo is estimated."""
+    return excerpt_of(*decode(Path(record.path), *record.section))
+
+
+def estimate(records: Sequence[TrackRecord], estimator: str) -> list[float | Rejected | None]:
+    """Estimate the tempi of a group of recordings."""
+    found = [do_or_reject(record, excerpt) for record in records]
+    tempi = estimate_tempi([NOTHING if isinstance(each, Rejected) else each for each in found], estimator)
+    return [each if isinstance(each, Rejected) else bpm for each, bpm in zip(found, tempi, strict=True)]
+
+
+class KnownTempi(NamedTuple):
+    """Hold the recordings that have a true tempo, their tempi, and the rows that cannot be used."""
+
+    records: list[TrackRecord]
+    tempi: list[float]
+    rejected: list[Rejected]
+
+
+def known_tempi(manifest: Path, column: str) -> KnownTempi:
+    """Read the recordings of a manifest that have a true tempo.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    records, rejected = collect(read_manifest(manifest, ONE_SPLIT, [column]))
+    known = KnownTempi([], [], rejected)
+    for record in records:
+        if column not in record.labels:
+            continue
+        label = record.labels[column]  # of a column that is not called tempo it is a list of tags
+        try:
+            known.tempi.append(label if isinstance(label, float) else parse_tempo(";".join(label)))
+            known.records.append(record)
+        except ValueError as error:
+            known.rejected.append(Rejected(record.track_id, record.path, str(error)))
+    if not known.records:
+        reason = f"; the first row: {known.rejected[0].reason}" if known.rejected else ""
+        raise ConfigError(f"{manifest} has no usable tempo in the column {column}: give column=NAME{reason}")
+    return known
+
+
+def estimate_all(records: Sequence[TrackRecord], estimator: str, workers: int) -> list[float | Rejected | None]:
+    """Estimate the tempi of recordings in parallel, with a progress bar."""
+    groups = list(grouped(records))
+    pool = Workers(min(workers, len(groups)), partial(estimate, estimator=estimator))
+    try:
+        return list(tqdm(pool.map(groups), total=len(records), desc="estimate", unit="track"))
+    finally:
+        pool.stop()
+
+
+def write_tempi(path: Path, rows: Sequence[tuple[str, float, float | None]]) -> None:
+    """Write track id, true and estimated tempo and their ratio (empty without an estimate), whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for track_id, true, estimated in rows:
+            writer.writerow([track_id, true, estimated, None if estimated is None else f"{estimated / true:.4f}"])
+    temporary.replace(path)
+
+
+def tempo_lines(report: dict[str, Any]) -> str:
+    """Show a report as text."""
+    lines = [f"tempo of {report['n']} recordings, within {100 * TOLERANCE:g} %, with 95 % intervals", ""]
+    meanings = {"accuracy_1": "of the true tempo", "accuracy_2": "or of a third, half, twice or three times it"}
+    lines += [f"{name}  {accuracy_cell(report[name])}  {meanings[name]}" for name in FACTORS]
+    return "\n".join([*lines, f"without an estimate, counted wrong: {report['without_estimate']}"])
+
+
+def main(config: DictConfig) -> None:
+    """Check the tempo estimation on the manifest of a configuration.
+
+    Raises:
+        ValueError: if no recording is usable.
+    """
+    out = None if config.out is None else writable(config.out, "csv")
+    if out is not None and out.resolve() == Path(config.manifest).resolve():
+        raise ConfigError(f"out={out} is the manifest, which would be lost: give another out=FILE.csv")
+    known = known_tempi(Path(config.manifest), config.column)
+    records = known.records[: config.limit]
+    results = estimate_all(records, config.estimator, config.workers or os.cpu_count() or 1)
+    rejected = [*known.rejected, *(result for result in results if isinstance(result, Rejected))]
+    for track in rejected:
+        logger.warning("skipped %s (%s): %s", track.track_id, track.path, track.reason)
+    rows = [
+        (record.track_id, true, result)
+        for record, true, result in zip(records, known.tempi, results, strict=False)  # tempi are not cut to the limit
+        if not isinstance(result, Rejected)
+    ]
+    if not rows:
+        raise ValueError(f"none of the {len(records)} recordings of {config.manifest} is usable, see the reasons above")
+    if out is not None:
+        write_tempi(out, rows)
+    sys.stdout.write(tempo_lines(tempo_report(*zip(*rows, strict=True))) + "\n")
+
+
+if __name__ == "__main__":
+    run_command(main, "tempo_check", "tempo_check", __doc__)

@@ -1,0 +1,37 @@
+"""Squeeze-and-excitation backbone: the residual backbone with a gate on the channels of every block.
+
+J. Hu, L. Shen, G. Sun, "Squeeze-and-Excitation Networks", CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from disentangled_ml.network.backbones.resnet import ResNetBackbone
+
+REDUCTION = 16  # the paper's ratio r
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a factor in (0, 1) computed from the averages of all channels.
+
+    Shape:
+        input and output: (B, channels, height, width).
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        hidden = max(8, channels // REDUCTION)
+        self.excite = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate the channels."""
+        return x * self.excite(x.mean(dim=(2, 3), keepdim=True))
+
+
+class SEBackbone(ResNetBackbone):
+    """Embed a spectrogram with residual blocks that weigh their channels; arguments and shapes as ``ResNetBackbone``."""
+
+    gate = SqueezeExcite

@@ -1,0 +1,201 @@
+"""Frontends: what turns the audio of a batch into the spectrogram that a backbone reads.
+
+Every frontend is built as ``FRONTENDS[name](audio_settings)`` and gives ``spect`` (B, 1, n_mels, frames) in float32: the log-mel
+``log10(1 + 10 S)`` of the magnitude mel spectrogram S, standardised by (x - 0.2) / 0.25 (J. Lee et al., ICASSP 2020). Its ``source``
+says what it reads: ``"mel"``, the log-mel as it is stored in the shards, or ``"waveform"``. ``mel`` and ``nnaudio`` agree on the same
+audio; ``waveform`` begins near them.
+
+To add one: a subclass of ``Frontend``, and its line in ``FRONTENDS``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from nnAudio.features import MelSpectrogram
+from torch import Tensor, nn
+
+from disentangled_ml.network.filter_bank import FilterBank, Filters, spectrogram_filters
+from disentangled_ml.structures import AudioSettings
+
+
+def compress(mel: Tensor) -> Tensor:
+    """Turn a magnitude mel spectrogram S into ``log10(1 + 10 S)``; negative S counts as 0.
+
+    Shape:
+        mel and output: any.
+
+    >>> compress(torch.tensor([0.0, 0.9, 9.9]))
+    tensor([0., 1., 2.])
+    """
+    # Trained mel filters may become negative, and so their output; the logarithm must not see less than 1.
+    return torch.log10(1 + 10 * mel.clamp(min=0))
+
+
+class Frontend(nn.Module):
+    """Hold what all frontends share: the audio settings and the standardisation.
+
+    Args:
+        audio_settings: of the stored log-mel or of the spectrogram to compute.
+        mean: subtracted from the log-mel.
+        std: divides the log-mel, then.
+
+    Raises:
+        ValueError: if ``std`` is not positive.
+    """
+
+    source: ClassVar[Literal["mel", "waveform"]]
+
+    def __init__(self, audio_settings: AudioSettings, mean: float = 0.2, std: float = 0.25):
+        super().__init__()
+        if not std > 0:
+            raise ValueError(f"std is {std}; it divides the log-mel and must be greater than 0")
+        self.audio_settings = audio_settings
+        self.mean = mean
+        self.std = std
+
+    def standardise(self, log_mel: Tensor) -> Tensor:
+        """Shift and scale a log-mel to about zero mean and unit deviation."""
+        return (log_mel - self.mean) / self.std
+
+    def filters(self) -> Filters | None:
+        """Describe the filters as they are now, on the CPU; None where there are none."""
+        return None
+
+
+class MelFrontend(Frontend):
+    """Standardise stored log-mel chunks; arguments as ``Frontend``.
+
+    Shape:
+        log_mel: (B, 1, n_mels, frames), any floating type; output: the same in float32.
+    """
+
+    source = "mel"
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Standardise a batch of log-mel chunks.
+
+        Raises:
+            ValueError: if the shape is not (B, 1, n_mels, frames).
+        """
+        n_mels = self.audio_settings.n_mels
+        if log_mel.ndim != 4 or log_mel.shape[1:3] != (1, n_mels):
+            raise ValueError(
+                f"the mel frontend expects log-mel chunks (B, 1, {n_mels}, frames), got the shape {tuple(log_mel.shape)}"
+            )
+        return self.standardise(log_mel.float())
+
+
+class NnAudioFrontend(Frontend):
+    """Compute the spectrogram from the waveform, on the waveform's device, with filters that can be trained.
+
+    With fixed filters it equals librosa's and torchaudio's (Slaney scale and norm, centred frames, reflected edges). It computes in
+    float32 under autocast too: in bfloat16 the Fourier sums lose up to a fifth. Fixed filters are not saved in checkpoints.
+
+    Args:
+        audio_settings: of the spectrogram.
+        trainable_stft: train the Fourier kernels (they need a small learning rate).
+        trainable_mel: train the mel filters.
+        mean: subtracted from the log-mel.
+        std: divides the log-mel, then.
+
+    Shape:
+        waveform: (B, samples), samples > n_fft / 2; output: (B, 1, n_mels, samples // hop_length + 1), float32.
+
+    Raises:
+        ValueError: if ``std`` is not positive.
+    """
+
+    source = "waveform"
+
+    def __init__(
+        self,
+        audio_settings: AudioSettings,
+        trainable_stft: bool = False,
+        trainable_mel: bool = False,
+        mean: float = 0.2,
+        std: float = 0.25,
+    ):
+        super().__init__(audio_settings, mean, std)
+        self.mel_spectrogram = MelSpectrogram(
+            sr=audio_settings.sample_rate,
+            n_fft=audio_settings.n_fft,
+            hop_length=audio_settings.hop_length,
+            n_mels=audio_settings.n_mels,
+            pad_mode="reflect",
+            power=1.0,
+            htk=False,
+            norm=1,
+            trainable_STFT=trainable_stft,
+            trainable_mel=trainable_mel,
+            verbose=False,
+        )
+        # The fixed kernels follow from the settings; saving them would add 4 MB to every checkpoint.
+        for module in self.mel_spectrogram.modules():
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Compute the standardised log-mel spectrogram of a batch of waveforms.
+
+        Raises:
+            ValueError: if the shape is not (B, samples), or with too few samples to reflect at the edges.
+        """
+        edge = self.audio_settings.n_fft // 2
+        if waveform.ndim != 2 or waveform.shape[1] <= edge:
+            raise ValueError(
+                f"the nnaudio frontend expects waveforms (B, samples) of more than {edge} samples (n_fft / 2), "
+                f"got the shape {tuple(waveform.shape)}"
+            )
+        with torch.autocast(waveform.device.type, enabled=False):
+            mel = self.mel_spectrogram(waveform.float())
+            return self.standardise(compress(mel)).unsqueeze(1)
+
+    @torch.no_grad()
+    def filters(self) -> Filters:
+        """Describe the bands, Fourier kernels and mel filters together."""
+        stft = self.mel_spectrogram.stft
+        parts = (stft.wcos[:, 0], stft.wsin[:, 0], self.mel_spectrogram.mel_basis)
+        return spectrogram_filters(*(part.float().cpu() for part in parts), self.audio_settings.sample_rate)
+
+
+class WaveformFrontend(Frontend):
+    """Filter the waveform by a learned bank of band-passes that begin as mel bands; see ``filter_bank.py``.
+
+    It computes in float32 under autocast too.
+
+    Args:
+        audio_settings: Of the spectrogram that it stands for.
+        mean: Subtracted from the compressed magnitudes.
+        std: Divides them, then.
+
+    Shape:
+        waveform: (B, samples), samples > n_fft / 2 + hop_length; output: (B, 1, n_mels, samples // hop_length + 1), float32.
+
+    Raises:
+        ValueError: if ``std`` is not positive.
+    """
+
+    source = "waveform"
+
+    def __init__(self, audio_settings: AudioSettings, mean: float = 0.2, std: float = 0.25):
+        super().__init__(audio_settings, mean, std)
+        self.bank = FilterBank(audio_settings)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Compute the standardised, compressed magnitudes of a batch of waveforms.
+
+        Raises:
+            ValueError: if the shape is not (B, samples), or with too few samples to reflect at the edges.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            return self.standardise(compress(self.bank(waveform.float()))).unsqueeze(1)
+
+    @torch.no_grad()
+    def filters(self) -> Filters:
+        """Describe the filters of the bank."""
+        return Filters(*(values.cpu() for values in self.bank.filters()))
+
+
+FRONTENDS: dict[str, type[Frontend]] = {"mel": MelFrontend, "nnaudio": NnAudioFrontend, "waveform": WaveformFrontend}

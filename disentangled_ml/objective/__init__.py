@@ -1,0 +1,1 @@
+"""Who is similar, which triplets follow, and what is minimised."""

@@ -1,0 +1,137 @@
+"""Triplets over the batches of all ranks, as if one process had embedded them together.
+
+Every rank embeds its own chunks. The embeddings of all ranks are gathered with their gradient, and what relates the chunks is
+gathered too; each rank then draws its share of the triplets, as many as it would draw from its own batch, and its loss is the
+mean over this share. Shares are equally large (a relation that allows no triplet allows none on any rank), so the mean of the
+ranks' losses is the loss over all triplets. The backward pass of the gathering sums over the ranks what their losses say of an
+embedding, and DDP averages the gradients of the weights over the ranks: together the gradient of that mean, with no scaling.
+
+Where all triplets are taken instead of drawn ones, each rank has those whose anchors are its own chunks, and shares differ. So each
+divides its sums by the mean of the ranks' counts (``mean_over_ranks``): again the mean of the ranks' losses is the loss over all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.nn.functional import all_gather
+from torch.nn.functional import pad
+
+from disentangled_ml.objective.conditions import Condition
+from disentangled_ml.objective.triplets import TripletMiner, relate_chunks, seeded_generator
+from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch
+
+SALT = 1  # sets these triplets apart from what the streams draw by (seed, epoch, consumer)
+
+
+def join_tracks(parts: list[BatchTracks]) -> BatchTracks:
+    """Join the tracks of several batches.
+
+    >>> part = BatchTracks([torch.zeros(2, 3)], torch.arange(2), torch.zeros(2, 4))
+    >>> [tuple(labels.shape) for labels in join_tracks([part, part]).labels]
+    [(4, 3)]
+    """
+    labels, artist, start = zip(*parts, strict=True)
+    return BatchTracks(
+        [torch.cat(encoded) for encoded in zip(*labels, strict=True)], torch.cat(artist), torch.cat(start)
+    )
+
+
+def gather_tracks(tracks: BatchTracks) -> list[BatchTracks]:
+    """Give the tracks of all ranks' batches."""
+    parts = [tracks] * distributed.get_world_size()
+    distributed.all_gather_object(parts, tracks)
+    return parts
+
+
+def gather_embeddings(embedding: Tensor, sizes: list[int]) -> Tensor:
+    """Join the embeddings (B_r, D) of all ranks, whose numbers B_r are given, with their gradient; (sum of B_r, D)."""
+    padded = pad(embedding, (0, 0, 0, max(sizes) - len(embedding)))
+    return torch.cat([part[:size] for part, size in zip(all_gather(padded), sizes, strict=True)])
+
+
+def gather_batches(embedding: Tensor, tracks: BatchTracks) -> tuple[Tensor, list[BatchTracks], int]:
+    """Give the embeddings of all ranks together, the tracks of each, on the CPU, and the number of this rank.
+
+    With one process they are its own. Call on every rank.
+    """
+    labels, artist, start = tracks
+    own = BatchTracks([encoded.cpu() for encoded in labels], artist.cpu(), start.cpu())
+    if not distributed.is_initialized():
+        return embedding, [own], 0
+    parts = gather_tracks(own)
+    return gather_embeddings(embedding, [part.start.numel() for part in parts]), parts, distributed.get_rank()
+
+
+def mean_over_ranks(counts: Tensor) -> Tensor:
+    """Average counts over the ranks; call on every rank. With one process they are its own."""
+    if not distributed.is_initialized():
+        return counts
+    counts = counts.clone()  # it is reduced in place
+    distributed.all_reduce(counts)
+    return counts / distributed.get_world_size()
+
+
+class Selection(Protocol):
+    """Choose the triplets of a step."""
+
+    def __call__(self, embedding: Tensor, tracks: BatchTracks, step: int) -> tuple[Tensor, TripletBatch | AllTriplets]:
+        """Give the embeddings that are compared, of this rank (B, D) or of all, and the triplets of them."""
+
+
+@dataclass(frozen=True)
+class EveryTriplet:
+    """Take all triplets whose anchors are this rank's chunks.
+
+    Attributes:
+        conditions: In order.
+        min_gap: Frames that anchor and positive of a track triplet begin apart, at least.
+        gather: Whether positives and negatives come from the batches of all ranks, or from its own.
+    """
+
+    conditions: Sequence[Condition]
+    min_gap: int
+    gather: bool = False
+
+    def __call__(self, embedding: Tensor, tracks: BatchTracks, step: int) -> tuple[Tensor, AllTriplets]:
+        """Give the embeddings that are compared and the triplets of them; to gather, call on every rank."""
+        own = slice(0, len(tracks.artist))
+        if self.gather:
+            embedding, parts, rank = gather_batches(embedding, tracks)
+            first = sum(len(part.artist) for part in parts[:rank])
+            own = slice(first, first + len(parts[rank].artist))
+            labels, artist, start = join_tracks(parts)
+            device = embedding.device
+            tracks = BatchTracks([encoded.to(device) for encoded in labels], artist.to(device), start.to(device))
+        return embedding, relate_chunks(self.conditions, tracks, self.min_gap, own)
+
+
+@dataclass(frozen=True)
+class GatheredTriplets:
+    """Draw the triplets of a step over the batches of all ranks; with one process, over its own.
+
+    What is drawn depends on (seed, step, rank) and the batches alone, so a run that is gone on with repeats it.
+
+    Attributes:
+        miner: Draws the share of a rank.
+        seed: Of what is drawn.
+    """
+
+    miner: TripletMiner
+    seed: int
+
+    def __call__(self, embedding: Tensor, tracks: BatchTracks, step: int) -> tuple[Tensor, TripletBatch]:
+        """Give the embeddings of all ranks and this rank's triplets of them; call on every rank.
+
+        Shape:
+            embedding: (B, D), of this rank; returns: (sum of the ranks' B, D).
+        """
+        embedding, parts, rank = gather_batches(
+            embedding, tracks
+        )  # they are related where the generator is, on the CPU
+        drawn = self.miner.draw(join_tracks(parts), seeded_generator(self.seed, step, rank, SALT))
+        return embedding, TripletBatch(*(rows.to(embedding.device) for rows in drawn))

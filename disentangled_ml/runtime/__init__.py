@@ -1,1 +1,0 @@
-"""What runs around a command: its console, run folder, tracking, checkpoints, processes and memory."""

@@ -1,0 +1,1 @@
+"""Embedded catalogues: how they are built, stored and searched by weighted conditions."""

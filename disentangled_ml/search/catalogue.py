@@ -1,0 +1,271 @@
+"""The folder of an embedded catalogue, which ``disentangled embed`` makes and ``disentangled search`` reads.
+
+* ``catalogue.json``: format version, number of tracks, the model (sha256 of its checkpoint), its conditions and their masks
+  (C, D), audio settings, length of its chunks and how its tempi are related.
+* ``embedding.npy``: (N, D) float32, a row per track: the mean of the unit embeddings of its non-overlapping chunks, of unit length.
+* ``tracks.jsonl``: a line of JSON per track: ``track_id``, ``artist``, ``path``, ``labels``.
+* ``columns.npy``: (N,) of what is searched or filtered by without reading those lines, see ``COLUMNS``.
+* ``index.faiss``: of large catalogues, see approximate.py.
+
+Plain ``.npy`` arrays, since they are exact, need no further library, hold no pickles and are mapped into memory: a catalogue of a
+million tracks opens at once, and what is not looked at is not read. (The members of an npz cannot be mapped, nor can Parquet.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from disentangled_ml.structures import AudioSettings
+
+FORMAT_VERSION = 1
+HEADER, EMBEDDING, TRACKS, COLUMNS_FILE = "catalogue.json", "embedding.npy", "tracks.jsonl", "columns.npy"
+INDEX = "index.faiss"
+COLUMNS = np.dtype(
+    [
+        ("key", "<i8"),  # of the track id, see stable_key
+        ("offset", "<i8"),  # of the track's line in tracks.jsonl, in bytes
+        ("artist", "<i8"),  # key of the artist, -1 where unknown
+        ("tempo", "<f4"),  # in BPM, NaN where unknown
+    ]
+)
+TEMPO = "tempo"
+UNKNOWN = -1
+
+
+class CatalogueError(ValueError):
+    """Tell which part of a catalogue cannot be used, and the way out."""
+
+
+class CatalogueTrack(NamedTuple):
+    """Hold what is known about a track of a catalogue.
+
+    Attributes:
+        track_id: Unique name.
+        artist: None where unknown.
+        path: Of the recording; None where unknown, as of tracks that were embedded from shards.
+        labels: Per condition the tags (list of str) or the tempo (float, BPM); a condition without label is absent.
+    """
+
+    track_id: str
+    artist: str | None
+    path: str | None
+    labels: dict[str, list[str] | float]
+
+
+@dataclass(frozen=True)
+class ModelNotes:
+    """Hold what a catalogue keeps of the model that embedded it.
+
+    Attributes:
+        fingerprint: sha256 of the checkpoint file.
+        condition_names: In the order of the masks.
+        masks: (C, D) float32.
+        audio: How its recordings become spectrograms.
+        chunk_frames: Length of its chunks.
+        tempo: How tempi are related, as in the training configuration under ``data.tempo``.
+    """
+
+    fingerprint: str
+    condition_names: list[str]
+    masks: np.ndarray
+    audio: AudioSettings
+    chunk_frames: int
+    tempo: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give plain values; ``model_notes`` undoes it."""
+        return {
+            "model": self.fingerprint,
+            "conditions": self.condition_names,
+            "masks": self.masks.tolist(),
+            "audio": asdict(self.audio),
+            "chunk_frames": self.chunk_frames,
+            "tempo": self.tempo,
+        }
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Hold an embedded catalogue of N tracks.
+
+    Attributes:
+        folder: Where it lies.
+        model: That embedded it.
+        embedding: (N, D) float32, unit rows.
+        columns: (N,) of ``COLUMNS``.
+    """
+
+    folder: Path
+    model: ModelNotes
+    embedding: np.ndarray
+    columns: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    @property
+    def condition_names(self) -> list[str]:
+        """Name the conditions, in the order of the masks."""
+        return self.model.condition_names
+
+    @cached_property
+    def by_key(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give the keys in order, and the row of each: (N,) int64, (N,) int64."""
+        keys = np.ascontiguousarray(self.columns["key"])
+        rows = np.argsort(keys, kind="stable")
+        return keys[rows], rows
+
+    def track(self, row: int) -> CatalogueTrack:
+        """Read what is known about the track of a row.
+
+        Raises:
+            CatalogueError: if its line is damaged.
+        """
+        return self.tracks([row])[0]
+
+    def tracks(self, rows: Iterable[int]) -> list[CatalogueTrack]:
+        """Read what is known about the tracks of some rows.
+
+        Raises:
+            CatalogueError: naming the line that is damaged.
+        """
+        path, found = self.folder / TRACKS, []
+        try:
+            with open(path, "rb") as file:
+                for row in rows:
+                    file.seek(int(self.columns["offset"][row]))
+                    found.append(parse_track(file.readline(), f"{path}, row {row}"))
+        except OSError as error:
+            raise CatalogueError(f"{path} cannot be read ({error.strerror}): embed the catalogue anew") from error
+        return found
+
+    def find(self, track_id: str) -> int | None:
+        """Find the row of a track; None if there is none."""
+        keys, rows = self.by_key
+        key = stable_key(track_id)
+        of_key = slice(np.searchsorted(keys, key, "left"), np.searchsorted(keys, key, "right"))
+        for row in rows[of_key].tolist():  # two ids might have one key
+            if self.track(row).track_id == track_id:
+                return row
+        return None
+
+
+def stable_key(name: str) -> int:
+    """Turn a name into a number from 0 to 2**63 - 1, the same in every process.
+
+    >>> stable_key("Miles Davis") == stable_key("Miles Davis") != stable_key("John Coltrane")
+    True
+    """
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def column_values(track: CatalogueTrack, offset: int) -> tuple[int, int, int, float]:
+    """Give the columns of a track whose line begins at an offset.
+
+    >>> column_values(CatalogueTrack("a", None, None, {"tempo": 120.0}), 7)[1:]
+    (7, -1, 120.0)
+    """
+    tempo = track.labels.get(TEMPO)
+    return (
+        stable_key(track.track_id),
+        offset,
+        stable_key(track.artist) if track.artist else UNKNOWN,
+        float(tempo) if isinstance(tempo, int | float) else float("nan"),
+    )
+
+
+def parse_track(line: bytes, where: str) -> CatalogueTrack:
+    """Parse a line of ``tracks.jsonl``.
+
+    Raises:
+        CatalogueError: naming the line, if it is not one.
+    """
+    try:
+        track = CatalogueTrack(**json.loads(line))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CatalogueError(f"{where} is not that of a track ({error}): embed the catalogue anew") from error
+    legal = (str, str | None, str | None, dict)
+    if not all(isinstance(value, kind) for value, kind in zip(track, legal, strict=True)):
+        raise CatalogueError(f"{where} is not that of a track ({line[:100]!r}): embed the catalogue anew")
+    return track
+
+
+def model_notes(content: dict[str, Any]) -> ModelNotes:
+    """Read the notes of a model from plain values.
+
+    Raises:
+        ValueError, KeyError, TypeError: for one that is not legal.
+    """
+    names, masks = content["conditions"], np.array(content["masks"], np.float32)
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"conditions {names!r} are no list of names")
+    if len(set(names)) < len(names):
+        raise ValueError(f"conditions {names!r} are not distinct")
+    if masks.ndim != 2 or len(masks) != len(names) or not np.isfinite(masks).all() or (masks < 0).any():
+        raise ValueError(f"masks of shape {masks.shape} are not one row of finite numbers >= 0 for each of {names}")
+    if not isinstance(content["model"], str) or not isinstance(content["tempo"], dict):
+        raise ValueError("the model has no fingerprint, or no relation of tempi")
+    audio, chunk_frames = AudioSettings(**content["audio"]), content["chunk_frames"]
+    for key, value in {**asdict(audio), "chunk_frames": chunk_frames}.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{key} is {value!r}, not a number from 1 on")
+    return ModelNotes(content["model"], names, masks, audio, chunk_frames, content["tempo"])
+
+
+def read_catalogue(folder: str | Path) -> Catalogue:
+    """Open a catalogue; its arrays are mapped, not read.
+
+    Raises:
+        CatalogueError: naming the file, if there is no catalogue, or it is damaged or of another format.
+    """
+    folder = Path(folder)
+    path = folder / HEADER
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+        if content["format_version"] != FORMAT_VERSION:
+            version = content["format_version"]
+            raise CatalogueError(f"{path} has format version {version!r}, expected {FORMAT_VERSION}: embed it anew")
+        n_tracks, model = content["tracks"], model_notes(content)
+        if type(n_tracks) is not int or n_tracks < 1:
+            raise ValueError(f"tracks is {n_tracks!r}, not a number from 1 on")
+    except FileNotFoundError as error:
+        raise CatalogueError(
+            f"{path} does not exist: embed the catalogue first, or to its end, with embed checkpoint=FILE out={folder}"
+        ) from error
+    except OSError as error:
+        raise CatalogueError(f"{path} cannot be read ({error.strerror}): give index=DIR, which embed made") from error
+    except CatalogueError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CatalogueError(f"{path} is not that of a catalogue ({error!r}): embed it anew") from error
+    embedding = map_array(folder / EMBEDDING, np.dtype("<f4"), (n_tracks, model.masks.shape[1]))
+    columns = map_array(folder / COLUMNS_FILE, COLUMNS, (n_tracks,))
+    return Catalogue(folder, model, embedding, columns)
+
+
+def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Map an array into memory.
+
+    Raises:
+        CatalogueError: if it is missing, damaged, or not of this type and shape.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise CatalogueError(f"{path} does not exist: embed the catalogue anew") from error
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError) as error:
+        raise CatalogueError(f"{path} is not a .npy array ({error}): embed the catalogue anew") from error
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+        found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise CatalogueError(f"{path} holds {found}, expected {dtype} of shape {shape}: embed the catalogue anew")
+    return array

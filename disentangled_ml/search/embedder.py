@@ -1,0 +1,225 @@
+"""A trained model for use: embed recordings, search catalogues. Without Lightning.
+
+import disentangled_ml
+
+model = disentangled_ml.load("runs/demo-resnet-fixed/checkpoints/best.ckpt").open("indexes/demo")
+for result in model.search("some.mp3", weights={"genre": 1.0, "mood": 0.5}, k=10, tempo=(90, 120)):
+    print(result.track.track_id, result.distance, result.distances)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from datamodules.audio.decoding import UnusableAudio, decode
+from datamodules.batches.recordings import cut_waveform
+from disentangled_ml.network.checkpoint import load_checkpoint, network_from
+from disentangled_ml.search.catalogue import Catalogue, CatalogueError, ModelNotes
+from disentangled_ml.search.similarity_search import Filters, Result, SimilaritySearch, open_search
+from disentangled_ml.structures import AudioSettings
+
+CHUNKS_PER_PASS = 256  # bounds the memory of embedding
+Item = TypeVar("Item")
+
+
+def fingerprint(path: Path) -> str:
+    """Give the sha256 of a checkpoint file.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} cannot be read ({error.strerror}): give one that train wrote") from error
+
+
+class Embedder:
+    """Embed recordings by the network of a checkpoint, and search catalogues that it embedded.
+
+    Args:
+        checkpoint: The file.
+        device: To compute on.
+
+    Attributes:
+        network: In evaluation mode.
+        notes: What catalogues keep of the model: its fingerprint, conditions, masks, audio settings.
+        source: ``mel`` or ``waveform``, what the network's frontend wants.
+
+    Raises:
+        ValueError: if the file is no checkpoint of this project.
+    """
+
+    def __init__(self, checkpoint: str | Path, device: str | torch.device = "cpu"):
+        content = load_checkpoint(Path(checkpoint))
+        self.network = network_from(content, checkpoint).to(device)
+        self.source = self.network.frontend.source
+        data = content["config"]["data"]
+        self.notes = ModelNotes(
+            fingerprint(Path(checkpoint)),
+            list(content["conditions"]),
+            self.network.masks().detach().float().cpu().numpy(),
+            AudioSettings(**content["audio"]),
+            data["chunk_frames"],
+            dict(data["tempo"]),
+        )
+        self.checkpoint = Path(checkpoint)
+        self.searched: SimilaritySearch | None = None
+
+    @property
+    def condition_names(self) -> list[str]:
+        """Name the conditions, in the order of the masks."""
+        return self.notes.condition_names
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Give the catalogue that is open.
+
+        Raises:
+            ValueError: if none is.
+        """
+        return self.search_of().catalogue
+
+    @torch.inference_mode()
+    def embed_tracks(self, tracks: Iterable[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, np.ndarray]]:
+        """Embed the chunks of tracks, those of several in one pass; give what came with each track, and its embedding.
+
+        Shape:
+            chunks of a track: (n, ...), n >= 1; embedding: (D,) float32, the normalised mean.
+        """
+        items: list[Item] = []
+        waiting: list[np.ndarray] = []
+        for item, chunks in tracks:
+            items.append(item)
+            waiting.append(chunks)
+            if sum(map(len, waiting)) >= CHUNKS_PER_PASS:
+                yield from zip(items, self.embed_together(waiting), strict=True)
+                items, waiting = [], []
+        if items:
+            yield from zip(items, self.embed_together(waiting), strict=True)
+
+    def embed_together(self, tracks: list[np.ndarray]) -> np.ndarray:
+        """Embed the chunks of some tracks: T arrays (n, ...) to (T, D)."""
+        rows = self.embed_chunks(np.concatenate(tracks))
+        sums = torch.stack([part.sum(0) for part in rows.split([len(track) for track in tracks])])
+        return normalize(sums, dim=1).numpy()
+
+    @torch.inference_mode()
+    def embed_chunks(self, chunks: np.ndarray) -> Tensor:
+        """Embed chunks by themselves: (n, ...) to (n, D) float32, on the CPU."""
+        device = next(self.network.parameters()).device
+        parts = torch.from_numpy(chunks).split(CHUNKS_PER_PASS)
+        return torch.cat([self.network(part.to(device)).float().cpu() for part in parts])
+
+    def embed(self, recording: str | Path | np.ndarray, sample_rate: int | None = None) -> np.ndarray:
+        """Embed a recording.
+
+        Args:
+            recording: A file (wav, flac, ogg, mp3), or a mono waveform of full scale 1.
+            sample_rate: Of the waveform, in Hz; None: that of the model, 22,050 Hz as a rule.
+
+        Shape:
+            recording: (n,) where it is a waveform.
+            returns: (D,) float32, of length 1.
+
+        Raises:
+            ValueError: with the reason, if it cannot be used.
+        """
+        if isinstance(recording, str | Path):
+            name = str(recording)
+            try:
+                waveform, sample_rate = decode(Path(recording))
+            except UnusableAudio as error:
+                raise UnusableAudio(f"{name}: {error}") from error
+        else:
+            name, waveform = "the waveform", np.asarray(recording, np.float32)
+            if waveform.ndim != 1:
+                raise ValueError(
+                    f"a waveform has one dimension, got shape {waveform.shape}: take the mean of its channels"
+                )
+        audio = self.notes.audio
+        try:
+            chunks = cut_waveform(
+                waveform, sample_rate or audio.sample_rate, audio, self.source, self.notes.chunk_frames
+            )
+        except UnusableAudio as error:
+            raise UnusableAudio(f"{name}: {error}") from error
+        ((_, embedding),) = self.embed_tracks([(None, chunks)])
+        if not np.isfinite(embedding).all():
+            raise ValueError(f"the embedding of {name} is not finite: the recording or the checkpoint is damaged")
+        return embedding
+
+    def open(self, folder: str | Path) -> Embedder:
+        """Open a catalogue that this model embedded, to be searched; give the model itself.
+
+        Raises:
+            ValueError: if there is none, it is damaged, or another model embedded it.
+        """
+        search = open_search(folder)
+        check_fingerprint(search.catalogue, self.notes.fingerprint, self.checkpoint)
+        self.searched = search
+        return self
+
+    def search_of(self) -> SimilaritySearch:
+        """Give the search of the catalogue that is open.
+
+        Raises:
+            ValueError: if none is.
+        """
+        if self.searched is None:
+            raise ValueError("no catalogue is open: open one first, with model.open(DIR)")
+        return self.searched
+
+    def search(
+        self,
+        query: str | Path | np.ndarray,
+        weights: Mapping[str, float] | None = None,
+        k: int = 10,
+        same_artist: bool = True,
+        tempo: tuple[float, float] | None = None,
+        method: str = "auto",
+    ) -> list[Result]:
+        """Find the tracks of the open catalogue that are nearest to a query, nearest first.
+
+        Args:
+            query: Id of a track of the catalogue, which is then not found itself; or a file; or an embedding (D,).
+            weights: Per condition, numbers >= 0; those that are not given are zero. None: one for each.
+            k: How many.
+            same_artist: False: leave out tracks by the artist of the query, where that is known.
+            tempo: Slowest and fastest in BPM; leaves out tracks of unknown tempo.
+            method: ``auto``, ``exact`` or ``approximate``.
+
+        Raises:
+            ValueError: if no catalogue is open, or something is not legal.
+        """
+        search = self.search_of()
+        if isinstance(query, np.ndarray):
+            return search.search(query, weights, k, Filters(tempo=tempo), method)
+        row = search.catalogue.find(query) if isinstance(query, str) else None
+        if row is not None:
+            return search.search_like(row, weights, k, same_artist, tempo, method)
+        if not Path(query).is_file():
+            raise ValueError(f"{query} is neither a track of {search.catalogue.folder} nor a file")
+        return search.search(self.embed(query), weights, k, Filters(tempo=tempo), method)
+
+
+def check_fingerprint(catalogue: Catalogue, own: str, checkpoint: Path) -> None:
+    """Check that a catalogue was embedded by a checkpoint.
+
+    Raises:
+        CatalogueError: if it was by another.
+    """
+    if catalogue.model.fingerprint != own:
+        raise CatalogueError(
+            f"{catalogue.folder} was embedded by another checkpoint (sha256 {catalogue.model.fingerprint[:12]}...) than "
+            f"{checkpoint} ({own[:12]}...): give that one, or embed the catalogue with this one"
+        )

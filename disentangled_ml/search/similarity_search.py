@@ -1,0 +1,256 @@
+"""Search an embedded catalogue: "like this track, as to genre 1.0, mood 0.5, tempo 0".
+
+The distance is that of weighted_distance.py. Results come nearest first, of equally near ones the first row first.
+
+The exact search takes the distances to all tracks from one product of a matrix and a vector in float32, which is fast but rounds;
+every track that rounding could have kept out of the first k is then compared by the differences themselves, in float64. So
+its result is that of a loop over all tracks. Of large catalogues an index gives the candidates instead (approximate.py); they are
+compared in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from disentangled_ml.search.catalogue import INDEX, Catalogue, CatalogueTrack, read_catalogue, stable_key
+from disentangled_ml.search.weighted_distance import check_weights, condition_distances, scales
+
+ROWS_PER_BLOCK = 16_384  # of a matrix product
+GATHERED = 8  # where fewer than one in so many tracks is allowed, only those are read
+FLOAT32_UNIT = 2.0**-24  # of rounding
+METHODS = ("auto", "exact", "approximate")
+MOST_EXACT = 100_000  # tracks: so many are compared one by one in some 20 ms
+
+
+class Index(Protocol):
+    """Give candidates of a large catalogue."""
+
+    def candidates(self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, n: int) -> np.ndarray:
+        """Give the rows of at least n tracks that are probably the nearest, or of all that are allowed where they are fewer."""
+
+
+class Result(NamedTuple):
+    """Hold one track that was found.
+
+    Attributes:
+        row: In the catalogue.
+        track: What is known about it.
+        distance: Weighted, from the query.
+        distances: Per condition, in its subspace and without its weight; the sum of their weighted squares is that of ``distance``.
+    """
+
+    row: int
+    track: CatalogueTrack
+    distance: float
+    distances: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Say which tracks may be found.
+
+    Attributes:
+        without_row: The query itself; None: every row may.
+        without_artist: Whose tracks are left out; None: nobody's.
+        tempo: Slowest and fastest in BPM; tracks of unknown tempo are left out. None: any.
+    """
+
+    without_row: int | None = None
+    without_artist: str | None = None
+    tempo: tuple[float, float] | None = None
+
+
+def check_tempo(tempo: Sequence[float] | None) -> tuple[float, float] | None:
+    """Give the range of tempi.
+
+    Raises:
+        ValueError: if it is none.
+
+    >>> check_tempo([90, 120])
+    (90.0, 120.0)
+    """
+    if tempo is None:
+        return None
+    if len(tempo) != 2 or not 0 <= tempo[0] <= tempo[1] < math.inf:
+        raise ValueError(f"tempo={list(tempo)} is no range: give the slowest and the fastest in BPM, as tempo=[90,120]")
+    return float(tempo[0]), float(tempo[1])
+
+
+class SimilaritySearch:
+    """Search a catalogue.
+
+    Args:
+        catalogue: To be searched.
+        index: That gives the candidates of a large one; None: it has none, every search is exact.
+    """
+
+    def __init__(self, catalogue: Catalogue, index: Index | None = None):
+        self.catalogue, self.index = catalogue, index
+
+    def search(
+        self,
+        query: np.ndarray,
+        weights: Mapping[str, float] | None = None,
+        k: int = 10,
+        filters: Filters | None = None,
+        method: str = "auto",
+    ) -> list[Result]:
+        """Find the nearest tracks, nearest first.
+
+        Args:
+            query: Embedding of the query, by the model of the catalogue.
+            weights: Per condition, see ``check_weights``.
+            k: How many; fewer where fewer are allowed.
+            filters: Which tracks are allowed.
+            method: ``exact``; ``approximate``, by the index; or ``auto``: approximate where there is an index and more than
+                ``MOST_EXACT`` tracks are allowed.
+
+        Shape:
+            query: (D,).
+
+        Raises:
+            ValueError: for weights, k, a range of tempi, a method or a query that are not legal.
+        """
+        names, masks = self.catalogue.condition_names, self.catalogue.model.masks
+        if type(k) is not int or k < 1:
+            raise ValueError(f"k={k} is not legal: give a number from 1 on")
+        query = np.asarray(query)
+        if query.shape != (masks.shape[1],) or not np.isfinite(query).all():
+            raise ValueError(f"the query is no embedding: {masks.shape[1]} finite numbers expected")
+        weight = check_weights(weights, names)
+        allowed = self.allowed(filters or Filters())
+        if self.is_approximate(method, allowed):
+            rows = self.index.candidates(query, weight, allowed, k)
+        else:
+            rows = self.exact_candidates(query, weight, allowed, k)
+        squared = condition_distances(self.catalogue.embedding[rows], query, masks)
+        total = squared @ weight
+        order = np.lexsort((rows, total))[:k]
+        found = zip(
+            rows[order].tolist(),
+            self.catalogue.tracks(rows[order].tolist()),
+            np.sqrt(total[order]).tolist(),
+            np.sqrt(squared[order]).tolist(),
+            strict=True,
+        )
+        return [
+            Result(row, track, distance, dict(zip(names, per_condition, strict=True)))
+            for row, track, distance, per_condition in found
+        ]
+
+    @cached_property
+    def squared_lengths(self) -> np.ndarray:
+        """Give the squared length of each track in each subspace, (N, C) float32."""
+        embedding, squares = self.catalogue.embedding, self.catalogue.model.masks.astype(np.float32) ** 2
+        blocks = range(0, len(embedding), ROWS_PER_BLOCK)
+        return np.concatenate([embedding[first : first + ROWS_PER_BLOCK] ** 2 @ squares.T for first in blocks])
+
+    def exact_candidates(
+        self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, k: int
+    ) -> np.ndarray:
+        """Give the rows of all tracks that may be among the k nearest; what float32 rounds away keeps none out.
+
+        Shape:
+            query: (D,); weights: (C,); allowed: (N,) bool; returns: (R,) int64, ascending; R >= k where so many are allowed.
+        """
+        embedding, scale = self.catalogue.embedding, scales(weights, self.catalogue.model.masks)
+        used = np.flatnonzero(scale)
+        part = slice(used[0], used[-1] + 1)  # a condition's dimensions lie side by side, as a rule
+        rows = None if allowed is None else np.flatnonzero(allowed)
+        few = rows is not None and len(rows) * GATHERED < len(embedding)
+        squared = self.squared_lengths[rows if few else slice(None)] @ weights.astype(np.float32)
+        product = (2 * scale * query)[part].astype(np.float32)
+        for first in range(0, len(squared), ROWS_PER_BLOCK):
+            block = slice(first, first + ROWS_PER_BLOCK)
+            squared[block] -= embedding[rows[block] if few else block, part] @ product
+        if rows is None or few:
+            rows = np.arange(len(embedding)) if rows is None else rows
+        else:
+            squared = squared[rows]
+        if len(rows) <= k:
+            return rows
+        return rows[squared <= np.partition(squared, k - 1)[k - 1] + rounding(scale, query)]
+
+    def search_like(
+        self,
+        row: int,
+        weights: Mapping[str, float] | None = None,
+        k: int = 10,
+        same_artist: bool = True,
+        tempo: tuple[float, float] | None = None,
+        method: str = "auto",
+    ) -> list[Result]:
+        """Find the tracks nearest to that of a row, but for itself; without those by its artist unless ``same_artist``.
+
+        Raises:
+            ValueError: as ``search``.
+        """
+        artist = None if same_artist else self.catalogue.track(row).artist
+        return self.search(self.catalogue.embedding[row], weights, k, Filters(row, artist, tempo), method)
+
+    def is_approximate(self, method: str, allowed: np.ndarray | None) -> bool:
+        """Decide by what method a search is done.
+
+        Raises:
+            ValueError: for an unknown method, or the approximate one where there is no index.
+        """
+        if method not in METHODS:
+            raise ValueError(f"method={method} is unknown: choose one of {', '.join(METHODS)}")
+        if method == "approximate" and self.index is None:
+            raise ValueError(
+                f"{self.catalogue.folder} has no index for method=approximate: embed it with approximate=true, or use exact"
+            )
+        n_allowed = len(self.catalogue) if allowed is None else np.count_nonzero(allowed)
+        return method == "approximate" or (method == "auto" and self.index is not None and n_allowed > MOST_EXACT)
+
+    def allowed(self, filters: Filters) -> np.ndarray | None:
+        """Tell which rows may be found: (N,) bool; None: all.
+
+        Raises:
+            ValueError: for a range of tempi that is none.
+        """
+        columns, tempo = self.catalogue.columns, check_tempo(filters.tempo)
+        if filters == Filters():
+            return None
+        allowed = np.ones(len(self.catalogue), bool)
+        if tempo is not None:
+            allowed &= (columns["tempo"] >= tempo[0]) & (columns["tempo"] <= tempo[1])
+        if filters.without_artist:
+            allowed &= columns["artist"] != stable_key(filters.without_artist)
+        if filters.without_row is not None:
+            allowed[filters.without_row] = False
+        return allowed
+
+
+def open_search(folder: str | Path) -> SimilaritySearch:
+    """Open a catalogue to be searched, with its index where it has one.
+
+    Raises:
+        CatalogueError: naming the file, if there is none, or it is damaged.
+    """
+    catalogue = read_catalogue(folder)
+    if not (catalogue.folder / INDEX).is_file():
+        return SimilaritySearch(catalogue)
+    from disentangled_ml.search.approximate import read_index  # faiss, for those who need it
+
+    return SimilaritySearch(catalogue, read_index(catalogue.folder / INDEX, catalogue))
+
+
+def rounding(scale: np.ndarray, query: np.ndarray) -> float:
+    """Bound by how much float32 may order two tracks wrongly, whose embeddings are of length 1.
+
+    Each of the sums over D dimensions is off by D units at most, of the sum of the sizes of what it adds up (N. Higham, "Accuracy and
+    Stability of Numerical Algorithms", section 3.1): the length of a track, twice its product with the query; and there are two tracks.
+
+    >>> rounding(np.ones(256), np.eye(256)[0]) < 1e-3
+    True
+    """
+    length = max(1.0, float(np.linalg.norm(query)))
+    return 8 * (len(scale) + 8) * FLOAT32_UNIT * float(scale.max()) * length

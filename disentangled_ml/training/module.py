@@ -1,0 +1,159 @@
+"""The LightningModule: glue between the network, the loss, the evaluation and the trainer. No maths."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from disentangled_ml.evaluation.listed_triplets import (
+    Distances,
+    EmbeddingTable,
+    end_chunks,
+    listed_chunks,
+    listed_distances,
+    listed_loss,
+)
+from disentangled_ml.network.augmentation import Augmentation
+from disentangled_ml.network.model import ConditionalSimilarityNetwork
+from disentangled_ml.objective.gathering import Selection
+from disentangled_ml.objective.losses import DisentangledLoss
+from disentangled_ml.structures import ChunkBatch, Member, TrackChunks
+
+CHUNKS_PER_PASS = 256  # bounds the memory of embedding whole tracks
+
+
+class SimilarityModule(pl.LightningModule):
+    """Train and evaluate a conditional similarity network.
+
+    Args:
+        network: To train.
+        loss: Of a batch.
+        learning_rate: Of Adam.
+        weight_decay: Of Adam.
+        checkpoint_notes: Plain values that every checkpoint carries (configuration, conditions, audio settings).
+        selection: Chooses the triplets of a step, over the batches of all ranks perhaps; None: those that came with the batch.
+        augmentation: Changes the chunks of a step; None: nothing does.
+        frontend_rate_scale: Of the learning rate, for what the frontend trains.
+    """
+
+    def __init__(
+        self,
+        network: ConditionalSimilarityNetwork,
+        loss: DisentangledLoss,
+        learning_rate: float = 0.001,
+        weight_decay: float = 0.0,
+        checkpoint_notes: dict[str, Any] | None = None,
+        selection: Selection | None = None,
+        augmentation: Augmentation | None = None,
+        frontend_rate_scale: float = 1.0,
+    ):
+        super().__init__()
+        self.network, self.loss = network, loss
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.checkpoint_notes = checkpoint_notes or {}
+        self.selection, self.augmentation = selection, augmentation
+        self.frontend_rate_scale = frontend_rate_scale
+        self.table = EmbeddingTable()
+
+    @property
+    def condition_names(self) -> list[str]:
+        """Names of the conditions, in order."""
+        return self.network.condition_names
+
+    def training_step(self, batch: ChunkBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Compute the loss of a batch; give it with the counts (C + 1,) of correct and all triplets.
+
+        What is logged of an epoch is summed over the ranks by the callbacks. Lightning's own ``sync_dist`` is not used: it
+        synchronises when a value is first read, which the progress bar does on rank zero alone.
+        """
+        augmentation = self.augmentation and self.augmentation.at(self.global_step, self.global_rank)
+        raw_embedding, triplets = self.network.raw_embedding(batch.audio, augmentation), batch.triplets
+        if self.selection is not None:
+            raw_embedding, triplets = self.selection(raw_embedding, batch.tracks, self.global_step)
+        terms = self.loss(raw_embedding, self.network.masks(), triplets, batch.targets)
+        self.log("loss", terms.total.detach(), prog_bar=True, logger=False)
+        return {"loss": terms.total, "correct": terms.correct, "total": terms.n_triplets}
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the embeddings of the last evaluation."""
+        self.start_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the embeddings of the last evaluation."""
+        self.start_evaluation("test")
+
+    def start_evaluation(self, split: str) -> None:
+        """Begin the table of a split, with one network on all ranks: batch norm's statistics are each rank's own."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        data = self.trainer.datamodule
+        self.triplets = data.triplets[split]
+        ends = end_chunks(data.infos[split], data.plan.chunk_frames)
+        self.table = EmbeddingTable(wanted=listed_chunks(self.triplets) | ends)
+        self.gathered = False
+
+    def validation_step(self, batch: TrackChunks, batch_idx: int) -> None:
+        """Embed whole tracks."""
+        self.table.add(batch, embed(self.network, batch.audio))
+
+    test_step = validation_step
+
+    def evaluated(self) -> tuple[EmbeddingTable, Distances]:
+        """Give the embeddings of all ranks and the distances of the triplets in their subspaces; call on every rank."""
+        if not self.gathered:
+            if self.trainer.world_size > 1:
+                self.table.rows = gather_rows(self.table.rows, self.trainer.world_size)
+            self.distances = listed_distances(self.table, self.triplets, self.network.masks(), self.condition_names)
+            self.gathered = True
+        return self.table, self.distances
+
+    def evaluation_loss(self) -> float:
+        """Give the loss of the listed triplets.
+
+        Raises:
+            ValueError: if it is not finite; the checkpoints of the epochs before are still there.
+        """
+        distances = self.evaluated()[1]
+        weights = self.loss.margin, self.loss.track_weight, self.loss.condition_weight
+        loss = listed_loss(distances, len(self.condition_names), *weights)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"training diverged, the loss is {loss}: lower training.learning_rate or set training.gradient_clip"
+            )
+        return loss
+
+    def configure_optimizers(self) -> Adam:
+        """Optimise everything by Adam; the schedule is a callback, which sees the validation loss.
+
+        What a frontend trains has a rate of its own, and no weight decay: a filter is not better for being nearer to zero.
+        """
+        frontend = list(self.network.frontend.parameters())
+        own = set(frontend)
+        groups = [{"params": [parameter for parameter in self.parameters() if parameter not in own]}]
+        if frontend:
+            rate = self.learning_rate * self.frontend_rate_scale
+            groups.append({"params": frontend, "lr": rate, "weight_decay": 0.0})
+        return Adam(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to rebuild the network without this run."""
+        checkpoint.update(self.checkpoint_notes)
+
+
+def gather_rows(rows: dict[Member, Tensor], world_size: int) -> dict[Member, Tensor]:
+    """Merge the rows of all ranks; they travel as one matrix, for a row alone would bring along the batch it is a view of."""
+    own = (list(rows), torch.stack(list(rows.values())) if rows else torch.empty(0))
+    parts: list[tuple] = [()] * world_size
+    torch.distributed.all_gather_object(parts, own)
+    return {member: row for members, matrix in parts for member, row in zip(members, matrix, strict=True)}
+
+
+def embed(network: ConditionalSimilarityNetwork, audio: Tensor) -> Tensor:
+    """Embed any number of chunks, a bounded number at a time: (N, ...) to (N, D)."""
+    return torch.cat([network(part) for part in audio.split(CHUNKS_PER_PASS)])

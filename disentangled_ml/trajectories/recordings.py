@@ -1,0 +1,104 @@
+"""Embed a recording as it is: decode it, cut it into overlapping chunks, embed them. What commands on single recordings share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.audio.decoding import UnusableAudio, decode
+from datamodules.audio.spectrogram import log_mel, resample
+from datamodules.batches.streams import mel_chunk
+from disentangled_ml.config import ConfigError
+from disentangled_ml.search.catalogue import ModelNotes
+from disentangled_ml.search.embedder import CHUNKS_PER_PASS, Embedder
+from disentangled_ml.trajectories.change_points import chunk_starts
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Hold a recording, resampled.
+
+    Shape:
+        waveform: (n,) float32; mel: (n_mels, frames) float16.
+    """
+
+    waveform: np.ndarray
+    mel: np.ndarray
+
+
+def chunk_seconds(notes: ModelNotes) -> float:
+    """Give the length of a model's chunk, from its first frame to that of the chunk that follows it."""
+    return notes.audio.seconds(notes.chunk_frames)
+
+
+def hop_of(embedder: Embedder, hop_seconds: float) -> int:
+    """Give the hop between chunks in frames.
+
+    Raises:
+        ConfigError: if it is longer than a chunk, so that music would be left out.
+    """
+    frames = max(1, embedder.notes.audio.frames(hop_seconds))
+    if frames > embedder.notes.chunk_frames:
+        raise ConfigError(
+            f"hop_seconds={hop_seconds} is longer than a chunk, {chunk_seconds(embedder.notes):.2f} s: give less"
+        )
+    return frames
+
+
+def check_context(embedder: Embedder, context_seconds: float) -> None:
+    """Check that the context holds a chunk.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    if context_seconds < chunk_seconds(embedder.notes):
+        raise ConfigError(
+            f"context_seconds={context_seconds} is shorter than a chunk: give at least {chunk_seconds(embedder.notes):.2f}"
+        )
+
+
+def read_recording(path: Path, notes: ModelNotes) -> Recording:
+    """Decode a recording for a model.
+
+    Raises:
+        UnusableAudio: naming it, if it cannot be used or is shorter than a chunk.
+    """
+    audio = notes.audio
+    try:
+        waveform = resample(*decode(path), audio.sample_rate)
+        mel = log_mel(waveform, audio)
+    except UnusableAudio as error:
+        raise UnusableAudio(f"{path}: {error}") from error
+    if mel.shape[1] < notes.chunk_frames:
+        needed, seconds = audio.seconds(notes.chunk_frames - 1), len(waveform) / audio.sample_rate
+        raise UnusableAudio(f"{path}: shorter than a chunk: {seconds:.2f} s, {needed:.2f} s needed")
+    return Recording(waveform, mel)
+
+
+def embed_recording(embedder: Embedder, recording: Recording, hop_frames: int) -> tuple[Tensor, Tensor]:
+    """Embed the overlapping chunks of a recording.
+
+    Shape:
+        returns: starts (N,) float64 in seconds, embedding (N, D) on the CPU.
+
+    Raises:
+        ValueError: if an embedding is not finite.
+    """
+    audio, frames = embedder.notes.audio, embedder.notes.chunk_frames
+    samples = audio.chunk_samples(frames)
+
+    def cut(start: int) -> np.ndarray:
+        if embedder.source == "mel":
+            return mel_chunk(recording.mel, frames, start)
+        return recording.waveform[start * audio.hop_length :][:samples]
+
+    starts = chunk_starts(recording.mel.shape[1], frames, hop_frames)
+    passes = (starts[first : first + CHUNKS_PER_PASS] for first in range(0, len(starts), CHUNKS_PER_PASS))
+    embedding = torch.cat([embedder.embed_chunks(np.stack([cut(start) for start in part])) for part in passes])
+    if not embedding.isfinite().all():
+        raise ValueError("an embedding of the recording is not finite: the checkpoint is damaged")
+    return torch.tensor([audio.seconds(start) for start in starts], dtype=torch.float64), embedding

@@ -1,0 +1,115 @@
+"""The command: a ranked table, JSON, precision, and clear errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from disentangled_ml.commands import search
+from disentangled_ml.config import ConfigError, load_config
+from tests.disentangled_ml.catalogues import embed_recordings, save_checkpoint
+
+ROOT = Path(__file__).resolve().parents[3]
+N = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Give a folder with a checkpoint, recordings and the catalogue of them."""
+    return embed_recordings(tmp_path_factory.mktemp("use"), N)
+
+
+def run(folder: Path, *arguments: str) -> None:
+    search.main(load_config("search", [f"index={folder}/index", *arguments]))
+
+
+def test_a_ranked_table_and_json(folder, capsys, tmp_path):
+    out = tmp_path / "found" / "r.json"
+    run(folder, "like=r3", "weights.genre=1", "weights.mood=.5", "k=4", f"out={out}")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["track", "distance", "genre", "mood", "tempo", "artist", "labels"]
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4"]
+    content = json.loads(out.read_text())
+    assert content["like"] == "r3"
+    assert [line.split()[1] for line in lines[1:]] == [result["track_id"] for result in content["results"]]
+    for result in content["results"]:
+        parts = result["distances"]
+        assert result["distance"] ** 2 == pytest.approx(parts["genre"] ** 2 + 0.5 * parts["mood"] ** 2)
+        assert Path(result["path"]).is_file()
+        assert set(result["labels"]) == {"genre", "tempo"}
+
+
+def test_filters(folder, capsys):
+    run(folder, "like=r1", "k=99", "same_artist=false", "tempo=[62,65]")
+    found = [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert sorted(found) == ["r2", "r3", "r4"]  # r5 is by the artist of r1
+    run(folder, "like=r1", "tempo=[200,300]")
+    assert capsys.readouterr().out == "no track is left by the filters\n"
+
+
+def test_a_file_needs_its_checkpoint(folder, capsys):
+    path = folder / "recordings" / "2.flac"
+    run(folder, f"like={path}", f"checkpoint={folder}/x.ckpt", "k=1", "method=exact")
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["1", "r2", "0.000"]
+    with pytest.raises(ConfigError, match=r"like=.*2\.flac is a file: give checkpoint=FILE too"):
+        run(folder, f"like={path}")
+
+
+def test_precision(folder, capsys, tmp_path):
+    run(folder, "precision=true", "k=3", f"out={tmp_path}/p.json")
+    shown = capsys.readouterr().out
+    assert shown.startswith("precision at 3 by label, without the query and its artist")
+    content = json.loads((tmp_path / "p.json").read_text())
+    assert content["conditions"]["genre"]["n"] == N
+    assert content["conditions"]["mood"] == {"sub": None, "all": None, "chance": None, "best": None, "n": 0}
+
+
+def test_another_checkpoint_is_refused(folder, tmp_path):
+    other = save_checkpoint(tmp_path / "y.ckpt", seed=1)
+    for like in ("r0", folder / "recordings" / "0.flac"):
+        with pytest.raises(ValueError, match=r"index was embedded by another checkpoint"):
+            run(folder, f"like={like}", f"checkpoint={other}")
+    with pytest.raises(ValueError, match=r"checkpoint nowhere cannot be read \(No such file or directory\)"):
+        run(folder, "like=r0", "checkpoint=nowhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give like=TRACK_ID or like=FILE, or precision=true"),
+        (["like=r0", "precision=true"], "or precision=true"),
+        (["like=nobody"], "like=nobody is neither a track of .*index nor a file"),
+        (["like=r0", "weights.genr=1"], r"weights\.genr: the model knows no such condition, only genre, mood, tempo"),
+        (["like=r0", "weights.genre=-1"], r"weights\.genre=-1\.0 is not legal"),
+        (["like=r0", "weights.genre=nan"], r"weights\.genre=nan is not a finite number"),
+        (["like=r0", "weights.genre=much"], r"weights\.genre: Value 'much'"),
+        (["like=r0", "weights.genre=0"], "all weights are zero"),
+        (["like=r0", "weights=3"], "weights: Cannot assign int"),
+        (["like=r0", "tempo=[120,90]"], r"tempo=\[120\.0, 90\.0\] is no range"),
+        (["like=r0", "tempo=fast"], "tempo: "),
+        (["like=r0", "k=0"], "k=0 is too small"),
+        (["like=r0", "method=fast"], "method=fast is not legal: choose one of auto, exact, approximate"),
+        (["like=r0", "method=approximate"], "has no index for method=approximate"),
+        (["like=r0", "accelerator=tpu"], "accelerator=tpu is not legal"),
+    ],
+)
+def test_bad_arguments(folder, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run(folder, *arguments)
+
+
+def test_no_index(tmp_path):
+    with pytest.raises(ValueError, match=r"catalogue\.json does not exist: embed the catalogue first"):
+        run(tmp_path, "like=r0")
+
+
+def test_a_command_fails_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "disentangled_ml.commands.search", f"index={tmp_path}", "like=a"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")

@@ -1,0 +1,381 @@
+"""A real server: what strangers send, killed in the middle, and the page in headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import soundfile
+from servers import ARTISTS, HOSTILE_IDS, IDS, RATE, Made, Served, make_catalogue, sound
+
+from datamodules.triplet_lists.lists import read_triplets
+from disentangled_ml.structures import AudioSettings
+from disentangled_ml.web.listening.answer_file import read_answers
+
+CHROMIUM = shutil.which("chromium")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Made:
+    return make_catalogue(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def served(made) -> Iterator[Served]:
+    """Run one server for all tests that leave it as it is; at the end it must still be up."""
+    server = Served(
+        made, made.folder / "log", "max_upload_mb=1", f"listening_test={made.folder}/test", "decode_seconds=60"
+    )
+    yield server
+    still_up = server.process.poll() is None
+    server.end()
+    assert still_up, server.said()
+
+
+def ask(server: Served, path: str, content: dict | bytes | None = None, kind: str = "application/json", **headers: str):
+    """Give the status and the JSON of an answer."""
+    data = json.dumps(content).encode() if isinstance(content, dict) else content
+    request = urllib.request.Request(server.address + path, data, {"Content-Type": kind, **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def talk(server: Served, *parts: bytes) -> bytes:
+    """Send bytes as they are; give what comes back until the server closes, or has no more to say."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as line:
+        try:
+            for part in parts:
+                line.sendall(part)
+        except OSError:  # it has hung up already
+            pass
+        line.settimeout(5)
+        said = b""
+        try:
+            while part := line.recv(65_536):
+                said += part
+        except OSError:
+            pass
+    return said
+
+
+POST = b"POST /api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: audio/wav\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "answer"),
+    [
+        ([b"\0\xff\xfe" * 100 + b"\r\n\r\n"], b"400 Bad Request"),
+        ([b"GET / HTTP/9.9\r\n\r\n"], b"400 Bad Request"),
+        ([b"GET / HTTP/1.1\r\n\r\n"], b"400 Bad Request"),
+        ([b"GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"], b"421 "),
+        ([b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 200_000 + b"\r\n\r\n"], b"400 Bad Request"),
+        ([b"GET /../../../../etc/passwd HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"], b"404 Not Found"),
+        ([POST + b"Content-Length: -5\r\n\r\n"], b"400 Bad Request"),
+        ([POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello"], b"400 Bad Request"),
+        ([POST + b"Transfer-Encoding: chunked\r\n\r\nzzz\r\n"], b"HTTP/1.1 4"),
+        ([POST + b"Content-Length: 99999999999\r\n\r\n"], b"413 "),
+        ([POST + b"Transfer-Encoding: chunked\r\n\r\n", *[b"10000\r\n" + b"x" * 65_536 + b"\r\n"] * 200], b"413 "),
+        ([POST + b"Content-Length: 1000\r\n\r\n" + b"x" * 10], b""),  # and gone
+    ],
+    ids=[
+        *("binary", "unknown version", "no host", "foreign host", "huge header", "path traversal"),
+        *("negative length", "two lengths", "broken chunk", "huge length", "endless", "cut off"),
+    ],
+)  # fmt: skip
+def test_broken_requests(served, parts, answer):
+    assert answer in talk(served, *parts)
+    assert ask(served, "api/catalogue")[0] == 200
+
+
+def test_many_uploads_at_one_time(served, tmp_path):
+    """Some are told to come again, none is lost without a word."""
+    soundfile.write(tmp_path / "a.wav", sound(3), RATE)
+    data, answers = (tmp_path / "a.wav").read_bytes(), []
+    senders = [
+        threading.Thread(target=lambda: answers.append(ask(served, "api/upload", data, "audio/wav"))) for _ in range(24)
+    ]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    assert {status for status, _ in answers} == {200, 503}
+    assert all("error" in content for status, content in answers if status == 503)
+    assert ask(served, "api/upload", data, "audio/wav")[0] == 200
+
+
+def test_the_server_keeps_no_file_of_an_upload(served, tmp_path):
+    soundfile.write(tmp_path / "a.wav", sound(3), RATE)
+    for data in ((tmp_path / "a.wav").read_bytes(), b"no sound"):
+        ask(served, "api/upload", data, "audio/wav")
+    opened = [os.readlink(link) for link in Path(f"/proc/{served.process.pid}/fd").iterdir() if link.is_symlink()]
+    assert opened
+    assert not [path for path in opened if path.startswith(tempfile.gettempdir()) and "deleted" in path]
+
+
+def test_a_multipart_form_is_told_what_to_send(served):
+    body = b'--x\r\nContent-Disposition: form-data; name="f"; filename="../../../tmp/evil.wav"\r\n\r\nRIFF'
+    status, content = ask(served, "api/upload", body, "multipart/form-data; boundary=x")
+    assert (status, "send the recording itself" in content["error"]) == (415, True)
+
+
+def test_a_file_that_is_too_large_is_told_so_and_not_just_cut_off(served):
+    """The sender writes all of it before it reads."""
+    status, content = ask(served, "api/upload", bytes(3_000_000), "audio/wav")
+    assert (status, content["error"]) == (413, "this is too large: the most is 1,000,000 bytes")
+
+
+def test_it_listens_on_this_machine_alone(served):
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    own = [
+        line.split()[1] for line in lines if line.split()[1].endswith(f":{served.port:04X}") and line.split()[3] == "0A"
+    ]
+    assert own == [f"0100007F:{served.port:04X}"]
+
+
+def test_it_ends_when_interrupted(made, tmp_path):
+    server = Served(made, tmp_path / "log")
+    assert ask(server, "api/catalogue")[0] == 200
+    assert server.end() == 0
+    assert "Traceback" not in server.said()
+
+
+def test_answers_survive_a_killed_server(made, tmp_path):
+    """Every answer that a rater was told is saved is there after SIGKILL, whenever that comes."""
+    folder, saved = tmp_path / "test", []
+
+    def rate(server: Served, name: str, last: int) -> None:
+        try:
+            while True:
+                _, turn = ask(server, f"api/listen/turn?rater={name}")
+                answer = {"rater": name, "number": turn["number"], "chosen": "left"}
+                if turn["number"] is None or ask(server, "api/listen/answer", answer)[0] != 200:
+                    return
+                saved.append((name, turn["number"]))
+                if len(saved) == last:
+                    server.process.kill()
+        except (OSError, ValueError):
+            return  # the server is gone
+
+    for last in (10, 25):
+        server = Served(made, tmp_path / "log", f"listening_test={folder}")
+        raters = [threading.Thread(target=rate, args=(server, f"rater{i}", last)) for i in range(3)]
+        for rater in raters:
+            rater.start()
+        for rater in raters:
+            rater.join()
+        server.kill()
+    answers, damaged = read_answers(folder / "answers.jsonl")
+    assert damaged == 0
+    assert 25 <= len(saved) <= len(answers)
+    assert len({(answer.rater, answer.question) for answer in answers}) == len(answers)  # none was asked for twice
+    counts = {name: sum(rater == name for rater, _ in saved) for name, _ in saved}
+    server = Served(made, tmp_path / "log", f"listening_test={folder}")
+    for name, count in counts.items():
+        assert ask(server, f"api/listen/turn?rater={name}")[1]["done"] >= count
+    server.end()
+
+
+# In the browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(browser):
+    """Open a tab; at the end nothing in it may have failed, been blocked, or been fetched from elsewhere."""
+    page = browser.new_context().new_page()
+    page.set_default_timeout(60_000)
+    page.failures, page.others = [], []
+    page.on("pageerror", lambda error: page.failures.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and page.failures.append(message.text))
+    page.on("request", lambda request: page.others.append(request.url))
+    yield page
+    assert not page.failures
+    assert page.evaluate("window.hacked") is None
+    assert all(url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:", "data:")) for url in page.others)
+    page.context.close()
+
+
+def names(tab) -> list[str]:
+    return tab.locator("#results .name").all_inner_texts()
+
+
+def move(tab, slider: str, value: float) -> None:
+    """Move a slider, and wait for the answer."""
+    with tab.expect_response("**/api/search"):
+        tab.get_by_label(slider, exact=True).fill(str(value))
+    tab.wait_for_function("() => !document.getElementById('results').classList.contains('busy')")
+
+
+@in_browser
+def test_an_upload_is_answered_and_sliders_change_the_order(served, tab, tmp_path):
+    name = "<img src=x onerror=window.hacked=1>.wav"
+    soundfile.write(tmp_path / "upload.wav", sound(7), RATE)
+    tab.goto(served.address)
+    upload = {"name": name, "mimeType": "audio/wav", "buffer": (tmp_path / "upload.wav").read_bytes()}
+    tab.set_input_files("#upload", upload)
+    tab.wait_for_selector("#results li")
+    assert tab.locator("#query .name").inner_text() == name
+    before = names(tab)
+    assert len(before) == 10
+    assert before[0] == IDS[7]  # the same recording
+    for slider in ("genre", "mood"):
+        move(tab, slider, 0)
+    assert names(tab) != before
+    move(tab, "tempo", 0)
+    assert tab.locator("#error").inner_text().startswith("All weights are zero")
+    move(tab, "genre", 0.5)
+    assert len(names(tab)) == 10
+    assert not tab.locator("#error").is_visible()
+    assert tab.locator("#query audio").evaluate("audio => audio.play().then(() => audio.duration)") == pytest.approx(
+        2, abs=0.1
+    )
+    tab.failures[:] = [failure for failure in tab.failures if "400" not in failure]  # the refused search
+
+
+@in_browser
+def test_what_cannot_be_used_is_said_on_the_page(served, tab):
+    tab.goto(served.address)
+    tab.wait_for_selector("#map circle")
+    for content, said in ((b"no sound at all", "cannot be used"), (b"", "empty"), (b"x" * 1_000_001, "too large")):
+        tab.set_input_files("#upload", {"name": "a.wav", "mimeType": "audio/wav", "buffer": content})
+        tab.wait_for_function(f"() => document.getElementById('error').textContent.includes('{said}')")
+    tab.failures[:] = [failure for failure in tab.failures if "422" not in failure]
+
+
+@in_browser
+def test_hostile_names_are_text_on_the_page(served, tab):
+    tab.goto(served.address)
+    for track_id in HOSTILE_IDS:
+        tab.locator("#find").fill(track_id[:60])
+        tab.locator("#suggestions li").first.click()
+        tab.wait_for_function("id => document.querySelector('#query .name')?.textContent === id", arg=track_id)
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    tab.get_by_role("button", name="Show more").click()
+    tab.wait_for_function(f"() => document.querySelectorAll('#results li').length === {len(IDS) - 1}")
+    assert set(names(tab)) == set(IDS) - {HOSTILE_IDS[-1]}
+    text = tab.locator("#results").inner_text()
+    assert all(artist in text for artist in ARTISTS)
+    assert tab.locator("#results b, #results i, #results img, #results script, #query script").count() == 0
+
+
+@in_browser
+def test_the_page_is_used_by_keyboard_alone(served, tab):
+    tab.goto(served.address)
+    tab.wait_for_selector("#map circle")
+    tab.keyboard.press("Tab")  # the link to the results
+    while tab.evaluate("document.activeElement.id") != "find":
+        tab.keyboard.press("Tab")
+    tab.keyboard.type("t4")
+    tab.wait_for_selector("#suggestions li")
+    tab.keyboard.press("ArrowDown")
+    assert tab.locator("[aria-selected=true]").inner_text().startswith("t4")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("#results li")
+    before = names(tab)
+    while tab.evaluate("document.activeElement.id") != "weight-0":
+        tab.keyboard.press("Tab")
+    with tab.expect_response("**/api/search"):
+        tab.keyboard.press("Home")
+    tab.wait_for_function("() => !document.getElementById('results').classList.contains('busy')")
+    assert tab.locator("#weight-0").input_value() == "0"
+    assert names(tab) != before
+    unnamed = "e => !(e.labels?.length || e.ariaLabel || e.textContent.trim())"
+    controls = tab.locator("input, select, button, audio")
+    assert not controls.evaluate_all(f"all => all.filter({unnamed}).map(e => e.outerHTML)")
+
+
+@in_browser
+def test_the_map_is_clicked_and_marked_and_results_sound(served, tab):
+    tab.goto(served.address)
+    tab.wait_for_selector("#map circle")
+    assert tab.locator("#map circle").count() == len(IDS)
+    tab.locator("#map circle").nth(3).dispatch_event("click")
+    tab.wait_for_selector("#results li")
+    assert tab.locator("#map circle.query").count() == 1
+    assert tab.locator("#map circle.result").count() == 10
+    first = tab.locator("#results audio").first
+    first.evaluate("audio => audio.play()")
+    assert first.evaluate("audio => audio.duration") == pytest.approx(2, abs=0.2)
+    second = tab.locator("#results audio").nth(1)
+    second.evaluate("audio => audio.play()")
+    assert first.evaluate("audio => audio.paused")
+    with tab.expect_response("**/api/map*"):
+        tab.get_by_label("Near as to").select_option("tempo")
+    tab.wait_for_selector("#legend svg.scale")
+    tab.set_viewport_size({"width": 340, "height": 700})
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def listen_to_all(tab) -> None:
+    for player in ("reference", "left", "right"):
+        tab.locator(f"#{player}").evaluate("audio => audio.play()")
+    tab.wait_for_selector("#choose-left[aria-disabled=false]")
+
+
+@in_browser
+def test_a_listening_test_survives_a_killed_server(made, tab, tmp_path):
+    folder, rater = tmp_path / "test", "<b onclick=window.hacked=1>Ann</b>"
+    given = (f"listening_test={folder}", "listening_questions=1")
+    server = Served(made, tmp_path / "log", *given)
+    tab.goto(server.address + "listen")
+    tab.get_by_label("Your name").fill(rater)
+    tab.get_by_role("button", name="Begin").click()
+    tab.wait_for_function("() => document.getElementById('count').textContent.startsWith('0 of 4 answered, as <b')")
+    tab.locator("#choose-left").click(force=True)  # before all was heard
+    assert "Listen to all three first" in tab.locator("#hint").inner_text()
+    for done in (1, 2):
+        listen_to_all(tab)
+        tab.locator("#choose-left").click()
+        tab.wait_for_function(f"() => document.getElementById('count').textContent.startsWith('{done} of 4')")
+    server.kill()
+    tab.get_by_role("button", name="I cannot tell").click()
+    tab.wait_for_function("() => document.getElementById('error').textContent.includes('does not answer')")
+    assert len(read_answers(folder / "answers.jsonl")[0]) == 2
+
+    server = Served(made, tmp_path / "log", *given, f"port={server.port}")
+    tab.get_by_role("button", name="I cannot tell").click()  # the same page goes on
+    tab.wait_for_function("() => document.getElementById('count').textContent.startsWith('3 of 4')")
+    tab.reload()  # and so does a new one
+    tab.wait_for_function("() => document.getElementById('count').textContent.startsWith('3 of 4')")
+    listen_to_all(tab)
+    tab.locator("#choose-right").click()
+    tab.wait_for_selector("#end:not([hidden])")
+    assert tab.locator("#thanks").inner_text().startswith(f"Thank you, {rater}. All 4")
+    tab.locator("#back-end").click()
+    tab.wait_for_function("() => document.getElementById('hint').textContent === 'Your answer so far: B.'")
+    tab.locator("#choose-left").click()
+    tab.wait_for_selector("#end:not([hidden])")
+    tab.locator("#organiser summary").click()
+    tab.wait_for_selector("#figures td")
+    with tab.expect_download() as download:
+        tab.get_by_role("link", name="Download the majority's triplets").click()
+    download.value.save_as(tmp_path / "judged.csv")
+    server.end()
+    answers, damaged = read_answers(folder / "answers.jsonl")
+    assert ([answer.rater for answer in answers], damaged) == ([rater] * 5, 0)  # one of them corrects another
+    assert len(read_triplets(tmp_path / "judged.csv", AudioSettings(n_mels=16))) == 3
+    tab.failures[:] = [failure for failure in tab.failures if "ERR_CONNECTION_REFUSED" not in failure]
