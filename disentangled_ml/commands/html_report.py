@@ -30,6 +30,7 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_info, read_infos, read_samples, share_slices
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import one_line, run_command
+from disentangled_ml.files import writable, write_text
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.reporting.neighbours import choose_queries, nearest
@@ -52,7 +53,6 @@ from disentangled_ml.reporting.report_page import (
 )
 from disentangled_ml.structures import TrackInfo
 from disentangled_ml.systems import NetworkSystem, list_conditions, load_network_system
-from disentangled_ml.training.run_folder import writable
 
 logger = logging.getLogger("html_report")
 RUN_PARTS = ("config.yaml", "metrics.json", "evaluation.json", "checkpoints")  # any of them makes a folder a run
@@ -91,9 +91,7 @@ def main(config: DictConfig) -> None:
     writable(str(out), "html")
     recordings = None if config.manifest is None else read_recordings(Path(config.manifest))
     page = table_page(run) if is_table else run_page(run, config, recordings)
-    temporary = out.with_name(out.name + ".tmp")
-    temporary.write_text(render(page), encoding="utf-8")
-    temporary.replace(out)
+    write_text(out, render(page))
     for item in page.missing:
         logger.warning("not on the page: %s", item)
     sys.stdout.write(f"{out} ({out.stat().st_size / 1e6:.1f} MB)\n")

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from disentangled_ml.files import atomic_write, write_json, write_text
 from disentangled_ml.reporting.published import published
 from disentangled_ml.structures import TRACK
-from disentangled_ml.training.run_folder import write_json
 
 SPACES = {"all": "All dimensions", "sub": "Sub-dimensions of each condition"}
 SPECIALISED = "specialised"
@@ -235,8 +235,8 @@ def write_comparison(out: Path, comparison: dict[str, Any]) -> None:
     """Write ``table.json``, ``table.csv`` and ``table.md``."""
     write_json(out / "table.json", comparison)
     flat = [flat_row(row, comparison["columns"]) for row in comparison["rows"]]
-    with open(out / "table.csv", "w", newline="", encoding="utf-8") as file:
+    with atomic_write(out / "table.csv") as file:
         writer = csv.DictWriter(file, flat[0].keys())
         writer.writeheader()
         writer.writerows(flat)
-    (out / "table.md").write_text(markdown(comparison), encoding="utf-8")
+    write_text(out / "table.md", markdown(comparison))
