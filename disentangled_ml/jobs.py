@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from disentangled_ml.config import ConfigError
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 
 POLL_SECONDS = 0.2
@@ -62,23 +59,6 @@ def slots(n_jobs: int | None, gpus: Sequence[str], cores: int) -> list[dict[str,
 def own_environment() -> dict[str, str]:
     """Give the environment without what belongs to another job."""
     return {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Hold a folder, so that no two processes work in it; give the lock, which children that are given it hold too.
-
-    Raises:
-        ConfigError: if another process holds it.
-    """
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{folder} is being worked in by another process, or by what a killed one left: end it"
-            ) from None
-        yield file.fileno()
 
 
 def run_jobs(jobs: Sequence[Job], environments: Sequence[dict[str, str]], lock: int) -> list[str]:

@@ -29,8 +29,8 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
 from disentangled_ml.config import ConfigError, MagnaTagATuneConfig, MsdConfig, MtgJamendoConfig
 from disentangled_ml.console import run_command
+from disentangled_ml.files import output_context
 from disentangled_ml.structures import SPLITS, AudioSettings
-from disentangled_ml.training.run_folder import naming_out
 
 READERS = {  # by the schema of their keys, which are their arguments
     MsdConfig: read_msd,
@@ -88,7 +88,7 @@ def main(config: DictConfig) -> None:
         tracks_per_shard=config.tracks_per_shard,
     )
     catalogue, out = build_catalogue(config), Path(config.out)
-    with naming_out(out):
+    with output_context(out):
         run(config, part, catalogue, out, settings)
 
 

@@ -23,15 +23,14 @@ from datamodules.datamodule import SimilarityDataModule
 from disentangled_ml import builders
 from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.listed_triplets import split_report, without_nan
+from disentangled_ml.files import error_context, write_json, write_text
 from disentangled_ml.reporting.report import accuracy_table
 from disentangled_ml.training import slurm
 from disentangled_ml.training.module import SimilarityModule
 from disentangled_ml.training.run_folder import (
     choose_run_dir,
     last_checkpoint,
-    naming_run_folder,
-    write_json,
-    write_whole,
+    unwritable_run_folder,
 )
 from disentangled_ml.training.tracking import finish, finish_interrupted, start
 
@@ -43,7 +42,7 @@ def default_name(config: DictConfig) -> str:
     return f"{Path(config.data.shards).name}-{config.backbone.name}-{config.mask.name}"
 
 
-@naming_run_folder()
+@error_context(OSError, unwritable_run_folder)
 def main(config: DictConfig) -> None:
     """Train, then validate and test the best checkpoint."""
     quieten()
@@ -60,7 +59,7 @@ def main(config: DictConfig) -> None:
     with sheltered("datamodules.batches.loaders"):
         start(trainer.logger)
     if trainer.is_global_zero:
-        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
+        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     try:
         train_and_test(trainer, module, data, run_dir, last)
     except (Preempted, SystemExit) as error:  # SystemExit is how Lightning ends on Ctrl-C

@@ -12,6 +12,9 @@ from torch.utils.data import DataLoader
 from datamodules.batches.streams import EvaluationStream, TrainingStream
 from datamodules.shards.index import ShardsError
 from datamodules.shards.workers import end_with_parent
+from disentangled_ml.files import error_context
+
+DEATH = (RuntimeError, OSError, EOFError)  # torch has no error of its own for a loading process that died
 
 
 @contextmanager
@@ -58,27 +61,23 @@ class StreamLoader(DataLoader):
         Raises:
             OSError: if a loading process dies, here or later.
         """
-        with hidden_program(), self.naming_gone_processes():
+        with hidden_program(), error_context(DEATH, self.describe_death, OSError):
             batches = super().__iter__()
         return self.watched(batches)
 
     def watched(self, batches: Iterator) -> Iterator:
         """Give the batches; for errors see ``__iter__``."""
-        with self.naming_gone_processes():
+        with error_context(DEATH, self.describe_death, OSError):
             yield from batches
 
-    @contextmanager
-    def naming_gone_processes(self) -> Iterator[None]:
-        """Say of torch's error for a loading process that died what it is and how to go on."""
-        try:
-            yield
-        except (RuntimeError, OSError, EOFError) as error:  # torch has no class of its own for it
-            if not self.num_workers or str(error).startswith("Caught"):  # by torch, in a loading process that lives
-                raise
-            raise OSError(
-                f"a loading process is gone ({error}): if memory was short, use fewer data.workers or a smaller "
-                "data.pool_tracks; resume=true goes on"
-            ) from error
+    def describe_death(self, error: Exception) -> str | None:
+        """Describe torch's error for a loading process that died, and how to go on."""
+        if not self.num_workers or str(error).startswith("Caught"):  # by torch, in a loading process that lives
+            return None
+        return (
+            f"a loading process is gone ({error}): if memory was short, use fewer data.workers or a smaller "
+            "data.pool_tracks; resume=true goes on"
+        )
 
 
 def watch_parent(worker: int) -> None:

@@ -22,7 +22,7 @@ from datamodules.audio.decoding import decode_flac
 from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, stacked
 from datamodules.shards.damage import Damage
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
-from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, naming, read_samples, share_slices
+from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, read_samples, sample_context, share_slices
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.triplets import seeded_generator
 from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo, chunk_grid
@@ -116,7 +116,7 @@ class Source:
             members = ("json", MEMBERS[self.audio])
             for sample in read_samples(self.index.root, [part], members, partial(bear, part.shard)):
                 try:
-                    with naming(self.index.root, sample):
+                    with sample_context(self.index.root, sample):
                         info, track = self.decode(sample)
                 except ShardsError as error:
                     bear(part.shard, error, 1)

@@ -30,7 +30,7 @@ from datamodules.shards.index import Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, unusable_rows
 from datamodules.shards.tar import write_shard
 from datamodules.shards.workers import Workers, do_or_reject
-from disentangled_ml.files import as_json, read_object, remove_unfinished, replacing, write_json
+from disentangled_ml.files import as_json, atomic_write, read_object, remove_unfinished, write_json
 from disentangled_ml.objective.conditions import MAX_BPM, MIN_BPM
 from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
 
@@ -213,7 +213,7 @@ def make_shard(out: Path, name: str, results: Iterable[dict[str, Any] | Rejected
     if first is None:
         tar.unlink(missing_ok=True)
     size = 0 if first is None else write_shard(tar, chain([first], samples))
-    write_json(note_path(out, name), {"bytes": size, "rejected": rejected, "tracks": tracks})
+    write_json(note_path(out, name), {"bytes": size, "rejected": rejected, "tracks": tracks}, indent=None)
 
 
 def would_lose(out: Path, name: str, members: list[TrackRecord]) -> bool:
@@ -323,13 +323,13 @@ def write_index(catalogue: Catalogue, plan: ShardPlan, out: Path, settings: Prep
     """
     splits: dict[str, list[Shard]] = {}
     vocabulary: dict[str, set[str]] = defaultdict(set)
-    with replacing(out / "rejected.csv") as file:
+    with atomic_write(out / "rejected.csv") as file:
         rejected = csv.writer(file)
         rejected.writerow(Rejected._fields)
         rejected.writerows(unusable_rows(catalogue, plan))
         for split in SPLITS:
             splits[split] = []
-            with replacing(out / labels_name(split)) as labels:
+            with atomic_write(out / labels_name(split)) as labels:
                 for name in plan.names_of(split):
                     note = read_object(note_path(out, name))
                     rejected.writerows(note["rejected"])

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
+from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.network.masks import subspaces
 from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.search.embedder import Embedder
-from disentangled_ml.training.run_folder import writable, write_json
 from disentangled_ml.trajectories.change_metrics import (
     WINDOWS,
     choose_threshold,

@@ -21,13 +21,12 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_info, read_infos, read_samples, share_slices
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
-from disentangled_ml.files import replacing
+from disentangled_ml.files import writable, write_text
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.reporting.neighbours import EmbeddedTracks, choose_queries, neighbours_by_space, view_queries
 from disentangled_ml.reporting.page_tables import show
 from disentangled_ml.reporting.report_page import TABLE, Page, data_uri, render, run_page, table_page
 from disentangled_ml.systems import NetworkSystem, list_conditions, load_network_system
-from disentangled_ml.training.run_folder import writable
 
 logger = logging.getLogger("html_report")
 # Any of them makes a folder a run.
@@ -59,8 +58,7 @@ def main(config: DictConfig) -> None:
         # What checkpoints and shards raise; the rest of the page stands.
         except (ValueError, OSError) as error:
             page.missing.append(f"nearest neighbours: {error}")
-    with replacing(out) as file:
-        file.write(render(page))
+    write_text(out, render(page))
     for item in page.missing:
         logger.warning("not on the page: %s", item)
     sys.stdout.write(f"{out} ({out.stat().st_size / 1e6:.1f} MB)\n")

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
+from disentangled_ml.files import writable, write_text
 from disentangled_ml.reporting.cells import aligned, number_text
-from disentangled_ml.training.run_folder import writable, write_whole
 from disentangled_ml.web.listening.answer_file import read_answers
 from disentangled_ml.web.listening.questions import collect_votes, figures_by_condition, judged_csv
 from disentangled_ml.web.listening.session import ANSWERS_FILE, LIST_FILE
@@ -40,7 +40,7 @@ def main(config: DictConfig) -> None:
         raise ConfigError(f"listening_test={folder}: {ANSWERS_FILE} is not there or holds no answers yet")
     votes = collect_votes(dict.fromkeys(answer.question for answer in answers), answers)
     if out is not None:
-        write_whole(out, judged_csv(votes))
+        write_text(out, judged_csv(votes))
     sys.stdout.write(figures_table(figures_by_condition(votes)) + "\n")
 
 

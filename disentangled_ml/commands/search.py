@@ -26,6 +26,7 @@ from datamodules.corpora.records import TrackRecord
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.matching import MEAN, match_distances
+from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.objective.conditions import label_conditions
 from disentangled_ml.reporting.cells import aligned, number_text
@@ -35,7 +36,6 @@ from disentangled_ml.search.precision import precision_report
 from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch, open_search
 from disentangled_ml.search.weighted_distance import check_weights, scales
 from disentangled_ml.structures import TrackInfo
-from disentangled_ml.training.run_folder import writable, write_json
 
 
 def main(config: DictConfig) -> None:

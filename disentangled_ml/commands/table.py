@@ -27,7 +27,8 @@ from disentangled_ml.builders import check_same, lasting_settings
 from disentangled_ml.config import ConfigError, group_choices, load_config
 from disentangled_ml.console import run_command
 from disentangled_ml.evaluate import evaluate_split
-from disentangled_ml.jobs import Job, locked, run_jobs, slots
+from disentangled_ml.files import locked, read_json, write_json
+from disentangled_ml.jobs import Job, run_jobs, slots
 from disentangled_ml.network.checkpoint import choose_device, load_checkpoint
 from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
@@ -38,7 +39,7 @@ from disentangled_ml.systems import (
     list_conditions,
     load_network_system,
 )
-from disentangled_ml.training.run_folder import last_checkpoint, read_json, write_json
+from disentangled_ml.training.run_folder import last_checkpoint
 
 FIXED_KEYS = ("base", "train", "triplets_per_condition", "match_bandwidth")  # of a table that is gone on with
 MADE = ("table.md", "table.csv", "table.json", "table.png", "matrices.png", "cells", "runs")

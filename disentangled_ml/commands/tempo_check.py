@@ -26,8 +26,8 @@ from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.tempo_metrics import FACTORS, TOLERANCE, tempo_report
+from disentangled_ml.files import atomic_write, writable
 from disentangled_ml.reporting.cells import accuracy_text
-from disentangled_ml.training.run_folder import writable
 
 COLUMNS = ("track_id", "true", "estimated", "ratio")
 ONE_SPLIT = (1.0, 0.0, 0.0)  # a split is of no interest here
@@ -89,13 +89,11 @@ def estimate_all(records: Sequence[TrackRecord], estimator: str, workers: int) -
 
 def write_tempi(path: Path, rows: Sequence[tuple[str, float, float | None]]) -> None:
     """Write track id, true and estimated tempo and their ratio (empty without an estimate), whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for track_id, true, estimated in rows:
             writer.writerow([track_id, true, estimated, None if estimated is None else f"{estimated / true:.4f}"])
-    temporary.replace(path)
 
 
 def tempo_lines(report: dict[str, Any]) -> str:

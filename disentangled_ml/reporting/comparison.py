@@ -11,11 +11,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from disentangled_ml.files import replacing
+from disentangled_ml.files import atomic_write, write_json, write_text
 from disentangled_ml.reporting.cells import accuracy_text, markdown_table, number_text
 from disentangled_ml.reporting.published import published
 from disentangled_ml.structures import TRACK
-from disentangled_ml.training.run_folder import write_json
 
 SPACES = {"all": "All dimensions", "sub": "Sub-dimensions of each condition"}
 SPECIALISED = "specialised"
@@ -197,9 +196,8 @@ def write_comparison(out: Path, comparison: dict[str, Any]) -> None:
     """Write ``table.json``, ``table.csv`` and ``table.md``."""
     write_json(out / "table.json", comparison)
     flat = [flat_row(row, comparison["columns"]) for row in comparison["rows"]]
-    with replacing(out / "table.csv") as file:
+    with atomic_write(out / "table.csv") as file:
         writer = csv.DictWriter(file, flat[0].keys())
         writer.writeheader()
         writer.writerows(flat)
-    with replacing(out / "table.md") as file:
-        file.write(markdown(comparison))
+    write_text(out / "table.md", markdown(comparison))

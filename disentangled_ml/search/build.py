@@ -29,9 +29,9 @@ from datamodules.batches.recordings import cut_recordings
 from datamodules.batches.streams import Source
 from datamodules.corpora.records import DUPLICATE, Catalogue, Rejected, TrackRecord
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
-from datamodules.shards.tar import MEMBERS, ShardSlice, naming, read_samples
+from datamodules.shards.tar import MEMBERS, ShardSlice, read_samples, sample_context
 from datamodules.shards.workers import Workers
-from disentangled_ml.files import as_json, read_object, remove_unfinished, replacing, write_json
+from disentangled_ml.files import as_json, atomic_write, read_object, remove_unfinished, write_json
 from disentangled_ml.search.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
@@ -123,7 +123,7 @@ class PieceStore:
             "tracks": [track._asdict() for track in made.tracks],
             "rejected": made.rejected,
         }
-        with replacing(self.path(piece), "wb") as file:
+        with atomic_write(self.path(piece), "wb") as file:
             np.savez(file, embedding=made.embedding, notes=np.frombuffer(as_json(notes).encode(), np.uint8))
 
     def read(self, piece: Piece) -> Made | None:
@@ -257,7 +257,7 @@ def read_shard(source: Source, shard: Shard) -> Iterator[Chunks | Rejected]:
     members = ("json", MEMBERS[source.audio])
     for sample in read_samples(root, [ShardSlice(shard, 0, shard.samples)], members, reject):
         try:
-            with naming(root, sample):
+            with sample_context(root, sample):
                 info, track = source.decode(sample)
         except ShardsError as error:
             reject(error, 1)
@@ -314,7 +314,7 @@ def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Se
         CatalogueError: if no track is usable.
     """
     counts = []
-    with replacing(folder / "rejected.csv") as file:
+    with atomic_write(folder / "rejected.csv") as file:
         rejected = csv.writer(file)
         rejected.writerow(Rejected._fields)
         for piece in pieces:
@@ -328,9 +328,9 @@ def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Se
     shape = (sum(counts), embedder.notes.masks.shape[1])
     columns, row = np.empty(shape[0], COLUMNS), 0
     with (
-        replacing(folder / EMBEDDING, "wb") as arrays,
-        replacing(folder / TRACKS, "wb") as lines,
-        replacing(folder / COLUMNS_FILE, "wb") as file,
+        atomic_write(folder / EMBEDDING, "wb") as arrays,
+        atomic_write(folder / TRACKS, "wb") as lines,
+        atomic_write(folder / COLUMNS_FILE, "wb") as file,
     ):
         np.lib.format.write_array_header_1_0(arrays, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for piece in tqdm(pieces, unit="piece", desc="put together"):
@@ -353,13 +353,15 @@ def write_index(folder: Path, masks: np.ndarray) -> None:
     from disentangled_ml.search.approximate import build_index  # faiss, where it is needed
 
     index = build_index(np.load(folder / EMBEDDING, mmap_mode="r", allow_pickle=False), masks)
-    with replacing(folder / INDEX, "wb") as file:
+    with atomic_write(folder / INDEX, "wb") as file:
         file.write(index.as_bytes())
 
 
 def write_header(folder: Path, embedder: Embedder, n_tracks: int) -> None:
     """Write what makes the folder a catalogue, and remove what killed processes have left."""
-    write_json(folder / HEADER, {"format_version": FORMAT_VERSION, "tracks": n_tracks, **embedder.notes.as_json()})
+    write_json(
+        folder / HEADER, {"format_version": FORMAT_VERSION, "tracks": n_tracks, **embedder.notes.as_json()}, indent=None
+    )
     for part in (folder, folder / PIECES):
         remove_unfinished(part)
 
@@ -378,5 +380,5 @@ def write_npz(path: Path, out: Path) -> None:
         "mask": catalogue.model.masks,
         "fingerprint": np.array(catalogue.model.fingerprint),
     }
-    with replacing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         np.savez(file, **content)

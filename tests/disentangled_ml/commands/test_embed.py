@@ -317,7 +317,7 @@ def test_shards_that_do_not_fit_are_refused(tmp_path, checkpoint, tiny_shards, l
 
 
 def test_two_commands_do_not_work_in_one_folder(tmp_path, checkpoint, tiny_shards):
-    from disentangled_ml.jobs import locked
+    from disentangled_ml.files import locked
 
     (tmp_path / "index").mkdir()
     with locked(tmp_path / "index"), pytest.raises(ValueError, match="is being worked in by another process"):

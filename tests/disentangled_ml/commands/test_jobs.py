@@ -13,7 +13,8 @@ import pytest
 
 from disentangled_ml import jobs
 from disentangled_ml.config import ConfigError
-from disentangled_ml.jobs import Job, locked, own_environment, run_jobs, slots
+from disentangled_ml.files import locked
+from disentangled_ml.jobs import Job, own_environment, run_jobs, slots
 
 
 def job(folder: Path, name: str, code: str) -> Job:

@@ -16,7 +16,7 @@ from PIL import Image
 from disentangled_ml.commands import table
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import main as evaluate
-from disentangled_ml.jobs import locked
+from disentangled_ml.files import locked
 from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.reporting.comparison import SPACES
 

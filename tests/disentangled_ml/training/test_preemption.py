@@ -22,8 +22,9 @@ from pytorch_lightning.loggers.logger import Logger
 from callbacks.preemption import SIGNALS, Preempted, Preemption
 from disentangled_ml import builders
 from disentangled_ml.config import load_config
+from disentangled_ml.files import read_json
 from disentangled_ml.train import main as train
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE, read_json
+from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests.disentangled_ml.real_runs import parent_of
 
 EPOCHS, BATCHES = 3, 12  # of the tiny shards
