@@ -55,8 +55,8 @@ def imports_of(source: str, module: str, is_package: bool = False) -> set[str]:
                 base = ".".join([*parents, *([base] if base else [])])
             found |= {f"{base}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            if ast.unparse(node.func) in ("__import__", "import_module", "importlib.import_module"):
-                found.add(str(node.args[0].value))
+            is_import = ast.unparse(node.func) in ("__import__", "import_module", "importlib.import_module")
+            found |= {str(node.args[0].value)} if is_import else set()
     return found
 
 
