@@ -54,9 +54,13 @@ def imports_of(source: str, module: str, is_package: bool = False) -> set[str]:
                 parents = module.split(".")[: (1 if is_package else 0) - node.level or None]
                 base = ".".join([*parents, *([base] if base else [])])
             found |= {f"{base}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            if ast.unparse(node.func) in ("__import__", "import_module", "importlib.import_module"):
-                found.add(str(node.args[0].value))
+        elif (
+            isinstance(node, ast.Call)
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+            and ast.unparse(node.func) in ("__import__", "import_module", "importlib.import_module")
+        ):
+            found.add(str(node.args[0].value))
     return found
 
 
@@ -212,7 +216,10 @@ def test_the_checks_can_fail(tmp_path, file, line, check):
 
 
 def test_a_circle_of_rooms_is_seen(tmp_path):
-    for file, line in (("search/a.py", "import disentangled_ml.web.b"), ("web/c.py", "import disentangled_ml.search.d")):
+    for file, line in (
+        ("search/a.py", "import disentangled_ml.web.b"),
+        ("web/c.py", "import disentangled_ml.search.d"),
+    ):
         (tmp_path / "disentangled_ml" / file).parent.mkdir(parents=True)
         (tmp_path / "disentangled_ml" / file).write_text(line)
     for file in ("web/b.py", "search/d.py"):
