@@ -1,4 +1,4 @@
-"""Train a conditional similarity network on shards: ``python -m disentangled_ml.train key=value ...``.
+"""Train a conditional similarity network on shards: ``disentangled train key=value ...``.
 
 Leaves in runs/RUN_NAME/: config.yaml, checkpoints/{best,last}.ckpt, metrics.json and evaluation.json (the best checkpoint on
 validation and test), figures/*.png and the W&B files.
@@ -9,9 +9,16 @@ requeues the job.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    # Before the imports, which take seconds: help and slips are answered at once.
+    from disentangled_ml.__main__ import main as run
+
+    sys.exit(run(["train", *sys.argv[1:]]))
+
 import logging
 import signal
-import sys
 import warnings
 from pathlib import Path
 
@@ -21,7 +28,6 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.preemption import Preempted, Preemption, sheltered
 from datamodules.datamodule import SimilarityDataModule
 from disentangled_ml import builders
-from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.listed_triplets import split_report, without_nan
 from disentangled_ml.files import error_context, write_json, write_text
 from disentangled_ml.reporting.report import accuracy_table
@@ -119,7 +125,3 @@ def quieten() -> None:
     # Where the disk is full W&B's service ends, and W&B says so for every value logged, and that it cannot say so in its log.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.raiseExceptions = False
-
-
-if __name__ == "__main__":
-    run_command(main, "config", "train", __doc__)

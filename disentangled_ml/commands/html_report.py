@@ -1,4 +1,4 @@
-"""Make one self-contained HTML page of a run, or of a comparison table: ``python -m disentangled_ml.commands.html_report run=DIR``.
+"""Make one self-contained HTML page of a run, or of a comparison table: ``disentangled html_report run=DIR``.
 
 The page shows the setup, the numbers, the figures, and what a few test tracks have near them in every subspace, to hear where
 there is sound. What a run lacks, or has lost since, is named on the page.
@@ -29,7 +29,7 @@ from datamodules.corpora.records import TEMPO, TrackRecord, collect
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_info, read_infos, read_samples, share_slices
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import one_line, run_command
+from disentangled_ml.console import one_line
 from disentangled_ml.files import writable, write_text
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.objective.conditions import Condition
@@ -306,7 +306,3 @@ def middle(samples: int, sample_rate: int) -> tuple[int, int]:
     """
     start = max(0, (samples - round(CLIP_SECONDS * sample_rate)) // 2)
     return start, min(samples, start + round(CLIP_SECONDS * sample_rate))
-
-
-if __name__ == "__main__":
-    run_command(main, "html_report", "html_report", __doc__)
