@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from disentangled_ml.config import CONF, GROUPS, ConfigError, group_choices, load_config
-from disentangled_ml.memory import keep_freed_memory
+from disentangled_ml.processes import keep_freed_memory
 
 
 def usage(name: str, command: str, purpose: str) -> str:
