@@ -38,7 +38,7 @@ from disentangled_ml.search.catalogue import (
     column_values,
     read_catalogue,
 )
-from disentangled_ml.search.similarity_search import Filters, SimilaritySearch
+from disentangled_ml.search.similarity_search import SearchFilters, SimilaritySearch
 from disentangled_ml.structures import AudioSettings
 
 NAMES, SUBSPACE_DIM, LENGTH = ("genre", "mood", "instrument", "tempo"), 64, 0.5
@@ -47,13 +47,13 @@ SPREAD, TEMPO_SPREAD, DECAY = 0.15, 0.1, 0.75
 TEMPI = (115.0, 25.0)
 BLOCK = 50_000
 K = 10
-SEARCHES: dict[str, tuple[dict[str, float], Filters]] = {
-    "genre": ({"genre": 1.0}, Filters()),
-    "tempo": ({"tempo": 1.0}, Filters()),
-    "genre 1, mood 0.5": ({"genre": 1.0, "mood": 0.5}, Filters()),
-    "genre, instrument, tempo": ({"genre": 1.0, "instrument": 1.0, "tempo": 1.0}, Filters()),
-    "all four": (dict.fromkeys(NAMES, 1.0), Filters()),
-    "genre 1, mood 0.5, tempo=[90,120]": ({"genre": 1.0, "mood": 0.5}, Filters(tempo=(90.0, 120.0))),
+SEARCHES: dict[str, tuple[dict[str, float], SearchFilters]] = {
+    "genre": ({"genre": 1.0}, SearchFilters()),
+    "tempo": ({"tempo": 1.0}, SearchFilters()),
+    "genre 1, mood 0.5": ({"genre": 1.0, "mood": 0.5}, SearchFilters()),
+    "genre, instrument, tempo": ({"genre": 1.0, "instrument": 1.0, "tempo": 1.0}, SearchFilters()),
+    "all four": (dict.fromkeys(NAMES, 1.0), SearchFilters()),
+    "genre 1, mood 0.5, tempo=[90,120]": ({"genre": 1.0, "mood": 0.5}, SearchFilters(tempo=(90.0, 120.0))),
 }
 LEAST_SPEEDUP = 5.0
 
@@ -150,7 +150,7 @@ def measure(n_tracks: int = 1_000_000, n_queries: int = 200) -> list[Measurement
 
 
 def compare(
-    search: SimilaritySearch, stage: str, weights: dict[str, float], filters: Filters, rows: list[int]
+    search: SimilaritySearch, stage: str, weights: dict[str, float], filters: SearchFilters, rows: list[int]
 ) -> Measurement:
     """Search for some tracks by both methods; each round is all of them by the one, then by the other."""
     found: dict[str, list[set[int]]] = {}

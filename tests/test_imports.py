@@ -212,7 +212,10 @@ def test_the_checks_can_fail(tmp_path, file, line, check):
 
 
 def test_a_circle_of_rooms_is_seen(tmp_path):
-    for file, line in (("search/a.py", "import disentangled_ml.web.b"), ("web/c.py", "import disentangled_ml.search.d")):
+    for file, line in (
+        ("search/a.py", "import disentangled_ml.web.b"),
+        ("web/c.py", "import disentangled_ml.search.d"),
+    ):
         (tmp_path / "disentangled_ml" / file).parent.mkdir(parents=True)
         (tmp_path / "disentangled_ml" / file).write_text(line)
     for file in ("web/b.py", "search/d.py"):

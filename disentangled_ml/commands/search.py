@@ -30,10 +30,10 @@ from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.objective.conditions import label_conditions
 from disentangled_ml.reporting.report import aligned, number
-from disentangled_ml.search.catalogue import TEMPO, Catalogue, CatalogueTrack
+from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, EmbeddedCatalogue
 from disentangled_ml.search.embedder import Embedder, check_fingerprint, fingerprint
 from disentangled_ml.search.precision import precision_report
-from disentangled_ml.search.similarity_search import Filters, Result, SimilaritySearch, open_search
+from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch, open_search
 from disentangled_ml.search.weighted_distance import check_weights, scales
 from disentangled_ml.structures import TrackInfo
 
@@ -59,7 +59,7 @@ def main(config: DictConfig) -> None:
     sys.stdout.write(shown + "\n")
 
 
-def measure_precision(catalogue: Catalogue, k: int) -> dict[str, Any]:
+def measure_precision(catalogue: EmbeddedCatalogue, k: int) -> dict[str, Any]:
     """Measure Precision@K per condition, see precision.py."""
     infos = [TrackInfo(t.track_id, t.artist, 0, t.labels) for t in catalogue.tracks(range(len(catalogue)))]
     embedding, masks = torch.from_numpy(np.array(catalogue.embedding)), torch.from_numpy(catalogue.model.masks)
@@ -92,12 +92,12 @@ def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
         found = search.search_like(row, weights, k, config.same_artist, tempo, config.method)
     else:
         query = CatalogueTrack("", None, config.like, {})
-        found = search.search(embedder.embed(config.like), weights, k, Filters(tempo=tempo), config.method)
+        found = search.search(embedder.embed(config.like), weights, k, SearchFilters(tempo=tempo), config.method)
     return found if config.match == MEAN else rematch(config, embedder, search.catalogue, query, found)
 
 
 def rematch(
-    config: DictConfig, embedder: Embedder, catalogue: Catalogue, query: CatalogueTrack, found: list[Result]
+    config: DictConfig, embedder: Embedder, catalogue: EmbeddedCatalogue, query: CatalogueTrack, found: list[Result]
 ) -> list[Result]:
     """Order what was found by comparing its chunks with those of the query; give the first k, with those distances.
 

@@ -33,7 +33,7 @@ from disentangled_ml.web.guard import is_loopback
 from disentangled_ml.web.listening.draw import MAX_TRACKS, as_questions, draw_triplets
 from disentangled_ml.web.listening.questions import Question
 from disentangled_ml.web.listening.session import LIST_FILE, ListeningTest
-from disentangled_ml.web.uploads import Heard, UploadLimits
+from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits
 from disentangled_ml.web.view import CatalogueView, recording_of, some_rows
 
 logger = logging.getLogger("serve")
@@ -50,12 +50,12 @@ def main(config: DictConfig) -> None:
         max_seconds=config.max_upload_minutes * 60.0,
         uploads_at_a_time=config.uploads_at_a_time,
     )
-    listen = listener(embedder, Bounds(limits.max_seconds, config.decode_seconds))
-    view = CatalogueView(embedder.search_of(), listen, plane, limits, root)
+    embed_upload = upload_embedder(embedder, Bounds(limits.max_seconds, config.decode_seconds))
+    view = CatalogueView(embedder.search_of(), embed_upload, plane, limits, root)
     listening = None
     if config.listening_test is not None:
         listening = open_listening_test(Path(config.listening_test), view, config.listening_questions, config.seed)
-    door = open_door(config.host, config.port)
+    listening_socket = bind_socket(config.host, config.port)
     if not is_loopback(config.host):
         logger.warning("host=%s: whoever reaches this machine reaches the page, which has no passwords", config.host)
     settings = uvicorn.Config(
@@ -65,11 +65,11 @@ def main(config: DictConfig) -> None:
         limit_concurrency=200,
         timeout_graceful_shutdown=3,
     )
-    threading.Thread(target=read_ahead, args=(view,), daemon=True).start()
-    sys.stdout.write(f"serving {len(view.catalogue):,} tracks on {address_of(door)} (end it with Ctrl-C)\n")
+    threading.Thread(target=warm_up_index, args=(view,), daemon=True).start()
+    sys.stdout.write(f"serving {len(view.catalogue):,} tracks on {address_of(listening_socket)} (end it with Ctrl-C)\n")
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):  # how it is ended
-        uvicorn.Server(settings).run(sockets=[door])
+        uvicorn.Server(settings).run(sockets=[listening_socket])
 
 
 def plane(points: np.ndarray) -> np.ndarray:
@@ -79,28 +79,28 @@ def plane(points: np.ndarray) -> np.ndarray:
     return project(points)
 
 
-def listener(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]], Heard]:
+def upload_embedder(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]], EmbeddedUpload]:
     """Give what embeds an uploaded recording."""
 
-    def listen(file: IO[bytes]) -> Heard:
+    def embed_upload(file: IO[bytes]) -> EmbeddedUpload:
         waveform, sample_rate = decode_bounded(file, bounds)
         seconds = len(waveform) / sample_rate
         try:
             embedding = embedder.embed(waveform, sample_rate)
         except ValueError as error:
             raise ValueError(str(error).removeprefix("the waveform: ")) from error
-        return Heard(embedding, seconds, cut=seconds >= bounds.max_seconds)
+        return EmbeddedUpload(embedding, seconds, cut=seconds >= bounds.max_seconds)
 
-    return listen
+    return embed_upload
 
 
-def read_ahead(view: CatalogueView) -> None:
+def warm_up_index(view: CatalogueView) -> None:
     """Read what tracks are found by while nobody waits for it; whoever asks is told what is wrong with it."""
     with suppress(ValueError, OSError):
         view.searched_texts()
 
 
-def open_door(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """Listen on an address.
 
     Raises:
@@ -115,9 +115,9 @@ def open_door(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def address_of(door: socket.socket) -> str:
+def address_of(listening_socket: socket.socket) -> str:
     """Give the address that a browser opens."""
-    host, port = door.getsockname()[:2]
+    host, port = listening_socket.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 

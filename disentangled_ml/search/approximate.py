@@ -19,7 +19,7 @@ from threading import Lock
 import faiss
 import numpy as np
 
-from disentangled_ml.search.catalogue import Catalogue, CatalogueError
+from disentangled_ml.search.catalogue import CatalogueError, EmbeddedCatalogue
 from disentangled_ml.search.weighted_distance import scales
 
 BITS = 4  # per part: 16 points, which FAISS compares in registers
@@ -108,7 +108,7 @@ def build_index(embedding: np.ndarray, masks: np.ndarray, seed: int = 0) -> Appr
     return ApproximateIndex(index, masks)
 
 
-def read_index(path: Path, catalogue: Catalogue) -> ApproximateIndex:
+def read_index(path: Path, catalogue: EmbeddedCatalogue) -> ApproximateIndex:
     """Read the index of a catalogue.
 
     Raises:

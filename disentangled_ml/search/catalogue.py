@@ -93,7 +93,7 @@ class ModelNotes:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class EmbeddedCatalogue:
     """Hold an embedded catalogue of N tracks.
 
     Attributes:
@@ -220,7 +220,7 @@ def model_notes(content: dict[str, Any]) -> ModelNotes:
     return ModelNotes(content["model"], names, masks, audio, chunk_frames, content["tempo"])
 
 
-def read_catalogue(folder: str | Path) -> Catalogue:
+def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
     """Open a catalogue; its arrays are mapped, not read.
 
     Raises:
@@ -250,7 +250,7 @@ def read_catalogue(folder: str | Path) -> Catalogue:
         raise CatalogueError(f"{path} is not that of a catalogue ({error!r}): embed it anew") from error
     embedding = map_array(folder / EMBEDDING, np.dtype("<f4"), (n_tracks, model.masks.shape[1]))
     columns = map_array(folder / COLUMNS_FILE, COLUMNS, (n_tracks,))
-    return Catalogue(folder, model, embedding, columns)
+    return EmbeddedCatalogue(folder, model, embedding, columns)
 
 
 def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

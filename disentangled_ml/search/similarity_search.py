@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from disentangled_ml.search.catalogue import INDEX, Catalogue, CatalogueTrack, read_catalogue, stable_key
+from disentangled_ml.search.catalogue import INDEX, CatalogueTrack, EmbeddedCatalogue, read_catalogue, stable_key
 from disentangled_ml.search.weighted_distance import check_weights, condition_distances, scales
 
 ROWS_PER_BLOCK = 16_384  # of a matrix product
@@ -53,7 +53,7 @@ class Result(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Filters:
+class SearchFilters:
     """Say which tracks may be found.
 
     Attributes:
@@ -91,7 +91,7 @@ class SimilaritySearch:
         index: That gives the candidates of a large one; None: it has none, every search is exact.
     """
 
-    def __init__(self, catalogue: Catalogue, index: Index | None = None):
+    def __init__(self, catalogue: EmbeddedCatalogue, index: Index | None = None):
         self.catalogue, self.index = catalogue, index
 
     def search(
@@ -99,7 +99,7 @@ class SimilaritySearch:
         query: np.ndarray,
         weights: Mapping[str, float] | None = None,
         k: int = 10,
-        filters: Filters | None = None,
+        filters: SearchFilters | None = None,
         method: str = "auto",
     ) -> list[Result]:
         """Find the nearest tracks, nearest first.
@@ -125,7 +125,7 @@ class SimilaritySearch:
         if query.shape != (masks.shape[1],) or not np.isfinite(query).all():
             raise ValueError(f"the query is no embedding: {masks.shape[1]} finite numbers expected")
         weight = check_weights(weights, names)
-        allowed = self.allowed(filters or Filters())
+        allowed = self.allowed(filters or SearchFilters())
         if self.is_approximate(method, allowed):
             rows = self.index.candidates(query, weight, allowed, k)
         else:
@@ -193,7 +193,7 @@ class SimilaritySearch:
             ValueError: as ``search``.
         """
         artist = None if same_artist else self.catalogue.track(row).artist
-        return self.search(self.catalogue.embedding[row], weights, k, Filters(row, artist, tempo), method)
+        return self.search(self.catalogue.embedding[row], weights, k, SearchFilters(row, artist, tempo), method)
 
     def is_approximate(self, method: str, allowed: np.ndarray | None) -> bool:
         """Decide by what method a search is done.
@@ -210,14 +210,14 @@ class SimilaritySearch:
         n_allowed = len(self.catalogue) if allowed is None else np.count_nonzero(allowed)
         return method == "approximate" or (method == "auto" and self.index is not None and n_allowed > MOST_EXACT)
 
-    def allowed(self, filters: Filters) -> np.ndarray | None:
+    def allowed(self, filters: SearchFilters) -> np.ndarray | None:
         """Tell which rows may be found: (N,) bool; None: all.
 
         Raises:
             ValueError: for a range of tempi that is none.
         """
         columns, tempo = self.catalogue.columns, check_tempo(filters.tempo)
-        if filters == Filters():
+        if filters == SearchFilters():
             return None
         allowed = np.ones(len(self.catalogue), bool)
         if tempo is not None:

@@ -75,7 +75,7 @@ def build_app(page: CatalogueView, listening: ListeningTest | None, loopback_onl
             Route("/api/listen/figures", figures),
             Route("/api/listen/triplets.csv", judged_triplets),
         ]
-    handlers = {HTTPException: said, ClientDisconnect: gone, Exception: failed}
+    handlers = {HTTPException: on_http_error, ClientDisconnect: on_disconnect, Exception: on_failure}
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.state.page, app.state.listening = page, listening
     app.state.free_uploads = asyncio.Semaphore(page.limits.uploads_at_a_time)
@@ -100,7 +100,7 @@ async def static_file(request: Request) -> Response:
     return await static(name, STATIC[name])(request)
 
 
-async def said(request: Request, error: Exception) -> Response:
+async def on_http_error(request: Request, error: Exception) -> Response:
     """Say why a request has no other answer."""
     assert isinstance(error, HTTPException)
     reasons = {404: "there is no such page", 405: f"{request.method} is not possible here"}
@@ -109,12 +109,12 @@ async def said(request: Request, error: Exception) -> Response:
     return PlainJSON({"error": detail}, error.status_code, headers=error.headers)
 
 
-async def gone(request: Request, error: Exception) -> Response:
+async def on_disconnect(request: Request, error: Exception) -> Response:
     """End a request whose browser went away; nobody reads the answer."""
     return Response(status_code=400)
 
 
-async def failed(request: Request, error: Exception) -> Response:
+async def on_failure(request: Request, error: Exception) -> Response:
     """Answer where the program is at fault; the log has the traceback."""
     return PlainJSON({"error": "the server failed on this; its log says why"}, 500)
 
@@ -172,7 +172,7 @@ async def receive(request: Request, file: IO[bytes], most: int, seconds: float) 
     too_large = HTTPException(413, f"this is too large: the most is {most:,} bytes", {"connection": "close"})
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > most:
-        await hear_out(request)
+        await drain(request)
         raise too_large
     try:
         async with asyncio.timeout(seconds):
@@ -184,11 +184,11 @@ async def receive(request: Request, file: IO[bytes], most: int, seconds: float) 
                 return
     except TimeoutError:
         raise HTTPException(408, f"this was not sent within {seconds:g} seconds", {"connection": "close"}) from None
-    await hear_out(request)
+    await drain(request)
     raise too_large
 
 
-async def hear_out(request: Request) -> None:
+async def drain(request: Request) -> None:
     """Let a sender go on for a moment: one that has not finished sees the line break and not the answer."""
     if "expect" in request.headers:  # it asks first
         return

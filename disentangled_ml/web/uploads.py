@@ -28,8 +28,8 @@ class UploadLimits(NamedTuple):
     receive_seconds: float = 120.0
 
 
-class Heard(NamedTuple):
-    """Hold what was heard of a recording: its embedding (D,), and how many seconds were used, and whether there were more."""
+class EmbeddedUpload(NamedTuple):
+    """Hold what was embedded of a recording: its embedding (D,), and how many seconds were used, and whether there were more."""
 
     embedding: np.ndarray
     seconds: float

@@ -17,9 +17,9 @@ import numpy as np
 
 from disentangled_ml.files import read_json, write_json
 from disentangled_ml.search.catalogue import TRACKS, UNKNOWN, CatalogueTrack, parse_track
-from disentangled_ml.search.similarity_search import Filters, Result, SimilaritySearch
+from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch
 from disentangled_ml.search.weighted_distance import condition_distances
-from disentangled_ml.web.uploads import Heard, UploadLimits, Uploads
+from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits, Uploads
 
 EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")
 MAX_RESULTS, MAX_SUGGESTIONS = 100, 20
@@ -38,7 +38,7 @@ class CatalogueView:
 
     Args:
         search: Of the catalogue.
-        listen: Embeds an open file that was uploaded; raises a ValueError that says why it cannot.
+        embed_upload: Embeds an open file that was uploaded; raises a ValueError that says why it cannot.
         plane: Brings points (N, D) to two dimensions.
         limits: Of uploads.
         root: Folder that the recordings lie in; None: wherever the catalogue says.
@@ -47,12 +47,12 @@ class CatalogueView:
     def __init__(
         self,
         search: SimilaritySearch,
-        listen: Callable[[IO[bytes]], Heard],
+        embed_upload: Callable[[IO[bytes]], EmbeddedUpload],
         plane: Callable[[np.ndarray], np.ndarray],
         limits: UploadLimits | None = None,
         root: Path | None = None,
     ):
-        self.search_tracks, self.listen, self.plane = search, listen, plane
+        self.search_tracks, self.embed_upload, self.plane = search, embed_upload, plane
         self.limits, self.root = limits or UploadLimits(), None if root is None else root.resolve()
         self.catalogue, self.uploads = search.catalogue, Uploads()
         self.texts: list[str] | None = None
@@ -119,7 +119,7 @@ class CatalogueView:
         row, embedding = self.query_of(question)
         query = None if row is None else self.catalogue.track(row)
         artist = query.artist if query is not None and question.get("other_artists") is True else None
-        filters = Filters(row, artist, tempo_range(question.get("tempo")))
+        filters = SearchFilters(row, artist, tempo_range(question.get("tempo")))
         results = self.search_tracks.search(embedding, weights, k, filters)
         return {
             "query": None if query is None else self.shown(query),
@@ -160,8 +160,8 @@ class CatalogueView:
         Raises:
             ValueError: if it cannot be used.
         """
-        heard = self.listen(file)
-        return {"upload": self.uploads.add(heard.embedding), "seconds": heard.seconds, "cut": heard.cut}
+        embedded = self.embed_upload(file)
+        return {"upload": self.uploads.add(embedded.embedding), "seconds": embedded.seconds, "cut": embedded.cut}
 
     def recording(self, track_id: str) -> Path | None:
         """Give the file of a track's recording; None if there is none that may be played."""
