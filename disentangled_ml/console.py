@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from tqdm import tqdm
 
 from disentangled_ml.config import CONF, GROUPS, ConfigError, conf_name, group_choices, load_config
-from disentangled_ml.memory import keep_freed_memory
+from disentangled_ml.processes import keep_freed_memory
 
 HELP = ("-h", "--help", "help")
 

@@ -25,11 +25,12 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.preemption import Preempted, Preemption, sheltered
+from callbacks.preemption import SIGNALS, Preempted, Preemption
 from datamodules.datamodule import SimilarityDataModule
 from disentangled_ml import builders
 from disentangled_ml.evaluation.listed_triplets import split_report, without_nan
 from disentangled_ml.files import error_context, write_json, write_text
+from disentangled_ml.processes import signals_blocked_in_children
 from disentangled_ml.reporting.report import accuracy_table
 from disentangled_ml.training import slurm
 from disentangled_ml.training.module import SimilarityModule
@@ -62,7 +63,7 @@ def main(config: DictConfig) -> None:
     preemption = Preemption(run_dir / "checkpoints" / "last.ckpt")
     trainer = builders.build_trainer(config, run_dir, preemption)
     preemption.listen()
-    with sheltered("datamodules.batches.loaders"):
+    with signals_blocked_in_children(SIGNALS, "datamodules.batches.loaders"):
         start(trainer.logger)
     if trainer.is_global_zero:
         write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config))

@@ -27,8 +27,8 @@ from disentangled_ml.builders import check_same, lasting_settings
 from disentangled_ml.config import ConfigError, TrainConfig, group_choices, load_config
 from disentangled_ml.evaluate import evaluate_split
 from disentangled_ml.files import locked, read_json, write_json
-from disentangled_ml.jobs import Job, run_jobs, slots
 from disentangled_ml.network.checkpoint import choose_device, load_checkpoint
+from disentangled_ml.processes import Job, run_jobs, slots
 from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
 from disentangled_ml.systems import (
