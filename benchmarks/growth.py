@@ -31,8 +31,8 @@ from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.plan import plan_shards
 from datamodules.shards.preparation import PreparationSettings, make_shard, prepare_tracks
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
-from disentangled_ml.memory import keep_freed_memory
 from disentangled_ml.objective.losses import DisentangledTripletLoss
+from disentangled_ml.processes import keep_freed_memory
 from disentangled_ml.structures import ListedTriplet, Member
 
 TIMES = (1, 4, 16)

@@ -12,7 +12,7 @@ from statistics import median
 from time import perf_counter
 from typing import TypeVar
 
-from disentangled_ml.memory import keep_freed_memory
+from disentangled_ml.processes import keep_freed_memory
 
 ROUNDS = 5
 Name = TypeVar("Name")

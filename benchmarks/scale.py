@@ -24,7 +24,7 @@ from benchmarks.catalogue import AUDIO, TRACKS_PER_SHARD, condition_entries, sam
 from datamodules.shards.index import Shard, ShardIndex, labels_name
 from datamodules.shards.tar import read_infos, write_shard
 from disentangled_ml import builders
-from disentangled_ml.config import load_config
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.files import as_json
 
 DISTINCT = 16  # training tars that differ
@@ -67,7 +67,7 @@ def resident_mb(pid: int | str) -> float:
 def probe(root: str, workers: str, n_tracks: str) -> None:
     """Start as training does, stream a number of tracks, and print what was measured on the way, as JSON."""
     arguments = ["data=shards", f"data.shards={root}", f"data.workers={workers}", "backbone=conv", "trainer=cpu"]
-    config = load_config("config", arguments)
+    config = load_config(TrainConfig, arguments)
     data = builders.build_data(config)
     builders.build_module(config, data.conditions, data.index.audio)
     data.setup("fit")

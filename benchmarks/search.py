@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.measurement import Measurement, compared
 from benchmarks.table import as_text, write_json
-from disentangled_ml.memory import keep_freed_memory
+from disentangled_ml.processes import keep_freed_memory
 from disentangled_ml.search.approximate import build_index
 from disentangled_ml.search.catalogue import (
     COLUMNS,

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from datamodules.datamodule import SimilarityDataModule
 from disentangled_ml import builders
+from disentangled_ml.config import TrainConfig
 from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
 from disentangled_ml.reporting.cells import accuracy_text
@@ -61,4 +62,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, "config", "train", __doc__)
+    run_command("benchmarks.tempo_ceiling", TrainConfig, sys.argv[1:])

@@ -1,8 +1,15 @@
-"""Evaluate on triplets: ``python -m disentangled_ml.evaluate (checkpoint=FILE | baseline=NAME) shards=DIR``."""
+"""Evaluate on triplets: ``disentangled evaluate (checkpoint=FILE | baseline=NAME) shards=DIR``."""
 
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__":
+    # Before the imports, which take seconds: help and slips are answered at once.
+    from disentangled_ml.__main__ import main as run
+
+    sys.exit(run(["evaluate", *sys.argv[1:]]))
+
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +20,7 @@ from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, read_triplets
 from disentangled_ml.baselines import BASELINES, bandwidth
-from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.console import run_command
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.evaluation.listed_triplets import (
     EmbeddingTable,
     end_chunks,
@@ -53,7 +59,7 @@ def load_system(config: DictConfig, index: ShardIndex, device: torch.device) -> 
         keep_sequences = config.match != MEAN
         return load_network_system(Path(config.checkpoint), index, device, config.tracks_per_batch, keep_sequences)
     baseline = choose(BASELINES, config.baseline, "baseline")(seed=config.seed)
-    defaults = load_config("config", ["data=shards", f"data.shards={index.root}"])
+    defaults = load_config(TrainConfig, ["data=shards", f"data.shards={index.root}"])
     names = [entry["name"] for entry in index.conditions]
     return BaselineSystem(baseline, index, names, defaults.data.chunk_frames), defaults
 
@@ -143,7 +149,3 @@ def main(config: DictConfig) -> None:
     sys.stdout.write(accuracy_table(report) + "\n")
     if "recall" in report:
         sys.stdout.write("\n" + retrieval_table(report) + "\n")
-
-
-if __name__ == "__main__":
-    run_command(main, "evaluate", "evaluate", __doc__)

@@ -1,4 +1,4 @@
-"""Train a conditional similarity network on shards: ``python -m disentangled_ml.train key=value ...``.
+"""Train a conditional similarity network on shards: ``disentangled train key=value ...``.
 
 Leaves in runs/RUN_NAME/: config.yaml, checkpoints/{best,last}.ckpt, metrics.json and evaluation.json (the best checkpoint on
 validation and test), figures/*.png and the W&B files.
@@ -9,21 +9,28 @@ requeues the job.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    # Before the imports, which take seconds: help and slips are answered at once.
+    from disentangled_ml.__main__ import main as run
+
+    sys.exit(run(["train", *sys.argv[1:]]))
+
 import logging
 import signal
-import sys
 import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.preemption import Preempted, Preemption, sheltered
+from callbacks.preemption import SIGNALS, Preempted, Preemption
 from datamodules.datamodule import SimilarityDataModule
 from disentangled_ml import builders
-from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.listed_triplets import split_report, without_nan
 from disentangled_ml.files import error_context, write_json, write_text
+from disentangled_ml.processes import signals_blocked_in_children
 from disentangled_ml.reporting.report import accuracy_table
 from disentangled_ml.training import slurm
 from disentangled_ml.training.module import SimilarityModule
@@ -56,7 +63,7 @@ def main(config: DictConfig) -> None:
     preemption = Preemption(run_dir / "checkpoints" / "last.ckpt")
     trainer = builders.build_trainer(config, run_dir, preemption)
     preemption.listen()
-    with sheltered("datamodules.batches.loaders"):
+    with signals_blocked_in_children(SIGNALS, "datamodules.batches.loaders"):
         start(trainer.logger)
     if trainer.is_global_zero:
         write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config))
@@ -119,7 +126,3 @@ def quieten() -> None:
     # Where the disk is full W&B's service ends, and W&B says so for every value logged, and that it cannot say so in its log.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.raiseExceptions = False
-
-
-if __name__ == "__main__":
-    run_command(main, "config", "train", __doc__)

@@ -1,10 +1,10 @@
-"""Score change points against true ones: ``python -m disentangled_ml.commands.changes checkpoint=FILE changes=DIR [out=FILE.json]``.
+"""Score change points against true ones: ``disentangled changes checkpoint=FILE changes=DIR [out=FILE.json]``.
 
 ``DIR/changes.csv`` has the columns ``path`` (relative to it), ``split`` (val or test), ``condition`` and ``time`` (seconds), one row
 per change; a recording without a change has a row with these two empty. ``disentangled demo changing_pieces=150`` makes
 such a folder. The thresholds, one per condition, are chosen on the recordings of the validation split, the scores are those of the test
 split. The baseline is the same novelty, by the same rules, on the log-mel spectrogram: its bands are standardised over the recording,
-then averaged over each chunk. The json holds the thresholds, which ``python -m disentangled_ml.commands.trajectory`` reads.
+then averaged over each chunk. The json holds the thresholds, which ``disentangled trajectory`` reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.network.masks import subspaces
@@ -274,7 +273,3 @@ def main(config: DictConfig) -> None:
     if out is not None:
         write_json(out, report)
     sys.stdout.write("\n".join(report_lines(report)) + "\n")
-
-
-if __name__ == "__main__":
-    run_command(main, "changes", "changes", __doc__)

@@ -20,7 +20,6 @@ from datamodules.corpora.records import TEMPO, TrackRecord, collect
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_info, read_infos, read_samples, share_slices
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.files import writable, write_text
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.reporting.neighbours import EmbeddedTracks, choose_queries, neighbours_by_space, view_queries
@@ -173,7 +172,3 @@ def middle(samples: int, sample_rate: int) -> slice:
     """
     start = max(0, (samples - round(CLIP_SECONDS * sample_rate)) // 2)
     return slice(start, min(samples, start + round(CLIP_SECONDS * sample_rate)))
-
-
-if __name__ == "__main__":
-    run_command(main, "html_report", "html_report", __doc__)

@@ -1,4 +1,4 @@
-"""Say what a listening test found: ``python -m disentangled_ml.commands.listening_results listening_test=DIR [out=FILE.csv]``.
+"""Say what a listening test found: ``disentangled listening_results listening_test=DIR [out=FILE.csv]``.
 
 It shows how far the raters agree, and with ``out`` writes the triplets that their majority makes, as ``evaluate triplets=FILE.csv``
 and ``human_triplets triplets=FILE.csv`` read them. A server may go on asking meanwhile.
@@ -14,7 +14,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.files import writable, write_text
 from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.web.listening.answer_file import read_answers
@@ -55,7 +54,3 @@ def figures_table(figures: dict[str, dict[str, Any]]) -> str:
     for name, entry in figures.items():
         rows.append((name, *(str(entry[key]) for key in COUNTS), *(number_text(entry[key]) for key in SHARES)))
     return "\n".join(aligned(rows))
-
-
-if __name__ == "__main__":
-    run_command(main, "listening_results", "listening_results", __doc__)

@@ -1,4 +1,4 @@
-"""Find music like a track: ``python -m disentangled_ml.commands.search index=DIR like=TRACK_ID weights.genre=1 weights.mood=0.5``.
+"""Find music like a track: ``disentangled search index=DIR like=TRACK_ID weights.genre=1 weights.mood=0.5``.
 
 ``index`` is a folder that ``embed`` made. ``like`` is the id of one of its tracks, or a recording (wav, flac, ogg, mp3), which needs
 ``checkpoint=FILE``, the one that embedded the folder. Conditions without a weight have none; without weights each has one.
@@ -24,7 +24,6 @@ from datamodules.batches.recordings import cut_record
 from datamodules.corpora.manifest import section_of
 from datamodules.corpora.records import TrackRecord
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.matching import MEAN, match_distances
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device
@@ -158,7 +157,3 @@ def show_labels(track: CatalogueTrack) -> str:
     """
     shown = [f"{label:.0f} BPM" if name == TEMPO else ";".join(label) for name, label in track.labels.items()]
     return ", ".join(shown)
-
-
-if __name__ == "__main__":
-    run_command(main, "search", "search", __doc__)

@@ -1,4 +1,4 @@
-"""Open a page to search a catalogue in a browser: ``python -m disentangled_ml.commands.serve checkpoint=FILE index=DIR``.
+"""Open a page to search a catalogue in a browser: ``disentangled serve checkpoint=FILE index=DIR``.
 
 The page finds what is similar to a track of the catalogue or to an uploaded recording, with a slider per condition, and shows a map of
 the catalogue. With ``listening_test=DIR`` it also asks people which of two recordings is more similar to a reference. It is for this
@@ -23,7 +23,6 @@ from omegaconf import DictConfig
 from datamodules.audio.bounded_decoding import Bounds, decode_bounded
 from datamodules.triplet_lists.lists import read_triplets, write_triplets
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.objective.conditions import label_conditions
 from disentangled_ml.search.embedder import Embedder
@@ -170,7 +169,3 @@ def draw_from(view: CatalogueView, n: int, seed: int) -> list[ListedTriplet]:
     conditions = label_conditions(labelled, labels, catalogue.model.tempo)
     ids, artists = [track.track_id for track in tracks], [track.artist for track in tracks]
     return draw_triplets(ids, artists, labels, conditions, n, seed)
-
-
-if __name__ == "__main__":
-    run_command(main, "serve", "serve", __doc__)

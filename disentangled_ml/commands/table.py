@@ -1,4 +1,4 @@
-"""Compare systems as the paper does: ``python -m disentangled_ml.commands.table shards=DIR key=value ...``.
+"""Compare systems as the paper does: ``disentangled table shards=DIR key=value ...``.
 
 Every network is trained by ``disentangled_ml.train`` in a process of its own and evaluated, like every baseline, on one list of
 test triplets; the networks are chosen by validation, as ever. Leaves in OUT: table.md, table.csv, table.json, table.png,
@@ -24,12 +24,11 @@ from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.triplet_lists.lists import ListSettings
 from disentangled_ml.baselines import BASELINES
 from disentangled_ml.builders import check_same, lasting_settings
-from disentangled_ml.config import ConfigError, group_choices, load_config
-from disentangled_ml.console import run_command
+from disentangled_ml.config import ConfigError, TrainConfig, group_choices, load_config
 from disentangled_ml.evaluate import evaluate_split
 from disentangled_ml.files import locked, read_json, write_json
-from disentangled_ml.jobs import Job, run_jobs, slots
 from disentangled_ml.network.checkpoint import choose_device, load_checkpoint
+from disentangled_ml.processes import Job, run_jobs, slots
 from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
 from disentangled_ml.systems import (
@@ -174,7 +173,7 @@ def begin(table: Table) -> None:
             )
     write_json(path, settings)
     for run in (run for cell in table.cells() for run in table.runs(*cell)):
-        given = load_config("config", table.arguments(run))
+        given = load_config(TrainConfig, table.arguments(run))
         path = table.run_dir(run) / "config.yaml"
         if path.is_file():
             check_same(table.run_dir(run), run_settings(path), lasting_settings(OmegaConf.to_container(given)))
@@ -286,7 +285,7 @@ def main(config: DictConfig) -> None:
     signal.signal(signal.SIGTERM, interrupt)
     index = ShardIndex.read(config.shards)
     out = Path(config.out or Path("tables") / Path(config.shards).resolve().name)
-    table = Table(config, index, out, load_config("config", common_arguments(config)))
+    table = Table(config, index, out, load_config(TrainConfig, common_arguments(config)))
     begin(table)
     with locked(out) as lock:
         failed = train_missing(table, lock)
@@ -300,7 +299,3 @@ def main(config: DictConfig) -> None:
             sys.stdout.write((out / "table.md").read_text(encoding="utf-8") + f"\n{out}\n")
     if failed:
         raise ConfigError(f"{', '.join(failed)} failed, see the logs in {out / 'logs'}; the table is made without")
-
-
-if __name__ == "__main__":
-    run_command(main, "table", "table", __doc__)

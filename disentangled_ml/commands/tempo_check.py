@@ -1,4 +1,4 @@
-"""Check the tempo estimation on recordings of known tempo: ``python -m disentangled_ml.commands.tempo_check manifest=FILE.csv``.
+"""Check the tempo estimation on recordings of known tempo: ``disentangled tempo_check manifest=FILE.csv``.
 
 It is the estimation that ``prepare`` uses where a manifest has no tempo, here of the recordings as they are.
 """
@@ -24,7 +24,6 @@ from datamodules.corpora.manifest import parse_tempo, read_manifest
 from datamodules.corpora.records import Rejected, TrackRecord, collect
 from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.tempo_metrics import FACTORS, TOLERANCE, tempo_report
 from disentangled_ml.files import atomic_write, writable
 from disentangled_ml.reporting.cells import accuracy_text
@@ -129,7 +128,3 @@ def main(config: DictConfig) -> None:
     if out is not None:
         write_tempi(out, rows)
     sys.stdout.write(tempo_lines(tempo_report(*zip(*rows, strict=True))) + "\n")
-
-
-if __name__ == "__main__":
-    run_command(main, "tempo_check", "tempo_check", __doc__)

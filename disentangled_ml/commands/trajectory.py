@@ -1,9 +1,9 @@
-"""Follow a recording through the subspaces: ``python -m disentangled_ml.commands.trajectory checkpoint=FILE path=AUDIO [out=DIR]``.
+"""Follow a recording through the subspaces: ``disentangled trajectory checkpoint=FILE path=AUDIO [out=DIR]``.
 
 Overlapping chunks of the recording are embedded. Per condition it gives two curves over time (the principal components of the
 chunks in the subspace), the novelty and the times at which the condition changes: ``trajectory.json``, and ``trajectory.png`` with
 the self-similarity matrices too. The threshold of a change is one distance for all conditions, or, from the file that
-``python -m disentangled_ml.commands.changes`` writes, one per condition, chosen on validation pieces.
+``disentangled changes`` writes, one per condition, chosen on validation pieces.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import torch
 from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.files import read_json, write_json
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.network.masks import subspaces
@@ -58,7 +57,7 @@ def read_thresholds(config: DictConfig, embedder: Embedder) -> dict[str, float]:
     if missing:
         raise ConfigError(
             f"thresholds={config.thresholds} has none of {', '.join(missing)}: give the out=FILE.json of "
-            "python -m disentangled_ml.commands.changes with the same checkpoint"
+            "disentangled changes with the same checkpoint"
         )
     for key in ("hop_seconds", "context_seconds"):
         if settings.get(key) != config[key]:
@@ -152,7 +151,3 @@ def main(config: DictConfig) -> None:
         times = ", ".join(f"{time:.1f}" for time in entry["changes"])
         rows.append((name, f"{entry['threshold']:.3f}", times or "none"))
     sys.stdout.write("\n".join([*aligned(rows), "", str(out)]) + "\n")
-
-
-if __name__ == "__main__":
-    run_command(main, "trajectory", "trajectory", __doc__)

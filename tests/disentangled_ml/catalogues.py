@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from disentangled_ml.commands import embed
-from disentangled_ml.config import load_config
+from disentangled_ml.config import EmbedConfig, TrainConfig, load_config
 from disentangled_ml.network.checkpoint import build_network
 from disentangled_ml.search.catalogue import (
     COLUMNS,
@@ -78,7 +78,7 @@ def write_catalogue(
 
 def save_checkpoint(path: Path, shards: Path | str = "shards/x", seed: int = 0, *arguments: str) -> Path:
     """Save the checkpoint of an untrained network."""
-    config, audio = load_config("config", [*TINY, f"data.shards={shards}", *arguments]), AudioSettings(n_mels=N_MELS)
+    config, audio = load_config(TrainConfig, [*TINY, f"data.shards={shards}", *arguments]), AudioSettings(n_mels=N_MELS)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build_network(config, NAMES, audio)
@@ -113,5 +113,5 @@ def embed_recordings(folder: Path, n_tracks: int) -> Path:
     save_checkpoint(folder / "x.ckpt")
     manifest = write_recordings(folder / "recordings", n_tracks)
     arguments = [f"checkpoint={folder}/x.ckpt", f"manifest={manifest}", f"out={folder}/index", "workers=1"]
-    embed.main(load_config("embed", arguments))
+    embed.main(load_config(EmbedConfig, arguments))
     return folder

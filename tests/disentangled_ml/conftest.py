@@ -65,12 +65,12 @@ def sync(tmp_path, user_environment) -> Callable[..., WandbServer]:
 def run(tmp_path, tiny_arguments, monkeypatch):
     """Train in this process: ``run("name", "key=value", ...)`` gives the run folder."""
 
-    from disentangled_ml.config import load_config
+    from disentangled_ml.config import TrainConfig, load_config
     from disentangled_ml.train import main as train  # here: most tests do not train
 
     def train_run(name: str, *arguments: str) -> Path:
         monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
-        train(load_config("config", [*tiny_arguments, f"runs={tmp_path}", f"run_name={name}", *arguments]))
+        train(load_config(TrainConfig, [*tiny_arguments, f"runs={tmp_path}", f"run_name={name}", *arguments]))
         monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
         return tmp_path / name
 

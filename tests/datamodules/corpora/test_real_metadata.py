@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.corpora.records import TrackRecord, collect
-from disentangled_ml.config import load_config
+from disentangled_ml.config import PrepareConfig, load_config
 from disentangled_ml.prepare import build_catalogue
 
 ROOT = Path(__file__).parents[3]
@@ -29,7 +29,7 @@ COUNTS = {  # per split: tracks, and those with a label of genre, mood and instr
 
 def read_sample(data: str, folder: str, *arguments: str) -> tuple[list[TrackRecord], int]:
     keys = [f"data={data}", f"corpus.metadata={SAMPLES}/{folder}", f"corpus.audio={SAMPLES}"]
-    records, rejected = collect(build_catalogue(load_config("prepare", [*keys, *arguments])))
+    records, rejected = collect(build_catalogue(load_config(PrepareConfig, [*keys, *arguments])))
     return records, len(rejected)
 
 

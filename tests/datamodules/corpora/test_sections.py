@@ -175,7 +175,7 @@ def test_silence_is_that_of_the_section(tmp_path):
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
     """Prepare a manifest of sections in threads: gives the index."""
-    monkeypatch.setattr(workers, "new_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(workers, "new_pool", lambda n, *_: ThreadPoolExecutor(n))
     for name in "abcd":
         soundfile.write(tmp_path / f"{name}.wav", ramp(4.0), RATE)
     lines = [f"{name},{name}.wav,{start},{end},{genre}" for name in "abcd" for start, end, genre in TWO_SECTIONS]

@@ -53,7 +53,7 @@ SLOW = 1.5  # seconds of recordings: a run of hundreds must not be over before i
 @pytest.fixture
 def threads(monkeypatch) -> None:
     """Let threads do the work of the processes, which take seconds to start."""
-    monkeypatch.setattr(processes, "new_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(processes, "new_pool", lambda n, *_: ThreadPoolExecutor(n))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import torch
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import read_infos
 from disentangled_ml.commands import embed
-from disentangled_ml.config import load_config
+from disentangled_ml.config import EmbedConfig, load_config
 from disentangled_ml.network.checkpoint import load_checkpoint, network_from
 from disentangled_ml.search import build as cataloguing
 from disentangled_ml.search.catalogue import EMBEDDING, HEADER, INDEX, TRACKS, read_catalogue
@@ -35,7 +35,7 @@ MINUTE = 60.0
 
 
 def run(*arguments: str | Path) -> None:
-    embed.main(load_config("embed", [*map(str, arguments), "workers=1", "accelerator=cpu"]))
+    embed.main(load_config(EmbedConfig, [*map(str, arguments), "workers=1", "accelerator=cpu"]))
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +330,8 @@ def test_a_killed_command_goes_on_and_makes_the_same(tmp_path, checkpoint):
     command = [
         sys.executable,
         "-m",
-        "disentangled_ml.commands.embed",
+        "disentangled_ml",
+        "embed",
         f"checkpoint={checkpoint}",
         f"manifest={manifest}",
     ]

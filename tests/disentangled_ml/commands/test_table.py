@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from disentangled_ml.commands import table
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, EvaluateConfig, TableConfig, TrainConfig, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.files import locked
 from disentangled_ml.network.checkpoint import load_network
@@ -41,7 +41,7 @@ def same_signals():
 def make(shards: Path, out: Path, *arguments: str) -> None:
     """Run the command in this process; the trainings have theirs."""
     given = [f"shards={shards}", f"out={out}", f"systems=[{','.join(SYSTEMS)}]", f"train=[{','.join(TRAIN)}]"]
-    table.main(load_config("table", [*given, "triplets_per_condition=60", "jobs=2", *arguments]))
+    table.main(load_config(TableConfig, [*given, "triplets_per_condition=60", "jobs=2", *arguments]))
 
 
 def written(out: Path) -> dict[str, int]:
@@ -114,7 +114,7 @@ def test_rows_are_what_the_networks_give_when_evaluated(made, tiny_shards, tmp_p
     for system, spaces in (("category", ["all"]), ("disentangled_track", ["all", "sub"])):
         best = made.out / "runs" / f"{system}-seed0" / "checkpoints" / "best.ckpt"
         arguments = [f"checkpoint={best}", f"shards={tiny_shards}", "triplets_per_condition=60", "probe=true"]
-        evaluate(load_config("evaluate", [*arguments, f"out={tmp_path}/report.json", "accelerator=cpu"]))
+        evaluate(load_config(EvaluateConfig, [*arguments, f"out={tmp_path}/report.json", "accelerator=cpu"]))
         report, cell = read(tmp_path / "report.json"), read(made.out / "cells" / f"{system}-seed0.json")
         assert {key: cell[key] for key in report} == report
         for space in spaces:
@@ -304,7 +304,7 @@ def test_a_folder_of_something_else_is_left_alone(tiny_shards, tmp_path, name):
 def test_seeds_are_trained_one_by_one_and_of_baselines_one_is_enough(tiny_shards, tmp_path):
     """Which cells and trainings there are, without making them."""
     given = [f"shards={tiny_shards}", "systems=[vq,category,specialised]", "seeds=[3,5]"]
-    config = load_config("table", given)
+    config = load_config(TableConfig, given)
     index = SimpleNamespace(conditions=[{"name": name} for name in NAMES])
     whole = table.Table(config, index, tmp_path, None)
     systems = [(system, seed) for system in ("category", "specialised") for seed in (3, 5)]
@@ -314,7 +314,7 @@ def test_seeds_are_trained_one_by_one_and_of_baselines_one_is_enough(tiny_shards
     assert names == ["category-seed3", "category-seed5", *of_specialised]
     for cell in systems:
         for run in whole.runs(*cell):
-            tree = load_config("config", whole.arguments(run))
+            tree = load_config(TrainConfig, whole.arguments(run))
             assert (tree.seed, tree.run_name, tree.resume) == (cell[1], run.name, True)
             assert tree.choices.experiment == f"table,{cell[0]}"
             assert Path(tree.runs) == tmp_path / "runs"

@@ -135,7 +135,7 @@ def test_a_manifest_without_tempi_is_refused(tmp_path):
 
 def tempo_check(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "disentangled_ml.commands.tempo_check", *arguments],
+        [sys.executable, "-m", "disentangled_ml", "tempo_check", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

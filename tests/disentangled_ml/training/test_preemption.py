@@ -21,7 +21,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from callbacks.preemption import SIGNALS, Preempted, Preemption
 from disentangled_ml import builders
-from disentangled_ml.config import load_config
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.files import read_json
 from disentangled_ml.train import main as train
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
@@ -135,7 +135,7 @@ def run(
         patch.setattr(builders, "build_logger", lambda *a: Recorder(lines))
         patch.setattr("disentangled_ml.train.start", lambda logger: None)  # Recorder is no W&B
         try:
-            train(load_config("config", [*arguments, *settings, f"runs={runs}"]))
+            train(load_config(TrainConfig, [*arguments, *settings, f"runs={runs}"]))
         finally:
             os.environ.pop(RUN_DIR_VARIABLE, None)
     return runs / "run"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.train import main as train
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests.disentangled_ml.real_runs import MINUTE, TWO, RealRun, has_checkpoint
@@ -84,7 +84,7 @@ def run_here(tmp_path, tiny_arguments, monkeypatch):
         monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
         given = [*tiny_arguments, f"runs={folder}", "run_name=run", "training.max_epochs=1", *arguments]
         try:
-            train(load_config("config", given))
+            train(load_config(TrainConfig, given))
         finally:
             monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
         return folder / "run"
