@@ -37,7 +37,7 @@ def matrix_rate(device: str, side: int, dtype: torch.dtype) -> float:
 
 
 def step_of(network: torch.nn.Module, spect: torch.Tensor, device: str, autocast: bool) -> Callable[[], None]:
-    """Make forward and backward of a batch."""
+    """Return the forward and backward pass of a batch as a task."""
 
     def run() -> None:
         with torch.autocast(device, torch.bfloat16) if autocast else nullcontext():
@@ -55,7 +55,7 @@ def operations(network: torch.nn.Module, spect: torch.Tensor) -> int:
 
 
 def measure_backbone(name: str, device: str) -> Measurement:
-    """Compare the fast way with the plain one."""
+    """Compare the fast settings with the plain ones."""
     width, n, side = SIZES[device]
     spect = torch.rand(n, 1, 128, FRAMES, device=device)
     plain = BACKBONES[name](DIM, width).to(device).train()

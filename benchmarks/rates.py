@@ -33,14 +33,14 @@ READ = 256  # tracks whose shard is read
 
 
 def timed(task: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    """Give the processor seconds of a task, and its result."""
+    """Return the processor seconds of a task, and its result."""
     start = process_time()
     result = task(*arguments)
     return process_time() - start, result
 
 
 def measure(n_clips: int, folder: Path) -> dict[str, float]:
-    """Measure all stages; the median over the clips counts."""
+    """Measure all stages, by the median over the clips."""
     torch.set_num_threads(1)
     stages = ("decode", "resample", "mel", "tempo", "madmom", "flac", "flac_bytes")  # madmom: the tempo by itself
     found: dict[str, list[float]] = {name: [] for name in stages}
@@ -76,7 +76,7 @@ def measure(n_clips: int, folder: Path) -> dict[str, float]:
 
 
 def main(n_clips: int) -> None:
-    """Measure, show and keep the results."""
+    """Measure, print and save the results."""
     with tempfile.TemporaryDirectory() as folder:
         results = measure(n_clips, Path(folder))
     for name, value in results.items():

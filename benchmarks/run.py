@@ -21,7 +21,7 @@ ON_A_DEVICE = {"step": step.measure, "loss": loss.measure, "evaluation": evaluat
 
 
 def main(stages: str = "", device: str = "cpu") -> None:
-    """Measure, show and keep.
+    """Measure, print and save the results.
 
     Raises:
         ValueError: for an unknown stage or device, or a GPU that is not there.

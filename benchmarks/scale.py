@@ -34,7 +34,7 @@ STREAMED = 100_000  # tracks
 
 
 def simulate(root: Path, n_tracks: int) -> ShardIndex:
-    """Make a catalogue, but for what is there already."""
+    """Make a catalogue; what exists already stays."""
     root.mkdir(parents=True, exist_ok=True)
     if (root / "index.json").is_file():
         return ShardIndex.read(root)
@@ -59,13 +59,13 @@ def simulate(root: Path, n_tracks: int) -> ShardIndex:
 
 
 def resident_mb(pid: int | str) -> float:
-    """Read the resident memory of a process."""
+    """Return the resident memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def probe(root: str, workers: str, n_tracks: str) -> None:
-    """Start as training does, stream a number of tracks, and print what was measured on the way, as JSON."""
+    """Start as training does, stream a number of tracks, and print what was measured as JSON."""
     arguments = ["data=shards", f"data.shards={root}", f"data.workers={workers}", "backbone=conv", "trainer=cpu"]
     config = load_config(TrainConfig, arguments)
     data = builders.build_data(config)
@@ -102,7 +102,7 @@ def measure(root: Path, workers: int, n_tracks: int) -> dict[str, float]:
 
 
 def main(out: Path, n_tracks: int) -> None:
-    """Measure, show and keep the results."""
+    """Measure, print and save the results."""
     results = {}
     for n in (n_tracks // 10, n_tracks):
         root = out / f"catalogue-{n}"

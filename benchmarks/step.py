@@ -38,7 +38,7 @@ PEER = "three passes"
 
 
 def three_passes(network: ConditionalSimilarityNetwork, audio: torch.Tensor, n_triplets: int) -> Callable[[], None]:
-    """Make the peer's step: chunks ``[0, n)`` are anchors, then positives, then negatives, each with a condition."""
+    """Return the peer's step: chunks ``[0, n)`` are anchors, then positives, then negatives, each with a condition."""
     masks = network.masks()[torch.arange(n_triplets, device=audio.device) % len(network.condition_names)]
 
     def run() -> None:

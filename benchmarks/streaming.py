@@ -24,7 +24,7 @@ MOST = 1.3
 
 
 def measure_workers(data: SimilarityDataModule, workers: int) -> Measurement:
-    """Compare an epoch by some loading processes; 0: by this one."""
+    """Compare an epoch by some loading processes; 0 means this process."""
     loader, index = data.train_dataloader(), data.index
     urls = [str(index.root / shard.file) for shard in index.splits["train"]]
     plain = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode()

@@ -27,7 +27,7 @@ CHUNK_FRAMES = (129, 258, 516)  # 3, 6 and 12 s
 
 
 def onset_autocorrelation(mel: np.ndarray, audio: AudioSettings) -> np.ndarray:
-    """Describe a spectrogram (n_mels, frames) by the autocorrelation of its rising energy, (64,)."""
+    """Return the autocorrelation of the rising energy of a spectrogram: (n_mels, frames) to (64,)."""
     onset = np.maximum(np.diff(mel, axis=1), 0).sum(0)
     onset -= onset.mean()
     power = np.abs(np.fft.rfft(onset, 2 * len(onset))) ** 2
@@ -37,7 +37,7 @@ def onset_autocorrelation(mel: np.ndarray, audio: AudioSettings) -> np.ndarray:
 
 
 def describe_split(data: SimilarityDataModule, split: str, frames: int) -> EmbeddingTable:
-    """Describe every track of a split by the mean over its chunks of some length (the whole, if it is shorter)."""
+    """Return the mean of every track over its chunks of some length (the whole, if it is shorter)."""
     table = EmbeddingTable()
     for track_id, spect in read_mels(data.index, split):
         mel = spect.numpy()
@@ -49,7 +49,7 @@ def describe_split(data: SimilarityDataModule, split: str, frames: int) -> Embed
 
 
 def main(config: DictConfig) -> None:
-    """Show the accuracies."""
+    """Print the accuracies."""
     data = builders.build_data(config)
     data.setup("test")
     for split in ("val", "test"):

@@ -26,7 +26,7 @@ SHARES = ("percent_agreement", "krippendorff_alpha", "agreement_with_list")
 
 
 def main(config: DictConfig) -> None:
-    """Show, and write, what the listening test of a configuration found."""
+    """Print the results of the listening test of a configuration, and write its triplets."""
     out = None if config.out is None else writable(config.out, "csv")
     folder = Path(config.listening_test)
     if out is not None and out.resolve() == (folder / LIST_FILE).resolve():
@@ -44,7 +44,7 @@ def main(config: DictConfig) -> None:
 
 
 def figures_table(figures: dict[str, dict[str, Any]]) -> str:
-    """Show agreement figures as a table, a line per condition.
+    """Return agreement figures as a table, a line per condition.
 
     >>> print(figures_table({"all": dict.fromkeys(COUNTS, 1) | dict.fromkeys(SHARES, 0.5)}))
     asked for  raters  answers  cannot tell  judged  ties  percent agreement  krippendorff alpha  agreement with list

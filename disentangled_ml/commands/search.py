@@ -38,7 +38,7 @@ from disentangled_ml.structures import TrackInfo
 
 
 def main(config: DictConfig) -> None:
-    """Search as a configuration says, or tell how well searches do."""
+    """Search as a configuration says, or measure the precision of searches."""
     if (config.like is not None) == config.precision:
         raise ConfigError("give like=TRACK_ID or like=FILE, or precision=true")
     out = None if config.out is None else writable(config.out)
@@ -67,7 +67,7 @@ def measure_precision(catalogue: EmbeddedCatalogue, k: int) -> dict[str, Any]:
 
 
 def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
-    """Find what is near to the query of a configuration.
+    """Find the tracks nearest to the query of a configuration.
 
     Raises:
         ConfigError: if there is no such track and no such file, or a file without its checkpoint.
@@ -98,7 +98,7 @@ def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
 def rematch(
     config: DictConfig, embedder: Embedder, catalogue: EmbeddedCatalogue, query: CatalogueTrack, found: list[Result]
 ) -> list[Result]:
-    """Order what was found by comparing its chunks with those of the query; give the first k, with those distances.
+    """Return the first k results in the order of the distances between their chunks and those of the query.
 
     Raises:
         ConfigError: if a track has no recording.
@@ -128,12 +128,12 @@ def read_chunks(config: DictConfig, embedder: Embedder, track: CatalogueTrack) -
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """Give a result as plain values."""
+    """Return a result as plain values."""
     return {**result.track._asdict(), "distance": result.distance, "distances": result.distances}
 
 
 def results_table(found: list[Result], names: list[str]) -> str:
-    """Show results as a table: a line per track, with its distance in all and per condition, and its labels."""
+    """Return results as a table: a line per track, with its distance in all and per condition, and its labels."""
     rows = [("", "track", "distance", *names, "artist", "labels")]
     for rank, (_, track, distance, distances) in enumerate(found, start=1):
         parts = [f"{distances[name]:.3f}" for name in names]
@@ -142,7 +142,7 @@ def results_table(found: list[Result], names: list[str]) -> str:
 
 
 def precision_table(report: dict[str, Any]) -> str:
-    """Show how well searches do, a line per condition."""
+    """Return precision as a table, a line per condition."""
     rows = [("condition", "its weight alone", "equal weights", "chance", "at best", "queries")]
     for name, entry in report["conditions"].items():
         rows.append((name, *(number_text(entry[key]) for key in ("sub", "all", "chance", "best")), str(entry["n"])))
@@ -150,7 +150,7 @@ def precision_table(report: dict[str, Any]) -> str:
 
 
 def show_labels(track: CatalogueTrack) -> str:
-    """Show the labels of a track.
+    """Return the labels of a track as text.
 
     >>> show_labels(CatalogueTrack("a", None, None, {"genre": ["jazz", "swing"], "tempo": 119.6}))
     'jazz;swing, 120 BPM'

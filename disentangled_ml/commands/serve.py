@@ -72,14 +72,14 @@ def main(config: DictConfig) -> None:
 
 
 def plane(points: np.ndarray) -> np.ndarray:
-    """Bring points (N, D) to two dimensions, as the figures of a run do."""
+    """Project points (N, D) to two dimensions, as the figures of a run do."""
     from callbacks.projection import plane as project  # scikit-learn, for the first map alone
 
     return project(points)
 
 
 def upload_embedder(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]], EmbeddedUpload]:
-    """Give what embeds an uploaded recording."""
+    """Return the function that embeds an uploaded recording."""
 
     def embed_upload(file: IO[bytes]) -> EmbeddedUpload:
         waveform, sample_rate = decode_bounded(file, bounds)
@@ -94,13 +94,13 @@ def upload_embedder(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]],
 
 
 def warm_up_index(view: CatalogueView) -> None:
-    """Read what tracks are found by while nobody waits for it; whoever asks is told what is wrong with it."""
+    """Read the texts that tracks are found by before anybody asks; errors are reported to whoever asks first."""
     with suppress(ValueError, OSError):
         view.searched_texts()
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Listen on an address.
+    """Return a socket that listens on an address.
 
     Raises:
         ConfigError: if that is not possible.
@@ -115,7 +115,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
 
 
 def address_of(listening_socket: socket.socket) -> str:
-    """Give the address that a browser opens."""
+    """Return the address that a browser opens."""
     host, port = listening_socket.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
@@ -151,12 +151,12 @@ def open_listening_test(folder: Path, view: CatalogueView, n: int, seed: int) ->
 
 
 def is_audible(question: Question, view: CatalogueView) -> bool:
-    """Tell whether the recordings of a question are there."""
+    """Return whether all recordings of a question exist."""
     return all(view.recording(excerpt.track_id) is not None for excerpt in question[1:])
 
 
 def draw_from(view: CatalogueView, n: int, seed: int) -> list[ListedTriplet]:
-    """Draw the questions of a listening test from the tracks whose recordings are there.
+    """Draw the questions of a listening test from the tracks that have recordings.
 
     Raises:
         ValueError: if they are fewer than three.

@@ -34,7 +34,7 @@ logger = logging.getLogger("tempo_check")
 
 
 def excerpt(record: TrackRecord) -> np.ndarray:
-    """Take the part of a recording of which the tempo is estimated."""
+    """Return the part of a recording whose tempo is estimated."""
     return excerpt_of(*decode(Path(record.path), *record.section))
 
 
@@ -46,7 +46,7 @@ def estimate(records: Sequence[TrackRecord], estimator: str) -> list[float | Rej
 
 
 class KnownTempi(NamedTuple):
-    """Hold the recordings that have a true tempo, their tempi, and the rows that cannot be used."""
+    """Recordings that have a true tempo, their tempi, and the rows that cannot be used."""
 
     records: list[TrackRecord]
     tempi: list[float]
@@ -87,7 +87,7 @@ def estimate_all(records: Sequence[TrackRecord], estimator: str, workers: int) -
 
 
 def write_tempi(path: Path, rows: Sequence[tuple[str, float, float | None]]) -> None:
-    """Write track id, true and estimated tempo and their ratio (empty without an estimate), whole or not at all."""
+    """Write track id, true and estimated tempo, and their ratio (empty without an estimate)."""
     with atomic_write(path) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
@@ -96,7 +96,7 @@ def write_tempi(path: Path, rows: Sequence[tuple[str, float, float | None]]) -> 
 
 
 def tempo_lines(report: dict[str, Any]) -> str:
-    """Show a report as text."""
+    """Return a report as text."""
     lines = [f"tempo of {report['n']} recordings, within {100 * TOLERANCE:g} %, with 95 % intervals", ""]
     meanings = {"accuracy_1": "of the true tempo", "accuracy_2": "or of a third, half, twice or three times it"}
     lines += [f"{name}  {accuracy_text(report[name])}  {meanings[name]}" for name in FACTORS]

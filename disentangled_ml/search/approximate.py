@@ -30,7 +30,7 @@ ROWS_PER_BLOCK = 65_536
 
 
 class ApproximateIndex:
-    """Give candidates by their codes, see ``similarity_search.Index``.
+    """Index that finds candidates by their codes, see ``similarity_search.Index``.
 
     Args:
         index: Of N tracks.
@@ -45,7 +45,7 @@ class ApproximateIndex:
         self.lock = Lock()  # the points that FAISS compares with are those of one search at a time
 
     def candidates(self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, n: int) -> np.ndarray:
-        """Give the rows of tracks that are allowed and probably the nearest, ascending: n and more, or all that are allowed.
+        """Return the rows of the allowed tracks that are probably the nearest, ascending: n and more, or all that are allowed.
 
         Where few are allowed more are asked for, until enough remain.
 
@@ -65,7 +65,7 @@ class ApproximateIndex:
         return np.arange(self.index.ntotal) if allowed is None else np.flatnonzero(allowed)
 
     def nearest_codes(self, query: np.ndarray, stretch: np.ndarray, n: int) -> np.ndarray:
-        """Give the rows whose codes are nearest to a stretched query, once the points are stretched as well."""
+        """Return the rows whose codes are nearest to a stretched query, with the points stretched as well."""
         parts, _, size = self.points.shape
         points = self.points * stretch.reshape(parts, 1, size)
         with self.lock:
@@ -74,7 +74,7 @@ class ApproximateIndex:
         return found[0][found[0] >= 0]
 
     def as_bytes(self) -> bytes:
-        """Give the content of the file of the index."""
+        """Return the content of the index file."""
         with self.lock:
             faiss.copy_array_to_vector(self.points.ravel(), self.index.pq.centroids)
             return faiss.serialize_index(self.index).tobytes()

@@ -41,11 +41,11 @@ UNKNOWN = -1
 
 
 class CatalogueError(ValueError):
-    """Tell which part of a catalogue cannot be used, and the way out."""
+    """A part of a catalogue cannot be used; the message says which, and what to do."""
 
 
 class CatalogueTrack(NamedTuple):
-    """Hold what is known about a track of a catalogue.
+    """Track of a catalogue.
 
     Attributes:
         track_id: Unique name.
@@ -62,7 +62,7 @@ class CatalogueTrack(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelNotes:
-    """Hold what a catalogue keeps of the model that embedded it.
+    """Model that embedded a catalogue, as far as the catalogue stores it.
 
     Attributes:
         fingerprint: sha256 of the checkpoint file.
@@ -81,7 +81,7 @@ class ModelNotes:
     tempo: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """Give plain values; ``model_notes`` undoes it."""
+        """Return plain values, the inverse of ``model_notes``."""
         return {
             "model": self.fingerprint,
             "conditions": self.condition_names,
@@ -94,7 +94,7 @@ class ModelNotes:
 
 @dataclass(frozen=True)
 class EmbeddedCatalogue:
-    """Hold an embedded catalogue of N tracks.
+    """Embedded catalogue of N tracks.
 
     Attributes:
         folder: Where it lies.
@@ -113,12 +113,12 @@ class EmbeddedCatalogue:
 
     @property
     def condition_names(self) -> list[str]:
-        """Name the conditions, in the order of the masks."""
+        """Names of the conditions, in the order of the masks."""
         return self.model.condition_names
 
     @cached_property
     def by_key(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give the keys in order, and the row of each: (N,) int64, (N,) int64."""
+        """Sorted keys, and the row of each: (N,) int64, (N,) int64."""
         keys = np.ascontiguousarray(self.columns["key"])
         rows = np.argsort(keys, kind="stable")
         return keys[rows], rows
@@ -159,7 +159,7 @@ class EmbeddedCatalogue:
 
 
 def stable_key(name: str) -> int:
-    """Turn a name into a number from 0 to 2**63 - 1, the same in every process.
+    """Return a hash of a name, from 0 to 2**63 - 1, the same in every process.
 
     >>> stable_key("Miles Davis") == stable_key("Miles Davis") != stable_key("John Coltrane")
     True
@@ -168,7 +168,7 @@ def stable_key(name: str) -> int:
 
 
 def column_values(track: CatalogueTrack, offset: int) -> tuple[int, int, int, float]:
-    """Give the columns of a track whose line begins at an offset.
+    """Return the columns of a track whose line begins at an offset.
 
     >>> column_values(CatalogueTrack("a", None, None, {"tempo": 120.0}), 7)[1:]
     (7, -1, 120.0)
@@ -199,7 +199,7 @@ def parse_track(line: bytes, where: str) -> CatalogueTrack:
 
 
 def model_notes(content: dict[str, Any]) -> ModelNotes:
-    """Read the notes of a model from plain values.
+    """Return the model that plain values describe.
 
     Raises:
         ValueError, KeyError, TypeError: for one that is not legal.

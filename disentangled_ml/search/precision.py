@@ -128,7 +128,7 @@ def precision_report(
 
 
 def choose_rows(n_tracks: int) -> Tensor:
-    """Choose the queries: all tracks, or of many ``MOST_QUERIES``, evenly spaced.
+    """Return the rows of the queries: all tracks, or ``MOST_QUERIES`` of them, evenly spaced.
 
     >>> choose_rows(3).tolist(), len(choose_rows(10_000))
     ([0, 1, 2], 1000)
@@ -138,7 +138,7 @@ def choose_rows(n_tracks: int) -> Tensor:
 
 
 def average(values: Tensor) -> dict[str, float | int | None]:
-    """Average over the queries that count: (4, Q), in the subspace, in all, by chance, at best.
+    """Average over the queries that count; the rows of (4, Q) are: in the subspace, in all, by chance, at best.
 
     >>> average(torch.tensor([[1.0, torch.nan], [0.5, torch.nan], [0.25, torch.nan], [1.0, torch.nan]]))
     {'sub': 1.0, 'all': 0.5, 'chance': 0.25, 'best': 1.0, 'n': 1}

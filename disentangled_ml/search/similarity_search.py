@@ -30,14 +30,14 @@ MOST_EXACT = 100_000  # tracks: so many are compared one by one in some 20 ms
 
 
 class Index(Protocol):
-    """Give candidates of a large catalogue."""
+    """Index of a large catalogue, which finds candidates."""
 
     def candidates(self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, n: int) -> np.ndarray:
-        """Give the rows of at least n tracks that are probably the nearest, or of all that are allowed where they are fewer."""
+        """Return the rows of at least n tracks that are probably the nearest, or of all allowed ones where they are fewer."""
 
 
 class Result(NamedTuple):
-    """Hold one track that was found.
+    """Track that was found.
 
     Attributes:
         row: In the catalogue.
@@ -54,7 +54,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchFilters:
-    """Say which tracks may be found.
+    """Tracks that may be found.
 
     Attributes:
         without_row: The query itself; None: every row may.
@@ -68,7 +68,7 @@ class SearchFilters:
 
 
 def check_tempo(tempo: Sequence[float] | None) -> tuple[float, float] | None:
-    """Give the range of tempi.
+    """Return the range of tempi.
 
     Raises:
         ValueError: if it is none.
@@ -84,7 +84,7 @@ def check_tempo(tempo: Sequence[float] | None) -> tuple[float, float] | None:
 
 
 class SimilaritySearch:
-    """Search a catalogue.
+    """Search in a catalogue.
 
     Args:
         catalogue: To be searched.
@@ -147,7 +147,7 @@ class SimilaritySearch:
 
     @cached_property
     def squared_lengths(self) -> np.ndarray:
-        """Give the squared length of each track in each subspace, (N, C) float32."""
+        """Squared length of each track in each subspace, (N, C) float32."""
         embedding, squares = self.catalogue.embedding, self.catalogue.model.masks.astype(np.float32) ** 2
         blocks = range(0, len(embedding), ROWS_PER_BLOCK)
         return np.concatenate([embedding[first : first + ROWS_PER_BLOCK] ** 2 @ squares.T for first in blocks])
@@ -155,7 +155,7 @@ class SimilaritySearch:
     def exact_candidates(
         self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, k: int
     ) -> np.ndarray:
-        """Give the rows of all tracks that may be among the k nearest; what float32 rounds away keeps none out.
+        """Return the rows of all tracks that may be among the k nearest, whatever float32 rounds away.
 
         Shape:
             query: (D,); weights: (C,); allowed: (N,) bool; returns: (R,) int64, ascending; R >= k where so many are allowed.
@@ -187,7 +187,7 @@ class SimilaritySearch:
         tempo: tuple[float, float] | None = None,
         method: str = "auto",
     ) -> list[Result]:
-        """Find the tracks nearest to that of a row, but for itself; without those by its artist unless ``same_artist``.
+        """Find the tracks nearest to that of a row, without itself, and without those by its artist unless ``same_artist``.
 
         Raises:
             ValueError: as ``search``.
@@ -196,7 +196,7 @@ class SimilaritySearch:
         return self.search(self.catalogue.embedding[row], weights, k, SearchFilters(row, artist, tempo), method)
 
     def is_approximate(self, method: str, allowed: np.ndarray | None) -> bool:
-        """Decide by what method a search is done.
+        """Return whether a search is approximate.
 
         Raises:
             ValueError: for an unknown method, or the approximate one where there is no index.
@@ -211,7 +211,7 @@ class SimilaritySearch:
         return method == "approximate" or (method == "auto" and self.index is not None and n_allowed > MOST_EXACT)
 
     def allowed(self, filters: SearchFilters) -> np.ndarray | None:
-        """Tell which rows may be found: (N,) bool; None: all.
+        """Return which rows may be found: (N,) bool, or None for all.
 
         Raises:
             ValueError: for a range of tempi that is none.
@@ -244,7 +244,7 @@ def open_search(folder: str | Path) -> SimilaritySearch:
 
 
 def rounding(scale: np.ndarray, query: np.ndarray) -> float:
-    """Bound by how much float32 may order two tracks wrongly, whose embeddings are of length 1.
+    """Bound the rounding error of the squared distances of two tracks in float32, whose embeddings have length 1.
 
     Each of the sums over D dimensions is off by D units at most, of the sum of the sizes of what it adds up (N. Higham, "Accuracy and
     Stability of Numerical Algorithms", section 3.1): the length of a track, twice its product with the query; and there are two tracks.
