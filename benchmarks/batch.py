@@ -1,7 +1,5 @@
 """A training batch and a small network, as configured by default, for what is measured of a step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

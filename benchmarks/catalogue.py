@@ -1,7 +1,5 @@
 """What the benchmarks work on, made by themselves: shards labelled as sparsely as real catalogues are, and recordings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
 AUDIO = AudioSettings()
 TRACKS_PER_SHARD = 64
 CLIP_FRAMES = 1292  # 30 s
-CONDITIONS = {  # number of tags, share of the tracks that have some: as in the Million Song Dataset
+# Number of tags, share of the tracks that have some: as in the Million Song Dataset.
+CONDITIONS = {
     "genre": (28, 0.88),
     "mood": (12, 0.13),
     "instrument": (5, 0.13),

@@ -6,8 +6,6 @@
 * The share of a training step that waits for data, with 8 loading processes: in a run, ``train/data_wait_share``.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,7 +23,8 @@ from disentangled_ml.structures import AudioSettings
 
 FRAMES = 129
 PEER = "float32 eager"
-SIZES = {"cuda": (1.0, 256, 8192), "cpu": (0.125, 16, 1024)}  # width, chunks in a batch, side of the matrices
+# Width, chunks in a batch, side of the matrices.
+SIZES = {"cuda": (1.0, 256, 8192), "cpu": (0.125, 16, 1024)}
 
 
 def matrix_rate(device: str, side: int, dtype: torch.dtype) -> float:

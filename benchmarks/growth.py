@@ -5,8 +5,6 @@ its processor time per item (which other work on the machine disturbs least) and
 process, and a first item that pays for tables and kernels, do not count in the time.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess

@@ -8,8 +8,6 @@
 pytorch-metric-learning comes with ``pip install --constraint constraints.txt '.[bench]'``.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,8 +32,10 @@ PEER = "pytorch-metric-learning"
 MARGIN, CLASSES = 0.1, 16
 TARGETS = {64: 1.0, 256: 1.0, 1024: 20.0}  # least speed-up, by the number of chunks
 ROUNDS = {64: 100, 256: 20, 1024: 3}  # the peer takes ten seconds for the last
-SAME = 1e-4  # relative: the peer sums millions of terms in float32
-DRAWN = 256  # triplets of each condition, as configured by default
+# Relative: the peer sums millions of terms in float32.
+SAME = 1e-4
+# Triplets of each condition, as configured by default.
+DRAWN = 256
 MOST_OF_STEP = 0.05
 STEP_ROUNDS = 15
 

@@ -4,8 +4,6 @@ Absolute times are noise on shared machines; two tasks that are timed right afte
 compares ours with a peer (what others would use for the same work) and with a limit (what no implementation can go below).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median

@@ -6,8 +6,6 @@
 * A catalogue by two processes, against one, in the time of each further track.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from functools import partial
@@ -29,7 +27,8 @@ from datamodules.corpora.records import TrackRecord
 from datamodules.shards.preparation import PreparationSettings, prepare_shards, prepare_tracks
 
 CLIPS = 8
-FEW, MANY = 2, 16  # rows of the catalogue per recording: what the second has more is time without the start
+# Rows of the catalogue per recording; the difference between the two runs is time without the start.
+FEW, MANY = 2, 16
 PLAIN = PreparationSettings(AUDIO, tempo="manifest", tracks_per_shard=16)
 
 

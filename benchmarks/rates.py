@@ -5,8 +5,6 @@ generated stereo mp3s of 44,100 Hz, of reading the shards, and the bytes that a 
 catalogue follow from these: docs/scale.md. The results are also written to ``bench/rates.json``.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile
@@ -54,7 +52,8 @@ def measure(n_clips: int, folder: Path) -> dict[str, float]:
         networks, _ = timed(estimate_tempi, [excerpt] * SLOTS)
         madmom, _ = timed(estimate_tempi, [excerpt], "madmom")
         flac_time, flac = timed(encode_flac, waveform, AUDIO.sample_rate)
-        if number:  # the first one pays for imports and tables
+        # The first one pays for imports and tables.
+        if number:
             tempo, madmom = cutting + networks / SLOTS, cutting + madmom
             values = (decoding, resampling, mel_time, tempo, madmom, flac_time, float(len(flac)))
             for name, value in zip(found, values, strict=True):

@@ -10,8 +10,6 @@ Measured are, each in a process of its own, for the whole catalogue and for one 
 The results are also written to ``bench/scale.json``.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -28,8 +26,10 @@ from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.files import as_json
 
 DISTINCT = 16  # training tars that differ
-HELD_OUT = 157  # shards of validation and of test: 10,048 tracks each, as many as a catalogue of any size needs
-FRAMES, SPREAD = 258, 32  # of a track: hardly more than 6 s, two chunks
+# Shards of validation and of test: 10,048 tracks each, as many as a catalogue of any size needs.
+HELD_OUT = 157
+# Of a track: hardly more than 6 s, two chunks.
+FRAMES, SPREAD = 258, 32
 STREAMED = 100_000  # tracks
 
 

@@ -11,8 +11,6 @@ Recall at 10 is the share of the exact ten nearest among the ten that are found.
 queries are tracks of the catalogue. The exact search is itself checked against a loop in float64.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import sys

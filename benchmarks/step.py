@@ -8,8 +8,6 @@ That step embeds three chunks per triplet, of one condition each, in three forwa
   the batch), against the time of one of theirs.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 

@@ -5,8 +5,6 @@ decoded. Ours reads the same bytes, and also mixes tracks, composes batches in w
 cuts four chunks of each track twice over (half of a batch are partners).
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path

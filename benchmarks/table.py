@@ -1,7 +1,5 @@
 """The table of measurements, as text and as JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -7,8 +7,6 @@ On some music the networks amplify rounding: a few frames of a few recordings di
 own float32 is from the same networks in float64. So the target is for the share of frames that agree.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -30,7 +28,8 @@ from datamodules.corpora.records import collect
 
 LEAST_SPEEDUP = 5.0
 MOST_DIFFERENCE = 1e-4  # of activations, which are probabilities
-LEAST_CLOSE = 0.999  # share of frames whose activations are so close
+# Least share of frames whose activations are that close.
+LEAST_CLOSE = 0.999
 LEAST_SAME = 0.99  # share of recordings with the same tempo
 PEER = "madmom's RNNBeatProcessor"
 CLIPS = 8

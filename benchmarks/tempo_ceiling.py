@@ -5,8 +5,6 @@ described by the autocorrelation of its onset strength, sampled at 64 tempi, and
 triplets are those of the shards' validation and test lists.
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

@@ -4,8 +4,6 @@ It shows how far the raters agree, and with ``out`` writes the triplets that the
 and ``human_triplets triplets=FILE.csv`` read them. A server may go on asking meanwhile.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from pathlib import Path

@@ -7,8 +7,6 @@ matching.py); their recordings are decoded anew for that, so it takes seconds.
 ``precision=true`` instead of ``like`` tells how many of the k results have the query's labels, against chance.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

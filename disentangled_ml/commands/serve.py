@@ -5,8 +5,6 @@ the catalogue. With ``listening_test=DIR`` it also asks people which of two reco
 machine alone unless ``host`` says otherwise. See docs/serve.md.
 """
 
-from __future__ import annotations
-
 import logging
 import socket
 import sys

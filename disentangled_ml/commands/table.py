@@ -5,8 +5,6 @@ test triplets; the networks are chosen by validation, as ever. Leaves in OUT: ta
 matrices.png; runs/ (run folders), cells/ (the report of each system and seed), logs/. Run again, it goes on with what is missing.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -42,7 +40,8 @@ from disentangled_ml.training.run_folder import last_checkpoint
 
 FIXED_KEYS = ("base", "train", "triplets_per_condition", "match_bandwidth")  # of a table that is gone on with
 MADE = ("table.md", "table.csv", "table.json", "table.png", "matrices.png", "cells", "runs")
-SYSTEMS_OWN = (  # what makes the systems differ, or what the table sets: not to be given in ``train``
+# Not to be given in ``train``: what makes the systems differ, or what the table sets.
+SYSTEMS_OWN = (
     *("experiment", "choices", "seed", "runs", "run_name", "resume", "mask", "loss", "embedding_dim"),
     *("data.shards", "data.conditions"),
 )

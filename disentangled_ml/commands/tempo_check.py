@@ -3,8 +3,6 @@
 It is the estimation that ``prepare`` uses where a manifest has no tempo, here of the recordings as they are.
 """
 
-from __future__ import annotations
-
 import csv
 import logging
 import os
@@ -64,7 +62,8 @@ def known_tempi(manifest: Path, column: str) -> KnownTempi:
     for record in records:
         if column not in record.labels:
             continue
-        label = record.labels[column]  # of a column that is not called tempo it is a list of tags
+        # A list of tags where the column is not called tempo.
+        label = record.labels[column]
         try:
             known.tempi.append(label if isinstance(label, float) else parse_tempo(";".join(label)))
             known.records.append(record)

@@ -11,8 +11,6 @@ compared by their embeddings.
 Inverted files were tried beside it, of each condition's subspace and of the whole: docs/search.md.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from threading import Lock
 
@@ -22,10 +20,12 @@ import numpy as np
 from disentangled_ml.search.catalogue import CatalogueError, EmbeddedCatalogue
 from disentangled_ml.search.weighted_distance import scales
 
-BITS = 4  # per part: 16 points, which FAISS compares in registers
+# Per part: 16 points, which FAISS compares in registers.
+BITS = 4
 TRAINED_ON = 20_000  # tracks, drawn at random
 LEAST_TRACKS = 16  # one per point
-CANDIDATES = 1_000  # compared by their embeddings afterwards, or this many times k tenths
+# Least number of tracks that are compared by their embeddings afterwards; for k results at least k / 10 times as many.
+CANDIDATES = 1_000
 ROWS_PER_BLOCK = 65_536
 
 
@@ -42,7 +42,8 @@ class ApproximateIndex:
         self.index, self.masks, self.n_candidates = index, masks, n_candidates
         quantizer = index.pq
         self.points = faiss.vector_to_array(quantizer.centroids).reshape(quantizer.M, quantizer.ksub, quantizer.dsub)
-        self.lock = Lock()  # the points that FAISS compares with are those of one search at a time
+        # FAISS compares with one set of points at a time: those of one search.
+        self.lock = Lock()
 
     def candidates(self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, n: int) -> np.ndarray:
         """Return the rows of the allowed tracks that are probably the nearest, ascending: n and more, or all that are allowed.

@@ -11,8 +11,6 @@ Plain ``.npy`` arrays, since they are exact, need no further library, hold no pi
 million tracks opens at once, and what is not looked at is not read. (The members of an npz cannot be mapped, nor can Parquet.)
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable
@@ -31,7 +29,8 @@ INDEX = "index.faiss"
 COLUMNS = np.dtype(
     [
         ("key", "<i8"),  # of the track id, see stable_key
-        ("offset", "<i8"),  # of the track's line in tracks.jsonl, in bytes
+        # Bytes from the beginning of tracks.jsonl to the track's line.
+        ("offset", "<i8"),
         ("artist", "<i8"),  # key of the artist, -1 where unknown
         ("tempo", "<f4"),  # in BPM, NaN where unknown
     ]

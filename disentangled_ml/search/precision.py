@@ -11,8 +11,6 @@ is what a random order gives on average; best is what a perfect order gives, les
 are averaged over the queries that count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +43,8 @@ def precision_at_k(distance: Tensor, relevant: Tensor, gallery: Tensor, k: int) 
     apart = distance.masked_fill(~gallery, torch.inf)
     last = apart.kthvalue(min(k, distance.shape[1]), dim=1, keepdim=True).values
     nearer, tied = gallery & (distance < last), gallery & (distance == last)
-    room = taken - nearer.sum(1) - (tied & ~relevant).sum(1)  # that irrelevant tracks leave among the tied
+    # Places among the k that irrelevant tracks leave to the tied relevant ones.
+    room = taken - nearer.sum(1) - (tied & ~relevant).sum(1)
     hits = (nearer & relevant).sum(1) + room.clamp(min=0)
     return torch.where(relevant.any(1), hits.double() / taken, torch.nan)
 

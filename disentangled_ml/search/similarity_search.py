@@ -8,8 +8,6 @@ its result is that of a loop over all tracks. Of large catalogues an index gives
 compared in the same way.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +21,12 @@ from disentangled_ml.search.catalogue import INDEX, CatalogueTrack, EmbeddedCata
 from disentangled_ml.search.weighted_distance import check_weights, condition_distances, scales
 
 ROWS_PER_BLOCK = 16_384  # of a matrix product
-GATHERED = 8  # where fewer than one in so many tracks is allowed, only those are read
+# Only the allowed tracks are read where fewer than one in this many is allowed.
+GATHERED = 8
 FLOAT32_UNIT = 2.0**-24  # of rounding
 METHODS = ("auto", "exact", "approximate")
-MOST_EXACT = 100_000  # tracks: so many are compared one by one in some 20 ms
+# Number of tracks that are compared one by one in some 20 ms.
+MOST_EXACT = 100_000
 
 
 class Index(Protocol):
@@ -162,7 +162,8 @@ class SimilaritySearch:
         """
         embedding, scale = self.catalogue.embedding, scales(weights, self.catalogue.model.masks)
         used = np.flatnonzero(scale)
-        part = slice(used[0], used[-1] + 1)  # a condition's dimensions lie side by side, as a rule
+        # A condition's dimensions lie side by side, as a rule.
+        part = slice(used[0], used[-1] + 1)
         rows = None if allowed is None else np.flatnonzero(allowed)
         few = rows is not None and len(rows) * GATHERED < len(embedding)
         squared = self.squared_lengths[rows if few else slice(None)] @ weights.astype(np.float32)

@@ -8,8 +8,6 @@ With a weight w_c >= 0 per condition and the masks m_c of the model
 changes no ranking.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

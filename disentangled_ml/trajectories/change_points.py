@@ -22,7 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TOLERANCE = 1e-6  # seconds, against rounding of chunk starts
+# In seconds, for the rounding of chunk starts.
+TOLERANCE = 1e-6
 
 
 class Novelty(NamedTuple):
@@ -93,10 +94,12 @@ def novelty(rows: Tensor, starts: Tensor, chunk: float, context: float, step: fl
         raise ValueError(f"context={context} must be at least a chunk, {chunk} s, and step={step} positive")
     first, last = float(starts[0]) + chunk, float(starts[-1])
     times = first + step * torch.arange(max(0, int((last - first + TOLERANCE) // step) + 1), dtype=torch.float64)
-    from_time = starts - times[:, None]  # where each chunk begins, seen from each time: (M, N)
+    # Start of each chunk relative to each time: (M, N).
+    from_time = starts - times[:, None]
     before = (from_time >= -context - TOLERANCE) & (from_time <= -chunk + TOLERANCE)
     after = (from_time >= -TOLERANCE) & (from_time <= context - chunk + TOLERANCE)
-    both = before.any(1) & after.any(1)  # where chunks are far apart a side may be empty
+    # A side may be empty where chunks are far apart.
+    both = before.any(1) & after.any(1)
     means = [side[both].to(rows) @ rows / side[both].sum(1, keepdim=True) for side in (before, after)]
     return Novelty(times[both], torch.linalg.vector_norm(means[1] - means[0], dim=1))
 

@@ -3,8 +3,6 @@
 Every error is ``{"error": "one sentence for the person in front of the page"}`` with a status that fits.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
@@ -43,7 +41,8 @@ STATIC = {
 }
 MEDIA_TYPES = {".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
 MAX_JSON = 65_536  # bytes of a question in JSON
-LINGER_SECONDS = 3.0  # that a body which is too large is still taken, and thrown away
+# How long the rest of a body that is too large is still read and discarded.
+LINGER_SECONDS = 3.0
 SIDES = ("left", "right")
 
 

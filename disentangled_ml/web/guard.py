@@ -5,8 +5,6 @@ request must name a host that is this machine (a page elsewhere whose name was m
 something must come from this page itself, and browsers are told to load nothing from elsewhere and to show the page in no other.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping

@@ -1,7 +1,5 @@
 """What is kept of uploads: their embeddings, of the last few, and nothing else."""
 
-from __future__ import annotations
-
 import secrets
 import threading
 from collections import OrderedDict

@@ -3,8 +3,6 @@
 Answers are dictionaries of plain values. Names in them are as the catalogue has them; the page shows them as text.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math
@@ -24,7 +22,8 @@ from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits, Uploads
 EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")
 MAX_RESULTS, MAX_SUGGESTIONS = 100, 20
 MAP_TRACKS, TYPICAL_TRACKS, SEED = 2_000, 2_000, 0
-MAPS = "maps"  # the folder of a catalogue that its maps are kept in
+# Subfolder of a catalogue for its maps.
+MAPS = "maps"
 MAX_BPM = 1_000.0
 logger = logging.getLogger("serve")
 
@@ -57,7 +56,8 @@ class CatalogueView:
         self.catalogue, self.uploads = search.catalogue, Uploads()
         self.texts: list[str] | None = None
         self.maps: dict[str | None, dict[str, Any]] = {}
-        self.reading, self.drawing = threading.Lock(), threading.Lock()  # what is made when it is first asked for, once
+        # Texts and maps are made once, when they are first asked for.
+        self.reading, self.drawing = threading.Lock(), threading.Lock()
 
     @property
     def chunk_seconds(self) -> float:

@@ -4,8 +4,6 @@ A process that is killed, or a full disk, can leave half a line at the end: it i
 Each answer holds its whole question, so that answers stay right when the list of questions changes.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

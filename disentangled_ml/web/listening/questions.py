@@ -10,8 +10,6 @@ candidates is called the first is arbitrary, so alpha is computed over the quest
 candidate then has half of the votes. Otherwise raters who all choose the positive would seem to have a habit instead of an opinion.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

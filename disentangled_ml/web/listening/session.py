@@ -3,8 +3,6 @@
 Its folder holds ``triplets.csv``, the list that is asked about, and ``answers.jsonl``, what was answered.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +22,8 @@ from disentangled_ml.web.listening.questions import (
 )
 
 LIST_FILE, ANSWERS_FILE = "triplets.csv", "answers.jsonl"
-MAX_RATERS = 1000  # names that a test takes; beyond, somebody is filling the disk
+# More names than this only fill the disk.
+MAX_RATERS = 1000
 
 
 class Turn(NamedTuple):
