@@ -18,7 +18,7 @@ from disentangled_ml import builders
 from disentangled_ml.config import TrainConfig
 from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
-from disentangled_ml.reporting.report import accuracy_cell
+from disentangled_ml.reporting.cells import accuracy_text
 from disentangled_ml.structures import AudioSettings, Member
 from disentangled_ml.systems import read_mels
 
@@ -58,7 +58,7 @@ def main(config: DictConfig) -> None:
             table = describe_split(data, split, frames)
             report = evaluation_report(table, triplets, torch.ones(1, len(TEMPI)), ["tempo"])
             seconds = data.index.audio.seconds(frames)
-            sys.stdout.write(f"{split}, chunks of {seconds:.0f} s: {accuracy_cell(report['all']['tempo'])}\n")
+            sys.stdout.write(f"{split}, chunks of {seconds:.0f} s: {accuracy_text(report['all']['tempo'])}\n")
 
 
 if __name__ == "__main__":

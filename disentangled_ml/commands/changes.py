@@ -26,7 +26,7 @@ from disentangled_ml.config import ConfigError
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.network.masks import subspaces
-from disentangled_ml.reporting.report import aligned, number
+from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_metrics import (
     WINDOWS,
@@ -244,9 +244,9 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
     for name, entry in report["conditions"].items():
         ours, mel = entry["embedding"], entry["mel"]
         low, high = ours["ci95"]
-        cells = [f"{ours['f_3']:.3f} [{low:.2f}, {high:.2f}]", number(mel["f_3"])]
-        cells += [number(part[key]) for key in ("f_0.5", "all_pieces") for part in (ours, mel)]
-        rows.append((name, str(ours["n"]), *cells, number(entry["wrong"])))
+        cells = [f"{ours['f_3']:.3f} [{low:.2f}, {high:.2f}]", number_text(mel["f_3"])]
+        cells += [number_text(part[key]) for key in ("f_0.5", "all_pieces") for part in (ours, mel)]
+        rows.append((name, str(ours["n"]), *cells, number_text(entry["wrong"])))
     yield from aligned(rows)
     yield ""
     yield "share of the pieces in which a change is reported, by what changes (rows) and where it is looked for (columns)"
@@ -254,7 +254,7 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
     columns = list(next(iter(report["firing"].values())))
     yield from aligned(
         [("changes", *columns)]
-        + [(name, *(number(row[column]) for column in columns)) for name, row in report["firing"].items()]
+        + [(name, *(number_text(row[column]) for column in columns)) for name, row in report["firing"].items()]
     )
 
 

@@ -36,7 +36,7 @@ from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device, load_checkpoint, network_from
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
-from disentangled_ml.reporting.report import accuracy_cell, aligned
+from disentangled_ml.reporting.cells import accuracy_text, aligned
 from disentangled_ml.structures import SPLITS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
 
@@ -238,7 +238,7 @@ def human_table(report: dict[str, Any]) -> str:
     rows = [
         ("compared in", f"all {spaces['whole']['n']}", f"agreement >= {report['at_least']:g}: {high['whole']['n']}")
     ]
-    rows += [(name, *("-" if entry is None else accuracy_cell(entry) for entry in pair)) for name, *pair in ways]
+    rows += [(name, *("-" if entry is None else accuracy_text(entry) for entry in pair)) for name, *pair in ways]
     lines = aligned(rows)
     weights = {name: given for name, given in report["weights"].items() if given is not None}
     lines += [""] + [

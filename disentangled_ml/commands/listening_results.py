@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import writable, write_text
-from disentangled_ml.reporting.report import aligned, number
+from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.web.listening.answer_file import read_answers
 from disentangled_ml.web.listening.questions import collect_votes, figures_by_condition, judged_csv
 from disentangled_ml.web.listening.session import ANSWERS_FILE, LIST_FILE
@@ -52,5 +52,5 @@ def figures_table(figures: dict[str, dict[str, Any]]) -> str:
     """
     rows = [("asked for", *(name.replace("_", " ") for name in (*COUNTS, *SHARES)))]
     for name, entry in figures.items():
-        rows.append((name, *(str(entry[key]) for key in COUNTS), *(number(entry[key]) for key in SHARES)))
+        rows.append((name, *(str(entry[key]) for key in COUNTS), *(number_text(entry[key]) for key in SHARES)))
     return "\n".join(aligned(rows))

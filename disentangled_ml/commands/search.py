@@ -28,7 +28,7 @@ from disentangled_ml.evaluation.matching import MEAN, match_distances
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.objective.conditions import label_conditions
-from disentangled_ml.reporting.report import aligned, number
+from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, EmbeddedCatalogue
 from disentangled_ml.search.embedder import Embedder, check_fingerprint, fingerprint
 from disentangled_ml.search.precision import precision_report
@@ -145,7 +145,7 @@ def precision_table(report: dict[str, Any]) -> str:
     """Show how well searches do, a line per condition."""
     rows = [("condition", "its weight alone", "equal weights", "chance", "at best", "queries")]
     for name, entry in report["conditions"].items():
-        rows.append((name, *(number(entry[key]) for key in ("sub", "all", "chance", "best")), str(entry["n"])))
+        rows.append((name, *(number_text(entry[key]) for key in ("sub", "all", "chance", "best")), str(entry["n"])))
     return "\n".join([f"precision at {report['k']} by label, without the query and its artist", "", *aligned(rows)])
 
 

@@ -26,7 +26,7 @@ from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.tempo_metrics import FACTORS, TOLERANCE, tempo_report
 from disentangled_ml.files import atomic_write, writable
-from disentangled_ml.reporting.report import accuracy_cell
+from disentangled_ml.reporting.cells import accuracy_text
 
 COLUMNS = ("track_id", "true", "estimated", "ratio")
 ONE_SPLIT = (1.0, 0.0, 0.0)  # a split is of no interest here
@@ -99,7 +99,7 @@ def tempo_lines(report: dict[str, Any]) -> str:
     """Show a report as text."""
     lines = [f"tempo of {report['n']} recordings, within {100 * TOLERANCE:g} %, with 95 % intervals", ""]
     meanings = {"accuracy_1": "of the true tempo", "accuracy_2": "or of a third, half, twice or three times it"}
-    lines += [f"{name}  {accuracy_cell(report[name])}  {meanings[name]}" for name in FACTORS]
+    lines += [f"{name}  {accuracy_text(report[name])}  {meanings[name]}" for name in FACTORS]
     return "\n".join([*lines, f"without an estimate, counted wrong: {report['without_estimate']}"])
 
 

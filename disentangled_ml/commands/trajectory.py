@@ -21,7 +21,7 @@ from disentangled_ml.config import ConfigError
 from disentangled_ml.files import read_json, write_json
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.network.masks import subspaces
-from disentangled_ml.reporting.report import aligned
+from disentangled_ml.reporting.cells import aligned
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_points import (
     change_points,

@@ -22,7 +22,7 @@ from disentangled_ml.commands import html_report
 from disentangled_ml.config import ConfigError, HtmlReportConfig, TrainConfig, load_config
 from disentangled_ml.network.checkpoint import build_network
 from disentangled_ml.reporting.neighbours import nearest
-from disentangled_ml.reporting.report_page import Cell, accuracy_cell, comparison_tables, evaluation_tables
+from disentangled_ml.reporting.page_tables import Cell, accuracy_cell, comparison_tables, evaluation_tables
 from disentangled_ml.structures import AudioSettings, TrackInfo
 from disentangled_ml.train import main as train
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
