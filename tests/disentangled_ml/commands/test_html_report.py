@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from disentangled_ml.reporting.page_tables import Cell, accuracy_cell, compariso
 from disentangled_ml.structures import AudioSettings, TrackInfo
 from disentangled_ml.train import main as train
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from tests import warm
 
 CHROMIUM = shutil.which("chromium")
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
@@ -40,6 +40,7 @@ NAMES = (
     "日本語 \u202e ö",
     "--><img src=x onerror=boom()>",
 )
+
 TAGS = ("<i>rock</i>", '"pop" onload="boom()"')
 ENTRY = {"accuracy": 0.75, "ci95": [0.7, 0.8], "n": 100}
 
@@ -70,14 +71,7 @@ def make_page(run: Path, *arguments: str) -> str:
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "disentangled_ml", "html_report", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    return warm.run("html_report", *arguments, timeout=240)
 
 
 @pytest.fixture(scope="module")
