@@ -25,7 +25,7 @@ from yaml import YAMLError
 from datamodules.audio.decoding import UnusableAudio, decode, decode_flac, encode_mp3
 from datamodules.audio.spectrogram import resample
 from datamodules.corpora.manifest import read_manifest
-from datamodules.corpora.records import TEMPO, TrackRecord, collect
+from datamodules.corpora.records import collect
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_info, read_infos, read_samples, share_slices
 from disentangled_ml.config import ConfigError
@@ -51,7 +51,7 @@ from disentangled_ml.reporting.report_page import (
     settings_of,
     show,
 )
-from disentangled_ml.structures import TrackInfo
+from disentangled_ml.structures import TEMPO, TrackInfo, TrackRecord
 from disentangled_ml.systems import NetworkSystem, list_conditions, load_network_system
 
 logger = logging.getLogger("html_report")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.corpora.records import TrackRecord, collect
+from datamodules.corpora.records import collect
 from disentangled_ml.config import load_config
 from disentangled_ml.prepare import build_catalogue
+from disentangled_ml.structures import TrackRecord
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = Path(os.environ.get("METADATA_SAMPLES", ROOT.parent / "shared" / "data" / "metadata_samples"))
