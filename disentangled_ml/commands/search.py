@@ -20,7 +20,6 @@ from tqdm import tqdm
 from datamodules.audio.decoding import UnusableAudio
 from datamodules.batches.recordings import cut_record
 from datamodules.corpora.manifest import section_of
-from datamodules.corpora.records import TrackRecord
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.matching import MEAN, match_distances
 from disentangled_ml.files import writable, write_json
@@ -32,7 +31,7 @@ from disentangled_ml.search.embedder import Embedder, check_fingerprint, fingerp
 from disentangled_ml.search.precision import precision_report
 from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch, open_search
 from disentangled_ml.search.weighted_distance import check_weights, scales
-from disentangled_ml.structures import TrackInfo
+from disentangled_ml.structures import TrackInfo, TrackRecord
 
 
 def main(config: DictConfig) -> None:

@@ -27,7 +27,6 @@ from datamodules.audio.decoding import MISSING_FILE
 from datamodules.batches.composer import StreamedTrack
 from datamodules.batches.recordings import cut_recordings
 from datamodules.batches.streams import Source
-from datamodules.corpora.records import DUPLICATE, Catalogue, Rejected, TrackRecord
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import MEMBERS, ShardSlice, read_samples, sample_context
 from datamodules.shards.workers import Workers
@@ -44,10 +43,9 @@ from disentangled_ml.search.catalogue import (
     CatalogueTrack,
     column_values,
     read_catalogue,
-    stable_key,
 )
 from disentangled_ml.search.embedder import Embedder
-from disentangled_ml.structures import TrackInfo, chunk_grid
+from disentangled_ml.structures import DUPLICATE, Corpus, Rejected, TrackInfo, TrackRecord, chunk_grid, name_code
 
 PIECES, CLAIM = "pieces", "model.json"
 ROWS_PER_PIECE = 256  # of a manifest: some minutes of decoding
@@ -161,7 +159,7 @@ def may_be_mended(rejected: Rejected) -> bool:
     return not rejected.track_id or (rejected.reason == MISSING_FILE and Path(rejected.path).is_file())
 
 
-def manifest_pieces(catalogue: Catalogue, split: str | None) -> Iterator[tuple[Piece, list[TrackRecord | Rejected]]]:
+def manifest_pieces(catalogue: Corpus, split: str | None) -> Iterator[tuple[Piece, list[TrackRecord | Rejected]]]:
     """Divide the rows of a catalogue into pieces, in reading order; a repeated track is rejected."""
     seen: set[int] = set()
 
@@ -170,7 +168,7 @@ def manifest_pieces(catalogue: Catalogue, split: str | None) -> Iterator[tuple[P
             if isinstance(row, Rejected):
                 yield row
             elif split is None or row.split == split:
-                key = stable_key(row.track_id)
+                key = name_code(row.track_id)
                 row = row._replace(path=str(Path(row.path).absolute()))  # wherever the command is run
                 yield Rejected(row.track_id, row.path, DUPLICATE) if key in seen else row
                 seen.add(key)
@@ -183,7 +181,7 @@ def manifest_pieces(catalogue: Catalogue, split: str | None) -> Iterator[tuple[P
 
 
 def embed_manifest(
-    embedder: Embedder, catalogue: Catalogue, store: PieceStore, split: str | None, workers: int
+    embedder: Embedder, catalogue: Corpus, store: PieceStore, split: str | None, workers: int
 ) -> list[Piece]:
     """Embed the recordings of a manifest; give its pieces in order, all of them made."""
     pieces, begun, notes = [], deque(), embedder.notes

@@ -11,7 +11,6 @@ Plain ``.npy`` arrays, since they are exact, need no further library, hold no pi
 million tracks opens at once, and what is not looked at is not read. (The members of an npz cannot be mapped, nor can Parquet.)
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -21,22 +20,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from disentangled_ml.structures import AudioSettings
+from disentangled_ml.structures import TEMPO, AudioSettings, name_code
 
 FORMAT_VERSION = 1
 HEADER, EMBEDDING, TRACKS, COLUMNS_FILE = "catalogue.json", "embedding.npy", "tracks.jsonl", "columns.npy"
 INDEX = "index.faiss"
 COLUMNS = np.dtype(
     [
-        ("key", "<i8"),  # of the track id, see stable_key
-        # Bytes from the beginning of tracks.jsonl to the track's line.
-        ("offset", "<i8"),
+        ("key", "<i8"),  # of the track id, see name_code
+        ("offset", "<i8"),  # of the track's line in tracks.jsonl, in bytes
         ("artist", "<i8"),  # key of the artist, -1 where unknown
         ("tempo", "<f4"),  # in BPM, NaN where unknown
     ]
 )
-TEMPO = "tempo"
-UNKNOWN = -1
 
 
 class CatalogueError(ValueError):
@@ -149,21 +145,12 @@ class EmbeddedCatalogue:
     def find(self, track_id: str) -> int | None:
         """Find the row of a track; None if there is none."""
         keys, rows = self.by_key
-        key = stable_key(track_id)
+        key = name_code(track_id)
         of_key = slice(np.searchsorted(keys, key, "left"), np.searchsorted(keys, key, "right"))
         for row in rows[of_key].tolist():  # two ids might have one key
             if self.track(row).track_id == track_id:
                 return row
         return None
-
-
-def stable_key(name: str) -> int:
-    """Return a hash of a name, from 0 to 2**63 - 1, the same in every process.
-
-    >>> stable_key("Miles Davis") == stable_key("Miles Davis") != stable_key("John Coltrane")
-    True
-    """
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def column_values(track: CatalogueTrack, offset: int) -> tuple[int, int, int, float]:
@@ -174,9 +161,9 @@ def column_values(track: CatalogueTrack, offset: int) -> tuple[int, int, int, fl
     """
     tempo = track.labels.get(TEMPO)
     return (
-        stable_key(track.track_id),
+        name_code(track.track_id),
         offset,
-        stable_key(track.artist) if track.artist else UNKNOWN,
+        name_code(track.artist),
         float(tempo) if isinstance(tempo, int | float) else float("nan"),
     )
 

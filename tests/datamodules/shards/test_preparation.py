@@ -24,7 +24,7 @@ import soundfile
 from datamodules.audio.decoding import decode_flac
 from datamodules.audio.spectrogram import log_mel
 from datamodules.corpora.manifest import read_manifest
-from datamodules.corpora.records import Rejected, TrackRecord, collect
+from datamodules.corpora.records import collect
 from datamodules.shards import preparation
 from datamodules.shards import workers as processes
 from datamodules.shards.index import ShardIndex, ShardsError
@@ -39,7 +39,7 @@ from datamodules.shards.preparation import (
 )
 from datamodules.shards.tar import decode_mel, read_infos, read_samples, share_slices
 from datamodules.shards.workers import Workers
-from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
+from disentangled_ml.structures import SPLITS, AudioSettings, Rejected, TrackInfo, TrackRecord
 from tests import warm
 
 ROOT = Path(__file__).parents[3]
