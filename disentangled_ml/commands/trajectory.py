@@ -65,7 +65,7 @@ def read_thresholds(config: DictConfig, embedder: Embedder) -> dict[str, float]:
             raise ConfigError(
                 f"thresholds={config.thresholds} are of {key}={settings.get(key)}, not {config[key]}: give {key} as there"
             )
-    if content.get("fingerprint") != embedder.notes.fingerprint:
+    if content.get("fingerprint") != embedder.model.fingerprint:
         raise ConfigError(
             f"thresholds={config.thresholds} are of another checkpoint: distances differ from one to the other"
         )
@@ -90,10 +90,10 @@ def follow(
         embedding: (N, D); starts: (N,) seconds.
     """
     conditions = {}
-    masks = torch.from_numpy(embedder.notes.masks)
-    step = embedder.notes.audio.seconds(hop_of(embedder, config.hop_seconds))
+    masks = torch.from_numpy(embedder.model.masks)
+    step = embedder.model.audio.seconds(hop_of(embedder, config.hop_seconds))
     for name, rows in zip(embedder.condition_names, subspaces(embedding, masks), strict=True):
-        curve = novelty(rows, starts, chunk_seconds(embedder.notes), config.context_seconds, step)
+        curve = novelty(rows, starts, chunk_seconds(embedder.model), config.context_seconds, step)
         changes = change_points(curve, thresholds[name], config.min_gap_seconds)
         conditions[name] = {
             "curves": rounded(principal_curves(rows)),
@@ -128,20 +128,20 @@ def main(config: DictConfig) -> None:
     thresholds = read_thresholds(config, embedder)
     out = Path(config.out or Path("trajectories") / path.stem)
     claim(out)
-    recording = read_recording(path, embedder.notes)
+    recording = read_recording(path, embedder.model)
     starts, embedding = embed_recording(embedder, recording, hop_frames)
     keys = ("hop_seconds", "context_seconds", "min_gap_seconds", "thresholds")
     trajectory = {
         "path": path.name,
-        "seconds": round(len(recording.waveform) / embedder.notes.audio.sample_rate, DIGITS),
-        "times": rounded(starts + chunk_seconds(embedder.notes) / 2),
+        "seconds": round(len(recording.waveform) / embedder.model.audio.sample_rate, DIGITS),
+        "times": rounded(starts + chunk_seconds(embedder.model) / 2),
         "conditions": follow(embedding, starts, embedder, thresholds, config),
         "settings": {key: config[key] for key in keys}
-        | {"chunk_seconds": round(chunk_seconds(embedder.notes), DIGITS)},
+        | {"chunk_seconds": round(chunk_seconds(embedder.model), DIGITS)},
         "checkpoint": config.checkpoint,
-        "fingerprint": embedder.notes.fingerprint,
+        "fingerprint": embedder.model.fingerprint,
     }
-    masks = torch.from_numpy(embedder.notes.masks)
+    masks = torch.from_numpy(embedder.model.masks)
     similarity = dict(zip(names, map(self_similarity, subspaces(embedding, masks)), strict=True))
     temporary = out / f"trajectory.{os.getpid()}.tmp.png"
     draw_trajectory(trajectory, recording.waveform, similarity, temporary)
