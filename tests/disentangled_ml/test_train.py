@@ -21,10 +21,11 @@ from omegaconf import OmegaConf
 
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from disentangled_ml import builders
+from disentangled_ml.builders import build_network
 from disentangled_ml.config import GROUPS, ConfigError, EvaluateConfig, TrainConfig, group_choices, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.network.backbones import BACKBONES
-from disentangled_ml.network.checkpoint import build_network, load_network
+from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.network.masks import MASKS
 from disentangled_ml.objective.losses import LOSSES, MEANS, distances_to_points
@@ -49,7 +50,9 @@ def cold(name: str, *arguments: str, **variables: str) -> subprocess.CompletedPr
 
 
 def metrics_of(run_dir: Path) -> dict[str, float]:
-    return json.loads((run_dir / "metrics.json").read_text())
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert metrics.pop("train/seconds") > 0
+    return metrics
 
 
 def weights_of(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:

@@ -11,9 +11,10 @@ import soundfile
 import torch
 
 from disentangled_ml import builders
+from disentangled_ml.builders import build_network
 from disentangled_ml.config import ConfigError, PrepareConfig, TrainConfig, load_config
 from disentangled_ml.network.backbones import BACKBONES
-from disentangled_ml.network.checkpoint import build_network, load_network
+from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.prepare import main as prepare
 from disentangled_ml.train import main as train

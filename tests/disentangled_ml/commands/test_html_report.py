@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 from datamodules.audio.decoding import decode, encode_flac, encode_mp3
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
+from disentangled_ml.builders import build_network
 from disentangled_ml.commands import html_report
 from disentangled_ml.config import ConfigError, HtmlReportConfig, TrainConfig, load_config
-from disentangled_ml.network.checkpoint import build_network
 from disentangled_ml.reporting.neighbours import nearest
 from disentangled_ml.reporting.page_tables import Cell, accuracy_cell, comparison_tables, evaluation_tables
 from disentangled_ml.structures import AudioSettings, TrackInfo
