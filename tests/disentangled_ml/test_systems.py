@@ -23,8 +23,7 @@ from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed
 from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.structures import SPLITS, TRACK, Member
 from disentangled_ml.systems import BaselineSystem, NetworkSystem, SpecialisedSystem, load_network_system, read_mels
-from disentangled_ml.train import main as train
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from tests.conftest import train_here
 
 NAMES = ["genre", "mood", "tempo"]
 SETTINGS = ListSettings(60, 0, 16)
@@ -42,11 +41,8 @@ def checkpoints(tmp_path_factory, tiny_arguments) -> dict[str, Path]:
         "wide": ["experiment=specialised", "embedding_dim=16", "data.conditions=[tempo]"],
     }
     for name, arguments in systems.items():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.delenv(RUN_DIR_VARIABLE, raising=False)
-            given = [*arguments, f"runs={runs}", f"run_name={name}", "training.max_epochs=2"]
-            train(load_config("config", [*tiny_arguments, *given]))
-            patch.delenv(RUN_DIR_VARIABLE)
+        given = (*arguments, f"runs={runs}", f"run_name={name}", "training.max_epochs=2")
+        train_here(*tiny_arguments, *given)
         found[name] = runs / name / "checkpoints" / "best.ckpt"
     return found
 
