@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
-from disentangled_ml.config import load_config
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.structures import AudioSettings, TrackInfo
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests.quick_figures import save_quickly
@@ -98,7 +98,7 @@ def train_here(*arguments: str) -> None:
         patch.delenv(RUN_DIR_VARIABLE, raising=False)
         patch.setattr(Figure, "savefig", save_quickly)
         try:
-            main(load_config("config", list(arguments)))
+            main(load_config(TrainConfig, list(arguments)))
         finally:
             os.environ.pop(RUN_DIR_VARIABLE, None)
 

@@ -39,8 +39,7 @@ START = "import atexit; atexit.register(lambda: warm.leave()); from tests import
 
 def program(name: str) -> list[str]:
     """Return what follows ``python -m`` for a command."""
-    own = name in ("prepare", "train", "evaluate")
-    return [f"disentangled_ml.{name}"] if own else [f"disentangled_ml.commands.{name}"]
+    return [f"disentangled_ml.{name}"] if name in ("prepare", "train", "evaluate") else ["disentangled_ml", name]
 
 
 def cold(name: str, *arguments: object) -> list[str]:
@@ -245,7 +244,8 @@ def become(command: list[str], env: dict[str, str], cwd: str, before: str) -> No
     np.random.seed()  # noqa: NPY002 (libraries use it)
     multiprocessing.current_process().authkey = os.urandom(32)
     sys.path[0], sys.argv, sys.orig_argv = cwd, command, [sys.executable, "-m", *command]
-    sys.modules.pop(command[0], None)
+    if "." in command[0]:
+        sys.modules.pop(command[0], None)  # it is imported as the module that it is, too
     exec(before, {})
     try:
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)

@@ -21,10 +21,11 @@ from omegaconf import OmegaConf
 
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from disentangled_ml import builders
-from disentangled_ml.config import GROUPS, ConfigError, group_choices, load_config
+from disentangled_ml.builders import build_network
+from disentangled_ml.config import GROUPS, ConfigError, EvaluateConfig, TrainConfig, group_choices, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.network.backbones import BACKBONES
-from disentangled_ml.network.checkpoint import build_network, load_network
+from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.network.masks import MASKS
 from disentangled_ml.objective.losses import LOSSES, MEANS, distances_to_points
@@ -49,7 +50,9 @@ def cold(name: str, *arguments: str, **variables: str) -> subprocess.CompletedPr
 
 
 def metrics_of(run_dir: Path) -> dict[str, float]:
-    return json.loads((run_dir / "metrics.json").read_text())
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert metrics.pop("train/seconds") > 0
+    return metrics
 
 
 def weights_of(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -142,7 +145,7 @@ def test_two_processes_count_like_one(tmp_path, tiny_arguments, tiny_shards):
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
     checkpoint = tmp_path / "two" / "checkpoints" / "best.ckpt"
     arguments = [f"checkpoint={checkpoint}", f"shards={tiny_shards}", "triplets_per_condition=60", f"out={tmp_path}/r"]
-    evaluate(load_config("evaluate", arguments))
+    evaluate(load_config(EvaluateConfig, arguments))
     report = json.loads((tmp_path / "r").read_text())
     for name in ("genre", "mood", "tempo"):
         assert report["sub"][name]["accuracy"] == pytest.approx(metrics[f"test/triplet_accuracy/{name}"], abs=1e-6)
@@ -152,7 +155,7 @@ def test_two_processes_count_like_one(tmp_path, tiny_arguments, tiny_shards):
 def test_loading_processes_do_not_change_evaluation(tiny_arguments):
     found = []
     for workers in (0, 2):
-        data = builders.build_data(load_config("config", [*tiny_arguments, f"data.workers={workers}"]))
+        data = builders.build_data(load_config(TrainConfig, [*tiny_arguments, f"data.workers={workers}"]))
         data.setup("test")
         chunks = {}
         for batch in data.test_dataloader():
@@ -209,7 +212,7 @@ def test_every_choice_of_every_group_loads():
     for group in GROUPS:
         for choice in group_choices(group):
             extra = ["data.shards=somewhere"] if (group, choice) == ("data", "shards") else []
-            assert load_config("config", [f"{group}={choice}", *extra]).choices[group] == choice
+            assert load_config(TrainConfig, [f"{group}={choice}", *extra]).choices[group] == choice
     assert set(group_choices("backbone")) == set(BACKBONES)
     assert set(group_choices("frontend")) == set(FRONTENDS)
     assert set(group_choices("mask")) == set(MASKS)
@@ -219,7 +222,7 @@ def test_every_choice_of_every_group_loads():
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_backbone_and_mask_trains_a_step(tiny_arguments, backbone, mask):
-    config = load_config("config", [*tiny_arguments, f"backbone={backbone}", "backbone.width=0.1", f"mask={mask}"])
+    config = load_config(TrainConfig, [*tiny_arguments, f"backbone={backbone}", "backbone.width=0.1", f"mask={mask}"])
     data = builders.build_data(config)
     module = builders.build_module(config, data.conditions, data.index.audio)
     batch: ChunkBatch = next(iter(data.train_dataloader()))
@@ -231,7 +234,7 @@ def test_every_backbone_and_mask_trains_a_step(tiny_arguments, backbone, mask):
 
 def chosen_loss(tiny_arguments, *arguments: str):
     """Give the loss of a configuration, its network's module and a batch."""
-    config = load_config("config", [*tiny_arguments, *arguments])
+    config = load_config(TrainConfig, [*tiny_arguments, *arguments])
     data = builders.build_data(config)
     module = builders.build_module(config, data.conditions, data.index.audio)
     batch: ChunkBatch = next(iter(data.train_dataloader()))
@@ -298,7 +301,7 @@ def test_batch_norm_over_all_processes_is_of_gpus(tmp_path, tiny_arguments, acce
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments = [*tiny_arguments, f"trainer.accelerator={accelerator}", "trainer.sync_batchnorm=true"]
     with pytest.raises(ConfigError, match="sync_batchnorm=true needs GPUs"):
-        builders.build_trainer(load_config("config", arguments), tmp_path)
+        builders.build_trainer(load_config(TrainConfig, arguments), tmp_path)
 
 
 def test_batch_norm_over_all_processes_reaches_the_trainer(tmp_path, tiny_arguments, monkeypatch):
@@ -307,7 +310,7 @@ def test_batch_norm_over_all_processes_reaches_the_trainer(tmp_path, tiny_argume
     monkeypatch.setattr(builders.pl, "Trainer", lambda **options: given.update(options))
     monkeypatch.setattr(builders, "watch_ranks", lambda *_, **__: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    config = load_config("config", [*tiny_arguments, "trainer.accelerator=gpu", "trainer.sync_batchnorm=true"])
+    config = load_config(TrainConfig, [*tiny_arguments, "trainer.accelerator=gpu", "trainer.sync_batchnorm=true"])
     builders.build_trainer(config, tmp_path)
     assert given["sync_batchnorm"] is True
     network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(build_network(config, ["genre"], AudioSettings(n_mels=16)))
@@ -361,7 +364,7 @@ def test_a_run_of_proxies_goes_on(run):
 
 @pytest.mark.parametrize(("arguments", "name"), [([], "mean"), (["loss.condition_weight=0"], "track")])
 def test_the_best_network_is_chosen_by_what_is_trained(tmp_path, tiny_arguments, arguments, name):
-    config = load_config("config", [*tiny_arguments, *arguments, "training.early_stopping_patience=3"])
+    config = load_config(TrainConfig, [*tiny_arguments, *arguments, "training.early_stopping_patience=3"])
     monitors = [c.monitor for c in builders.build_callbacks(config, tmp_path) if getattr(c, "monitor", None)]
     assert monitors[0] == "val/loss"  # of the learning rate
     assert monitors[1:] == [f"val/triplet_accuracy/{name}"] * 2  # of the best checkpoint and of early stopping
@@ -387,14 +390,14 @@ def test_precision_and_layout_train(run, precision, channels_last):
 
 
 def test_indivisible_embedding_is_refused(tiny_arguments):
-    config = load_config("config", [*tiny_arguments, "embedding_dim=256"])
+    config = load_config(TrainConfig, [*tiny_arguments, "embedding_dim=256"])
     data = builders.build_data(config)
     with pytest.raises(ValueError, match=r"embedding_dim=256 cannot be shared equally by 3 conditions.*255"):
         builders.build_module(config, data.conditions, data.index.audio)
 
 
 def test_icassp2020_is_the_papers_recipe_at_full_width():
-    config = load_config("config", ["experiment=icassp2020", "data=shards", "data.shards=nowhere"])
+    config = load_config(TrainConfig, ["experiment=icassp2020", "data=shards", "data.shards=nowhere"])
     network = build_network(config, ["genre", "mood", "instrument", "tempo"], AudioSettings())
     assert sum(p.numel() for p in network.parameters()) == 2_806_464
     assert network.masks().shape == (4, 256)
@@ -404,7 +407,7 @@ def test_icassp2020_is_the_papers_recipe_at_full_width():
 
 
 def test_embedding_has_64_dimensions_per_condition_by_default(tiny_arguments):
-    config = load_config("config", [*tiny_arguments, "embedding_dim=null"])
+    config = load_config(TrainConfig, [*tiny_arguments, "embedding_dim=null"])
     data = builders.build_data(config)
     masks = build_network(config, [c.name for c in data.conditions], data.index.audio).masks()
     assert masks.shape == (3, 192)
@@ -431,7 +434,7 @@ def test_own_triplets_are_evaluated_and_missing_tracks_counted(trained, tmp_path
         writer.writerow(["track", "t1", "0", "t1", "0.3715", "t70", "0"])
         writer.writerow(["genre", "t1", "", "nowhere", "", "t70", ""])
     arguments = [f"checkpoint={trained}/checkpoints/last.ckpt", f"shards={tiny_shards}", f"triplets={tmp_path}/own.csv"]
-    evaluate(load_config("evaluate", [*arguments, f"out={tmp_path}/own.json"]))
+    evaluate(load_config(EvaluateConfig, [*arguments, f"out={tmp_path}/own.json"]))
     report = json.loads((tmp_path / "own.json").read_text())
     assert report["skipped"] == {"genre": 1, "mood": 0, "tempo": 0, "track": 0}
     assert (report["sub"]["genre"]["n"], report["track"]["n"]) == (1, 1)

@@ -11,9 +11,10 @@ import soundfile
 import torch
 
 from disentangled_ml import builders
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.builders import build_network
+from disentangled_ml.config import ConfigError, PrepareConfig, TrainConfig, load_config
 from disentangled_ml.network.backbones import BACKBONES
-from disentangled_ml.network.checkpoint import build_network, load_network
+from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.prepare import main as prepare
 from tests.conftest import train_here
@@ -37,7 +38,7 @@ def shards(tmp_path_factory):
             soundfile.write(root / f"{i}.wav", tone if i % 2 else noise, SAMPLE_RATE)
             writer.writerow([f"r{i}", f"{i}.wav", SPLITS[i // 2], "tone" if i % 2 else "noise"])
     settings = ("chunk_frames=16", "store_waveform=true", "tempo=manifest", "tracks_per_shard=5", "workers=1")
-    prepare(load_config("prepare", [f"manifest={root}/manifest.csv", f"out={root}/shards", *settings]))
+    prepare(load_config(PrepareConfig, [f"manifest={root}/manifest.csv", f"out={root}/shards", *settings]))
     return root / "shards"
 
 
@@ -70,7 +71,7 @@ def test_filters_are_trained_from_waveforms(arguments, tmp_path, choice, trained
     assert network.frontend.source == "waveform"
     embedding = network(torch.rand(3, 15 * 512) - 0.5)
     assert embedding.shape == (3, 8)
-    fresh = build_network(load_config("config", [*arguments, *choice]), ["genre"], network.frontend.audio_settings)
+    fresh = build_network(load_config(TrainConfig, [*arguments, *choice]), ["genre"], network.frontend.audio_settings)
     before = fresh.frontend.state_dict()
     assert {name.split(".")[-1] for name in before} == trained
     for name, weight in network.frontend.state_dict().items():  # trained filters are kept
@@ -99,7 +100,7 @@ def test_a_run_of_filters_goes_on(arguments, tmp_path):
 
 def test_rates_of_the_frontend(arguments):
     def groups(*choice):
-        config = load_config("config", [*arguments, "training.weight_decay=0.1", *choice])
+        config = load_config(TrainConfig, [*arguments, "training.weight_decay=0.1", *choice])
         data = builders.build_data(config)
         module = builders.build_module(config, data.conditions, data.index.audio)
         return module, module.configure_optimizers().param_groups
@@ -115,7 +116,9 @@ def test_rates_of_the_frontend(arguments):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("frontend", FRONTENDS)
 def test_every_frontend_feeds_every_backbone(arguments, frontend, backbone):
-    config = load_config("config", [*arguments, f"frontend={frontend}", f"backbone={backbone}", "backbone.width=0.1"])
+    config = load_config(
+        TrainConfig, [*arguments, f"frontend={frontend}", f"backbone={backbone}", "backbone.width=0.1"]
+    )
     data = builders.build_data(config)
     module = builders.build_module(config, data.conditions, data.index.audio)
     batch = next(iter(data.train_dataloader()))
@@ -131,7 +134,7 @@ def test_both_frontends_embed_a_recording_alike(arguments):
     torch.manual_seed(0)
     networks, embeddings = {}, {}
     for name in ("nnaudio", "mel"):
-        config = load_config("config", [*arguments, f"frontend={name}"])
+        config = load_config(TrainConfig, [*arguments, f"frontend={name}"])
         data = builders.build_data(config)
         data.setup("test")
         networks[name] = build_network(config, ["genre"], data.index.audio).eval()

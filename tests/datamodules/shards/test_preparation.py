@@ -25,7 +25,7 @@ import soundfile
 from datamodules.audio.decoding import decode_flac
 from datamodules.audio.spectrogram import log_mel
 from datamodules.corpora.manifest import read_manifest
-from datamodules.corpora.records import Rejected, TrackRecord, collect
+from datamodules.corpora.records import collect
 from datamodules.shards import preparation
 from datamodules.shards import workers as processes
 from datamodules.shards.index import ShardIndex, ShardsError
@@ -40,7 +40,7 @@ from datamodules.shards.preparation import (
 )
 from datamodules.shards.tar import decode_mel, read_infos, read_samples, share_slices
 from datamodules.shards.workers import Workers
-from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
+from disentangled_ml.structures import SPLITS, AudioSettings, Rejected, TrackInfo, TrackRecord
 from tests import warm
 from tests.datamodules.conftest import write_catalogue
 
@@ -56,7 +56,7 @@ N_TRACKS = 84  # of runs in processes: each of seven parts has some shards of fo
 @pytest.fixture
 def threads(monkeypatch) -> None:
     """Let threads do the work of the processes, which take seconds to start."""
-    monkeypatch.setattr(processes, "new_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(processes, "new_pool", lambda n, *_: ThreadPoolExecutor(n))
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from omegaconf import OmegaConf
 from datamodules.audio.decoding import decode, encode_flac, encode_mp3
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
+from disentangled_ml.builders import build_network
 from disentangled_ml.commands import html_report
-from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.network.checkpoint import build_network
+from disentangled_ml.config import ConfigError, HtmlReportConfig, TrainConfig, load_config
 from disentangled_ml.reporting.neighbours import nearest
-from disentangled_ml.reporting.report_page import Cell, accuracy_cell, comparison_tables, evaluation_tables
+from disentangled_ml.reporting.page_tables import Cell, accuracy_cell, comparison_tables, evaluation_tables
 from disentangled_ml.structures import AudioSettings, TrackInfo
 from tests import warm
 
@@ -64,7 +64,7 @@ class Elements(HTMLParser):
 
 def make_page(run: Path, *arguments: str) -> str:
     """Make the page of a folder in this process."""
-    html_report.main(load_config("html_report", [f"run={run}", *arguments]))
+    html_report.main(load_config(HtmlReportConfig, [f"run={run}", *arguments]))
     return (run / "report.html").read_text(encoding="utf-8")
 
 
@@ -104,7 +104,7 @@ def hostile(tmp_path) -> Path:
     ]
     splits = {"train": [], "val": [], "test": [Shard("test-000000.tar", count)]}
     ShardIndex(root, AUDIO, True, conditions, splits).write()
-    config = load_config("config", [*SETTINGS, f"data.shards={root}", "run_name=<script>boom()</script>"])
+    config = load_config(TrainConfig, [*SETTINGS, f"data.shards={root}", "run_name=<script>boom()</script>"])
     network = build_network(config, [entry["name"] for entry in conditions], AUDIO)
     run = tmp_path / "<b>run"
     (run / "checkpoints").mkdir(parents=True)

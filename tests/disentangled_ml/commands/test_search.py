@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from disentangled_ml.commands import search
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, SearchConfig, load_config
 from tests import warm
 from tests.disentangled_ml.catalogues import embed_recordings, save_checkpoint
 
@@ -24,7 +24,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> None:
-    search.main(load_config("search", [f"index={folder}/index", *arguments]))
+    search.main(load_config(SearchConfig, [f"index={folder}/index", *arguments]))
 
 
 def test_a_ranked_table_and_json(folder, capsys, tmp_path):

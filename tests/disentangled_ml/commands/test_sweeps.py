@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from wandb import wandb_agent
 
 from disentangled_ml import builders
-from disentangled_ml.config import CONF, load_config
+from disentangled_ml.config import CONF, TrainConfig, load_config
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.masks import MASKS
 from tests import warm
@@ -107,7 +107,7 @@ def test_every_combination_is_what_the_command_line_says(agent, tiny_arguments, 
     for values in draws(sweep):
         command, _ = agent(sweep, values)
         assert command[:4] == ["/usr/bin/env", "python", "-m", "disentangled_ml.train"]
-        config = load_config("config", command[4:])
+        config = load_config(TrainConfig, command[4:])
         assert {key: OmegaConf.select(config, key) for key in values} == values
         data = builders.build_data(config)
         module = builders.build_module(config, data.conditions, data.index.audio)
@@ -135,7 +135,7 @@ def test_the_searches_differ_in_their_method_only(name):
 
 def test_the_sweep_files_are_those_that_are_tested():
     assert sorted(path.stem for path in (CONF / "sweep").glob("*.yaml")) == sorted(SWEEPS)
-    assert load_config("config", ["data=demo"]).wandb.project == read("grid")["project"]
+    assert load_config(TrainConfig, ["data=demo"]).wandb.project == read("grid")["project"]
 
 
 @pytest.mark.slow
