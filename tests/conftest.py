@@ -20,6 +20,10 @@ from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests.quick_figures import save_quickly
 
 N_MELS, CHUNK_FRAMES = 16, 16
+LONGEST = (  # files of tests, by their time
+    *("test_ranks.py", "test_train.py", "test_tracking.py", "test_table.py", "test_preemption.py", "test_sweeps.py"),
+    *("test_unwritable_run_folder.py", "test_two_processes.py", "test_systems.py", "test_waveform.py", "test_serve.py"),
+)
 GENRES, MOODS = ("bass", "treble"), ("dark", "bright", "plain")
 TINY = (
     f"data.chunk_frames={CHUNK_FRAMES}",
@@ -70,6 +74,12 @@ def write_tiny_shards(root: Path, chunk_frames: int = CHUNK_FRAMES, tracks_per_s
     ]
     ShardIndex(root, AudioSettings(n_mels=N_MELS), False, conditions, splits).write()
     return root
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, which else might be left to one process at the end."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")
