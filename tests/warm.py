@@ -15,11 +15,13 @@ import pkgutil
 import random
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -55,18 +57,30 @@ def environment(**variables: str) -> dict[str, str]:
 
 @cache
 def server() -> socket.socket:
-    """Start the server of this process; it ends when this process does."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        subprocess.Popen(
-            [sys.executable, "-c", START, str(theirs.fileno())],
-            cwd=ROOT,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-        )
-    return ours
+    """Connect to the server of this run of the tests: the first of its processes starts it, and it ends with the last."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    address = Path(tempfile.gettempdir(), f"warm-{run}")
+    with contextlib.suppress(FileExistsError):
+        address.mkdir(mode=0o700)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(address / "socket"))
+            listener.listen()
+            number = listener.fileno()
+            command = [sys.executable, "-c", START, str(number), str(address)]
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[number],
+            )
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    until = time.monotonic() + 60
+    while control.connect_ex(str(address / "socket")):
+        assert time.monotonic() < until, "the first process starts no server"
+        time.sleep(0.05)
+    return control
 
 
 class Popen:
@@ -191,29 +205,34 @@ def import_everything() -> None:
     gc.freeze()  # or each end of a command would look through all that is imported
 
 
-def serve(control: socket.socket) -> dict | None:
+def serve(listener: socket.socket) -> dict | None:
     """Fork for each request, and report number and status; return the request in the new process, None at the end here."""
-    running = {}
-    while True:
-        ready, _, _ = select.select([control, *running], [], [])
+    clients, running = [listener.accept()[0]], {}
+    while clients:
+        ready, _, _ = select.select([listener, *clients, *running], [], [])
         for ended in running.keys() & set(ready):
             pid, status = running.pop(ended)
             report(status, os.waitpid(pid, 0)[1])
             os.close(status)
             os.close(ended)
-        if control not in ready:
-            continue
-        content, files, *_ = socket.recv_fds(control, LONGEST_REQUEST, 3)
-        if not content:
-            return None
-        if not (pid := os.fork()):
-            control.detach()
-            take_streams(*files[:2])
-            return json.loads(content)
-        report(files[2], pid)
-        running[os.pidfd_open(pid)] = pid, files[2]
-        for file in files[:2]:
-            os.close(file)
+        if listener in ready:
+            clients.append(listener.accept()[0])
+        for client in set(clients) & set(ready):
+            content, files, *_ = socket.recv_fds(client, LONGEST_REQUEST, 3)
+            if not content:
+                clients.remove(client)
+                client.close()
+                continue
+            if not (pid := os.fork()):
+                for other in (listener, *clients):
+                    other.detach()
+                take_streams(*files[:2])
+                return json.loads(content)
+            report(files[2], pid)
+            running[os.pidfd_open(pid)] = pid, files[2]
+            for file in files[:2]:
+                os.close(file)
+    return None
 
 
 def report(status: int, number: int) -> None:
@@ -270,7 +289,9 @@ def main() -> None:
     """Import, fork, and in each new process run a command."""
     import_everything()
     request = serve(socket.socket(fileno=int(sys.argv[1])))
-    if request is not None:
+    if request is None:
+        shutil.rmtree(sys.argv[2])
+    else:
         become(**request)
 
 
