@@ -380,8 +380,7 @@ def test_track_triplets_alone_train(run):
     assert json.loads((run_dir / "evaluation.json").read_text())["disentanglement"] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("precision", "channels_last"), [("32-true", False), ("bf16-mixed", True)])
 def test_precision_and_layout_train(run, precision, channels_last):
     name = f"{precision}-{channels_last}"
     run_dir = run(name, "training.max_epochs=1", f"trainer.precision={precision}", "training.gradient_clip=1.0",

@@ -330,14 +330,13 @@ def test_processes_go_on_within_the_epoch(tmp_path, command_line, uninterrupted,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_that_comes_when_all_is_done_makes_no_failure(tmp_path, command_line, number):
+def test_a_signal_that_comes_when_all_is_done_makes_no_failure(tmp_path, command_line):
     """A rank that is done waits for no other: it must not die of the signal that is meant for the others."""
     process = start([*command_line, *ONE, "training.max_epochs=1"], tmp_path)
     try:
         wait_for((tmp_path / "run" / "evaluation.json").exists, process)
         while process.poll() is None:
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
             time.sleep(0.01)
     finally:
         process.kill()
