@@ -1,8 +1,9 @@
 """Compare systems as the paper does: ``disentangled table shards=DIR key=value ...``.
 
-Every network is trained by ``disentangled train`` in a process of its own, which chooses the best checkpoint by validation. Networks and
-baselines are evaluated on the same list of test triplets. OUT then holds table.md, table.csv, table.json, table.png, matrices.png, runs/
-(the run folders), cells/ (the report of each system and seed) and logs/. Repeat the command to continue with what is missing.
+Every network is trained by ``disentangled train`` in a process of its own, which chooses the best checkpoint by validation.
+Networks and baselines are evaluated on the same list of test triplets. OUT then holds table.md, table.csv, table.json, table.png,
+matrices.png, runs/ (the run folders), cells/ (the report of each system and seed) and logs/. Repeat the command to continue with
+what is missing.
 """
 
 import json
