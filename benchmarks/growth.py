@@ -23,15 +23,15 @@ from benchmarks.batch import small_network
 from benchmarks.catalogue import AUDIO, clip, condition_entries, write_catalogue, write_clips
 from datamodules.audio.tempo import estimate_tempi, excerpt_of
 from datamodules.corpora.manifest import read_manifest
-from datamodules.corpora.records import TrackRecord
-from datamodules.datamodule import SimilarityDataModule, build_conditions
+from datamodules.datamodule import SimilarityDataModule
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.plan import plan_shards
 from datamodules.shards.preparation import PreparationSettings, make_shard, prepare_tracks
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
 from disentangled_ml.objective.losses import DisentangledTripletLoss
 from disentangled_ml.processes import keep_freed_memory
-from disentangled_ml.structures import ListedTriplet, Member
+from disentangled_ml.structures import ListedTriplet, Member, TrackRecord
 
 TIMES = (1, 4, 16)
 ROUNDS = 3

@@ -23,8 +23,8 @@ from benchmarks.table import as_text
 from datamodules.audio.decoding import decode
 from datamodules.audio.spectrogram import BLOCK_FRAMES, log_mel, resample
 from datamodules.corpora.manifest import read_manifest
-from datamodules.corpora.records import TrackRecord
 from datamodules.shards.preparation import PreparationSettings, prepare_shards, prepare_tracks
+from disentangled_ml.structures import TrackRecord
 
 CLIPS = 8
 # Rows of the catalogue per recording; the difference between the two runs is time without the start.

@@ -7,7 +7,6 @@ number of shards, workers and ranks sees each track exactly once, in the same nu
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,14 +24,7 @@ from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, read_samples, sample_context, share_slices
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.triplets import seeded_generator
-from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo, chunk_grid
-
-
-def artist_code(artist: str | None) -> int:
-    """Turn a name into a number that is the same in every process; -1 where unknown."""
-    if not artist:
-        return -1
-    return int.from_bytes(hashlib.blake2b(artist.encode(), digest_size=8).digest(), "big") >> 1
+from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo, chunk_grid, name_code
 
 
 def mel_chunk(mel: np.ndarray, frames: int, start: int) -> np.ndarray:
@@ -142,7 +134,7 @@ class Source:
             read_chunk = partial(mel_chunk, mel, self.chunk_frames)
         else:
             read_chunk = partial(waveform_chunk, audio, self.index.audio, self.chunk_frames)
-        return info, StreamedTrack(info.frames, read_chunk, info.labels, artist_code(info.artist))
+        return info, StreamedTrack(info.frames, read_chunk, info.labels, name_code(info.artist))
 
 
 class TrainingStream(IterableDataset):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from datamodules.audio.decoding import UnusableAudio
-from datamodules.corpora.records import Rejected, TrackRecord
 from disentangled_ml.processes import end_with_parent, new_pool
+from disentangled_ml.structures import Rejected, TrackRecord
 
 IN_FLIGHT = 2  # groups of recordings per process that are on their way
 

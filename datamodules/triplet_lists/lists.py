@@ -20,13 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.batches.streams import artist_code
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_mel, read_samples, sample_context, share_slices
 from disentangled_ml.files import atomic_write
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.triplets import draw_columns, draw_from_split, nearest_columns, seeded_generator
-from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member, TrackInfo
+from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member, TrackInfo, name_code
 
 ROLES = ("anchor", "positive", "negative")
 COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))
@@ -98,7 +97,7 @@ def make_triplets(
     """
     check_levels(levels, len(infos), settings.match_bandwidth)
     triplets, tracks = [], [Member(info.track_id) for info in infos]
-    artist = torch.tensor([artist_code(info.artist) for info in infos])
+    artist = torch.tensor([name_code(info.artist) for info in infos])
     for c, condition in enumerate(conditions):
         labels = condition.encode([info.labels.get(condition.name) for info in infos])
         generator = seeded_generator(settings.seed, c)

@@ -22,11 +22,10 @@ from yaml import YAMLError
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.triplet_lists.lists import ListSettings
 from disentangled_ml.baselines import BASELINES
-from disentangled_ml.builders import check_same, lasting_settings
 from disentangled_ml.config import ConfigError, TrainConfig, group_choices, load_config
-from disentangled_ml.evaluate import evaluate_split
 from disentangled_ml.files import locked, read_json, write_json
-from disentangled_ml.network.checkpoint import choose_device, load_checkpoint
+from disentangled_ml.network.checkpoint import choose_device, load_model
+from disentangled_ml.objective.conditions import TempoCondition
 from disentangled_ml.processes import Job, run_jobs, slots
 from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
@@ -34,10 +33,11 @@ from disentangled_ml.systems import (
     BaselineSystem,
     SpecialisedSystem,
     System,
+    evaluate_split,
     list_conditions,
-    load_network_system,
+    network_system,
 )
-from disentangled_ml.training.run_folder import last_checkpoint
+from disentangled_ml.training.resume import check_same, fixed_on_resume
 
 # Keys that must not change when a table is continued.
 FIXED_KEYS = ("base", "train", "triplets_per_condition", "match_bandwidth")
@@ -158,7 +158,7 @@ def begin(table: SystemsTable) -> None:
         given = load_config(TrainConfig, table.arguments(run))
         path = table.run_dir(run) / "config.yaml"
         if path.is_file():
-            check_same(table.run_dir(run), run_settings(path), lasting_settings(OmegaConf.to_container(given)))
+            check_same(table.run_dir(run), run_settings(path), fixed_on_resume(OmegaConf.to_container(given)))
 
 
 def claim_folder(out: Path, settings: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ def check_shards(table: SystemsTable) -> None:
         ShardsError: if the shards have no conditions, or no training or test tracks.
         ConfigError: if a condition has a name that the table needs.
     """
-    list_conditions(table.index, table.names, table.reference)
+    list_conditions(table.index, table.names, TempoCondition(**table.reference.data.tempo))
     for split in ("train", "test"):
         if not table.index.count(split):
             raise ShardsError(f"{table.index.root} has no {split} tracks: check the manifest's split column")
@@ -209,7 +209,7 @@ def run_settings(path: Path) -> dict[str, Any]:
         ConfigError: if its config.yaml is damaged.
     """
     try:
-        return lasting_settings(OmegaConf.to_container(OmegaConf.load(path)))
+        return fixed_on_resume(OmegaConf.to_container(OmegaConf.load(path)))
     except (OmegaConfBaseException, YAMLError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
         raise ConfigError(f"{path} is damaged: delete {path.parent}, it is trained anew") from error
 
@@ -237,14 +237,14 @@ def load_system(table: SystemsTable, system: str, seed: int) -> System:
         return BaselineSystem(BASELINES[system](seed=seed), table.index, table.names, chunk_frames)
     device = choose_device("auto")
     paths = [table.run_dir(run) / "checkpoints" / "best.ckpt" for run in table.runs(system, seed)]
-    networks = [load_network_system(path, table.index, device)[0] for path in paths]
+    networks = [network_system(load_model(path, device), table.index) for path in paths]
     return SpecialisedSystem(networks) if system == SPECIALISED else networks[0]
 
 
 def training_seconds(table: SystemsTable, system: str, seed: int) -> float | None:
     """Return the seconds that the trainings took; None where nothing is trained."""
-    lasts = [last_checkpoint(table.run_dir(run)) for run in table.runs(system, seed)]
-    return sum(load_checkpoint(last)["callbacks"]["Throughput"]["seconds"] for last in lasts if last) if lasts else None
+    runs = [read_json(table.run_dir(run) / "metrics.json") for run in table.runs(system, seed)]
+    return sum(metrics["train/seconds"] for metrics in runs) if runs else None
 
 
 def evaluate_cell(table: SystemsTable, system: str, seed: int) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def evaluate_cell(table: SystemsTable, system: str, seed: int) -> dict[str, Any]
     loaded = load_system(table, system, seed)
     config = table.config
     settings = ListSettings(config.triplets_per_condition, 0, table.reference.data.chunk_frames, config.match_bandwidth)
-    conditions = list_conditions(table.index, table.names, table.reference)
+    conditions = list_conditions(table.index, table.names, TempoCondition(**table.reference.data.tempo))
     cell = {
         "system": system,
         "seed": seed,

@@ -19,12 +19,13 @@ from tqdm import tqdm
 from datamodules.audio.decoding import decode
 from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of, grouped
 from datamodules.corpora.manifest import parse_tempo, read_manifest
-from datamodules.corpora.records import Rejected, TrackRecord, collect
+from datamodules.corpora.records import collect
 from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.tempo_metrics import FACTORS, TOLERANCE, tempo_report
 from disentangled_ml.files import atomic_write, writable
 from disentangled_ml.reporting.cells import accuracy_text
+from disentangled_ml.structures import Rejected, TrackRecord
 
 COLUMNS = ("track_id", "true", "estimated", "ratio")
 ONE_SPLIT = (1.0, 0.0, 0.0)  # a split is of no interest here

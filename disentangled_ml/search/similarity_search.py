@@ -17,8 +17,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from disentangled_ml.search.catalogue import INDEX, CatalogueTrack, EmbeddedCatalogue, read_catalogue, stable_key
+from disentangled_ml.search.catalogue import INDEX, CatalogueTrack, EmbeddedCatalogue, read_catalogue
 from disentangled_ml.search.weighted_distance import check_weights, condition_distances, scales
+from disentangled_ml.structures import name_code
 
 ROWS_PER_BLOCK = 16_384  # of a matrix product
 # Only the allowed tracks are read where fewer than one in this many is allowed.
@@ -224,7 +225,7 @@ class SimilaritySearch:
         if tempo is not None:
             allowed &= (columns["tempo"] >= tempo[0]) & (columns["tempo"] <= tempo[1])
         if filters.without_artist:
-            allowed &= columns["artist"] != stable_key(filters.without_artist)
+            allowed &= columns["artist"] != name_code(filters.without_artist)
         if filters.without_row is not None:
             allowed[filters.without_row] = False
         return allowed

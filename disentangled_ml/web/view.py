@@ -14,9 +14,10 @@ from typing import IO, Any
 import numpy as np
 
 from disentangled_ml.files import read_json, write_json
-from disentangled_ml.search.catalogue import TRACKS, UNKNOWN, CatalogueTrack, parse_track
+from disentangled_ml.search.catalogue import TRACKS, CatalogueTrack, parse_track
 from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch
 from disentangled_ml.search.weighted_distance import condition_distances
+from disentangled_ml.structures import UNKNOWN
 from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits, Uploads
 
 EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")

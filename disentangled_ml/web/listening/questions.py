@@ -11,13 +11,12 @@ candidate then has half of the votes. Otherwise raters who all choose the positi
 """
 
 import csv
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from disentangled_ml.structures import TRACK
+from disentangled_ml.structures import TRACK, stable_hash
 
 FIRST, SECOND, CANNOT_TELL = "first", "second", "cannot tell"
 CHOICES = (FIRST, SECOND, CANNOT_TELL)
@@ -75,7 +74,7 @@ def lot(*words: Hashable) -> int:
     >>> lot("Ann", 1) == lot("Ann", 1) != lot("Ann", 2)
     True
     """
-    return int.from_bytes(hashlib.blake2b(repr(words).encode(), digest_size=8).digest(), "big")
+    return stable_hash(repr(words))
 
 
 def order_of(questions: Sequence[Question], rater: str) -> list[int]:

@@ -157,8 +157,11 @@ def test_specialised_networks_are_counted_together(made):
     cell = read(made.out / "cells" / "specialised-seed0.json")
     seconds = 0.0
     for name in NAMES:
-        last = torch.load(made.out / f"runs/specialised-{name}-seed0/checkpoints/last.ckpt", weights_only=True)
-        seconds += last["callbacks"]["Throughput"]["seconds"]
+        run = made.out / f"runs/specialised-{name}-seed0"
+        took = read(run / "metrics.json")["train/seconds"]
+        last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        assert took == pytest.approx(last["callbacks"]["Throughput"]["seconds"], abs=1)
+        seconds += took
     assert cell["seconds"] == pytest.approx(seconds)
     one = read(made.out / "cells" / "category-seed0.json")  # one network of three times the dimensions
     assert 2 * one["parameters"] < cell["parameters"] < 3 * one["parameters"]
