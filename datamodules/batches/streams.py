@@ -24,8 +24,7 @@ from datamodules.shards.damage import Damage
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, naming, read_samples, share_slices
 from disentangled_ml.objective.conditions import Condition
-from disentangled_ml.objective.triplets import seeded_generator
-from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo, chunk_grid
+from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo, chunk_grid, seeded_generator
 
 
 def artist_code(artist: str | None) -> int:

@@ -25,8 +25,8 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_mel, naming, read_samples, share_slices
 from disentangled_ml.files import replacing
 from disentangled_ml.objective.conditions import Condition
-from disentangled_ml.objective.triplets import draw_columns, draw_from_split, nearest_columns, seeded_generator
-from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member, TrackInfo
+from disentangled_ml.objective.triplets import draw_columns, draw_from_split, nearest_columns
+from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member, TrackInfo, seeded_generator
 
 ROLES = ("anchor", "positive", "negative")
 COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))

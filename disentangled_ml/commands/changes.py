@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
+from disentangled_ml.evaluation.retrieval import subspaces
 from disentangled_ml.network.checkpoint import choose_device
-from disentangled_ml.network.masks import subspaces
 from disentangled_ml.reporting.report import aligned, number
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.training.run_folder import writable, write_json
@@ -135,7 +135,7 @@ def measure(track: ChangingTrack, embedder: Embedder, hop_frames: int, context: 
     Raises:
         ValueError: if the recording cannot be used, or ends before a change.
     """
-    recording = read_recording(track.path, embedder.model)
+    recording = read_recording(track.path, embedder)
     track.seconds = len(recording.waveform) / embedder.model.audio.sample_rate
     if late := [time for time in track.times(ANY) if time >= track.seconds]:
         raise ValueError(f"{track.path} ends at {track.seconds:.2f} s, before its change at {late[0]:g} s")
@@ -145,7 +145,7 @@ def measure(track: ChangingTrack, embedder: Embedder, hop_frames: int, context: 
     sources |= {WHOLE: embedding, MEL: mel_means(recording, embedder.model.chunk_frames, hop_frames)}
     step = embedder.model.audio.seconds(hop_frames)
     track.curves = {
-        name: novelty(rows, starts, chunk_seconds(embedder.model), context, step) for name, rows in sources.items()
+        name: novelty(rows, starts, chunk_seconds(embedder), context, step) for name, rows in sources.items()
     }
 
 

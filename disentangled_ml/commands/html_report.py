@@ -30,8 +30,7 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_info, read_infos, read_samples, share_slices
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import one_line, run_command
-from disentangled_ml.network.checkpoint import choose_device, load_model
-from disentangled_ml.objective.conditions import Condition, TempoCondition
+from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.reporting.neighbours import choose_queries, nearest
 from disentangled_ml.reporting.report_page import (
     NeighbourView,
@@ -51,7 +50,7 @@ from disentangled_ml.reporting.report_page import (
     show,
 )
 from disentangled_ml.structures import TrackInfo
-from disentangled_ml.systems import NetworkSystem, list_conditions, network_system
+from disentangled_ml.systems import NetworkSystem, list_conditions, load_network_system
 from disentangled_ml.training.run_folder import writable
 
 logger = logging.getLogger("html_report")
@@ -194,9 +193,8 @@ def embed_test_tracks(checkpoint: Path, shards: str) -> tuple[NetworkSystem, Spl
         ValueError: if the checkpoint or the shards are gone, or do not fit together.
     """
     index = ShardIndex.read(shards)
-    model = load_model(checkpoint, choose_device("auto"))
-    system = network_system(model, index)
-    conditions = list_conditions(index, system.condition_names, TempoCondition(**model.tempo))
+    system, model = load_network_system(checkpoint, index)
+    conditions = list_conditions(index, system.condition_names, model.tempo)
     ids, embedding = system.embed("test", set()).tracks()
     if not ids:
         raise ConfigError(f"{index.root} has no test tracks: check the manifest's split column")

@@ -19,8 +19,8 @@ from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
 from disentangled_ml.console import run_command
+from disentangled_ml.evaluation.retrieval import subspaces
 from disentangled_ml.network.checkpoint import choose_device
-from disentangled_ml.network.masks import subspaces
 from disentangled_ml.reporting.report import aligned
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.training.run_folder import read_json, write_json
@@ -93,7 +93,7 @@ def follow(
     masks = torch.from_numpy(embedder.model.masks)
     step = embedder.model.audio.seconds(hop_of(embedder, config.hop_seconds))
     for name, rows in zip(embedder.condition_names, subspaces(embedding, masks), strict=True):
-        curve = novelty(rows, starts, chunk_seconds(embedder.model), config.context_seconds, step)
+        curve = novelty(rows, starts, chunk_seconds(embedder), config.context_seconds, step)
         changes = change_points(curve, thresholds[name], config.min_gap_seconds)
         conditions[name] = {
             "curves": rounded(principal_curves(rows)),
@@ -128,16 +128,15 @@ def main(config: DictConfig) -> None:
     thresholds = read_thresholds(config, embedder)
     out = Path(config.out or Path("trajectories") / path.stem)
     claim(out)
-    recording = read_recording(path, embedder.model)
+    recording = read_recording(path, embedder)
     starts, embedding = embed_recording(embedder, recording, hop_frames)
     keys = ("hop_seconds", "context_seconds", "min_gap_seconds", "thresholds")
     trajectory = {
         "path": path.name,
         "seconds": round(len(recording.waveform) / embedder.model.audio.sample_rate, DIGITS),
-        "times": rounded(starts + chunk_seconds(embedder.model) / 2),
+        "times": rounded(starts + chunk_seconds(embedder) / 2),
         "conditions": follow(embedding, starts, embedder, thresholds, config),
-        "settings": {key: config[key] for key in keys}
-        | {"chunk_seconds": round(chunk_seconds(embedder.model), DIGITS)},
+        "settings": {key: config[key] for key in keys} | {"chunk_seconds": round(chunk_seconds(embedder), DIGITS)},
         "checkpoint": config.checkpoint,
         "fingerprint": embedder.model.fingerprint,
     }
