@@ -1,6 +1,13 @@
-"""Evaluate on triplets: ``python -m disentangled_ml.evaluate (checkpoint=FILE | baseline=NAME) shards=DIR``."""
+"""Evaluate on triplets: ``disentangled evaluate (checkpoint=FILE | baseline=NAME) shards=DIR``."""
 
 import sys
+
+if __name__ == "__main__":
+    # Before the imports, which take seconds: help and slips are answered at once.
+    from disentangled_ml.__main__ import main as run
+
+    sys.exit(run(["evaluate", *sys.argv[1:]]))
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +17,9 @@ from omegaconf import DictConfig
 from datamodules.shards.index import ShardIndex
 from datamodules.triplet_lists.lists import ListSettings
 from disentangled_ml.baselines import BASELINES
-from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.console import run_command
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.evaluation.matching import MEAN
+from disentangled_ml.files import writable, write_json
 from disentangled_ml.reporting.report import accuracy_table, retrieval_table
 from disentangled_ml.systems import (
     BaselineSystem,
@@ -22,7 +29,6 @@ from disentangled_ml.systems import (
     list_conditions,
     load_network_system,
 )
-from disentangled_ml.training.run_folder import writable, write_json
 
 
 def check_settings(config: DictConfig) -> None:
@@ -57,7 +63,7 @@ def load_system(config: DictConfig) -> tuple[System, Mapping[str, Any]]:
         )
         return system, model.tempo
     baseline = BASELINES[config.baseline](seed=config.seed)
-    data = load_config("config", ["data=shards", f"data.shards={index.root}"]).data
+    data = load_config(TrainConfig, ["data=shards", f"data.shards={index.root}"]).data
     names = [entry["name"] for entry in index.conditions]
     return BaselineSystem(baseline, index, names, data.chunk_frames), data.tempo
 
@@ -78,7 +84,3 @@ def main(config: DictConfig) -> None:
     sys.stdout.write(accuracy_table(report) + "\n")
     if "recall" in report:
         sys.stdout.write("\n" + retrieval_table(report) + "\n")
-
-
-if __name__ == "__main__":
-    run_command(main, "evaluate", "evaluate", __doc__)

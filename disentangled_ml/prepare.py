@@ -1,4 +1,4 @@
-"""Turn recordings and labels (a manifest) into shards: ``python -m disentangled_ml.prepare manifest=FILE out=DIR``.
+"""Turn recordings and labels (a manifest) into shards: ``disentangled prepare manifest=FILE out=DIR``.
 
 A data set instead of a manifest: ``data=NAME corpus.metadata=DIR corpus.audio=DIR``; see conf/data/NAME.yaml for its keys.
 Repeat the command to continue where an earlier one stopped. What was rejected, and why, stands in DIR/rejected.csv.
@@ -7,6 +7,14 @@ then once with merge=true.
 """
 
 from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    # Before the imports, which take seconds: help and slips are answered at once.
+    from disentangled_ml.__main__ import main as run
+
+    sys.exit(run(["prepare", *sys.argv[1:]]))
 
 import csv
 import logging
@@ -23,14 +31,12 @@ from datamodules.corpora.magnatagatune import read_magnatagatune
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.msd import read_msd
 from datamodules.corpora.mtg_jamendo import read_mtg_jamendo
-from datamodules.corpora.records import Catalogue
 from datamodules.corpora.tags import choose_conditions
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
 from disentangled_ml.config import ConfigError, MagnaTagATuneConfig, MsdConfig, MtgJamendoConfig
-from disentangled_ml.console import run_command
-from disentangled_ml.structures import SPLITS, AudioSettings
-from disentangled_ml.training.run_folder import naming_out
+from disentangled_ml.files import output_context
+from disentangled_ml.structures import SPLITS, AudioSettings, Corpus
 
 READERS = {  # by the schema of their keys, which are their arguments
     MsdConfig: read_msd,
@@ -41,8 +47,8 @@ DETAIL = re.compile(r"""'[^']*'|"[^"]*"|\d+(\.\d+)?""")  # what tells one reject
 logger = logging.getLogger("prepare")
 
 
-def build_catalogue(config: DictConfig) -> Catalogue:
-    """Build the catalogue of a configuration: of its data set, or of its manifest.
+def build_corpus(config: DictConfig) -> Corpus:
+    """Build the corpus of a configuration: of its data set, or of its manifest.
 
     Raises:
         ValueError: naming the file or key that cannot be used.
@@ -51,8 +57,8 @@ def build_catalogue(config: DictConfig) -> Catalogue:
         return read_manifest(Path(config.manifest), config.split_shares, config.conditions)
     if not config.merge and not Path(config.corpus.audio).is_dir():  # every track would be rejected, one by one
         raise ConfigError(f"corpus.audio={config.corpus.audio} is not a folder: give the one that holds the recordings")
-    catalogue = READERS[OmegaConf.get_type(config.corpus)](**OmegaConf.to_container(config.corpus))
-    return catalogue if config.conditions is None else choose_conditions(catalogue, config.conditions)
+    corpus = READERS[OmegaConf.get_type(config.corpus)](**OmegaConf.to_container(config.corpus))
+    return corpus if config.conditions is None else choose_conditions(corpus, config.conditions)
 
 
 def kind_of(reason: str) -> str:
@@ -87,23 +93,23 @@ def main(config: DictConfig) -> None:
         tempo=config.tempo if config.conditions is None or "tempo" in config.conditions else "manifest",
         tracks_per_shard=config.tracks_per_shard,
     )
-    catalogue, out = build_catalogue(config), Path(config.out)
-    with naming_out(out):
-        run(config, part, catalogue, out, settings)
+    corpus, out = build_corpus(config), Path(config.out)
+    with output_context(out):
+        run(config, part, corpus, out, settings)
 
 
-def run(config: DictConfig, part: Part | None, catalogue: Catalogue, out: Path, settings: PreparationSettings) -> None:
+def run(config: DictConfig, part: Part | None, corpus: Corpus, out: Path, settings: PreparationSettings) -> None:
     """Make the shards, or a part of them, or the index."""
     workers = config.workers or os.cpu_count() or 1
     if part:
-        prepare_part(catalogue, out, settings, workers, part)
+        prepare_part(corpus, out, settings, workers, part)
         logger.info(
             "%s: part %s is made; when all parts are, run the command with merge=true instead", out, config.part
         )
     elif config.merge:
-        tell(merge_parts(catalogue, out, settings))
+        tell(merge_parts(corpus, out, settings))
     else:
-        tell(prepare_shards(catalogue, out, settings, workers))
+        tell(prepare_shards(corpus, out, settings, workers))
 
 
 def parse_part(text: str | None) -> Part | None:
@@ -137,7 +143,3 @@ def tell(index: ShardIndex) -> None:
         reasons = [row["reason"] for row in csv.DictReader(file)]
     if reasons:
         logger.info("%s, see %s", count_reasons(reasons), rejected)
-
-
-if __name__ == "__main__":
-    run_command(main, "prepare", "prepare", __doc__)

@@ -5,7 +5,7 @@ Each embeds the tracks of a split of shards.
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from datamodules.batches.streams import EvaluationStream, Source
 from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
-from datamodules.shards.tar import decode_info, decode_mel, naming, read_infos, read_samples, share_slices
+from datamodules.shards.tar import decode_info, decode_mel, read_infos, read_samples, sample_context, share_slices
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, read_triplets
 from disentangled_ml.baselines import Baseline, bandwidth
 from disentangled_ml.config import ConfigError
@@ -28,6 +28,7 @@ from disentangled_ml.evaluation.listed_triplets import (
     split_report,
 )
 from disentangled_ml.evaluation.matching import MEAN
+from disentangled_ml.files import error_context
 from disentangled_ml.network.checkpoint import TrainedModel, choose_device, load_model
 from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.network.model import ConditionalSimilarityNetwork, embed_in_passes
@@ -147,7 +148,7 @@ class BaselineSystem:
     def __init__(self, baseline: Baseline, index: ShardIndex, condition_names: list[str], chunk_frames: int):
         self.baseline, self.index, self.chunk_frames = baseline, index, chunk_frames
         self.condition_names = condition_names
-        with naming_shards(index):
+        with baseline_context(index):
             baseline.fit(mel for _, mel in read_mels(index, "train"))
 
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
@@ -157,7 +158,7 @@ class BaselineSystem:
             ValueError: if a wanted chunk lies outside of its track.
         """
         starts, table, embed = requested_starts(wanted), EmbeddingTable(wanted), self.baseline.embed
-        with naming_shards(self.index):
+        with baseline_context(self.index):
             for track_id, mel in read_mels(self.index, split):
                 if only is not None and track_id not in only:
                     continue
@@ -176,17 +177,15 @@ class BaselineSystem:
         return torch.ones(len(self.condition_names), embedding_dim)
 
 
-@contextmanager
-def naming_shards(index: ShardIndex) -> Iterator[None]:
+def baseline_context(index: ShardIndex) -> AbstractContextManager[None]:
     """Name the shards in the errors of a baseline, which sees spectrograms alone."""
-    try:
-        yield
-    except ShardsError:
-        raise
-    except ValueError as error:
-        raise ValueError(
-            f"the baseline cannot be used on {index.root} ({error}): give other shards or baseline"
-        ) from error
+
+    def message(error: Exception) -> str | None:
+        if isinstance(error, ShardsError):
+            return None
+        return f"the baseline cannot be used on {index.root} ({error}): give other shards or baseline"
+
+    return error_context(ValueError, message)
 
 
 def check_finite(rows: Mapping[Member, Tensor], source: str) -> None:
@@ -212,7 +211,7 @@ def read_mels(index: ShardIndex, split: str) -> Iterator[tuple[str, Tensor]]:
             value that is not finite.
     """
     for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("json", "mel.npy")):
-        with naming(index.root, sample):
+        with sample_context(index.root, sample):
             info, mel = decode_info(sample["json"]), torch.from_numpy(decode_mel(sample["mel.npy"]).astype("float32"))
             if mel.shape != (index.audio.n_mels, info.frames):
                 raise ShardsError(

@@ -1,4 +1,4 @@
-"""Train a conditional similarity network on shards: ``python -m disentangled_ml.train key=value ...``.
+"""Train a conditional similarity network on shards: ``disentangled train key=value ...``.
 
 Leaves in runs/RUN_NAME/: config.yaml, checkpoints/{best,last}.ckpt, metrics.json and evaluation.json (the best checkpoint on
 validation and test), figures/*.png and the W&B files.
@@ -9,21 +9,29 @@ requeues the job.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    # Before the imports, which take seconds: help and slips are answered at once.
+    from disentangled_ml.__main__ import main as run
+
+    sys.exit(run(["train", *sys.argv[1:]]))
+
 import logging
 import signal
-import sys
 import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.preemption import Preempted, Preemption, sheltered
+from callbacks.preemption import SIGNALS, Preempted, Preemption
 from callbacks.throughput import Throughput
 from datamodules.datamodule import SimilarityDataModule
 from disentangled_ml import builders
-from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.listed_triplets import split_report, without_nan
+from disentangled_ml.files import error_context, write_json, write_text
+from disentangled_ml.processes import signals_blocked_in_children
 from disentangled_ml.reporting.report import accuracy_table
 from disentangled_ml.training import slurm
 from disentangled_ml.training.module import SimilarityModule
@@ -31,9 +39,7 @@ from disentangled_ml.training.resume import check_resumable
 from disentangled_ml.training.run_folder import (
     choose_run_dir,
     last_checkpoint,
-    naming_run_folder,
-    write_json,
-    write_whole,
+    unwritable_run_folder,
 )
 from disentangled_ml.training.tracking import finish, finish_interrupted, start
 
@@ -45,7 +51,7 @@ def default_name(config: DictConfig) -> str:
     return f"{Path(config.data.shards).name}-{config.backbone.name}-{config.mask.name}"
 
 
-@naming_run_folder()
+@error_context(OSError, unwritable_run_folder)
 def main(config: DictConfig) -> None:
     """Train, then validate and test the best checkpoint."""
     quieten()
@@ -59,10 +65,10 @@ def main(config: DictConfig) -> None:
     preemption = Preemption(run_dir / "checkpoints" / "last.ckpt")
     trainer = builders.build_trainer(config, run_dir, preemption)
     preemption.listen()
-    with sheltered("datamodules.batches.loaders"):
+    with signals_blocked_in_children(SIGNALS, "datamodules.batches.loaders"):
         start(trainer.logger)
     if trainer.is_global_zero:
-        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
+        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     try:
         train_and_test(trainer, module, data, run_dir, last)
     except (Preempted, SystemExit) as error:  # SystemExit is how Lightning ends on Ctrl-C
@@ -123,7 +129,3 @@ def quieten() -> None:
     # Where the disk is full W&B's service ends, and W&B says so for every value logged, and that it cannot say so in its log.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.raiseExceptions = False
-
-
-if __name__ == "__main__":
-    run_command(main, "config", "train", __doc__)

@@ -1,7 +1,7 @@
-"""Embed a catalogue to search it: ``python -m disentangled_ml.commands.embed checkpoint=FILE (manifest=CSV | shards=DIR) out=DIR``.
+"""Embed a catalogue to search it: ``disentangled embed checkpoint=FILE (manifest=CSV | shards=DIR) out=DIR``.
 
 Repeat the command to continue where an earlier one stopped, or when the manifest has grown. What was rejected, and why, stands in
-DIR/rejected.csv. Then ask: ``python -m disentangled_ml.commands.search index=DIR like=TRACK_ID``.
+DIR/rejected.csv. Then ask: ``disentangled search index=DIR like=TRACK_ID``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from omegaconf import DictConfig
 from datamodules.corpora.manifest import read_manifest
 from datamodules.shards.index import ShardIndex
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
-from disentangled_ml.jobs import locked
+from disentangled_ml.files import locked, output_context, writable
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.search.build import (
     PieceStore,
@@ -32,7 +31,6 @@ from disentangled_ml.search.build import (
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.search.similarity_search import MOST_EXACT
 from disentangled_ml.structures import SPLITS
-from disentangled_ml.training.run_folder import naming_out, writable
 
 SPLIT_SHARES = (0.7, 0.1, 0.2)  # as prepare's, for rows of a manifest without a split
 logger = logging.getLogger("embed")
@@ -49,7 +47,7 @@ def main(config: DictConfig) -> None:
     else:
         catalogue = read_manifest(Path(config.manifest), SPLIT_SHARES)
     store = PieceStore(out, embedder.model.fingerprint)
-    with naming_out(out), locked(out):
+    with output_context(out), locked(out):
         if config.shards is not None:
             pieces = embed_shards(embedder, index, store, [config.split] if config.split else SPLITS)
         else:
@@ -73,7 +71,3 @@ def tell(out: Path, embedder: Embedder, n_tracks: int, has_index: bool) -> None:
     names, dim = ", ".join(embedder.condition_names), embedder.model.masks.shape[1]
     how = "with an index for approximate search" if has_index else "searched exactly"
     sys.stdout.write(f"{out}: {n_tracks:,} tracks, {dim} dimensions, {how}; conditions: {names}\n")
-
-
-if __name__ == "__main__":
-    run_command(main, "embed", "embed", __doc__)

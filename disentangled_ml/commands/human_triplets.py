@@ -1,4 +1,4 @@
-"""Compare a checkpoint with people: ``python -m disentangled_ml.commands.human_triplets checkpoint=FILE triplets=CSV shards=DIR``.
+"""Compare a checkpoint with people: ``disentangled human_triplets checkpoint=FILE triplets=CSV shards=DIR``.
 
 The triplets are those of dim-sim, between chunks, of MagnaTagATune's comparisons_final.csv, between whole clips (see
 dim_sim.py and comparisons.py in datamodules/triplet_lists/), or of a listening test (judged.py there): the header tells which.
@@ -24,21 +24,21 @@ from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.batches.composer import StreamedTrack
 from datamodules.batches.streams import Source, mel_chunk
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.tar import MEMBERS, naming, read_samples, share_slices
+from datamodules.shards.tar import MEMBERS, read_samples, sample_context, share_slices
 from datamodules.triplet_lists import comparisons, dim_sim, judged
 from datamodules.triplet_lists.judgements import Judgements
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.human import condition_weights, human_report
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, track_means
+from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import TrainedModel, choose_device, load_model
 from disentangled_ml.network.model import embed_in_passes
-from disentangled_ml.reporting.report import accuracy_cell, aligned
+from disentangled_ml.reporting.cells import accuracy_text, aligned
 from disentangled_ml.structures import SPLITS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
-from disentangled_ml.training.run_folder import writable, write_json
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a folder has several of one recording, the first is taken
+CHUNKS_PER_PASS = 64
 SHOWN = 5  # reasons on the screen; the report has all
 logger = logging.getLogger("human_triplets")
 
@@ -97,7 +97,7 @@ def stored_tracks(index: ShardIndex, source: str, chunk_frames: int) -> Iterator
     stored = Source(index, [], source, chunk_frames)
     for split in SPLITS:
         for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("json", MEMBERS[source])):
-            with naming(index.root, sample):
+            with sample_context(index.root, sample):
                 info, track = stored.decode(sample)
             yield info.track_id, track
 
@@ -169,7 +169,7 @@ def embed_members(
                     members.append(Member(track_id, start))
                     yield track.read_chunk(start)
 
-    embedding = embed_in_passes(model.network, chunks()).cpu()
+    embedding = embed_in_passes(model.network, chunks(), CHUNKS_PER_PASS).cpu()
     table = EmbeddingTable(rows=dict(zip(members, embedding, strict=True)))
     is_whole = [None in wanted[track_id] and start % model.chunk_frames == 0 for track_id, start in members]
     ids = [member.track_id for member in compress(members, is_whole)]
@@ -207,7 +207,7 @@ def human_table(report: dict[str, Any]) -> str:
     rows = [
         ("compared in", f"all {spaces['whole']['n']}", f"agreement >= {report['at_least']:g}: {high['whole']['n']}")
     ]
-    rows += [(name, *("-" if entry is None else accuracy_cell(entry) for entry in pair)) for name, *pair in ways]
+    rows += [(name, *("-" if entry is None else accuracy_text(entry) for entry in pair)) for name, *pair in ways]
     lines = aligned(rows)
     weights = {name: given for name, given in report["weights"].items() if given is not None}
     lines += [""] + [
@@ -286,7 +286,3 @@ def tell_missing(report: dict[str, Any]) -> None:
             f"no triplet has all its chunks ({report['skipped']} skipped, {report['undecided']} rows without a judgement): "
             "give the shards or the recordings of these tracks"
         )
-
-
-if __name__ == "__main__":
-    run_command(main, "human_triplets", "human_triplets", __doc__)

@@ -1,11 +1,9 @@
-"""Compare systems as the paper does: ``python -m disentangled_ml.commands.table shards=DIR key=value ...``.
+"""Compare systems as the paper does: ``disentangled table shards=DIR key=value ...``.
 
 Every network is trained by ``disentangled_ml.train`` in a process of its own and evaluated, like every baseline, on one list of
 test triplets; the networks are chosen by validation, as ever. Leaves in OUT: table.md, table.csv, table.json, table.png,
 matrices.png; runs/ (run folders), cells/ (the report of each system and seed), logs/. Run again, it goes on with what is missing.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -23,9 +21,9 @@ from yaml import YAMLError
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.triplet_lists.lists import ListSettings
 from disentangled_ml.baselines import BASELINES
-from disentangled_ml.config import ConfigError, group_choices, load_config
-from disentangled_ml.console import run_command
-from disentangled_ml.jobs import Job, locked, run_jobs, slots
+from disentangled_ml.config import ConfigError, TrainConfig, group_choices, load_config
+from disentangled_ml.files import locked, read_json, write_json
+from disentangled_ml.processes import Job, run_jobs, slots
 from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
 from disentangled_ml.systems import (
@@ -37,11 +35,11 @@ from disentangled_ml.systems import (
     load_network_system,
 )
 from disentangled_ml.training.resume import check_same, fixed_on_resume
-from disentangled_ml.training.run_folder import read_json, write_json
 
 FIXED_KEYS = ("base", "train", "triplets_per_condition", "match_bandwidth")  # of a table that is gone on with
 MADE = ("table.md", "table.csv", "table.json", "table.png", "matrices.png", "cells", "runs")
-SYSTEMS_OWN = (  # what makes the systems differ, or what the table sets: not to be given in ``train``
+# Not to be given in ``train``: what makes the systems differ, or what the table sets.
+SYSTEMS_OWN = (
     *("experiment", "choices", "seed", "runs", "run_name", "resume", "mask", "loss", "embedding_dim"),
     *("data.shards", "data.conditions"),
 )
@@ -49,7 +47,7 @@ logger = logging.getLogger("table")
 
 
 class Run(NamedTuple):
-    """Name one training: of a system, from a seed, and its folder in OUT/runs; of some conditions, None: of all."""
+    """Training of a system from a seed, with the name of its folder in OUT/runs, of some conditions or (None) all."""
 
     system: str
     seed: int
@@ -58,7 +56,7 @@ class Run(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Hold what a table is made of.
+    """Table of systems: its configuration, and what follows from it.
 
     Attributes:
         config: Of the command.
@@ -78,14 +76,14 @@ class Table(NamedTuple):
         return [entry["name"] for entry in self.index.conditions]
 
     def cells(self) -> list[tuple[str, int]]:
-        """List the systems with their seeds; of a baseline the first seed is enough."""
+        """Return the systems with their seeds; of a baseline the first seed is enough."""
         seeds = list(self.config.seeds)
         return [
             (system, seed) for system in self.config.systems for seed in (seeds[:1] if system in BASELINES else seeds)
         ]
 
     def runs(self, system: str, seed: int) -> list[Run]:
-        """List the trainings of a cell: none of a baseline, one per condition of the specialised networks."""
+        """Return the trainings of a cell: none of a baseline, one per condition of the specialised networks."""
         if system in BASELINES:
             return []
         if system == SPECIALISED:
@@ -93,15 +91,15 @@ class Table(NamedTuple):
         return [Run(system, seed, f"{system}-seed{seed}")]
 
     def run_dir(self, run: Run) -> Path:
-        """Give the folder of a training."""
+        """Return the folder of a training."""
         return self.out / "runs" / run.name
 
     def is_trained(self, run: Run) -> bool:
-        """Tell whether a training is finished: its report is written last."""
+        """Return whether a training is finished: its report is written last."""
         return (self.run_dir(run) / "evaluation.json").is_file()
 
     def arguments(self, run: Run) -> list[str]:
-        """Give the arguments of ``train`` for a training."""
+        """Return the arguments of ``train`` for a training."""
         conditions = [] if run.conditions is None else [f"data.conditions={json.dumps(run.conditions)}"]
         return [
             *common_arguments(self.config, run.system),
@@ -114,7 +112,7 @@ class Table(NamedTuple):
 
 
 def common_arguments(config: DictConfig, *experiments: str) -> list[str]:
-    """Give the arguments of ``train`` that all seeds have."""
+    """Return the arguments of ``train`` that all seeds have in common."""
     experiment = f"experiment={','.join((config.base, *experiments))}"
     return ["data=shards", f"data.shards={config.shards}", *config.train, experiment]
 
@@ -172,14 +170,14 @@ def begin(table: Table) -> None:
             )
     write_json(path, settings)
     for run in (run for cell in table.cells() for run in table.runs(*cell)):
-        given = load_config("config", table.arguments(run))
+        given = load_config(TrainConfig, table.arguments(run))
         path = table.run_dir(run) / "config.yaml"
         if path.is_file():
             check_same(table.run_dir(run), run_settings(path), fixed_on_resume(OmegaConf.to_container(given)))
 
 
 def check_shards(table: Table) -> None:
-    """Check what would fail only when all is trained.
+    """Check what would otherwise fail only after all trainings.
 
     Raises:
         ShardsError: if the shards have no conditions, or no training or test tracks.
@@ -195,7 +193,7 @@ def check_shards(table: Table) -> None:
 
 
 def run_settings(path: Path) -> dict[str, Any]:
-    """Read the settings of a run that must not change.
+    """Return the settings of a run that must not change.
 
     Raises:
         ConfigError: if its config.yaml is damaged.
@@ -207,7 +205,7 @@ def run_settings(path: Path) -> dict[str, Any]:
 
 
 def train_missing(table: Table, lock: int) -> list[str]:
-    """Train what is not finished, some side by side; give the names of the trainings that failed."""
+    """Train what is not finished, several at a time; return the names of the trainings that failed."""
     missing = [run for cell in table.cells() for run in table.runs(*cell) if not table.is_trained(run)]
     jobs = [
         Job(
@@ -233,13 +231,13 @@ def load_system(table: Table, system: str, seed: int) -> System:
 
 
 def training_seconds(table: Table, system: str, seed: int) -> float | None:
-    """Sum the time that the trainings took; None where nothing is trained."""
+    """Return the seconds that the trainings took; None where nothing is trained."""
     runs = [read_json(table.run_dir(run) / "metrics.json") for run in table.runs(system, seed)]
     return sum(metrics["train/seconds"] for metrics in runs) if runs else None
 
 
 def evaluate_cell(table: Table, system: str, seed: int) -> dict[str, Any]:
-    """Evaluate a system, or take the report that is kept, unless a network was trained since."""
+    """Evaluate a system, or read its report unless a network was trained since."""
     path = table.out / "cells" / f"{system}-seed{seed}.json"
     made = [(table.run_dir(run) / "evaluation.json").stat().st_mtime for run in table.runs(system, seed)]
     if path.is_file() and path.stat().st_mtime >= max(made, default=0):
@@ -265,7 +263,7 @@ def evaluate_cell(table: Table, system: str, seed: int) -> dict[str, Any]:
 
 
 def interrupt(*_: Any) -> None:
-    """Leave in an orderly way when asked to by SIGTERM, so that the trainings end too.
+    """End by SIGTERM as by Ctrl-C, so that the trainings end too.
 
     Raises:
         KeyboardInterrupt: always.
@@ -283,7 +281,7 @@ def main(config: DictConfig) -> None:
     signal.signal(signal.SIGTERM, interrupt)
     index = ShardIndex.read(config.shards)
     out = Path(config.out or Path("tables") / Path(config.shards).resolve().name)
-    table = Table(config, index, out, load_config("config", common_arguments(config)))
+    table = Table(config, index, out, load_config(TrainConfig, common_arguments(config)))
     begin(table)
     with locked(out) as lock:
         failed = train_missing(table, lock)
@@ -297,7 +295,3 @@ def main(config: DictConfig) -> None:
             sys.stdout.write((out / "table.md").read_text(encoding="utf-8") + f"\n{out}\n")
     if failed:
         raise ConfigError(f"{', '.join(failed)} failed, see the logs in {out / 'logs'}; the table is made without")
-
-
-if __name__ == "__main__":
-    run_command(main, "table", "table", __doc__)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from disentangled_ml.builders import build_network
 from disentangled_ml.commands import embed
-from disentangled_ml.config import load_config
+from disentangled_ml.config import EmbedConfig, TrainConfig, load_config
 from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.search.catalogue import (
     COLUMNS,
@@ -23,8 +23,8 @@ from disentangled_ml.search.catalogue import (
     FORMAT_VERSION,
     HEADER,
     TRACKS,
-    Catalogue,
     CatalogueTrack,
+    EmbeddedCatalogue,
     column_values,
     describe_model,
     read_catalogue,
@@ -58,7 +58,9 @@ def track_of(number: int) -> CatalogueTrack:
     return CatalogueTrack(f"t{number}", f"artist {number % 7}" if number % 3 else None, None, labels)
 
 
-def write_catalogue(folder: Path, embedding: np.ndarray, masks: np.ndarray | None = None, **changed) -> Catalogue:
+def write_catalogue(
+    folder: Path, embedding: np.ndarray, masks: np.ndarray | None = None, **changed
+) -> EmbeddedCatalogue:
     """Write a catalogue by hand, as its module describes it."""
     folder.mkdir(parents=True, exist_ok=True)
     tracks = changed.pop("tracks", [track_of(number) for number in range(len(embedding))])
@@ -77,7 +79,7 @@ def write_catalogue(folder: Path, embedding: np.ndarray, masks: np.ndarray | Non
 
 def save_checkpoint(path: Path, shards: Path | str = "shards/x", seed: int = 0, *arguments: str) -> Path:
     """Save the checkpoint of an untrained network."""
-    config, audio = load_config("config", [*TINY, f"data.shards={shards}", *arguments]), AudioSettings(n_mels=N_MELS)
+    config, audio = load_config(TrainConfig, [*TINY, f"data.shards={shards}", *arguments]), AudioSettings(n_mels=N_MELS)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build_network(config, NAMES, audio)
@@ -112,5 +114,5 @@ def embed_recordings(folder: Path, n_tracks: int) -> Path:
     save_checkpoint(folder / "x.ckpt")
     manifest = write_recordings(folder / "recordings", n_tracks)
     arguments = [f"checkpoint={folder}/x.ckpt", f"manifest={manifest}", f"out={folder}/index", "workers=1"]
-    embed.main(load_config("embed", arguments))
+    embed.main(load_config(EmbedConfig, arguments))
     return folder

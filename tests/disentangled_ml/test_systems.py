@@ -17,7 +17,7 @@ from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, make_triplets, read_levels
 from disentangled_ml import systems
 from disentangled_ml.baselines import BASELINES, bandwidth
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, EvaluateConfig, TrainConfig, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
 from disentangled_ml.network.masks import disjoint_blocks
@@ -51,7 +51,7 @@ def checkpoints(tmp_path_factory, tiny_arguments) -> dict[str, Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv(RUN_DIR_VARIABLE, raising=False)
             given = [*arguments, f"runs={runs}", f"run_name={name}", "training.max_epochs=2"]
-            train(load_config("config", [*tiny_arguments, *given]))
+            train(load_config(TrainConfig, [*tiny_arguments, *given]))
             patch.delenv(RUN_DIR_VARIABLE)
         found[name] = runs / name / "checkpoints" / "best.ckpt"
     return found
@@ -70,7 +70,7 @@ def load(checkpoints, index):
 
 def report_of(tmp_path: Path, *arguments: str) -> dict:
     """Run the command in this process."""
-    evaluate(load_config("evaluate", [*arguments, "accelerator=cpu", f"out={tmp_path}/report.json"]))
+    evaluate(load_config(EvaluateConfig, [*arguments, "accelerator=cpu", f"out={tmp_path}/report.json"]))
     return json.loads((tmp_path / "report.json").read_text())
 
 
@@ -218,14 +218,14 @@ def test_a_checkpoint_is_evaluated_with_matched_triplets(tmp_path, checkpoints, 
 def test_what_is_evaluated_is_said_once(checkpoints, tiny_shards, arguments, match):
     given = [argument.format(best=checkpoints["all"]) for argument in arguments]
     with pytest.raises(ConfigError, match=match):
-        evaluate(load_config("evaluate", [*given, f"shards={tiny_shards}"]))
+        evaluate(load_config(EvaluateConfig, [*given, f"shards={tiny_shards}"]))
 
 
 def test_without_shards_a_checkpoint_takes_its_own_and_a_baseline_asks(tmp_path, checkpoints, tiny_shards):
     best = f"checkpoint={checkpoints['all']}"
     assert report_of(tmp_path, best) == report_of(tmp_path, best, f"shards={tiny_shards}")
     with pytest.raises(ConfigError, match="a baseline needs shards=DIR"):
-        evaluate(load_config("evaluate", ["baseline=vq"]))
+        evaluate(load_config(EvaluateConfig, ["baseline=vq"]))
 
 
 def test_probes_are_reported_where_asked_for(tmp_path, checkpoints, tiny_shards):
@@ -275,7 +275,7 @@ def test_a_list_with_a_condition_that_the_checkpoint_lacks_is_refused(tmp_path, 
     )
     arguments = [f"checkpoint={checkpoints['tempo']}", f"shards={tiny_shards}", f"triplets={tmp_path}/own.csv"]
     with pytest.raises(ConfigError, match=r"has conditions \['genre'\], the checkpoint knows \['tempo', 'track'\]"):
-        evaluate(load_config("evaluate", arguments))
+        evaluate(load_config(EvaluateConfig, arguments))
 
 
 def test_a_baseline_is_fitted_on_the_training_tracks(index):

@@ -22,7 +22,7 @@ from datamodules.triplet_lists.comparisons import IDS, VOTES, read_comparisons
 from datamodules.triplet_lists.dim_sim import COLUMNS
 from disentangled_ml.builders import build_network, model_settings
 from disentangled_ml.commands.human_triplets import embed_members, main, parse_weights, recordings
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, HumanTripletsConfig, TrainConfig, load_config
 from disentangled_ml.evaluation.human import condition_weights, fit_weights, human_report
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.network.checkpoint import load_model, load_network
@@ -252,7 +252,7 @@ def make_checkpoint(tmp_path, tiny_arguments):
     """Save a network as it is born: ``make_checkpoint("nnaudio")`` gives the file."""
 
     def make(frontend: str) -> Path:
-        config = load_config("config", [*tiny_arguments, f"frontend={frontend}"])
+        config = load_config(TrainConfig, [*tiny_arguments, f"frontend={frontend}"])
         torch.manual_seed(0)
         network = build_network(config, NAMES, AUDIO)
         settings = model_settings(config, NAMES, AUDIO)
@@ -265,7 +265,7 @@ def make_checkpoint(tmp_path, tiny_arguments):
 
 def compare(corpus: Path, checkpoint: Path, *arguments: str) -> dict:
     given = [f"checkpoint={checkpoint}", f"triplets={corpus}/triplets.csv", f"out={corpus}/out/report.json"]
-    main(load_config("human_triplets", [*given, "accelerator=cpu", *arguments]))
+    main(load_config(HumanTripletsConfig, [*given, "accelerator=cpu", *arguments]))
     return json.loads((corpus / "out" / "report.json").read_text())
 
 
