@@ -38,7 +38,6 @@ from disentangled_ml.structures import SPLITS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a folder has several of one recording, the first is taken
-CHUNKS_PER_PASS = 64
 SHOWN = 5  # reasons on the screen; the report has all
 logger = logging.getLogger("human_triplets")
 
@@ -169,7 +168,7 @@ def embed_members(
                     members.append(Member(track_id, start))
                     yield track.read_chunk(start)
 
-    embedding = embed_in_passes(model.network, chunks(), CHUNKS_PER_PASS).cpu()
+    embedding = embed_in_passes(model.network, chunks()).cpu()
     table = EmbeddingTable(rows=dict(zip(members, embedding, strict=True)))
     is_whole = [None in wanted[track_id] and start % model.chunk_frames == 0 for track_id, start in members]
     ids = [member.track_id for member in compress(members, is_whole)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from disentangled_ml.network.augmentation import Augmentation
 
-CHUNKS_PER_PASS = 256
+CHUNKS_PER_PASS = 256  # bounds the memory of embedding
 
 
 class ConditionalSimilarityNetwork(nn.Module):
@@ -49,26 +49,23 @@ class ConditionalSimilarityNetwork(nn.Module):
         return nn.functional.normalize(self.raw_embedding(audio), dim=1)
 
 
-def embed_in_passes(
-    network: ConditionalSimilarityNetwork, chunks: Tensor | Iterable[np.ndarray], per_pass: int = CHUNKS_PER_PASS
-) -> Tensor:
-    """Embed any number of chunks, ``per_pass`` at a time; their rounding depends on that.
+def embed_in_passes(network: ConditionalSimilarityNetwork, chunks: Tensor | Iterable[np.ndarray]) -> Tensor:
+    """Embed any number of chunks, ``CHUNKS_PER_PASS`` at a time.
 
     Args:
         network: On any device.
         chunks: In one tensor, on any device, or one after the other, perhaps cut on the way.
-        per_pass: Bounds the memory.
 
     Shape:
         chunks: (N, ...), or N of (...); returns: (N, D), on the network's device.
     """
     masks, device = network.masks(), next(network.parameters()).device
-    passes = chunks.split(per_pass) if isinstance(chunks, Tensor) else stack_passes(chunks, per_pass)
+    passes = chunks.split(CHUNKS_PER_PASS) if isinstance(chunks, Tensor) else stack_passes(chunks)
     return torch.cat([masks.new_empty(0, masks.shape[1]), *(network(part.to(device)) for part in passes)])
 
 
-def stack_passes(chunks: Iterable[np.ndarray], per_pass: int) -> Iterator[Tensor]:
-    """Yield chunks stacked, ``per_pass`` at a time."""
+def stack_passes(chunks: Iterable[np.ndarray]) -> Iterator[Tensor]:
+    """Yield chunks stacked, ``CHUNKS_PER_PASS`` at a time."""
     chunks = iter(chunks)
-    while part := list(islice(chunks, per_pass)):
+    while part := list(islice(chunks, CHUNKS_PER_PASS)):
         yield torch.from_numpy(np.stack(part))
