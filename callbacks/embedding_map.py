@@ -1,7 +1,5 @@
 """The test tracks in the subspace of each condition, brought to two dimensions and coloured by the condition's labels."""
 
-from __future__ import annotations
-
 from collections import Counter
 from math import ceil, sqrt
 from typing import Any

@@ -1,6 +1,4 @@
-"""Points of an embedding to points of a plane, for maps."""
-
-from __future__ import annotations
+"""Projection of an embedding to a plane, for maps."""
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -11,7 +9,7 @@ MIN_TRACKS = 10  # fewer have no neighbourhoods that t-SNE could keep
 
 
 def plane(points: np.ndarray) -> np.ndarray:
-    """Bring points to two dimensions: by t-SNE, or by PCA where they are few or do not vary.
+    """Project points to two dimensions: by t-SNE, or by PCA where they are few or do not vary.
 
     Shape:
         points: (N, D), N >= 1; returns: (N, 2).

@@ -1,4 +1,4 @@
-"""Configuration to objects: the one place that knows all three packages. Nothing below it receives a configuration."""
+"""Configuration to objects. Nothing below this module receives a configuration."""
 
 import logging
 import os
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_plan(config: DictConfig) -> BatchPlan:
-    """Build the plan of the batches of a training configuration; where all triplets are taken, none is drawn with them."""
+    """Build the plan of the batches of a training configuration; it draws no triplets if the loss takes all."""
     data = config.data
     drawn = config.loss.triplets == "sampled"
     return BatchPlan(
@@ -124,7 +124,7 @@ def build_loss(config: DictConfig, conditions: list[Condition]) -> DisentangledL
 
 
 def build_selection(config: DictConfig, conditions: list[Condition]) -> Selection | None:
-    """Build what chooses the triplets of a step; None where those are taken that are drawn with the batches."""
+    """Build what chooses the triplets of a step; None: those drawn with the batches."""
     miner, loss = build_plan(config).miner(conditions), config.loss
     if loss.triplets == "all":
         return EveryTriplet(conditions, miner.min_gap, loss.gather)
@@ -132,10 +132,10 @@ def build_selection(config: DictConfig, conditions: list[Condition]) -> Selectio
 
 
 def build_augmentation(config: DictConfig, audio: AudioSettings) -> Augmentation | None:
-    """Build what changes the training chunks of a configuration; None where nothing does.
+    """Build the augmentation of a training configuration; None: there is none.
 
     Raises:
-        ConfigError: if waveforms are to be changed that the frontend does not read, or all of a chunk may be blanked.
+        ConfigError: if it changes waveforms that the frontend does not read, or may mask a whole chunk.
     """
     keys = config.augmentation
     for key, value, size in (
@@ -174,7 +174,7 @@ def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSe
 
 
 def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
-    """Build what logs, draws, saves and ends a run."""
+    """Build the callbacks of a run."""
     training = config.training
     monitor = MONITOR if config.loss.condition_weight else TRACK_MONITOR
     checkpoint = partial(
@@ -199,7 +199,7 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
 
 
 def build_trainer(config: DictConfig, run_dir: Path, *further: Callback) -> pl.Trainer:
-    """Build the trainer of a configuration, with its own callbacks and some further ones behind them.
+    """Build the trainer of a configuration, with further callbacks behind its own.
 
     Raises:
         ConfigError: if a GPU is asked for, or needed, and there is none.

@@ -7,8 +7,6 @@ SIGTERM or SIGUSR1 ends it after the batch that it is at; ``resume=true`` goes o
 requeues the job.
 """
 
-from __future__ import annotations
-
 import sys
 
 if __name__ == "__main__":

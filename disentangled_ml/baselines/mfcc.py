@@ -6,8 +6,6 @@ second differences are torchaudio's, over five frames with repeated ends. Coeffi
 as long as nothing is cut.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 
@@ -24,7 +22,7 @@ MIN_DEVIATION = 1e-3  # in dB; what is less is the rounding of a constant
 
 
 def magnitude(mel: Tensor) -> Tensor:
-    """Undo the stored compression: log10(1 + 10 S) to S, any shape, in float32.
+    """Invert the stored compression: log10(1 + 10 S) to S, any shape, in float32.
 
     >>> magnitude(torch.tensor([0.0, 1.0])).tolist()
     [0.0, 0.8999999761581421]
@@ -33,7 +31,7 @@ def magnitude(mel: Tensor) -> Tensor:
 
 
 def decibels(magnitudes: Tensor, top_db: float | None = None) -> Tensor:
-    """Give the level in dB, at least that of ``MIN_MAGNITUDE`` and at most ``top_db`` below the highest; (bands, F) to the same.
+    """Convert to dB, at least that of ``MIN_MAGNITUDE`` and at most ``top_db`` below the highest; (bands, F) to the same.
 
     >>> decibels(torch.tensor([[1.0, 0.1, 0.0]])).tolist()
     [[0.0, -20.0, -100.0]]

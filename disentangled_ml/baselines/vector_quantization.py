@@ -13,8 +13,6 @@ the iterations), and stops after ``MAX_ITERATIONS``, when the mean squared dista
 would end (measured on Emotify: 353,260 frames, 14 s on one core).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

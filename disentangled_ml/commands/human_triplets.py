@@ -64,7 +64,7 @@ def parse_weights(text: str | None) -> dict[str, float] | None:
 
 
 def too_late(audio: AudioSettings, start: int, chunk_frames: int, frames: int) -> str | None:
-    """Say why a recording of ``frames`` frames has no chunk at a start; None if it has one.
+    """Return why a recording of ``frames`` frames has no chunk at a start; None if it has one.
 
     >>> too_late(AudioSettings(), 129, 129, 258) is None
     True
@@ -198,7 +198,7 @@ def read_judgements(path: Path, audio: AudioSettings, least_votes: int | None) -
 
 
 def human_table(report: dict[str, Any]) -> str:
-    """Show a report as a table: a line per way of comparing, over all triplets and those of high agreement."""
+    """Format a report as a table: a line per way of comparing, over all triplets and those of high agreement."""
     spaces, high = report["all"], report["high_agreement"]
     ways = [("whole", spaces["whole"], high["whole"])]
     ways += [(name, entry, high["subspaces"][name]) for name, entry in spaces["subspaces"].items()]

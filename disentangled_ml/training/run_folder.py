@@ -76,6 +76,6 @@ def job_name() -> str | None:
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:
-    """Give the checkpoint to go on from, if there is one."""
+    """Return the checkpoint to resume from, if there is one."""
     path = run_dir / "checkpoints" / "last.ckpt"
     return path if path.is_file() else None
