@@ -13,7 +13,8 @@ from disentangled_ml.structures import TRACK
 
 CHANCE = 0.5
 PANELS = {"train": "Training batches", "val": "Validation list"}
-LABEL_GAP = 0.055  # between two labels, as a share of the panel's height
+# Between two labels, as a share of the panel's height.
+LABEL_GAP = 0.055
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:

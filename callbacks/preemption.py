@@ -21,9 +21,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)  # the last wins where several are received: who cancels wants no requeue
+# The last wins where several are received: who cancels wants no requeue.
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 VALIDATION = "epoch_loop.val_loop.batch_progress"
-AT_ITS_BEGINNING = {  # how Lightning marks a validation that is to be run (again)
+# How Lightning marks a validation that is to be run (again).
+AT_ITS_BEGINNING = {
     "total": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
     "current": {"ready": 0, "started": 0, "processed": 0, "completed": 0},
     "is_last_batch": False,
@@ -60,9 +62,8 @@ class Preemption(pl.Callback):
         atexit.register(kill_children)
         for number in SIGNALS:
             signal.signal(number, self.receive)
-            atexit.register(
-                signal.signal, number, signal.SIG_IGN
-            )  # behind it Python has no handlers any more, and dies
+            # After the exit handlers Python has no signal handlers any more, and would be killed.
+            atexit.register(signal.signal, number, signal.SIG_IGN)
 
     def receive(self, number: int, frame: Any = None) -> None:
         """Record a signal."""

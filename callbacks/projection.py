@@ -5,7 +5,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 SEED = 0
-MIN_TRACKS = 10  # fewer have no neighbourhoods that t-SNE could keep
+# Fewer have no neighbourhoods that t-SNE could keep.
+MIN_TRACKS = 10
 
 
 def plane(points: np.ndarray) -> np.ndarray:

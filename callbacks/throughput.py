@@ -66,7 +66,8 @@ class Throughput(pl.Callback):
     ) -> None:
         """Count a batch."""
         if trainer.is_last_batch and pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)  # once per epoch: what is still queued belongs to it
+            # Once per epoch: what is still queued belongs to it.
+            torch.cuda.synchronize(pl_module.device)
         self.working += self.lap()
         self.chunks += len(batch.audio)
 

@@ -42,9 +42,12 @@ from disentangled_ml.training.ranks import watch_ranks
 from disentangled_ml.training.tracking import build_logger
 
 MONITOR = "val/triplet_accuracy/mean"
-TRACK_MONITOR = "val/triplet_accuracy/track"  # where the conditions' labels are not used
-LOG_REFRESH = 50  # steps from one state of the progress bar to the next in a file, which keeps them all
-MAX_WORKERS = 8  # loading processes per GPU that are started unasked
+# Where the conditions' labels are not used.
+TRACK_MONITOR = "val/triplet_accuracy/track"
+# Steps from one state of the progress bar to the next in a file, which keeps them all.
+LOG_REFRESH = 50
+# Loading processes per GPU that are started unasked.
+MAX_WORKERS = 8
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +194,8 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
         EmbeddingMap(),
         FilterPlot(),
         checkpoint(filename="best", monitor=monitor, mode="max"),
-        checkpoint(filename="last"),  # by its own callback: save_last=True saves only in epochs that are the best
+        # By its own callback: save_last=True saves only in epochs that are the best.
+        checkpoint(filename="last"),
     ]
     if training.early_stopping_patience:
         callbacks.append(EarlyStopping(monitor, patience=training.early_stopping_patience, mode="max"))
@@ -208,7 +212,8 @@ def build_trainer(config: DictConfig, run_dir: Path, *further: Callback) -> pl.T
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu, but there is no CUDA device: use trainer=auto or trainer=cpu")
     accelerator = trainer.accelerator
-    if accelerator == "auto":  # Lightning's own "auto" takes Apple's GPUs, which lack float64
+    # Lightning's own "auto" takes Apple's GPUs, which lack float64.
+    if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if trainer.sync_batchnorm and accelerator == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true needs GPUs: torch has no such batch norm for the CPU")

@@ -16,12 +16,17 @@ from typing import NamedTuple
 import numpy as np
 from torch import Generator, Tensor
 
-TRACK = "track"  # the name of the condition "from the same recording"
-RESERVED_NAMES = (TRACK, "mean")  # of no condition: reports and logs have entries of these names
-TEMPO = "tempo"  # the name of the condition that numbers label
-MIN_BPM, MAX_BPM = 10.0, 1000.0  # what a tempo can be; anything else is a unit or parsing error
+# The name of the condition "from the same recording".
+TRACK = "track"
+# Of no condition: reports and logs have entries of these names.
+RESERVED_NAMES = (TRACK, "mean")
+# The name of the condition that numbers label.
+TEMPO = "tempo"
+# What a tempo can be; anything else is a unit or parsing error.
+MIN_BPM, MAX_BPM = 10.0, 1000.0
 SPLITS = ("train", "val", "test")
-WHOLE = (0.0, None)  # the section of a record that is its whole recording
+# The section of a record that is its whole recording.
+WHOLE = (0.0, None)
 DUPLICATE = "duplicate track_id, the first one is kept"  # why a row is rejected
 UNKNOWN = -1
 

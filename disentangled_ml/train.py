@@ -69,7 +69,8 @@ def main(config: DictConfig) -> None:
         write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     try:
         train_and_test(trainer, module, data, run_dir, last)
-    except (Preempted, SystemExit) as error:  # SystemExit is how Lightning ends on Ctrl-C
+    # SystemExit is how Lightning ends on Ctrl-C.
+    except (Preempted, SystemExit) as error:
         raise SystemExit(end_early(error, run_dir, trainer.is_global_zero)) from error
     finish()
 

@@ -15,10 +15,12 @@ from torchaudio.functional import amplitude_to_DB, compute_deltas, create_dct
 
 from disentangled_ml.baselines.base import Baseline, check_mel
 
-MIN_MAGNITUDE = 1e-5  # -100 dB, the floor of torchaudio's and librosa's decibels
+# -100 dB, the floor of torchaudio's and librosa's decibels.
+MIN_MAGNITUDE = 1e-5
 TOP_DB = 80.0
 N_COEFFICIENTS = 13
-MIN_DEVIATION = 1e-3  # in dB; what is less is the rounding of a constant
+# In dB; what is less is the rounding of a constant.
+MIN_DEVIATION = 1e-3
 
 
 def magnitude(mel: Tensor) -> Tensor:

@@ -37,8 +37,10 @@ from disentangled_ml.reporting.cells import accuracy_text, aligned
 from disentangled_ml.structures import SPLITS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a folder has several of one recording, the first is taken
-SHOWN = 5  # reasons on the screen; the report has all
+# Where a folder has several of one recording, the first is taken.
+EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")
+# Reasons on the screen; the report has all.
+SHOWN = 5
 logger = logging.getLogger("human_triplets")
 
 

@@ -22,7 +22,8 @@ from disentangled_ml.objective.losses import with_track
 from disentangled_ml.structures import TRACK, ListedTriplet
 
 FOLDS = 5
-RIDGE = 1e-3  # keeps the weights finite where they separate the judgements perfectly
+# Keeps the weights finite where they separate the judgements perfectly.
+RIDGE = 1e-3
 
 
 def human_report(

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 MEAN = "mean"
-PAIRS_PER_BLOCK = 256  # bounds the memory: 256 pairs of 100 chunks each are 10 MB of distances
+# Bounds the memory: 256 pairs of 100 chunks each are 10 MB of distances.
+PAIRS_PER_BLOCK = 256
 
 
 def best_match(distance: Tensor, n: Tensor, m: Tensor) -> Tensor:

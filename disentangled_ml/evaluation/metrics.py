@@ -16,7 +16,8 @@ from torch import Tensor
 from disentangled_ml.structures import TRACK
 
 N_RESAMPLES = 1000
-DRAWN_AT_A_TIME = 1 << 22  # items: bounds the memory of many resamples of many anchors
+# Items: bounds the memory of many resamples of many anchors.
+DRAWN_AT_A_TIME = 1 << 22
 ONE = torch.ones((), dtype=torch.float64)
 
 

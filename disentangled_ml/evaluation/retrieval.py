@@ -34,7 +34,8 @@ from disentangled_ml.objective.conditions import Condition, TagCondition, group_
 from disentangled_ml.structures import TrackInfo
 
 KS = (1, 2, 4, 8)
-QUERIES_PER_BLOCK = 64  # bounds the memory: 8 MB of distances per block among 30,000 tracks, times the tags of a query
+# Bounds the memory: 8 MB of distances per block among 30,000 tracks, times the tags of a query.
+QUERIES_PER_BLOCK = 64
 
 
 class Aspects(NamedTuple):

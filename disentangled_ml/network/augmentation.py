@@ -19,8 +19,10 @@ from torchaudio.functional import mask_along_axis_iid
 
 from disentangled_ml.structures import seeded_generator
 
-SALT = 2  # sets apart what is drawn here from other draws of a seed and a step
-BANDS, FRAMES = 2, 3  # axes of a spectrogram (B, 1, bands, frames)
+# Sets apart what is drawn here from other draws of a seed and a step.
+SALT = 2
+# Axes of a spectrogram (B, 1, bands, frames).
+BANDS, FRAMES = 2, 3
 
 
 @contextmanager

@@ -16,16 +16,19 @@ from torch.nn.functional import conv1d, pad
 
 from disentangled_ml.structures import AudioSettings
 
-LINEAR_HZ, LINEAR_MELS = 200.0 / 3.0, 15.0  # Slaney's scale: linear up to 1 kHz, which are 15 mels,
-LOG_STEP = math.log(6.4) / 27.0  # logarithmic above
+# Slaney's scale: linear up to 1 kHz, which is 15 mels, logarithmic above.
+LINEAR_HZ, LINEAR_MELS = 200.0 / 3.0, 15.0
+LOG_STEP = math.log(6.4) / 27.0
 SHORTEST = 16  # samples of a kernel
 ROOT_LN2 = math.sqrt(math.log(2.0))
 BANDWIDTHS = (6 * ROOT_LN2 / math.pi, 24 * ROOT_LN2 / math.pi)  # of a kernel, in sample_rate / its length
 WIDTHS = (1 / 16, 1 / 2)  # of the Gaussian in time, in hops
 FIRST_BANDWIDTH = 1.0  # in distances between mel bands
 FIRST_WIDTH = 1 / 4
-TINY = 1e-12  # energy at which the root's slope ends; 16 bits resolve 1e-9
-RESPONSE_POINTS = 4  # frequencies per bin at which responses are computed
+# Energy at which the root's slope ends; 16 bits resolve 1e-9.
+TINY = 1e-12
+# Frequencies per bin at which responses are computed.
+RESPONSE_POINTS = 4
 
 
 def hz_to_mel(hz: Tensor) -> Tensor:
@@ -215,8 +218,10 @@ class FilterBank(nn.Module):
         self.register_buffer("widest", (BANDWIDTHS[1] * unit).log(), persistent=False)
         log_bandwidth = wanted.log().clamp(self.narrowest, self.widest)
         deviation = ROOT_LN2 / math.pi * rate / log_bandwidth.exp()
-        noise = (1 / (2 * math.sqrt(math.pi) * deviation)).sqrt()  # root of the energy that white noise gives
-        mel_noise = math.sqrt(math.pi / 4 * 3 / 8 * n_fft) * n_fft / rate  # what it gives in Slaney's mel spectrogram
+        # Root of the energy that white noise gives.
+        noise = (1 / (2 * math.sqrt(math.pi) * deviation)).sqrt()
+        # What it gives in Slaney's mel spectrogram.
+        mel_noise = math.sqrt(math.pi / 4 * 3 / 8 * n_fft) * n_fft / rate
         self.centre_mel = nn.Parameter(centre)
         self.log_bandwidth = nn.Parameter(log_bandwidth)
         self.log_gain = nn.Parameter((mel_noise / noise).log())

@@ -8,8 +8,10 @@ condition masks (C, D), one row per condition, all values >= 0.
 import torch
 from torch import Tensor, nn
 
-DISJOINT_OFF = 0.1  # value of a learned mask outside its own block at the disjoint start (Veit et al.'s code)
-RANDOM_MEAN, RANDOM_DEVIATION = 0.9, 0.7  # of a learned mask at the random start (the same)
+# Value of a learned mask outside its own block at the disjoint start (Veit et al.'s code).
+DISJOINT_OFF = 0.1
+# Of a learned mask at the random start (the same).
+RANDOM_MEAN, RANDOM_DEVIATION = 0.9, 0.7
 
 
 def disjoint_blocks(n_conditions: int, embedding_dim: int) -> Tensor:

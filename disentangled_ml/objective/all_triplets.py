@@ -20,7 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from disentangled_ml.structures import AllTriplets
 
-RESOLUTION = 1e-14  # squared distance, as a share of the squared lengths, below which float32 embeddings are the same
+# Squared distance, as a share of the squared lengths, below which float32 embeddings are the same.
+RESOLUTION = 1e-14
 
 
 def pair_distances(x: Tensor, y: Tensor) -> Tensor:
@@ -68,7 +69,8 @@ def count_triplets(distance: Tensor, positive: Tensor, negative: Tensor, margin:
     [[[[0, 1, -1, 0]]], [1.0], [1.0], [2.0]]
     """
     ordered, order = distance.masked_fill(~negative, torch.inf).sort(-1)
-    near = distance.masked_fill(~positive, -torch.inf)  # what is no positive is before all negatives: it violates none
+    # What is no positive is before all negatives: it violates none.
+    near = distance.masked_fill(~positive, -torch.inf)
     not_farther = torch.searchsorted(ordered, near, right=True).sum((1, 2))
     violated = torch.searchsorted(ordered, near + margin)
     # The negative of rank r is violated by the positives that violate more than r negatives.

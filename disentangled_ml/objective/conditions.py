@@ -25,9 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CLASS_BPM = (30.0, 300.0)  # what the classes of tempo cover; beyond belongs to the outermost
-MIN_CLASS_BPM, MIN_CLASS_OCTAVES = 1.0, 0.01  # least width of a class, where the positive zone is nothing
-ROUNDING = 1e-6  # in octaves: what float32 tempi may miss a limit by, so that 104 BPM are within 4 % of 100 both ways
+# What the classes of tempo cover; beyond belongs to the outermost.
+CLASS_BPM = (30.0, 300.0)
+# Least width of a class, where the positive zone is nothing.
+MIN_CLASS_BPM, MIN_CLASS_OCTAVES = 1.0, 0.01
+# In octaves: what float32 tempi may miss a limit by, so that 104 BPM are within 4 % of 100 both ways.
+ROUNDING = 1e-6
 
 
 Array = TypeVar("Array", Tensor, np.ndarray)

@@ -23,7 +23,8 @@ from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.triplets import TripletMiner, relate_chunks
 from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch, seeded_generator
 
-SALT = 1  # sets these triplets apart from what the streams draw by (seed, epoch, consumer)
+# Sets these triplets apart from what the streams draw by (seed, epoch, consumer).
+SALT = 1
 
 
 def join_tracks(parts: list[BatchTracks]) -> BatchTracks:
@@ -128,8 +129,7 @@ class GatheredTriplets:
         Shape:
             embedding: (B, D), of this rank; returns: (sum of the ranks' B, D).
         """
-        embedding, parts, rank = gather_batches(
-            embedding, tracks
-        )  # they are related where the generator is, on the CPU
+        # The tracks are related where the generator is, on the CPU.
+        embedding, parts, rank = gather_batches(embedding, tracks)
         drawn = self.miner.draw(join_tracks(parts), seeded_generator(self.seed, step, rank, SALT))
         return embedding, TripletBatch(*(rows.to(embedding.device) for rows in drawn))

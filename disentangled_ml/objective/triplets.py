@@ -15,7 +15,8 @@ from torch import Generator, Tensor
 from disentangled_ml.objective.conditions import Condition, Relation, forbid_positives, group_numbers, relate_tracks
 from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch
 
-ANCHORS_PER_BLOCK = 256  # rows of a relation held at a time when a whole split is related
+# Rows of a relation held at a time when a whole split is related.
+ANCHORS_PER_BLOCK = 256
 
 
 def nth_column(rank: Tensor, number: Tensor) -> Tensor:
@@ -213,7 +214,8 @@ def draw_from_split(
         returns: (n, 3) int64, fewer rows (0, 3) only where the split allows no triplet at all.
     """
     n_tracks, is_labelled = len(labels), condition.rarity(labels) > 0
-    track = is_labelled.nonzero()[:, 0]  # of each row from here on: the others take no part
+    # Of each row from here on: the others take no part.
+    track = is_labelled.nonzero()[:, 0]
     row, labels, group = is_labelled.cumsum(0) - 1, labels[track], group_numbers(artist)[track]
     level = None if level is None else level[track]
     found, wanted = [torch.empty(0, 3, dtype=torch.int64)], n if len(track) else 0

@@ -61,6 +61,14 @@ class SimilarityModule(pl.LightningModule):
         """Names of the conditions, in order."""
         return self.network.condition_names
 
+    def setup(self, stage: str) -> None:
+        """Take the lists to evaluate on from the data module, which has been set up before."""
+        data = self.trainer.datamodule
+        self.lists = {
+            split: (data.triplets[split], end_chunks(infos, data.plan.chunk_frames))
+            for split, infos in data.infos.items()
+        }
+
     def training_step(self, batch: ChunkBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss of a batch, and the counts (C + 1,) of correct and all triplets.
 
@@ -88,9 +96,7 @@ class SimilarityModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
-        data = self.trainer.datamodule
-        self.triplets = data.triplets[split]
-        ends = end_chunks(data.infos[split], data.plan.chunk_frames)
+        self.triplets, ends = self.lists[split]
         self.table = EmbeddingTable(wanted=listed_chunks(self.triplets) | ends)
         self.gathered = False
 

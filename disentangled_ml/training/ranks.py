@@ -21,11 +21,12 @@ from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 INTERVAL = 0.5  # seconds between two looks at the others
-PATIENCE = (
-    15.0  # seconds in which a rank that failed, and with it a collective, has ended; measured: up to 4 on busy cores
-)
-GRACE = 20.0  # seconds to end by itself; all in all the ranks end within a minute
-ENDED = (ValueError, OSError, SystemExit, KeyboardInterrupt)  # tell themselves what is wrong, or that it was wanted
+# Seconds in which a rank that failed, and with it a collective, has ended; measured: up to 4 on busy cores.
+PATIENCE = 15.0
+# Seconds to end by itself; all in all the ranks end within a minute.
+GRACE = 20.0
+# Tell themselves what is wrong, or that it was wanted.
+ENDED = (ValueError, OSError, SystemExit, KeyboardInterrupt)
 
 
 class RankDied(OSError):
@@ -49,7 +50,8 @@ class RankLauncher(_SubprocessScriptLauncher):
         self.advice, self.parent, self.reason = advice, os.getppid(), ""
         if self.cluster_environment.local_rank() > 0:
             Thread(target=self.watch, daemon=True).start()
-        atexit.register(self.leave)  # before all that end the group and W&B, so it is called after them
+        # Before all that end the group and W&B, so it is called after them.
+        atexit.register(self.leave)
 
     def launch(self, function: Callable, *args: Any, trainer: pl.Trainer | None = None, **kwargs: Any) -> Any:
         """Start the other ranks, unless they run already, and call the function.
@@ -69,13 +71,15 @@ class RankLauncher(_SubprocessScriptLauncher):
         except ENDED as error:
             self.reason = str(error) or type(error).__name__
             raise
-        except Exception as error:  # a collective's, perhaps: no backend has a class of its own for a peer that is gone
+        # A collective's, perhaps: no backend has a class of its own for a peer that is gone.
+        except Exception as error:
             until = time.monotonic() + PATIENCE
             while not (lost := self.lost()) and time.monotonic() < until:
                 time.sleep(INTERVAL)
             self.reason = lost or str(error) or type(error).__name__
             if lost:
-                sys.stderr.write("\n")  # the progress bar of a rank that was killed has left its line open
+                # The progress bar of a rank that was killed has left its line open.
+                sys.stderr.write("\n")
                 raise RankDied(lost) from error
             raise
         finally:

@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 
 ID_FILE = "wandb_run_id"
 # Seconds. W&B's own variables, where set, decide instead.
-START_SECONDS = 30.0  # of tries until a server counts as not reached: W&B repeats a failed try after 2, 4, 8 seconds
-FINISH_SECONDS = 60.0  # to upload what is left at the end, some figures and an epoch's numbers: more is an outage
-CLOSING_SECONDS = 20.0  # the same when the run is interrupted: SLURM leaves a job 30 seconds behind a SIGTERM
+# Of tries until a server counts as not reached: W&B repeats a failed try after 2, 4, 8 seconds.
+START_SECONDS = 30.0
+# To upload what is left at the end, some figures and an epoch's numbers: more is an outage.
+FINISH_SECONDS = 60.0
+# The same when the run is interrupted: SLURM leaves a job 30 seconds behind a SIGTERM.
+CLOSING_SECONDS = 20.0
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +154,8 @@ def start(run_logger: WandbLogger | None) -> None:
     try:
         _ = run_logger.experiment
     except (wandb.Error, ValueError) as error:
-        if time.monotonic() - asked < patience().init_timeout:  # a refusal is an answer, and comes at once
+        # A refusal is an answer, and comes at once.
+        if time.monotonic() - asked < patience().init_timeout:
             raise ConfigError(
                 f"W&B does not start ({error}): mend wandb.* or WANDB_*, or use wandb.mode=offline or disabled"
             ) from error
@@ -160,7 +164,8 @@ def start(run_logger: WandbLogger | None) -> None:
             " ".join(str(error).split()),
             run_logger.save_dir,
         )
-        wandb.teardown()  # W&B's process, which holds on to the id of the run
+        # W&B's process, which holds on to the id of the run.
+        wandb.teardown()
         os.environ["WANDB_MODE"] = "offline"
         _ = run_logger.experiment
 
@@ -183,7 +188,8 @@ def finish() -> None:
     except lost():
         logger.warning("W&B's process has died: what was logged until then is in %s", folder)
         with suppress(*lost()):
-            wandb.teardown()  # now, not at the exit, where it would show a traceback
+            # Now, not at the exit, where it would show a traceback.
+            wandb.teardown()
 
 
 def finish_interrupted() -> None:
@@ -201,5 +207,6 @@ def close_as_failed() -> None:
 
     try:
         wandb.teardown(exit_code=1)
-    except Exception as error:  # of any kind, for nothing may keep the run from ending as it should
+    # Of any kind, for nothing may keep the run from ending as it should.
+    except Exception as error:
         logger.warning("the W&B run is not closed, its last values may be missing (%s)", error or type(error).__name__)
