@@ -45,7 +45,8 @@ class System(Protocol):
     condition_names: list[str]
     chunk_frames: int
     n_parameters: int | None  # None: nothing is trained
-    has_subspaces: bool  # whether the conditions look at different parts
+    # Whether the conditions look at different parts.
+    has_subspaces: bool
 
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
         """Embed the tracks of a split, or those named, with the wanted chunks."""
