@@ -24,7 +24,8 @@ from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.triplet_lists.lists import ListSettings
 from disentangled_ml.baselines import BASELINES
 from disentangled_ml.builders import check_same, lasting_settings
-from disentangled_ml.config import ConfigError, TrainConfig, group_choices, load_config
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
+from disentangled_ml.config.loading import group_choices
 from disentangled_ml.evaluate import evaluate_split
 from disentangled_ml.jobs import Job, locked, run_jobs, slots
 from disentangled_ml.network.checkpoint import choose_device, load_checkpoint

@@ -13,7 +13,8 @@ import torch
 from omegaconf import OmegaConf
 
 from disentangled_ml.commands import embed
-from disentangled_ml.config import EmbedConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import EmbedConfig
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.network.checkpoint import build_network
 from disentangled_ml.search.catalogue import (
     COLUMNS,

@@ -19,7 +19,8 @@ import torch
 from datamodules.audio.decoding import encode_mp3
 from disentangled_ml.builders import checkpoint_notes
 from disentangled_ml.commands import embed
-from disentangled_ml.config import EmbedConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import EmbedConfig
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.network.checkpoint import build_network
 from disentangled_ml.objective.conditions import TagCondition
 from disentangled_ml.structures import AudioSettings

@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
 from disentangled_ml.__main__ import COMMANDS
-from disentangled_ml.config import ConfigError, TableConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import TableConfig
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.network.checkpoint import build_network, load_checkpoint
 from disentangled_ml.objective.conditions import TagCondition
 from disentangled_ml.reporting.report_page import read_figures

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from disentangled_ml.commands import search
-from disentangled_ml.config import ConfigError, SearchConfig, load_config
+from disentangled_ml.commands.schemas import SearchConfig
+from disentangled_ml.config import ConfigError, load_config
 from tests.disentangled_ml.catalogues import embed_recordings, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]

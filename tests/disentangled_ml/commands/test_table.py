@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from disentangled_ml.commands import table
-from disentangled_ml.config import ConfigError, EvaluateConfig, TableConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import EvaluateConfig, TableConfig
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.jobs import locked
 from disentangled_ml.network.checkpoint import load_network

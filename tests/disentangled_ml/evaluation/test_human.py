@@ -20,7 +20,8 @@ from datamodules.triplet_lists.comparisons import IDS, VOTES, read_comparisons
 from datamodules.triplet_lists.dim_sim import COLUMNS
 from disentangled_ml.builders import checkpoint_notes
 from disentangled_ml.commands.human_triplets import add_wholes, main, parse_weights, recordings
-from disentangled_ml.config import ConfigError, HumanTripletsConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import HumanTripletsConfig
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.evaluation.human import check_weights, fit_weights, human_report
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.network.checkpoint import build_network, load_network
