@@ -4,8 +4,6 @@ The limit has the chunks in memory and only runs the network over them, each onc
 accuracy with intervals in all spaces. It is checked that the network is given each distinct chunk once.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path

@@ -11,8 +11,6 @@ Recall at 10 is the share of the exact ten nearest among the ten that are found.
 queries are tracks of the catalogue. The exact search is itself checked against a loop in float64.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import sys
@@ -24,7 +22,7 @@ import numpy as np
 
 from benchmarks.measurement import Measurement, compared
 from benchmarks.table import as_text, write_json
-from disentangled_ml.memory import keep_freed_memory
+from disentangled_ml.processes import keep_freed_memory
 from disentangled_ml.search.approximate import build_index
 from disentangled_ml.search.catalogue import (
     COLUMNS,
@@ -38,7 +36,7 @@ from disentangled_ml.search.catalogue import (
     column_values,
     read_catalogue,
 )
-from disentangled_ml.search.similarity_search import Filters, SimilaritySearch
+from disentangled_ml.search.similarity_search import SearchFilters, SimilaritySearch
 from disentangled_ml.structures import AudioSettings
 
 NAMES, SUBSPACE_DIM, LENGTH = ("genre", "mood", "instrument", "tempo"), 64, 0.5
@@ -47,31 +45,31 @@ SPREAD, TEMPO_SPREAD, DECAY = 0.15, 0.1, 0.75
 TEMPI = (115.0, 25.0)
 BLOCK = 50_000
 K = 10
-SEARCHES: dict[str, tuple[dict[str, float], Filters]] = {
-    "genre": ({"genre": 1.0}, Filters()),
-    "tempo": ({"tempo": 1.0}, Filters()),
-    "genre 1, mood 0.5": ({"genre": 1.0, "mood": 0.5}, Filters()),
-    "genre, instrument, tempo": ({"genre": 1.0, "instrument": 1.0, "tempo": 1.0}, Filters()),
-    "all four": (dict.fromkeys(NAMES, 1.0), Filters()),
-    "genre 1, mood 0.5, tempo=[90,120]": ({"genre": 1.0, "mood": 0.5}, Filters(tempo=(90.0, 120.0))),
+SEARCHES: dict[str, tuple[dict[str, float], SearchFilters]] = {
+    "genre": ({"genre": 1.0}, SearchFilters()),
+    "tempo": ({"tempo": 1.0}, SearchFilters()),
+    "genre 1, mood 0.5": ({"genre": 1.0, "mood": 0.5}, SearchFilters()),
+    "genre, instrument, tempo": ({"genre": 1.0, "instrument": 1.0, "tempo": 1.0}, SearchFilters()),
+    "all four": (dict.fromkeys(NAMES, 1.0), SearchFilters()),
+    "genre 1, mood 0.5, tempo=[90,120]": ({"genre": 1.0, "mood": 0.5}, SearchFilters(tempo=(90.0, 120.0))),
 }
 LEAST_SPEEDUP = 5.0
 
 
 def spread(rng: np.random.Generator, deviation: float) -> np.ndarray:
-    """Draw what standard normal numbers are multiplied by: (64, 64), axes of decaying variance in random directions."""
+    """Return a factor (64, 64) for standard normal numbers: axes of decaying variance in random directions."""
     variance = DECAY ** np.arange(SUBSPACE_DIM)
     axes = np.linalg.qr(rng.standard_normal((SUBSPACE_DIM, SUBSPACE_DIM)))[0]
     return (np.sqrt(variance / variance.sum()) * deviation)[:, None] * axes
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Give vectors (..., D) the length 1."""
+    """Scale vectors (..., D) to length 1."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def simulate(path: Path, n_tracks: int, seed: int = 0) -> np.ndarray:
-    """Write embeddings (N, 256) as the module says; give the tempi (N,)."""
+    """Write embeddings (N, 256) as the module says; return the tempi (N,)."""
     rng = np.random.default_rng(seed)
     centres = {
         name: LENGTH * unit(rng.standard_normal((count, SUBSPACE_DIM))).astype(np.float32)
@@ -131,7 +129,7 @@ def check_exact(search: SimilaritySearch, row: int, weights: dict[str, float]) -
 
 
 def measure(n_tracks: int = 1_000_000, n_queries: int = 200) -> list[Measurement]:
-    """Measure the making of an index, and all kinds of searches."""
+    """Measure the building of an index, and all kinds of searches."""
     with tempfile.TemporaryDirectory() as folder:
         write_catalogue(Path(folder), n_tracks)
         catalogue = read_catalogue(folder)
@@ -150,9 +148,9 @@ def measure(n_tracks: int = 1_000_000, n_queries: int = 200) -> list[Measurement
 
 
 def compare(
-    search: SimilaritySearch, stage: str, weights: dict[str, float], filters: Filters, rows: list[int]
+    search: SimilaritySearch, stage: str, weights: dict[str, float], filters: SearchFilters, rows: list[int]
 ) -> Measurement:
-    """Search for some tracks by both methods; each round is all of them by the one, then by the other."""
+    """Search for some tracks by both methods; a round is all of them by one method, then by the other."""
     found: dict[str, list[set[int]]] = {}
 
     def by(method: str) -> list[float]:
@@ -174,7 +172,7 @@ def compare(
 
 
 def main(tracks: str = "1000000", queries: str = "200", out: str = "bench/search.json") -> None:
-    """Measure, show and keep."""
+    """Measure, print and save the results."""
     keep_freed_memory()
     lines = measure(int(tracks), int(queries))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -15,9 +15,7 @@ from __future__ import annotations
 import atexit
 import logging
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import active_children, forkserver, resource_tracker
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -128,26 +126,3 @@ def kill_children() -> None:
     """Kill loading processes that are left at the exit: in them SIGTERM is blocked, by which ``multiprocessing`` would end them."""
     for child in active_children():
         child.kill()
-
-
-@contextmanager
-def sheltered(preloaded: str) -> Iterator[None]:
-    """Keep the signals from the processes that are started here, and from the loading processes, which one of them forks.
-
-    SLURM may send them to all descendants of a task, which they would kill. What is blocked when a process starts stays blocked in
-    it; what reaches this process meanwhile is delivered afterwards.
-
-    Args:
-        preloaded: Module that is imported once for all loading processes, meanwhile, instead of by each of them.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, SIGNALS
-        )  # again: that has unblocked SIGTERM, which the tracker itself ignores
-        forkserver.set_forkserver_preload([preloaded])
-        forkserver.ensure_running()
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

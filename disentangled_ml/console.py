@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.config.loading import GROUPS, conf_file, group_choices
-from disentangled_ml.memory import keep_freed_memory
+from disentangled_ml.processes import keep_freed_memory
 
 HELP = ("-h", "--help", "help")
 

@@ -30,12 +30,12 @@ from disentangled_ml.evaluation.listed_triplets import (
 )
 from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.evaluation.probe import probe_report
+from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose, choose_device, load_checkpoint
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.reporting.report import accuracy_table, retrieval_table
 from disentangled_ml.structures import SPLITS, TRACK, ListedTriplet
 from disentangled_ml.systems import BaselineSystem, System, list_conditions, load_network_system
-from disentangled_ml.training.run_folder import writable, write_json
 
 
 def choose_shards(config: DictConfig) -> str:

@@ -1,56 +1,64 @@
-"""Files written whole or not at all, by any number of processes on any number of machines."""
+"""Atomic file writes, safe with many processes on a shared file system, and what else is done with files everywhere."""
 
-from __future__ import annotations
-
+import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-TEMPORARY = ".tmp"  # ends the name of a file that is not whole yet
+from disentangled_ml.config import ConfigError
+
+UNFINISHED = ".tmp"  # ends the name of a file that is being written
+Errors = type[Exception] | tuple[type[Exception], ...]
 
 
 @contextmanager
-def replacing(path: Path, mode: str = "w", replace: bool = True) -> Iterator[IO]:
-    """Write a file under a name that no other process uses, and rename it when it is whole.
+def atomic_write(path: Path, mode: str = "w", replace: bool = True) -> Iterator[IO]:
+    """Open a file for writing under a name that no other process uses, and rename it when it is complete.
 
-    Of several processes that write one file, each a whole one, the last wins, or without ``replace`` the first. Where
-    ``remove_unfinished`` took the file away from a process that came too late, the other's stays.
+    Of several processes that write the same file the last wins, or without ``replace`` the first. Where
+    ``remove_unfinished`` has removed the file of a process that came too late, the other's stays.
 
     Raises:
         OSError: if it cannot be written; what was there before stays.
     """
-    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{TEMPORARY}")
+    unfinished = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{UNFINISHED}")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with open(temporary, mode, **text) as file:
+        with open(unfinished, mode, **text) as file:
             yield file
         try:
             if replace:
-                temporary.replace(path)
+                unfinished.replace(path)
             else:
                 with suppress(FileExistsError):
-                    os.link(temporary, path)
-                temporary.unlink()
+                    os.link(unfinished, path)
+                unfinished.unlink()
         except FileNotFoundError:
             if not path.is_file():
                 raise
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes have left in a folder in which all files are made."""
-    for path in folder.glob(f"*{TEMPORARY}"):
+    """Remove what killed processes have left in a folder whose files are all written atomically."""
+    for path in folder.glob(f"*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_write(path) as file:
+        file.write(text)
+
+
 def as_json(content: Any) -> str:
-    """Give the compact JSON that all our files of labels have, the same for the same content.
+    """Return compact JSON, one line, for labels and notes.
 
     >>> as_json({"artist": "Ünïcödé", "tempo": 120.0})
     '{"artist": "Ünïcödé", "tempo": 120.0}'
@@ -58,16 +66,102 @@ def as_json(content: Any) -> str:
     return json.dumps(content, ensure_ascii=False)
 
 
-def write_json(path: Path, content: Any, replace: bool = True) -> None:
-    """Write a JSON file; without ``replace`` only where there is none."""
-    with replacing(path, replace=replace) as file:
-        file.write(as_json(content))
+def write_json(path: Path, content: Any, indent: int | None = 1, replace: bool = True) -> None:
+    """Write a JSON file atomically; without ``replace`` only where there is none."""
+    with atomic_write(path, replace=replace) as file:
+        file.write(json.dumps(content, indent=indent) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object and can be made again.
+
+    Raises:
+        ValueError: naming it, if it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, it is made anew") from error
+    return content
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object; a missing or damaged one holds nothing."""
+    """Read a JSON file that holds an object; return an empty one if the file is missing or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def writable(out: str, extension: str = "json", key: str = "out") -> Path:
+    """Check that a file that a key names can be written, and make its folder, before anything long begins.
+
+    Raises:
+        ConfigError: if it cannot, or the file exists and is of another kind, which a slip would overwrite.
+    """
+    path = Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{key}={out}: {path.parent} cannot be made ({error.strerror}), give {key}=FILE.{extension}"
+        ) from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{key}={out} is a folder, or in one that cannot be written to: give {key}=FILE.{extension}")
+    if path.exists() and path.suffix != f".{extension}":
+        raise ConfigError(f"{key}={out} is there and would be lost: give {key}=FILE.{extension}")
+    return path
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Lock a folder, so that no two processes work in it; yield the lock, which children that inherit it hold too.
+
+    Raises:
+        ConfigError: if another process holds it.
+    """
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder} is being worked in by another process, or by what a killed one left: end it"
+            ) from None
+        yield file.fileno()
+
+
+@contextmanager
+def error_context(
+    caught: Errors, message: Callable[[Exception], str | None], raised: type[Exception] | None = None
+) -> Iterator[None]:
+    """Raise errors again with a message that says what they are about.
+
+    Args:
+        caught: The errors.
+        message: Returns the new message of an error; None leaves the error as it is.
+        raised: What is raised instead; by default ``caught``.
+
+    >>> with error_context(OSError, lambda error: f"shards/demo: {error}"):
+    ...     raise OSError("disk full")
+    Traceback (most recent call last):
+    OSError: shards/demo: disk full
+    """
+    try:
+        yield
+    except caught as error:
+        text = message(error)
+        if text is None:
+            raise
+        raise (raised or caught)(text) from error
+
+
+def output_context(out: Path):
+    """Name the folder that a command makes in the errors of writing to it."""
+    return error_context(
+        OSError,
+        lambda error: (
+            f"{out} cannot be written to ({error}): mend that, then repeat the command, which keeps what is made"
+        ),
+    )

@@ -29,20 +29,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from datamodules.audio.decoding import MISSING_FILE
 from datamodules.corpora.manifest import read_manifest
-from datamodules.corpora.records import Catalogue
 from datamodules.corpora.tags import choose_conditions
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
 from disentangled_ml.config import ConfigError
-from disentangled_ml.structures import SPLITS, AudioSettings
-from disentangled_ml.training.run_folder import naming_out
+from disentangled_ml.files import output_context
+from disentangled_ml.structures import SPLITS, AudioSettings, Corpus
 
 DETAIL = re.compile(r"""'[^']*'|"[^"]*"|\d+(\.\d+)?""")  # what tells one rejection from others of its kind
 logger = logging.getLogger("prepare")
 
 
-def build_catalogue(config: DictConfig) -> Catalogue:
-    """Build the catalogue of a configuration: of its data set, or of its manifest.
+def build_corpus(config: DictConfig) -> Corpus:
+    """Build the corpus of a configuration: of its data set, or of its manifest.
 
     Raises:
         ValueError: naming the file or key that cannot be used.
@@ -51,8 +50,8 @@ def build_catalogue(config: DictConfig) -> Catalogue:
         return read_manifest(Path(config.manifest), config.split_shares, config.conditions)
     if not config.merge and not Path(config.corpus.audio).is_dir():  # every track would be rejected, one by one
         raise ConfigError(f"corpus.audio={config.corpus.audio} is not a folder: give the one that holds the recordings")
-    catalogue = resolve_name(OmegaConf.get_type(config.corpus).reader)(**OmegaConf.to_container(config.corpus))
-    return catalogue if config.conditions is None else choose_conditions(catalogue, config.conditions)
+    corpus = resolve_name(OmegaConf.get_type(config.corpus).reader)(**OmegaConf.to_container(config.corpus))
+    return corpus if config.conditions is None else choose_conditions(corpus, config.conditions)
 
 
 def kind_of(reason: str) -> str:
@@ -87,23 +86,23 @@ def main(config: DictConfig) -> None:
         tempo=config.tempo if config.conditions is None or "tempo" in config.conditions else "manifest",
         tracks_per_shard=config.tracks_per_shard,
     )
-    catalogue, out = build_catalogue(config), Path(config.out)
-    with naming_out(out):
-        run(config, part, catalogue, out, settings)
+    corpus, out = build_corpus(config), Path(config.out)
+    with output_context(out):
+        run(config, part, corpus, out, settings)
 
 
-def run(config: DictConfig, part: Part | None, catalogue: Catalogue, out: Path, settings: PreparationSettings) -> None:
+def run(config: DictConfig, part: Part | None, corpus: Corpus, out: Path, settings: PreparationSettings) -> None:
     """Make the shards, or a part of them, or the index."""
     workers = config.workers or os.cpu_count() or 1
     if part:
-        prepare_part(catalogue, out, settings, workers, part)
+        prepare_part(corpus, out, settings, workers, part)
         logger.info(
             "%s: part %s is made; when all parts are, run the command with merge=true instead", out, config.part
         )
     elif config.merge:
-        tell(merge_parts(catalogue, out, settings))
+        tell(merge_parts(corpus, out, settings))
     else:
-        tell(prepare_shards(catalogue, out, settings, workers))
+        tell(prepare_shards(corpus, out, settings, workers))
 
 
 def parse_part(text: str | None) -> Part | None:

@@ -1,4 +1,4 @@
-"""Shapes that travel between the data modules, the model and the callbacks.
+"""What travels between the data modules, the network and the callbacks, and the names and numbers that they share.
 
 Conventions, used everywhere in the project:
 
@@ -8,9 +8,8 @@ Conventions, used everywhere in the project:
 * A *start* is counted in frames of the spectrogram; ``None`` stands for the whole track.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +17,12 @@ from torch import Tensor
 
 TRACK = "track"  # the name of the condition "from the same recording"
 RESERVED_NAMES = (TRACK, "mean")  # of no condition: reports and logs have entries of these names
+TEMPO = "tempo"  # the name of the condition that numbers label
+MIN_BPM, MAX_BPM = 10.0, 1000.0  # what a tempo can be; anything else is a unit or parsing error
 SPLITS = ("train", "val", "test")
+WHOLE = (0.0, None)  # the section of a record that is its whole recording
+DUPLICATE = "duplicate track_id, the first one is kept"  # why a row is rejected
+UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,55 @@ class TrackInfo(NamedTuple):
     labels: dict[str, list[str] | float]
 
 
+class TrackRecord(NamedTuple):
+    """A recording with its labels, as a data set lists it.
+
+    Attributes:
+        track_id: Unique name.
+        path: Of the audio file.
+        artist: None where unknown.
+        split: ``train``, ``val`` or ``test``.
+        labels: Tags (list of str) per tag condition, and ``tempo`` (float, BPM); a missing label is absent.
+        section: Stretch of the recording, from and to where in seconds; None: to its end.
+    """
+
+    track_id: str
+    path: str
+    artist: str | None
+    split: str
+    labels: dict[str, list[str] | float]
+    section: tuple[float, float | None] = WHOLE
+
+    def content(self) -> str:
+        """Return the text that identifies the record in a plan; that of a whole recording is the same as before sections.
+
+        >>> TrackRecord("a", "a.wav", None, "val", {}).content()
+        "TrackRecord(track_id='a', path='a.wav', artist=None, split='val', labels={})"
+        """
+        return repr(self).replace(f", section={WHOLE})", ")") if self.section == WHOLE else repr(self)
+
+
+class Rejected(NamedTuple):
+    """A line of ``rejected.csv``."""
+
+    track_id: str
+    path: str
+    reason: str
+
+
+class Corpus(NamedTuple):
+    """A data set, whose rows are streamed, never held: it may have millions of them.
+
+    Attributes:
+        conditions: Names, in order.
+        rows: Streams all rows from the beginning at each call, always in the same order. A row that cannot be used comes as
+            ``Rejected``; a track_id may come twice, the first one counts. Whether a recording exists turns out when it is decoded.
+    """
+
+    conditions: list[str]
+    rows: Callable[[], Iterator[TrackRecord | Rejected]]
+
+
 class ListedTriplet(NamedTuple):
     """Hold one triplet of a fixed list; the condition may be ``track``."""
 
@@ -169,6 +222,24 @@ class ListedTriplet(NamedTuple):
     anchor: Member
     positive: Member
     negative: Member
+
+
+def stable_hash(text: str, digest_size: int = 8) -> int:
+    """Return a number from 0 to ``256**digest_size - 1`` that is the same in every process.
+
+    >>> stable_hash("Miles Davis") == stable_hash("Miles Davis") != stable_hash("John Coltrane")
+    True
+    """
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=digest_size).digest(), "big")
+
+
+def name_code(name: str | None) -> int:
+    """Return the number, from 0 to 2**63 - 1, that stands for a name of an artist or track; ``UNKNOWN`` without one.
+
+    >>> name_code("Miles Davis") == stable_hash("Miles Davis") >> 1, name_code(None), name_code("")
+    (True, -1, -1)
+    """
+    return stable_hash(name) >> 1 if name else UNKNOWN
 
 
 def chunk_grid(frames: int, chunk_frames: int) -> range:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +16,12 @@ from tqdm import tqdm
 from datamodules.batches.streams import EvaluationStream, Source
 from datamodules.datamodule import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
-from datamodules.shards.tar import decode_info, decode_mel, naming, read_samples, share_slices
+from datamodules.shards.tar import decode_info, decode_mel, read_samples, sample_context, share_slices
 from disentangled_ml import builders
 from disentangled_ml.baselines import Baseline, baseline_table
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
+from disentangled_ml.files import error_context
 from disentangled_ml.network.checkpoint import load_checkpoint, network_from
 from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
@@ -136,13 +137,13 @@ class BaselineSystem:
     def __init__(self, baseline: Baseline, index: ShardIndex, condition_names: list[str], chunk_frames: int):
         self.baseline, self.index, self.chunk_frames = baseline, index, chunk_frames
         self.condition_names = condition_names
-        with naming_shards(index):
+        with baseline_context(index):
             baseline.fit(mel for _, mel in read_mels(index, "train"))
 
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
         """Embed each track as a whole, and its wanted chunks."""
         tracks = (track for track in read_mels(self.index, split) if only is None or track[0] in only)
-        with naming_shards(self.index):
+        with baseline_context(self.index):
             return baseline_table(self.baseline, tracks, wanted, self.chunk_frames)
 
     def masks(self, embedding_dim: int) -> Tensor:
@@ -150,17 +151,15 @@ class BaselineSystem:
         return torch.ones(len(self.condition_names), embedding_dim)
 
 
-@contextmanager
-def naming_shards(index: ShardIndex) -> Iterator[None]:
+def baseline_context(index: ShardIndex) -> AbstractContextManager[None]:
     """Name the shards in the errors of a baseline, which sees spectrograms alone."""
-    try:
-        yield
-    except ShardsError:
-        raise
-    except ValueError as error:
-        raise ValueError(
-            f"the baseline cannot be used on {index.root} ({error}): give other shards or baseline"
-        ) from error
+
+    def message(error: Exception) -> str | None:
+        if isinstance(error, ShardsError):
+            return None
+        return f"the baseline cannot be used on {index.root} ({error}): give other shards or baseline"
+
+    return error_context(ValueError, message)
 
 
 def check_finite(rows: Mapping[Member, Tensor], source: str) -> None:
@@ -186,7 +185,7 @@ def read_mels(index: ShardIndex, split: str) -> Iterator[tuple[str, Tensor]]:
             value that is not finite.
     """
     for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("json", "mel.npy")):
-        with naming(index.root, sample):
+        with sample_context(index.root, sample):
             info, mel = decode_info(sample["json"]), torch.from_numpy(decode_mel(sample["mel.npy"]).astype("float32"))
             if mel.shape != (index.audio.n_mels, info.frames):
                 raise ShardsError(

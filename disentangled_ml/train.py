@@ -25,19 +25,19 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.preemption import Preempted, Preemption, sheltered
+from callbacks.preemption import SIGNALS, Preempted, Preemption
 from datamodules.datamodule import SimilarityDataModule
 from disentangled_ml import builders
 from disentangled_ml.evaluation.listed_triplets import split_report, without_nan
+from disentangled_ml.files import error_context, write_json, write_text
+from disentangled_ml.processes import signals_blocked_in_children
 from disentangled_ml.reporting.report import accuracy_table
 from disentangled_ml.training import slurm
 from disentangled_ml.training.module import SimilarityModule
 from disentangled_ml.training.run_folder import (
     choose_run_dir,
     last_checkpoint,
-    naming_run_folder,
-    write_json,
-    write_whole,
+    unwritable_run_folder,
 )
 from disentangled_ml.training.tracking import finish, finish_interrupted, start
 
@@ -49,7 +49,7 @@ def default_name(config: DictConfig) -> str:
     return f"{Path(config.data.shards).name}-{config.backbone.name}-{config.mask.name}"
 
 
-@naming_run_folder()
+@error_context(OSError, unwritable_run_folder)
 def main(config: DictConfig) -> None:
     """Train, then validate and test the best checkpoint."""
     quieten()
@@ -63,10 +63,10 @@ def main(config: DictConfig) -> None:
     preemption = Preemption(run_dir / "checkpoints" / "last.ckpt")
     trainer = builders.build_trainer(config, run_dir, preemption)
     preemption.listen()
-    with sheltered("datamodules.batches.loaders"):
+    with signals_blocked_in_children(SIGNALS, "datamodules.batches.loaders"):
         start(trainer.logger)
     if trainer.is_global_zero:
-        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
+        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     try:
         train_and_test(trainer, module, data, run_dir, last)
     except (Preempted, SystemExit) as error:  # SystemExit is how Lightning ends on Ctrl-C

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Thread
 
 from torch.utils.data import DataLoader
 
 from datamodules.batches.streams import EvaluationStream, TrainingStream
 from datamodules.shards.index import ShardsError
-from datamodules.shards.workers import end_with_parent
+from disentangled_ml.files import error_context
+from disentangled_ml.processes import end_with_parent, main_module_hidden
 
-
-@contextmanager
-def hidden_program() -> Iterator[None]:
-    """Keep the processes that are started meanwhile from importing the module that Python was started with.
-
-    ``multiprocessing`` has them do so for what is defined there; of ours nothing is, and a condition of your own belongs in a
-    module too. The training program imports for seconds, and holds hundreds of megabytes, for what no loading process needs.
-    """
-    program = sys.modules["__main__"]
-    spec, file = program.__spec__, program.__dict__.pop("__file__", None)
-    program.__spec__ = None
-    try:
-        yield
-    finally:
-        program.__spec__ = spec
-        if file is not None:
-            program.__file__ = file
+DEATH = (RuntimeError, OSError, EOFError)  # torch has no error of its own for a loading process that died
 
 
 class StreamLoader(DataLoader):
@@ -58,32 +40,28 @@ class StreamLoader(DataLoader):
         Raises:
             OSError: if a loading process dies, here or later.
         """
-        with hidden_program(), self.naming_gone_processes():
+        with main_module_hidden(), error_context(DEATH, self.describe_death, OSError):
             batches = super().__iter__()
         return self.watched(batches)
 
     def watched(self, batches: Iterator) -> Iterator:
         """Give the batches; for errors see ``__iter__``."""
-        with self.naming_gone_processes():
+        with error_context(DEATH, self.describe_death, OSError):
             yield from batches
 
-    @contextmanager
-    def naming_gone_processes(self) -> Iterator[None]:
-        """Say of torch's error for a loading process that died what it is and how to go on."""
-        try:
-            yield
-        except (RuntimeError, OSError, EOFError) as error:  # torch has no class of its own for it
-            if not self.num_workers or str(error).startswith("Caught"):  # by torch, in a loading process that lives
-                raise
-            raise OSError(
-                f"a loading process is gone ({error}): if memory was short, use fewer data.workers or a smaller "
-                "data.pool_tracks; resume=true goes on"
-            ) from error
+    def describe_death(self, error: Exception) -> str | None:
+        """Describe torch's error for a loading process that died, and how to go on."""
+        if not self.num_workers or str(error).startswith("Caught"):  # by torch, in a loading process that lives
+            return None
+        return (
+            f"a loading process is gone ({error}): if memory was short, use fewer data.workers or a smaller "
+            "data.pool_tracks; resume=true goes on"
+        )
 
 
 def watch_parent(worker: int) -> None:
-    """Have a loading process end when the one that it loads for is killed; torch itself watches the one that forked it."""
-    Thread(target=end_with_parent, daemon=True).start()
+    """End a loading process when the one that it loads for is killed; torch itself watches the one that forked it."""
+    end_with_parent()
 
 
 class TrainingLoader(StreamLoader):

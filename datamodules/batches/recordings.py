@@ -10,9 +10,8 @@ import numpy as np
 
 from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.audio.spectrogram import log_mel, resample
-from datamodules.corpora.records import Rejected, TrackRecord
 from datamodules.shards.workers import do_or_reject
-from disentangled_ml.structures import AudioSettings, chunk_grid
+from disentangled_ml.structures import AudioSettings, Rejected, TrackRecord, chunk_grid
 
 
 def cut_waveform(waveform: np.ndarray, sample_rate: int, audio: AudioSettings, source: str, frames: int) -> np.ndarray:

@@ -7,7 +7,6 @@ number of shards, workers and ranks sees each track exactly once, in the same nu
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,17 +21,10 @@ from datamodules.audio.decoding import decode_flac
 from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, stacked
 from datamodules.shards.damage import Damage
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
-from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, naming, read_samples, share_slices
+from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, read_samples, sample_context, share_slices
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.triplets import seeded_generator
-from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo, chunk_grid
-
-
-def artist_code(artist: str | None) -> int:
-    """Turn a name into a number that is the same in every process; -1 where unknown."""
-    if not artist:
-        return -1
-    return int.from_bytes(hashlib.blake2b(artist.encode(), digest_size=8).digest(), "big") >> 1
+from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo, chunk_grid, name_code
 
 
 def mel_chunk(mel: np.ndarray, frames: int, start: int) -> np.ndarray:
@@ -116,7 +108,7 @@ class Source:
             members = ("json", MEMBERS[self.audio])
             for sample in read_samples(self.index.root, [part], members, partial(bear, part.shard)):
                 try:
-                    with naming(self.index.root, sample):
+                    with sample_context(self.index.root, sample):
                         info, track = self.decode(sample)
                 except ShardsError as error:
                     bear(part.shard, error, 1)
@@ -142,7 +134,7 @@ class Source:
             read_chunk = partial(mel_chunk, mel, self.chunk_frames)
         else:
             read_chunk = partial(waveform_chunk, audio, self.index.audio, self.chunk_frames)
-        return info, StreamedTrack(info.frames, read_chunk, info.labels, artist_code(info.artist))
+        return info, StreamedTrack(info.frames, read_chunk, info.labels, name_code(info.artist))
 
 
 class TrainingStream(IterableDataset):

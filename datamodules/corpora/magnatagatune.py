@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.corpora.files import CorpusError, opened_table
-from datamodules.corpora.records import Catalogue, Rejected, TrackRecord
 from datamodules.corpora.tags import check_tags, sort_tags
+from disentangled_ml.structures import Corpus, Rejected, TrackRecord
 
 ANNOTATIONS, ARTISTS = "annotations_final.csv", "clip_info_final.csv"
 KEYS = ("clip_id", "mp3_path")
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def read_magnatagatune(
     metadata: str, audio: str, tags: Mapping[str, Sequence[str]], synonyms: Mapping[str, Sequence[str]]
-) -> Catalogue:
+) -> Corpus:
     """Read the annotations.
 
     Args:
@@ -50,7 +50,7 @@ def read_magnatagatune(
         logger.warning("%s has no %s, so the artists are unknown", folder, ARTISTS)
     wanted = {tag for names in tags.values() for tag in names}
     columns_of = {tag: [name for name in (tag, *synonyms.get(tag, ())) if name in columns] for tag in wanted}
-    return Catalogue(list(tags), partial(read_rows, folder, Path(audio), tags, columns_of))
+    return Corpus(list(tags), partial(read_rows, folder, Path(audio), tags, columns_of))
 
 
 def read_artists(path: Path) -> dict[str, str]:

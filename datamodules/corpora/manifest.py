@@ -1,4 +1,4 @@
-"""Manifest: a CSV of recordings and labels, the form that any catalogue can be brought into.
+"""Manifest: a CSV of recordings and labels, the form that any corpus can be brought into.
 
 Columns ``track_id`` and ``path`` (relative to the manifest), then optionally ``artist``, ``split`` (train, val, test),
 ``tempo`` (BPM) and one column per tag condition, tags joined by ``;``. An empty cell is an unknown label. Rows that cannot be
@@ -23,9 +23,18 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.corpora.files import LineReader
-from datamodules.corpora.records import TEMPO, WHOLE, Catalogue, Rejected, TrackRecord, draw_split
-from disentangled_ml.objective.conditions import MAX_BPM, MIN_BPM
-from disentangled_ml.structures import RESERVED_NAMES, SPLITS
+from datamodules.corpora.records import draw_split
+from disentangled_ml.structures import (
+    MAX_BPM,
+    MIN_BPM,
+    RESERVED_NAMES,
+    SPLITS,
+    TEMPO,
+    WHOLE,
+    Corpus,
+    Rejected,
+    TrackRecord,
+)
 
 REQUIRED = ("track_id", "path")
 RESERVED = (*REQUIRED, "artist", "split")
@@ -39,7 +48,7 @@ class ManifestError(ValueError):
     """Tell what is wrong with a manifest as a whole, and what would be right."""
 
 
-def read_manifest(manifest: Path, split_shares: Sequence[float], conditions: Sequence[str] | None = None) -> Catalogue:
+def read_manifest(manifest: Path, split_shares: Sequence[float], conditions: Sequence[str] | None = None) -> Corpus:
     """Read a manifest.
 
     Args:
@@ -63,7 +72,7 @@ def read_manifest(manifest: Path, split_shares: Sequence[float], conditions: Seq
     if not n_rows:
         raise ManifestError(f"manifest {manifest} has no rows below its header")
     names = condition_columns(manifest, offered, numeric, conditions)
-    return Catalogue(names, partial(read_rows, manifest, names, split_shares))
+    return Corpus(names, partial(read_rows, manifest, names, split_shares))
 
 
 @contextmanager

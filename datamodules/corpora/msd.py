@@ -20,8 +20,8 @@ import numpy as np
 
 from datamodules.corpora.files import CorpusError, find_splits, opened
 from datamodules.corpora.lastfm import database_tags, known_tags
-from datamodules.corpora.records import Catalogue, Rejected, TrackRecord
 from datamodules.corpora.tags import check_tags, sort_tags
+from disentangled_ml.structures import Corpus, Rejected, TrackRecord
 
 SPLIT_OF = {"train": "train", "valid": "val", "test": "test"}  # by the publisher's name
 COLUMNS = (  # of SPLIT_y.npy
@@ -43,7 +43,7 @@ def read_msd(
     tags: Mapping[str, Sequence[str]],
     tag_database: str | None = None,
     tag_threshold: float | None = None,
-) -> Catalogue:
+) -> Corpus:
     """Read the tagging split.
 
     Args:
@@ -72,7 +72,7 @@ def read_msd(
         check_tags(tags, COLUMNS, "SPLIT_y.npy")
     else:
         check_tags(tags, known_tags(database, [tag for names in tags.values() for tag in names]), str(database))
-    return Catalogue(list(tags), partial(read_rows, folder, splits, Path(audio), tags, database, tag_threshold))
+    return Corpus(list(tags), partial(read_rows, folder, splits, Path(audio), tags, database, tag_threshold))
 
 
 def check_parallel(paths: Sequence[Path]) -> None:

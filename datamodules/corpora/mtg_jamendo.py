@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.corpora.files import CorpusError, find_splits, opened
-from datamodules.corpora.records import Catalogue, Rejected, TrackRecord
 from datamodules.corpora.tags import check_names
+from disentangled_ml.structures import Corpus, Rejected, TrackRecord
 
 SPLIT_OF = {"train": "train", "validation": "val", "test": "test"}  # by the publisher's name
 COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
@@ -23,7 +23,7 @@ DASHES = "---"
 EDITIONS = {"full": ".mp3", "low": ".low.mp3"}
 
 
-def read_mtg_jamendo(metadata: str, audio: str, subset: str, edition: str, tags: Mapping[str, str]) -> Catalogue:
+def read_mtg_jamendo(metadata: str, audio: str, subset: str, edition: str, tags: Mapping[str, str]) -> Corpus:
     """Read the lists of one of the publisher's splits.
 
     Args:
@@ -49,7 +49,7 @@ def read_mtg_jamendo(metadata: str, audio: str, subset: str, edition: str, tags:
     splits = find_splits(files, way_out)
     for (path,) in splits.values():
         check_header(path)
-    return Catalogue(list(tags), partial(read_rows, splits, Path(audio), EDITIONS[edition], tags))
+    return Corpus(list(tags), partial(read_rows, splits, Path(audio), EDITIONS[edition], tags))
 
 
 def check_header(path: Path) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from datamodules.corpora.files import CorpusError
-from datamodules.corpora.records import TEMPO, Catalogue, Rejected, TrackRecord
-from disentangled_ml.structures import RESERVED_NAMES
+from disentangled_ml.structures import RESERVED_NAMES, TEMPO, Corpus, Rejected, TrackRecord
 
 
 def sort_tags(tags: Collection[str], conditions: Mapping[str, Iterable[str]]) -> dict[str, list[str] | float]:
@@ -43,21 +42,21 @@ def check_names(names: Iterable[str]) -> None:
             raise CorpusError(f"corpus.tags.{name}: a condition of tags cannot be called {name!r}, rename it")
 
 
-def choose_conditions(catalogue: Catalogue, names: Sequence[str]) -> Catalogue:
-    """Keep some conditions of a catalogue, in the given order; ``tempo``, which is estimated, may be one of them.
+def choose_conditions(corpus: Corpus, names: Sequence[str]) -> Corpus:
+    """Keep some conditions of a corpus, in the given order; ``tempo``, which is estimated, may be one of them.
 
     Raises:
         CorpusError: if they are none, not distinct, or one is unknown.
     """
-    legal = [*catalogue.conditions, TEMPO]
+    legal = [*corpus.conditions, TEMPO]
     if not names or len(set(names)) < len(names) or not set(names) <= set(legal):
         raise CorpusError(f"conditions={list(names)} are not legal: choose distinct ones of {', '.join(legal)}")
-    return Catalogue(list(names), partial(choose_labels, catalogue, frozenset(names)))
+    return Corpus(list(names), partial(choose_labels, corpus, frozenset(names)))
 
 
-def choose_labels(catalogue: Catalogue, names: frozenset[str]) -> Iterator[TrackRecord | Rejected]:
-    """Stream the rows of a catalogue with the labels of some conditions."""
-    for row in catalogue.rows():
+def choose_labels(corpus: Corpus, names: frozenset[str]) -> Iterator[TrackRecord | Rejected]:
+    """Stream the rows of a corpus with the labels of some conditions."""
+    for row in corpus.rows():
         if isinstance(row, Rejected):
             yield row
         else:

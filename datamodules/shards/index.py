@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.shards.storage import Root, locate, opened, parse_root
-from disentangled_ml.files import replacing
+from disentangled_ml.files import write_text
 from disentangled_ml.structures import RESERVED_NAMES, SPLITS, AudioSettings
 
 FORMAT_VERSION = 1
@@ -79,8 +79,7 @@ class ShardIndex:
     def write(self) -> Path:
         """Write the file into the folder, whole or not at all."""
         path = Path(self.root) / INDEX_NAME
-        with replacing(path) as file:
-            file.write(json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n")
         return path
 
     @classmethod

@@ -1,6 +1,6 @@
-"""Which track goes into which shard: planned from the catalogue alone, so that every process on every machine plans the same.
+"""Which track goes into which shard: planned from the corpus alone, so that every process on every machine plans the same.
 
-The rows of a catalogue are streamed, never held: the plan keeps a few bytes of each, by their number in reading order. Tracks are
+The rows of a corpus are streamed, never held: the plan keeps a few bytes of each, by their number in reading order. Tracks are
 mixed by a stable hash of their ids, since catalogues are often sorted by genre. The plan knows nothing of parts: part k of n makes
 every n-th shard from the k-th on, so that the shards are the same for any n.
 """
@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.corpora.records import DUPLICATE, Catalogue, Rejected, TrackRecord
-from disentangled_ml.structures import SPLITS
+from disentangled_ml.structures import DUPLICATE, SPLITS, Corpus, Rejected, TrackRecord, stable_hash
 
-CHANGED = "the catalogue changed while it was read: begin anew when it is at rest"
+CHANGED = "the corpus changed while it was read: begin anew when it is at rest"
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Say which usable row of a catalogue goes where.
+    """Say which usable row of a corpus goes where.
 
     Attributes:
         fingerprint: Of the records and of the settings, but for the folders that the recordings lie in.
@@ -47,22 +46,21 @@ class ShardPlan:
         return np.bincount(self.shard[self.shard >= 0], minlength=len(self.names))
 
 
-def plan_shards(catalogue: Catalogue, settings: Any, tracks_per_shard: int) -> ShardPlan:
-    """Plan the shards of a catalogue.
+def plan_shards(corpus: Corpus, settings: Any, tracks_per_shard: int) -> ShardPlan:
+    """Plan the shards of a corpus.
 
     Args:
-        catalogue: To be divided.
+        corpus: To be divided.
         settings: All else that the content of the shards depends on; enters the fingerprint by its ``repr``.
         tracks_per_shard: Tracks in a tar.
     """
     content = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     splits, keys = array("b"), array("Q")
-    for record in usable_rows(catalogue):
-        moved = record._replace(path=Path(record.path).name)  # a catalogue may lie elsewhere today
+    for record in usable_rows(corpus):
+        moved = record._replace(path=Path(record.path).name)  # a corpus may lie elsewhere today
         content.update(moved.content().encode())
         splits.append(SPLITS.index(record.split))
-        digest = hashlib.blake2b(record.track_id.encode()).digest()
-        keys.extend((int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")))
+        keys.extend(divmod(stable_hash(record.track_id, 64) >> 384, 1 << 64))
     split, key = np.asarray(splits), np.asarray(keys).reshape(-1, 2)
     order = np.lexsort((key[:, 1], key[:, 0]))  # stable: of a repeated track, the row that is read first comes first
     repeated = np.zeros(len(split), bool)
@@ -77,20 +75,20 @@ def plan_shards(catalogue: Catalogue, settings: Any, tracks_per_shard: int) -> S
     return ShardPlan(content.hexdigest(), names, shard, place)
 
 
-def usable_rows(catalogue: Catalogue) -> Iterator[TrackRecord]:
-    """Stream the rows of a catalogue that the reader did not reject; the plan numbers them."""
-    return (row for row in catalogue.rows() if not isinstance(row, Rejected))
+def usable_rows(corpus: Corpus) -> Iterator[TrackRecord]:
+    """Stream the rows of a corpus that the reader did not reject; the plan numbers them."""
+    return (row for row in corpus.rows() if not isinstance(row, Rejected))
 
 
-def read_members(catalogue: Catalogue, plan: ShardPlan, wanted: Collection[int]) -> dict[int, list[TrackRecord]]:
+def read_members(corpus: Corpus, plan: ShardPlan, wanted: Collection[int]) -> dict[int, list[TrackRecord]]:
     """Read the records of some shards, in the order in which they stand in them.
 
     Raises:
-        ValueError: if the catalogue has other rows than when it was planned.
+        ValueError: if the corpus has other rows than when it was planned.
     """
     found: dict[int, dict[int, TrackRecord]] = {shard: {} for shard in wanted}
     number = -1
-    for number, record in enumerate(usable_rows(catalogue)):
+    for number, record in enumerate(usable_rows(corpus)):
         if number == len(plan.shard):
             raise ValueError(CHANGED)
         shard = int(plan.shard[number])
@@ -101,10 +99,10 @@ def read_members(catalogue: Catalogue, plan: ShardPlan, wanted: Collection[int])
     return {shard: [members[place] for place in sorted(members)] for shard, members in found.items()}
 
 
-def unusable_rows(catalogue: Catalogue, plan: ShardPlan) -> Iterator[Rejected]:
+def unusable_rows(corpus: Corpus, plan: ShardPlan) -> Iterator[Rejected]:
     """Stream the rows that are in no shard: those the reader rejected and those that repeat a track."""
     number = -1
-    for row in catalogue.rows():
+    for row in corpus.rows():
         if isinstance(row, Rejected):
             yield row
             continue

@@ -25,19 +25,27 @@ from tqdm import tqdm
 from datamodules.audio.decoding import MISSING_FILE, UnusableAudio, decode, encode_flac
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of, grouped
-from datamodules.corpora.records import TEMPO, Catalogue, Rejected, TrackRecord
 from datamodules.shards.index import Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, unusable_rows
 from datamodules.shards.tar import write_shard
 from datamodules.shards.workers import Workers, do_or_reject
-from disentangled_ml.files import as_json, read_object, remove_unfinished, replacing, write_json
-from disentangled_ml.objective.conditions import MAX_BPM, MIN_BPM
-from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
+from disentangled_ml.files import as_json, atomic_write, read_object, remove_unfinished, write_json
+from disentangled_ml.structures import (
+    MAX_BPM,
+    MIN_BPM,
+    SPLITS,
+    TEMPO,
+    AudioSettings,
+    Corpus,
+    Rejected,
+    TrackInfo,
+    TrackRecord,
+)
 
 NOTES = ".prepare"
 PLAN = "plan.json"  # in NOTES: whose shards these are
 PARTS = "parts.json"  # in NOTES: how many parts the last run divided the work into
-RECORDS_HELD = 100_000  # at most, beside a whole shard: of more, the catalogue is read again
+RECORDS_HELD = 100_000  # at most, beside a whole shard: of more, the corpus is read again
 SHOWN = 5  # missing shards that an error names
 logger = logging.getLogger(__name__)
 
@@ -213,7 +221,7 @@ def make_shard(out: Path, name: str, results: Iterable[dict[str, Any] | Rejected
     if first is None:
         tar.unlink(missing_ok=True)
     size = 0 if first is None else write_shard(tar, chain([first], samples))
-    write_json(note_path(out, name), {"bytes": size, "rejected": rejected, "tracks": tracks})
+    write_json(note_path(out, name), {"bytes": size, "rejected": rejected, "tracks": tracks}, indent=None)
 
 
 def would_lose(out: Path, name: str, members: list[TrackRecord]) -> bool:
@@ -257,14 +265,14 @@ def counted(results: Iterable[dict[str, Any] | Rejected], progress: tqdm) -> Ite
 
 
 def prepare_part(
-    catalogue: Catalogue, out: Path, settings: PreparationSettings, workers: int, part: Part = WHOLE
+    corpus: Corpus, out: Path, settings: PreparationSettings, workers: int, part: Part = WHOLE
 ) -> ShardPlan:
     """Make the shards of a part; those that are there already are kept.
 
     Raises:
         ShardsError: if the folder holds something else.
     """
-    plan = plan_shards(catalogue, settings, settings.tracks_per_shard)
+    plan = plan_shards(corpus, settings, settings.tracks_per_shard)
     claim(out, plan)
     write_json(out / NOTES / PARTS, {"parts": part.count})
     own = range(part.number - 1, len(plan.names), part.count)
@@ -277,30 +285,30 @@ def prepare_part(
         with tqdm(total=int(sizes[todo].sum()), unit="track", desc="prepare", disable=not todo) as progress:
             held = max(1, RECORDS_HELD // settings.tracks_per_shard)
             for first in range(0, len(todo), held):
-                members = read_members(catalogue, plan, todo[first : first + held])
+                members = read_members(corpus, plan, todo[first : first + held])
                 make_shards(out, {plan.names[shard]: tracks for shard, tracks in members.items()}, pool, progress)
     finally:
         pool.stop()
     return plan
 
 
-def prepare_shards(catalogue: Catalogue, out: Path, settings: PreparationSettings, workers: int) -> ShardIndex:
+def prepare_shards(corpus: Corpus, out: Path, settings: PreparationSettings, workers: int) -> ShardIndex:
     """Make all shards, the labels, ``rejected.csv`` and ``index.json``; shards that are there already are kept.
 
     Raises:
         ShardsError: if the folder holds something else, or no track is usable.
     """
-    plan = prepare_part(catalogue, out, settings, workers)
-    return write_index(catalogue, plan, out, settings)
+    plan = prepare_part(corpus, out, settings, workers)
+    return write_index(corpus, plan, out, settings)
 
 
-def merge_parts(catalogue: Catalogue, out: Path, settings: PreparationSettings) -> ShardIndex:
+def merge_parts(corpus: Corpus, out: Path, settings: PreparationSettings) -> ShardIndex:
     """Write the labels, ``rejected.csv`` and ``index.json`` of shards that were made in parts.
 
     Raises:
         ShardsError: naming the shards that are not there, and the parts that make them.
     """
-    plan = plan_shards(catalogue, settings, settings.tracks_per_shard)
+    plan = plan_shards(corpus, settings, settings.tracks_per_shard)
     check_plan(out, plan)
     missing = [number for number, name in enumerate(plan.names) if not is_made(out, name)]
     if missing:
@@ -312,10 +320,10 @@ def merge_parts(catalogue: Catalogue, out: Path, settings: PreparationSettings) 
             f"{out} lacks {len(missing)} of {len(plan.names)} shards ({', '.join(names)}): run prepare with "
             f"part={', '.join(f'{number}/{parts}' for number in wanted)} first, then merge=true again"
         )
-    return write_index(catalogue, plan, out, settings)
+    return write_index(corpus, plan, out, settings)
 
 
-def write_index(catalogue: Catalogue, plan: ShardPlan, out: Path, settings: PreparationSettings) -> ShardIndex:
+def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: PreparationSettings) -> ShardIndex:
     """Write the labels, ``rejected.csv`` and ``index.json`` from the notes beside the shards.
 
     Raises:
@@ -323,13 +331,13 @@ def write_index(catalogue: Catalogue, plan: ShardPlan, out: Path, settings: Prep
     """
     splits: dict[str, list[Shard]] = {}
     vocabulary: dict[str, set[str]] = defaultdict(set)
-    with replacing(out / "rejected.csv") as file:
+    with atomic_write(out / "rejected.csv") as file:
         rejected = csv.writer(file)
         rejected.writerow(Rejected._fields)
-        rejected.writerows(unusable_rows(catalogue, plan))
+        rejected.writerows(unusable_rows(corpus, plan))
         for split in SPLITS:
             splits[split] = []
-            with replacing(out / labels_name(split)) as labels:
+            with atomic_write(out / labels_name(split)) as labels:
                 for name in plan.names_of(split):
                     note = read_object(note_path(out, name))
                     rejected.writerows(note["rejected"])
@@ -343,7 +351,7 @@ def write_index(catalogue: Catalogue, plan: ShardPlan, out: Path, settings: Prep
         # Nothing was made: the folder is free for a corrected manifest, or for files that are there by then.
         shutil.rmtree(out / NOTES)
         raise ShardsError(f"no track is usable, see the reasons in {out / 'rejected.csv'}")
-    conditions = [*catalogue.conditions, *([TEMPO] if TEMPO not in catalogue.conditions else [])]
+    conditions = [*corpus.conditions, *([TEMPO] if TEMPO not in corpus.conditions else [])]
     entries = [condition_entry(name, vocabulary[name]) for name in conditions if name in vocabulary]
     index = ShardIndex(out, settings.audio, settings.store_waveform, entries, splits)
     index.write()

@@ -12,7 +12,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -23,7 +23,7 @@ from webdataset.tariterators import group_by_keys
 
 from datamodules.shards.index import Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.storage import Root, locate, opened
-from disentangled_ml.files import as_json, replacing
+from disentangled_ml.files import as_json, atomic_write, error_context
 from disentangled_ml.structures import TrackInfo
 
 MOST_BYTES = 1 << 30  # of a file in a tar: an hour of log-mel takes 40 MB
@@ -64,7 +64,7 @@ def sample_key(track_id: str) -> str:
 
 def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> int:
     """Write samples (``info``, ``mel`` and perhaps ``flac``) as a tar, whole or not at all; give its bytes."""
-    with replacing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         with TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as writer:
             for sample in samples:
                 info: TrackInfo = sample["info"]
@@ -212,13 +212,9 @@ def decode_mel(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.float16, offset=header.end()).reshape(n_mels, frames)
 
 
-@contextmanager
-def naming(root: Root, sample: dict[str, Any]) -> Iterator[None]:
+def sample_context(root: Root, sample: dict[str, Any]) -> AbstractContextManager[None]:
     """Name the sample in the errors of its decoding."""
-    try:
-        yield
-    except ShardsError as error:
-        raise ShardsError(f"{root}, sample {sample['__key__']!r}: {error}: prepare it anew") from error
+    return error_context(ShardsError, lambda error: f"{root}, sample {sample['__key__']!r}: {error}: prepare it anew")
 
 
 def read_infos(
@@ -243,7 +239,7 @@ def read_infos(
     infos = []
     for sample in read_samples(index.root, slices, ("json",), on_damage):
         try:
-            with naming(index.root, sample):
+            with sample_context(index.root, sample):
                 infos.append(decode_info(sample["json"]))
         except ShardsError as error:
             on_damage(error, 1)

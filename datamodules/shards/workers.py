@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context, parent_process
-from threading import Thread
 from typing import Any
 
 import torch
 
 from datamodules.audio.decoding import UnusableAudio
-from datamodules.corpora.records import Rejected, TrackRecord
+from disentangled_ml.processes import end_with_parent, new_pool
+from disentangled_ml.structures import Rejected, TrackRecord
 
-# The module that Python was started with is imported once for all processes, and each runs it again under another name.
-warnings.filterwarnings("ignore", ".* found in sys.modules after import of package", RuntimeWarning)
 IN_FLIGHT = 2  # groups of recordings per process that are on their way
 
 Work = Callable[[Sequence[TrackRecord]], list[Any | Rejected]]  # on a group; gives a result for each recording
@@ -57,23 +51,7 @@ def start_worker() -> None:
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it has ended."""
-    parent_process().join()
-    os._exit(1)
-
-
-def new_pool(n: int) -> ProcessPoolExecutor:
-    """Make a pool of n processes; never by fork, since torch has run in this one.
-
-    What each of them imports, the module that Python was started with first of all, is imported once for all of them.
-    """
-    context, started = get_context("forkserver"), sys.modules["__main__"].__spec__
-    context.set_forkserver_preload([__name__, *([started.name] if started else [])])
-    return ProcessPoolExecutor(n, context, initializer=start_worker)
+    end_with_parent()
 
 
 class Workers:
@@ -90,7 +68,7 @@ class Workers:
 
     def start(self) -> None:
         """Start the processes."""
-        self.pool = new_pool(self.n)
+        self.pool = new_pool(self.n, __name__, start_worker)
 
     def stop(self) -> None:
         """End the processes, when they are done with what they are at."""
@@ -123,7 +101,7 @@ class Workers:
 
     def alone(self, record: TrackRecord) -> Any | Rejected:
         """Work on one record in a process of its own."""
-        with new_pool(1) as one:
+        with new_pool(1, __name__, start_worker) as one:
             try:
                 return one.submit(self.task, [record]).result()[0]
             except BrokenProcessPool:

@@ -20,13 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.batches.streams import artist_code
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.tar import decode_mel, naming, read_samples, share_slices
-from disentangled_ml.files import replacing
+from datamodules.shards.tar import decode_mel, read_samples, sample_context, share_slices
+from disentangled_ml.files import atomic_write
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.triplets import draw_columns, draw_from_split, nearest_columns, seeded_generator
-from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member, TrackInfo
+from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member, TrackInfo, name_code
 
 ROLES = ("anchor", "positive", "negative")
 COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))
@@ -71,7 +70,7 @@ def read_levels(index: ShardIndex, split: str, level: Callable[[Tensor], float])
     """
     levels = []
     for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("mel.npy",)):
-        with naming(index.root, sample):
+        with sample_context(index.root, sample):
             levels.append(level(torch.from_numpy(decode_mel(sample["mel.npy"]).astype("float32"))))
     return torch.tensor(levels)
 
@@ -98,7 +97,7 @@ def make_triplets(
     """
     check_levels(levels, len(infos), settings.match_bandwidth)
     triplets, tracks = [], [Member(info.track_id) for info in infos]
-    artist = torch.tensor([artist_code(info.artist) for info in infos])
+    artist = torch.tensor([name_code(info.artist) for info in infos])
     for c, condition in enumerate(conditions):
         labels = condition.encode([info.labels.get(condition.name) for info in infos])
         generator = seeded_generator(settings.seed, c)
@@ -203,7 +202,7 @@ def kept_path(index: ShardIndex, split: str, conditions: list[Condition], settin
 
 def write_triplets(path: Path, triplets: list[ListedTriplet], audio: AudioSettings) -> None:
     """Write a list, whole or not at all."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for condition, *members in triplets:

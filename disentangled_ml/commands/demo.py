@@ -1,7 +1,5 @@
 """Make the demo corpus: generated pieces with true labels of genre, mood, instrument and tempo; also pieces that change."""
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from datamodules.corpora.manifest import read_manifest
 from datamodules.shards.index import ShardIndex
 from disentangled_ml.config import ConfigError
-from disentangled_ml.jobs import locked
+from disentangled_ml.files import locked, output_context, writable
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.search.build import (
     PieceStore,
@@ -31,7 +31,6 @@ from disentangled_ml.search.build import (
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.search.similarity_search import MOST_EXACT
 from disentangled_ml.structures import SPLITS
-from disentangled_ml.training.run_folder import naming_out, writable
 
 SPLIT_SHARES = (0.7, 0.1, 0.2)  # as prepare's, for rows of a manifest without a split
 logger = logging.getLogger("embed")
@@ -48,7 +47,7 @@ def main(config: DictConfig) -> None:
     else:
         catalogue = read_manifest(Path(config.manifest), SPLIT_SHARES)
     store = PieceStore(out, embedder.notes.fingerprint)
-    with naming_out(out), locked(out):
+    with output_context(out), locked(out):
         if config.shards is not None:
             pieces = embed_shards(embedder, index, store, [config.split] if config.split else SPLITS)
         else:

@@ -27,18 +27,18 @@ from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.batches.streams import mel_chunk, waveform_chunk
 from datamodules.shards.index import ShardIndex, ShardsError
-from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, naming, read_samples, share_slices
+from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, read_samples, sample_context, share_slices
 from datamodules.triplet_lists import comparisons, dim_sim, judged
 from datamodules.triplet_lists.judgements import Judgements
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.human import check_weights, human_report
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
+from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device, load_checkpoint, network_from
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
-from disentangled_ml.reporting.report import accuracy_cell, aligned
+from disentangled_ml.reporting.cells import accuracy_text, aligned
 from disentangled_ml.structures import SPLITS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
-from disentangled_ml.training.run_folder import writable, write_json
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a folder has several of one recording, the first is taken
 CHUNKS_PER_BATCH = 64
@@ -111,7 +111,7 @@ def stored_chunks(
     for split in SPLITS:
         slices = share_slices(index.splits[split], consumer=0, n_consumers=1)
         for sample in read_samples(index.root, slices, ("json", MEMBERS[source])):
-            with naming(index.root, sample):
+            with sample_context(index.root, sample):
                 info = decode_info(sample["json"])
                 starts = chunk_starts(wanted.get(info.track_id, set()), info.frames, chunk_frames)
                 read_chunk = chunk_reader(sample, info.frames, index.audio, source, chunk_frames) if starts else None
@@ -238,7 +238,7 @@ def human_table(report: dict[str, Any]) -> str:
     rows = [
         ("compared in", f"all {spaces['whole']['n']}", f"agreement >= {report['at_least']:g}: {high['whole']['n']}")
     ]
-    rows += [(name, *("-" if entry is None else accuracy_cell(entry) for entry in pair)) for name, *pair in ways]
+    rows += [(name, *("-" if entry is None else accuracy_text(entry) for entry in pair)) for name, *pair in ways]
     lines = aligned(rows)
     weights = {name: given for name, given in report["weights"].items() if given is not None}
     lines += [""] + [

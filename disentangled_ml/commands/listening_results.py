@@ -4,8 +4,6 @@ It shows how far the raters agree, and with ``out`` writes the triplets that the
 and ``human_triplets triplets=FILE.csv`` read them. A server may go on asking meanwhile.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from pathlib import Path
@@ -14,8 +12,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
-from disentangled_ml.reporting.report import aligned, number
-from disentangled_ml.training.run_folder import writable, write_whole
+from disentangled_ml.files import writable, write_text
+from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.web.listening.answer_file import read_answers
 from disentangled_ml.web.listening.questions import collect_votes, figures_by_condition, judged_csv
 from disentangled_ml.web.listening.session import ANSWERS_FILE, LIST_FILE
@@ -26,7 +24,7 @@ SHARES = ("percent_agreement", "krippendorff_alpha", "agreement_with_list")
 
 
 def main(config: DictConfig) -> None:
-    """Show, and write, what the listening test of a configuration found."""
+    """Print the results of the listening test of a configuration, and write its triplets."""
     out = None if config.out is None else writable(config.out, "csv")
     folder = Path(config.listening_test)
     if out is not None and out.resolve() == (folder / LIST_FILE).resolve():
@@ -39,12 +37,12 @@ def main(config: DictConfig) -> None:
         raise ConfigError(f"listening_test={folder}: {ANSWERS_FILE} is not there or holds no answers yet")
     votes = collect_votes(dict.fromkeys(answer.question for answer in answers), answers)
     if out is not None:
-        write_whole(out, judged_csv(votes))
+        write_text(out, judged_csv(votes))
     sys.stdout.write(figures_table(figures_by_condition(votes)) + "\n")
 
 
 def figures_table(figures: dict[str, dict[str, Any]]) -> str:
-    """Show agreement figures as a table, a line per condition.
+    """Return agreement figures as a table, a line per condition.
 
     >>> print(figures_table({"all": dict.fromkeys(COUNTS, 1) | dict.fromkeys(SHARES, 0.5)}))
     asked for  raters  answers  cannot tell  judged  ties  percent agreement  krippendorff alpha  agreement with list
@@ -52,5 +50,5 @@ def figures_table(figures: dict[str, dict[str, Any]]) -> str:
     """
     rows = [("asked for", *(name.replace("_", " ") for name in (*COUNTS, *SHARES)))]
     for name, entry in figures.items():
-        rows.append((name, *(str(entry[key]) for key in COUNTS), *(number(entry[key]) for key in SHARES)))
+        rows.append((name, *(str(entry[key]) for key in COUNTS), *(number_text(entry[key]) for key in SHARES)))
     return "\n".join(aligned(rows))

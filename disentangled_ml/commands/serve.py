@@ -5,8 +5,6 @@ the catalogue. With ``listening_test=DIR`` it also asks people which of two reco
 machine alone unless ``host`` says otherwise. See docs/serve.md.
 """
 
-from __future__ import annotations
-
 import logging
 import socket
 import sys
@@ -32,7 +30,7 @@ from disentangled_ml.web.guard import is_loopback
 from disentangled_ml.web.listening.draw import MAX_TRACKS, as_questions, draw_triplets
 from disentangled_ml.web.listening.questions import Question
 from disentangled_ml.web.listening.session import LIST_FILE, ListeningTest
-from disentangled_ml.web.uploads import Heard, UploadLimits
+from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits
 from disentangled_ml.web.view import CatalogueView, recording_of, some_rows
 
 logger = logging.getLogger("serve")
@@ -49,12 +47,12 @@ def main(config: DictConfig) -> None:
         max_seconds=config.max_upload_minutes * 60.0,
         uploads_at_a_time=config.uploads_at_a_time,
     )
-    listen = listener(embedder, Bounds(limits.max_seconds, config.decode_seconds))
-    view = CatalogueView(embedder.search_of(), listen, plane, limits, root)
+    embed_upload = upload_embedder(embedder, Bounds(limits.max_seconds, config.decode_seconds))
+    view = CatalogueView(embedder.search_of(), embed_upload, plane, limits, root)
     listening = None
     if config.listening_test is not None:
         listening = open_listening_test(Path(config.listening_test), view, config.listening_questions, config.seed)
-    door = open_door(config.host, config.port)
+    listening_socket = bind_socket(config.host, config.port)
     if not is_loopback(config.host):
         logger.warning("host=%s: whoever reaches this machine reaches the page, which has no passwords", config.host)
     settings = uvicorn.Config(
@@ -64,43 +62,43 @@ def main(config: DictConfig) -> None:
         limit_concurrency=200,
         timeout_graceful_shutdown=3,
     )
-    threading.Thread(target=read_ahead, args=(view,), daemon=True).start()
-    sys.stdout.write(f"serving {len(view.catalogue):,} tracks on {address_of(door)} (end it with Ctrl-C)\n")
+    threading.Thread(target=warm_up_index, args=(view,), daemon=True).start()
+    sys.stdout.write(f"serving {len(view.catalogue):,} tracks on {address_of(listening_socket)} (end it with Ctrl-C)\n")
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):  # how it is ended
-        uvicorn.Server(settings).run(sockets=[door])
+        uvicorn.Server(settings).run(sockets=[listening_socket])
 
 
 def plane(points: np.ndarray) -> np.ndarray:
-    """Bring points (N, D) to two dimensions, as the figures of a run do."""
+    """Project points (N, D) to two dimensions, as the figures of a run do."""
     from callbacks.projection import plane as project  # scikit-learn, for the first map alone
 
     return project(points)
 
 
-def listener(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]], Heard]:
-    """Give what embeds an uploaded recording."""
+def upload_embedder(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]], EmbeddedUpload]:
+    """Return the function that embeds an uploaded recording."""
 
-    def listen(file: IO[bytes]) -> Heard:
+    def embed_upload(file: IO[bytes]) -> EmbeddedUpload:
         waveform, sample_rate = decode_bounded(file, bounds)
         seconds = len(waveform) / sample_rate
         try:
             embedding = embedder.embed(waveform, sample_rate)
         except ValueError as error:
             raise ValueError(str(error).removeprefix("the waveform: ")) from error
-        return Heard(embedding, seconds, cut=seconds >= bounds.max_seconds)
+        return EmbeddedUpload(embedding, seconds, cut=seconds >= bounds.max_seconds)
 
-    return listen
+    return embed_upload
 
 
-def read_ahead(view: CatalogueView) -> None:
-    """Read what tracks are found by while nobody waits for it; whoever asks is told what is wrong with it."""
+def warm_up_index(view: CatalogueView) -> None:
+    """Read the texts that tracks are found by before anybody asks; errors are reported to whoever asks first."""
     with suppress(ValueError, OSError):
         view.searched_texts()
 
 
-def open_door(host: str, port: int) -> socket.socket:
-    """Listen on an address.
+def bind_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an address.
 
     Raises:
         ConfigError: if that is not possible.
@@ -114,9 +112,9 @@ def open_door(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def address_of(door: socket.socket) -> str:
-    """Give the address that a browser opens."""
-    host, port = door.getsockname()[:2]
+def address_of(listening_socket: socket.socket) -> str:
+    """Return the address that a browser opens."""
+    host, port = listening_socket.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
@@ -151,12 +149,12 @@ def open_listening_test(folder: Path, view: CatalogueView, n: int, seed: int) ->
 
 
 def is_audible(question: Question, view: CatalogueView) -> bool:
-    """Tell whether the recordings of a question are there."""
+    """Return whether all recordings of a question exist."""
     return all(view.recording(excerpt.track_id) is not None for excerpt in question[1:])
 
 
 def draw_from(view: CatalogueView, n: int, seed: int) -> list[ListedTriplet]:
-    """Draw the questions of a listening test from the tracks whose recordings are there.
+    """Draw the questions of a listening test from the tracks that have recordings.
 
     Raises:
         ValueError: if they are fewer than three.

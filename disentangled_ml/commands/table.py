@@ -5,8 +5,6 @@ test triplets; the networks are chosen by validation, as ever. Leaves in OUT: ta
 matrices.png; runs/ (run folders), cells/ (the report of each system and seed), logs/. Run again, it goes on with what is missing.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -27,8 +25,9 @@ from disentangled_ml.builders import check_same, lasting_settings
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.config.loading import group_choices
 from disentangled_ml.evaluate import evaluate_split
-from disentangled_ml.jobs import Job, locked, run_jobs, slots
+from disentangled_ml.files import locked, read_json, write_json
 from disentangled_ml.network.checkpoint import choose_device, load_checkpoint
+from disentangled_ml.processes import Job, run_jobs, slots
 from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
 from disentangled_ml.systems import (
@@ -38,11 +37,12 @@ from disentangled_ml.systems import (
     list_conditions,
     load_network_system,
 )
-from disentangled_ml.training.run_folder import last_checkpoint, read_json, write_json
+from disentangled_ml.training.run_folder import last_checkpoint
 
 FIXED_KEYS = ("base", "train", "triplets_per_condition", "match_bandwidth")  # of a table that is gone on with
 MADE = ("table.md", "table.csv", "table.json", "table.png", "matrices.png", "cells", "runs")
-SYSTEMS_OWN = (  # what makes the systems differ, or what the table sets: not to be given in ``train``
+# Not to be given in ``train``: what makes the systems differ, or what the table sets.
+SYSTEMS_OWN = (
     *("experiment", "choices", "seed", "runs", "run_name", "resume", "mask", "loss", "embedding_dim"),
     *("data.shards", "data.conditions"),
 )
@@ -50,7 +50,7 @@ logger = logging.getLogger("table")
 
 
 class Run(NamedTuple):
-    """Name one training: of a system, from a seed, and its folder in OUT/runs; of some conditions, None: of all."""
+    """Training of a system from a seed, with the name of its folder in OUT/runs, of some conditions or (None) all."""
 
     system: str
     seed: int
@@ -59,7 +59,7 @@ class Run(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Hold what a table is made of.
+    """Table of systems: its configuration, and what follows from it.
 
     Attributes:
         config: Of the command.
@@ -79,14 +79,14 @@ class Table(NamedTuple):
         return [entry["name"] for entry in self.index.conditions]
 
     def cells(self) -> list[tuple[str, int]]:
-        """List the systems with their seeds; of a baseline the first seed is enough."""
+        """Return the systems with their seeds; of a baseline the first seed is enough."""
         seeds = list(self.config.seeds)
         return [
             (system, seed) for system in self.config.systems for seed in (seeds[:1] if system in BASELINES else seeds)
         ]
 
     def runs(self, system: str, seed: int) -> list[Run]:
-        """List the trainings of a cell: none of a baseline, one per condition of the specialised networks."""
+        """Return the trainings of a cell: none of a baseline, one per condition of the specialised networks."""
         if system in BASELINES:
             return []
         if system == SPECIALISED:
@@ -94,15 +94,15 @@ class Table(NamedTuple):
         return [Run(system, seed, f"{system}-seed{seed}")]
 
     def run_dir(self, run: Run) -> Path:
-        """Give the folder of a training."""
+        """Return the folder of a training."""
         return self.out / "runs" / run.name
 
     def is_trained(self, run: Run) -> bool:
-        """Tell whether a training is finished: its report is written last."""
+        """Return whether a training is finished: its report is written last."""
         return (self.run_dir(run) / "evaluation.json").is_file()
 
     def arguments(self, run: Run) -> list[str]:
-        """Give the arguments of ``train`` for a training."""
+        """Return the arguments of ``train`` for a training."""
         conditions = [] if run.conditions is None else [f"data.conditions={json.dumps(run.conditions)}"]
         return [
             *common_arguments(self.config, run.system),
@@ -115,7 +115,7 @@ class Table(NamedTuple):
 
 
 def common_arguments(config: DictConfig, *experiments: str) -> list[str]:
-    """Give the arguments of ``train`` that all seeds have."""
+    """Return the arguments of ``train`` that all seeds have in common."""
     experiment = f"experiment={','.join((config.base, *experiments))}"
     return ["data=shards", f"data.shards={config.shards}", *config.train, experiment]
 
@@ -180,7 +180,7 @@ def begin(table: Table) -> None:
 
 
 def check_shards(table: Table) -> None:
-    """Check what would fail only when all is trained.
+    """Check what would otherwise fail only after all trainings.
 
     Raises:
         ShardsError: if the shards have no conditions, or no training or test tracks.
@@ -196,7 +196,7 @@ def check_shards(table: Table) -> None:
 
 
 def run_settings(path: Path) -> dict[str, Any]:
-    """Read the settings of a run that must not change.
+    """Return the settings of a run that must not change.
 
     Raises:
         ConfigError: if its config.yaml is damaged.
@@ -208,7 +208,7 @@ def run_settings(path: Path) -> dict[str, Any]:
 
 
 def train_missing(table: Table, lock: int) -> list[str]:
-    """Train what is not finished, some side by side; give the names of the trainings that failed."""
+    """Train what is not finished, several at a time; return the names of the trainings that failed."""
     missing = [run for cell in table.cells() for run in table.runs(*cell) if not table.is_trained(run)]
     jobs = [
         Job(
@@ -235,13 +235,13 @@ def load_system(table: Table, system: str, seed: int) -> System:
 
 
 def training_seconds(table: Table, system: str, seed: int) -> float | None:
-    """Sum the time that the trainings took; None where nothing is trained."""
+    """Return the seconds that the trainings took; None where nothing is trained."""
     lasts = [last_checkpoint(table.run_dir(run)) for run in table.runs(system, seed)]
     return sum(load_checkpoint(last)["callbacks"]["Throughput"]["seconds"] for last in lasts if last) if lasts else None
 
 
 def evaluate_cell(table: Table, system: str, seed: int) -> dict[str, Any]:
-    """Evaluate a system, or take the report that is kept, unless a network was trained since."""
+    """Evaluate a system, or read its report unless a network was trained since."""
     path = table.out / "cells" / f"{system}-seed{seed}.json"
     made = [(table.run_dir(run) / "evaluation.json").stat().st_mtime for run in table.runs(system, seed)]
     if path.is_file() and path.stat().st_mtime >= max(made, default=0):
@@ -267,7 +267,7 @@ def evaluate_cell(table: Table, system: str, seed: int) -> dict[str, Any]:
 
 
 def interrupt(*_: Any) -> None:
-    """Leave in an orderly way when asked to by SIGTERM, so that the trainings end too.
+    """End by SIGTERM as by Ctrl-C, so that the trainings end too.
 
     Raises:
         KeyboardInterrupt: always.

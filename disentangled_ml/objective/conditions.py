@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MIN_BPM, MAX_BPM = 10.0, 1000.0  # what a tempo can be; anything else is a unit or parsing error
 CLASS_BPM = (30.0, 300.0)  # what the classes of tempo cover; beyond belongs to the outermost
 MIN_CLASS_BPM, MIN_CLASS_OCTAVES = 1.0, 0.01  # least width of a class, where the positive zone is nothing
 ROUNDING = 1e-6  # in octaves: what float32 tempi may miss a limit by, so that 104 BPM are within 4 % of 100 both ways

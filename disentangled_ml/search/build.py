@@ -27,11 +27,10 @@ from datamodules.audio.decoding import MISSING_FILE
 from datamodules.batches.composer import StreamedTrack
 from datamodules.batches.recordings import cut_recordings
 from datamodules.batches.streams import Source
-from datamodules.corpora.records import DUPLICATE, Catalogue, Rejected, TrackRecord
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
-from datamodules.shards.tar import MEMBERS, ShardSlice, naming, read_samples
+from datamodules.shards.tar import MEMBERS, ShardSlice, read_samples, sample_context
 from datamodules.shards.workers import Workers
-from disentangled_ml.files import as_json, read_object, remove_unfinished, replacing, write_json
+from disentangled_ml.files import as_json, atomic_write, read_object, remove_unfinished, write_json
 from disentangled_ml.search.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
@@ -44,10 +43,9 @@ from disentangled_ml.search.catalogue import (
     CatalogueTrack,
     column_values,
     read_catalogue,
-    stable_key,
 )
 from disentangled_ml.search.embedder import Embedder
-from disentangled_ml.structures import TrackInfo, chunk_grid
+from disentangled_ml.structures import DUPLICATE, Corpus, Rejected, TrackInfo, TrackRecord, chunk_grid, name_code
 
 PIECES, CLAIM = "pieces", "model.json"
 ROWS_PER_PIECE = 256  # of a manifest: some minutes of decoding
@@ -123,7 +121,7 @@ class PieceStore:
             "tracks": [track._asdict() for track in made.tracks],
             "rejected": made.rejected,
         }
-        with replacing(self.path(piece), "wb") as file:
+        with atomic_write(self.path(piece), "wb") as file:
             np.savez(file, embedding=made.embedding, notes=np.frombuffer(as_json(notes).encode(), np.uint8))
 
     def read(self, piece: Piece) -> Made | None:
@@ -161,7 +159,7 @@ def may_be_mended(rejected: Rejected) -> bool:
     return not rejected.track_id or (rejected.reason == MISSING_FILE and Path(rejected.path).is_file())
 
 
-def manifest_pieces(catalogue: Catalogue, split: str | None) -> Iterator[tuple[Piece, list[TrackRecord | Rejected]]]:
+def manifest_pieces(catalogue: Corpus, split: str | None) -> Iterator[tuple[Piece, list[TrackRecord | Rejected]]]:
     """Divide the rows of a catalogue into pieces, in reading order; a repeated track is rejected."""
     seen: set[int] = set()
 
@@ -170,7 +168,7 @@ def manifest_pieces(catalogue: Catalogue, split: str | None) -> Iterator[tuple[P
             if isinstance(row, Rejected):
                 yield row
             elif split is None or row.split == split:
-                key = stable_key(row.track_id)
+                key = name_code(row.track_id)
                 row = row._replace(path=str(Path(row.path).absolute()))  # wherever the command is run
                 yield Rejected(row.track_id, row.path, DUPLICATE) if key in seen else row
                 seen.add(key)
@@ -183,7 +181,7 @@ def manifest_pieces(catalogue: Catalogue, split: str | None) -> Iterator[tuple[P
 
 
 def embed_manifest(
-    embedder: Embedder, catalogue: Catalogue, store: PieceStore, split: str | None, workers: int
+    embedder: Embedder, catalogue: Corpus, store: PieceStore, split: str | None, workers: int
 ) -> list[Piece]:
     """Embed the recordings of a manifest; give its pieces in order, all of them made."""
     pieces, begun, notes = [], deque(), embedder.notes
@@ -257,7 +255,7 @@ def read_shard(source: Source, shard: Shard) -> Iterator[Chunks | Rejected]:
     members = ("json", MEMBERS[source.audio])
     for sample in read_samples(root, [ShardSlice(shard, 0, shard.samples)], members, reject):
         try:
-            with naming(root, sample):
+            with sample_context(root, sample):
                 info, track = source.decode(sample)
         except ShardsError as error:
             reject(error, 1)
@@ -314,7 +312,7 @@ def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Se
         CatalogueError: if no track is usable.
     """
     counts = []
-    with replacing(folder / "rejected.csv") as file:
+    with atomic_write(folder / "rejected.csv") as file:
         rejected = csv.writer(file)
         rejected.writerow(Rejected._fields)
         for piece in pieces:
@@ -328,9 +326,9 @@ def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Se
     shape = (sum(counts), embedder.notes.masks.shape[1])
     columns, row = np.empty(shape[0], COLUMNS), 0
     with (
-        replacing(folder / EMBEDDING, "wb") as arrays,
-        replacing(folder / TRACKS, "wb") as lines,
-        replacing(folder / COLUMNS_FILE, "wb") as file,
+        atomic_write(folder / EMBEDDING, "wb") as arrays,
+        atomic_write(folder / TRACKS, "wb") as lines,
+        atomic_write(folder / COLUMNS_FILE, "wb") as file,
     ):
         np.lib.format.write_array_header_1_0(arrays, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for piece in tqdm(pieces, unit="piece", desc="put together"):
@@ -353,13 +351,15 @@ def write_index(folder: Path, masks: np.ndarray) -> None:
     from disentangled_ml.search.approximate import build_index  # faiss, where it is needed
 
     index = build_index(np.load(folder / EMBEDDING, mmap_mode="r", allow_pickle=False), masks)
-    with replacing(folder / INDEX, "wb") as file:
+    with atomic_write(folder / INDEX, "wb") as file:
         file.write(index.as_bytes())
 
 
 def write_header(folder: Path, embedder: Embedder, n_tracks: int) -> None:
     """Write what makes the folder a catalogue, and remove what killed processes have left."""
-    write_json(folder / HEADER, {"format_version": FORMAT_VERSION, "tracks": n_tracks, **embedder.notes.as_json()})
+    write_json(
+        folder / HEADER, {"format_version": FORMAT_VERSION, "tracks": n_tracks, **embedder.notes.as_json()}, indent=None
+    )
     for part in (folder, folder / PIECES):
         remove_unfinished(part)
 
@@ -378,5 +378,5 @@ def write_npz(path: Path, out: Path) -> None:
         "mask": catalogue.model.masks,
         "fingerprint": np.array(catalogue.model.fingerprint),
     }
-    with replacing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         np.savez(file, **content)

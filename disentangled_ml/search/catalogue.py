@@ -11,9 +11,6 @@ Plain ``.npy`` arrays, since they are exact, need no further library, hold no pi
 million tracks opens at once, and what is not looked at is not read. (The members of an npz cannot be mapped, nor can Parquet.)
 """
 
-from __future__ import annotations
-
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -23,29 +20,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from disentangled_ml.structures import AudioSettings
+from disentangled_ml.structures import TEMPO, AudioSettings, name_code
 
 FORMAT_VERSION = 1
 HEADER, EMBEDDING, TRACKS, COLUMNS_FILE = "catalogue.json", "embedding.npy", "tracks.jsonl", "columns.npy"
 INDEX = "index.faiss"
 COLUMNS = np.dtype(
     [
-        ("key", "<i8"),  # of the track id, see stable_key
+        ("key", "<i8"),  # of the track id, see name_code
         ("offset", "<i8"),  # of the track's line in tracks.jsonl, in bytes
         ("artist", "<i8"),  # key of the artist, -1 where unknown
         ("tempo", "<f4"),  # in BPM, NaN where unknown
     ]
 )
-TEMPO = "tempo"
-UNKNOWN = -1
 
 
 class CatalogueError(ValueError):
-    """Tell which part of a catalogue cannot be used, and the way out."""
+    """A part of a catalogue cannot be used; the message says which, and what to do."""
 
 
 class CatalogueTrack(NamedTuple):
-    """Hold what is known about a track of a catalogue.
+    """Track of a catalogue.
 
     Attributes:
         track_id: Unique name.
@@ -62,7 +57,7 @@ class CatalogueTrack(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelNotes:
-    """Hold what a catalogue keeps of the model that embedded it.
+    """Model that embedded a catalogue, as far as the catalogue stores it.
 
     Attributes:
         fingerprint: sha256 of the checkpoint file.
@@ -81,7 +76,7 @@ class ModelNotes:
     tempo: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """Give plain values; ``model_notes`` undoes it."""
+        """Return plain values, the inverse of ``model_notes``."""
         return {
             "model": self.fingerprint,
             "conditions": self.condition_names,
@@ -93,8 +88,8 @@ class ModelNotes:
 
 
 @dataclass(frozen=True)
-class Catalogue:
-    """Hold an embedded catalogue of N tracks.
+class EmbeddedCatalogue:
+    """Embedded catalogue of N tracks.
 
     Attributes:
         folder: Where it lies.
@@ -113,12 +108,12 @@ class Catalogue:
 
     @property
     def condition_names(self) -> list[str]:
-        """Name the conditions, in the order of the masks."""
+        """Names of the conditions, in the order of the masks."""
         return self.model.condition_names
 
     @cached_property
     def by_key(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give the keys in order, and the row of each: (N,) int64, (N,) int64."""
+        """Sorted keys, and the row of each: (N,) int64, (N,) int64."""
         keys = np.ascontiguousarray(self.columns["key"])
         rows = np.argsort(keys, kind="stable")
         return keys[rows], rows
@@ -150,7 +145,7 @@ class Catalogue:
     def find(self, track_id: str) -> int | None:
         """Find the row of a track; None if there is none."""
         keys, rows = self.by_key
-        key = stable_key(track_id)
+        key = name_code(track_id)
         of_key = slice(np.searchsorted(keys, key, "left"), np.searchsorted(keys, key, "right"))
         for row in rows[of_key].tolist():  # two ids might have one key
             if self.track(row).track_id == track_id:
@@ -158,26 +153,17 @@ class Catalogue:
         return None
 
 
-def stable_key(name: str) -> int:
-    """Turn a name into a number from 0 to 2**63 - 1, the same in every process.
-
-    >>> stable_key("Miles Davis") == stable_key("Miles Davis") != stable_key("John Coltrane")
-    True
-    """
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
-
-
 def column_values(track: CatalogueTrack, offset: int) -> tuple[int, int, int, float]:
-    """Give the columns of a track whose line begins at an offset.
+    """Return the columns of a track whose line begins at an offset.
 
     >>> column_values(CatalogueTrack("a", None, None, {"tempo": 120.0}), 7)[1:]
     (7, -1, 120.0)
     """
     tempo = track.labels.get(TEMPO)
     return (
-        stable_key(track.track_id),
+        name_code(track.track_id),
         offset,
-        stable_key(track.artist) if track.artist else UNKNOWN,
+        name_code(track.artist),
         float(tempo) if isinstance(tempo, int | float) else float("nan"),
     )
 
@@ -199,7 +185,7 @@ def parse_track(line: bytes, where: str) -> CatalogueTrack:
 
 
 def model_notes(content: dict[str, Any]) -> ModelNotes:
-    """Read the notes of a model from plain values.
+    """Return the model that plain values describe.
 
     Raises:
         ValueError, KeyError, TypeError: for one that is not legal.
@@ -220,7 +206,7 @@ def model_notes(content: dict[str, Any]) -> ModelNotes:
     return ModelNotes(content["model"], names, masks, audio, chunk_frames, content["tempo"])
 
 
-def read_catalogue(folder: str | Path) -> Catalogue:
+def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
     """Open a catalogue; its arrays are mapped, not read.
 
     Raises:
@@ -250,7 +236,7 @@ def read_catalogue(folder: str | Path) -> Catalogue:
         raise CatalogueError(f"{path} is not that of a catalogue ({error!r}): embed it anew") from error
     embedding = map_array(folder / EMBEDDING, np.dtype("<f4"), (n_tracks, model.masks.shape[1]))
     columns = map_array(folder / COLUMNS_FILE, COLUMNS, (n_tracks,))
-    return Catalogue(folder, model, embedding, columns)
+    return EmbeddedCatalogue(folder, model, embedding, columns)
 
 
 def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

@@ -22,8 +22,8 @@ from torch.nn.functional import normalize
 from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.batches.recordings import cut_waveform
 from disentangled_ml.network.checkpoint import load_checkpoint, network_from
-from disentangled_ml.search.catalogue import Catalogue, CatalogueError, ModelNotes
-from disentangled_ml.search.similarity_search import Filters, Result, SimilaritySearch, open_search
+from disentangled_ml.search.catalogue import CatalogueError, EmbeddedCatalogue, ModelNotes
+from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch, open_search
 from disentangled_ml.structures import AudioSettings
 
 CHUNKS_PER_PASS = 256  # bounds the memory of embedding
@@ -81,7 +81,7 @@ class Embedder:
         return self.notes.condition_names
 
     @property
-    def catalogue(self) -> Catalogue:
+    def catalogue(self) -> EmbeddedCatalogue:
         """Give the catalogue that is open.
 
         Raises:
@@ -203,16 +203,16 @@ class Embedder:
         """
         search = self.search_of()
         if isinstance(query, np.ndarray):
-            return search.search(query, weights, k, Filters(tempo=tempo), method)
+            return search.search(query, weights, k, SearchFilters(tempo=tempo), method)
         row = search.catalogue.find(query) if isinstance(query, str) else None
         if row is not None:
             return search.search_like(row, weights, k, same_artist, tempo, method)
         if not Path(query).is_file():
             raise ValueError(f"{query} is neither a track of {search.catalogue.folder} nor a file")
-        return search.search(self.embed(query), weights, k, Filters(tempo=tempo), method)
+        return search.search(self.embed(query), weights, k, SearchFilters(tempo=tempo), method)
 
 
-def check_fingerprint(catalogue: Catalogue, own: str, checkpoint: Path) -> None:
+def check_fingerprint(catalogue: EmbeddedCatalogue, own: str, checkpoint: Path) -> None:
     """Check that a catalogue was embedded by a checkpoint.
 
     Raises:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins import TorchCheckpointIO
+
+from disentangled_ml.files import atomic_write, remove_unfinished
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -19,15 +22,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError: if the disk is full or cannot be written to.
         """
-        temporary = f"{os.fspath(path)}.tmp"
-        os.makedirs(os.path.dirname(temporary) or ".", exist_ok=True)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path.parent)  # nobody else writes there now
         try:
-            with open(temporary, "wb") as file:
+            with atomic_write(path, "wb") as file:
                 torch.save(checkpoint, file)
-            os.replace(temporary, path)
-        except BaseException as error:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-            if isinstance(error, RuntimeError):  # so does torch report a failed write
-                raise OSError(errno.EIO, "the checkpoint cannot be written, is the disk full?", path) from error
-            raise
+        except RuntimeError as error:  # so does torch report a failed write
+            raise OSError(errno.EIO, "the checkpoint cannot be written, is the disk full?", str(path)) from error

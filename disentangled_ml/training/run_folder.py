@@ -1,15 +1,9 @@
 """The run folder: ``RUNS/RUN_NAME/`` with config.yaml, metrics.json, checkpoints/, figures/ and the W&B files."""
 
-from __future__ import annotations
-
 import errno
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from disentangled_ml.config import ConfigError
 
@@ -56,27 +50,20 @@ def choose_run_dir(runs: Path, default_name: str, run_name: str | None, resume: 
     return run_dir
 
 
-@contextmanager
-def naming_run_folder() -> Iterator[None]:
-    """Name the run folder, once it is chosen, where it cannot be written to; a full disk does not tell whose file it was.
+def unwritable_run_folder(error: OSError) -> str | None:
+    """Describe that the run folder, once it is chosen, cannot be written to; None for an error of another kind or place.
 
-    Raises:
-        OSError: in place of the one that was raised.
+    A full disk does not tell whose file it was.
     """
-    try:
-        yield
-    except OSError as error:
-        chosen = os.environ.get(RUN_DIR_VARIABLE)
-        elsewhere = error.filename is not None and chosen not in map(
-            str, (error.filename, *Path(error.filename).parents)
-        )
-        if not chosen or elsewhere or error.errno not in UNWRITABLE:
-            raise
-        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        raise OSError(
-            f"the run folder {chosen} cannot be written to ({what}): mend that, then "
-            f"run_name={Path(chosen).name} resume=true goes on"
-        ) from error
+    chosen = os.environ.get(RUN_DIR_VARIABLE)
+    elsewhere = error.filename is not None and chosen not in map(str, (error.filename, *Path(error.filename).parents))
+    if not chosen or elsewhere or error.errno not in UNWRITABLE:
+        return None
+    what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return (
+        f"the run folder {chosen} cannot be written to ({what}): mend that, then "
+        f"run_name={Path(chosen).name} resume=true goes on"
+    )
 
 
 def job_name() -> str | None:
@@ -92,69 +79,3 @@ def last_checkpoint(run_dir: Path) -> Path | None:
     """Give the checkpoint to go on from, if there is one."""
     path = run_dir / "checkpoints" / "last.ckpt"
     return path if path.is_file() else None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_whole(path, json.dumps(content, indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of ours.
-
-    Raises:
-        ValueError: naming it, if it is damaged.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it, it is made anew") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (no JSON object): delete it, it is made anew")
-    return content
-
-
-@contextmanager
-def naming_out(out: Path) -> Iterator[None]:
-    """Name the folder that a command makes where it cannot be written to.
-
-    Raises:
-        OSError: in place of the one that was raised.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"{out} cannot be written to ({error}): mend that, then repeat the command, which keeps what is made"
-        ) from error
-
-
-def writable(out: str, extension: str = "json", key: str = "out") -> Path:
-    """Make the folder of a file to be written, which a key names, before anything long begins.
-
-    Raises:
-        ConfigError: if there can be no such file, or there is one of another kind, which a slip would lose.
-    """
-    path = Path(out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{key}={out}: {path.parent} cannot be made ({error.strerror}), give {key}=FILE.{extension}"
-        ) from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{key}={out} is a folder, or in one that cannot be written to: give {key}=FILE.{extension}")
-    if path.exists() and path.suffix != f".{extension}":
-        raise ConfigError(f"{key}={out} is there and would be lost: give {key}=FILE.{extension}")
-    return path

@@ -1,6 +1,4 @@
-"""Embed a recording as it is: decode it, cut it into overlapping chunks, embed them. What commands on single recordings share."""
-
-from __future__ import annotations
+"""A single recording, decoded, cut into overlapping chunks and embedded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from disentangled_ml.trajectories.change_points import chunk_starts
 
 @dataclass(frozen=True)
 class Recording:
-    """Hold a recording, resampled.
+    """Recording at the sample rate of a model, and its log-mel spectrogram.
 
     Shape:
         waveform: (n,) float32; mel: (n_mels, frames) float16.
@@ -31,12 +29,12 @@ class Recording:
 
 
 def chunk_seconds(notes: ModelNotes) -> float:
-    """Give the length of a model's chunk, from its first frame to that of the chunk that follows it."""
+    """Return the length of a model's chunk in seconds, from its first frame to that of the next chunk."""
     return notes.audio.seconds(notes.chunk_frames)
 
 
 def hop_of(embedder: Embedder, hop_seconds: float) -> int:
-    """Give the hop between chunks in frames.
+    """Return the hop between chunks in frames.
 
     Raises:
         ConfigError: if it is longer than a chunk, so that music would be left out.

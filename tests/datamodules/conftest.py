@@ -196,7 +196,7 @@ def prepare_corpus(tmp_path, monkeypatch) -> Callable[..., tuple[dict, dict]]:
 
     def prepare(*arguments: str) -> tuple[dict[str, list[TrackInfo]], dict[str, str]]:
         out = tmp_path / "prepared"
-        monkeypatch.setattr(workers, "new_pool", ThreadPoolExecutor)
+        monkeypatch.setattr(workers, "new_pool", lambda n, *_: ThreadPoolExecutor(n))
         keys = [f"out={out}", "tempo=manifest", "chunk_frames=16", "workers=1"]
         main(load_config(PrepareConfig, [*keys, *arguments]))
         index = ShardIndex.read(out)

@@ -23,8 +23,8 @@ from disentangled_ml.search.catalogue import (
     FORMAT_VERSION,
     HEADER,
     TRACKS,
-    Catalogue,
     CatalogueTrack,
+    EmbeddedCatalogue,
     ModelNotes,
     column_values,
     read_catalogue,
@@ -58,7 +58,9 @@ def track_of(number: int) -> CatalogueTrack:
     return CatalogueTrack(f"t{number}", f"artist {number % 7}" if number % 3 else None, None, labels)
 
 
-def write_catalogue(folder: Path, embedding: np.ndarray, masks: np.ndarray | None = None, **changed) -> Catalogue:
+def write_catalogue(
+    folder: Path, embedding: np.ndarray, masks: np.ndarray | None = None, **changed
+) -> EmbeddedCatalogue:
     """Write a catalogue by hand, as its module describes it."""
     folder.mkdir(parents=True, exist_ok=True)
     tracks = changed.pop("tracks", [track_of(number) for number in range(len(embedding))])

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +21,7 @@ from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.network.checkpoint import build_network
 from disentangled_ml.objective.conditions import TagCondition
 from disentangled_ml.structures import AudioSettings
+from tests import warm
 
 CONDITIONS = ["genre", "mood", "tempo"]
 AUDIO = AudioSettings(n_mels=16)
@@ -99,14 +97,8 @@ class Served:
         self.log = log
         with open(log, "ab") as file:
             file.truncate(0)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "disentangled_ml", "serve", *made.arguments("port=0", *arguments)],
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-            )
+            command = warm.cold("serve", *made.arguments("port=0", *arguments))
+            self.process = warm.Popen(command, stdout=file, stderr=file)
         until = time.monotonic() + 180
         while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/", self.said())):
             assert self.process.poll() is None, self.said()

@@ -15,7 +15,7 @@ from datamodules.corpora.records import collect
 from disentangled_ml.commands.schemas import CORPORA, PrepareConfig, corpus_choices
 from disentangled_ml.config import ConfigError, TrainConfig, load_config, loading
 from disentangled_ml.config.loading import CONF
-from disentangled_ml.prepare import build_catalogue, count_reasons, kind_of
+from disentangled_ml.prepare import build_corpus, count_reasons, kind_of
 
 WHERE = ("corpus.metadata=m", "corpus.audio=a")
 HEADER = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS\r\n"
@@ -66,7 +66,7 @@ def test_training_on_a_data_set_knows_its_shards_alone(name):
 def test_a_manifest_as_ever(tmp_path, arguments):
     (tmp_path / "m.csv").write_text("track_id,path,genre\na,a.wav,rock\n")
     tree = load_config(PrepareConfig, [f"manifest={tmp_path}/m.csv", *arguments])
-    assert collect(build_catalogue(tree)) == collect(read_manifest(tmp_path / "m.csv", tree.split_shares))
+    assert collect(build_corpus(tree)) == collect(read_manifest(tmp_path / "m.csv", tree.split_shares))
     assert (tree.out, tree.corpus) == ("o", None)
 
 
@@ -124,7 +124,7 @@ def test_a_data_set_of_ones_own(conf, jamendo, tmp_path):
     text = "shards: s\ncorpus: {reader: mtg_jamendo, subset: autotagging, edition: low, tags: {style: genre}}\n"
     (conf / "data" / "mine.yaml").write_text(text)
     tree = load_config(PrepareConfig, ["data=mine", *jamendo[1:]])
-    records, _ = collect(build_catalogue(tree))
+    records, _ = collect(build_corpus(tree))
     assert [(record.path, record.labels) for record in records] == [
         (f"{tmp_path}/1/1.low.mp3", {"style": ["rock"]}),
         (f"{tmp_path}/1/2.low.mp3", {}),
@@ -133,26 +133,26 @@ def test_a_data_set_of_ones_own(conf, jamendo, tmp_path):
 
 
 def test_conditions_choose_among_those_of_the_data_set(jamendo):
-    catalogue = build_catalogue(load_config(PrepareConfig, [*jamendo, "conditions=[tempo, genre]"]))
+    catalogue = build_corpus(load_config(PrepareConfig, [*jamendo, "conditions=[tempo, genre]"]))
     assert catalogue.conditions == ["tempo", "genre"]
     records, rejected = collect(catalogue)
     assert [record.labels for record in records] == [{"genre": ["rock"]}, {}]
     assert [row.track_id for row in rejected] == ["v"]
-    assert build_catalogue(load_config(PrepareConfig, jamendo)).conditions == ["genre", "mood", "instrument"]
+    assert build_corpus(load_config(PrepareConfig, jamendo)).conditions == ["genre", "mood", "instrument"]
 
 
 @pytest.mark.parametrize("conditions", ["[gnere]", "[]", "[genre, genre]"])
 def test_conditions_that_the_data_set_has_not(jamendo, conditions):
     with pytest.raises(CorpusError, match=r"are not legal: choose distinct ones of genre, mood, instrument, tempo"):
-        build_catalogue(load_config(PrepareConfig, [*jamendo, f"conditions={conditions}"]))
+        build_corpus(load_config(PrepareConfig, [*jamendo, f"conditions={conditions}"]))
 
 
 def test_a_folder_of_recordings_that_is_not_there(jamendo):
     with pytest.raises(
         ConfigError, match=r"corpus.audio=/nowhere is not a folder: give the one that holds the recordings"
     ):
-        build_catalogue(load_config(PrepareConfig, [*jamendo, "corpus.audio=/nowhere"]))
-    build_catalogue(
+        build_corpus(load_config(PrepareConfig, [*jamendo, "corpus.audio=/nowhere"]))
+    build_corpus(
         load_config(PrepareConfig, [*jamendo, "corpus.audio=/nowhere", "merge=true"])
     )  # which needs no recording
 

@@ -33,16 +33,16 @@ from disentangled_ml.objective.losses import LOSSES, MEANS, distances_to_points
 from disentangled_ml.structures import AudioSettings, ChunkBatch
 from disentangled_ml.training.checkpointing import WholeCheckpointIO
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE, choose_run_dir
+from tests import warm
 
 SPLIT_KEYS = {f"triplet_accuracy/{name}" for name in ("genre", "mood", "tempo", "track", "mean")} | {"loss"}
 
 
-def command(module: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    """Run an entry point as a user does, without an API key of W&B."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SLURM_", RUN_DIR_VARIABLE))}
+def cold(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run an entry point as a user does."""
     return subprocess.run(
-        [sys.executable, "-m", f"disentangled_ml.{module}", *arguments],
-        env={**inherited, "OMP_NUM_THREADS": "1", **variables},
+        warm.cold(name, *arguments),
+        env=warm.environment(**variables),
         capture_output=True,
         text=True,
         timeout=240,
@@ -60,7 +60,7 @@ def weights_of(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
 
 def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
     arguments = [*tiny_arguments, "wandb.mode=auto", "training.max_epochs=2", "seed=3", f"runs={tmp_path}"]
-    done = command("train", *arguments, HOME=str(tmp_path))
+    done = cold("train", *arguments, HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     (run_dir,) = tmp_path.glob("shards-*")
     assert run_dir.name == "shards-conv-fixed"
@@ -76,7 +76,7 @@ def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
     for split, name in itertools.product(("train", "val", "test"), ("genre", "mood", "tempo", "track", "mean")):
         assert f"{split}/triplet_accuracy/{name}".encode() in logged
     assert b"train/chunks_per_second" in logged
-    again = command("evaluate", f"checkpoint={run_dir}/checkpoints/best.ckpt", f"shards={tiny_arguments[-1][12:]}",
+    again = cold("evaluate", f"checkpoint={run_dir}/checkpoints/best.ckpt", f"shards={tiny_arguments[-1][12:]}",
                     "triplets_per_condition=60", "seed=3", f"out={tmp_path}/out/report.json")  # fmt: skip
     assert again.returncode == 0, again.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -139,7 +139,8 @@ def test_resumed_run_equals_uninterrupted(run, choice):
 @pytest.mark.slow
 def test_two_processes_count_like_one(tmp_path, tiny_arguments, tiny_shards):
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "training.max_epochs=2")
-    done = command("train", *tiny_arguments, *two, f"runs={tmp_path}", "run_name=two")
+    arguments = (*tiny_arguments, *two, f"runs={tmp_path}", "run_name=two")
+    done = warm.run("train", *arguments, timeout=240)
     assert done.returncode == 0, done.stderr
     metrics = metrics_of(tmp_path / "two")
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
@@ -488,7 +489,7 @@ def test_run_folder_is_never_overwritten(run):
 )
 def test_bad_input_ends_the_command_with_one_clear_line(tmp_path, tiny_shards, arguments, message):
     given = [argument.format(tiny=tiny_shards) for argument in arguments]
-    done = command("train", "data=shards", "trainer=cpu", "wandb.mode=disabled", *given, f"runs={tmp_path}/runs")
+    done = warm.run("train", "data=shards", "trainer=cpu", "wandb.mode=disabled", *given, f"runs={tmp_path}/runs")
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -547,16 +548,9 @@ def test_an_interrupted_run_fails_and_says_how_to_go_on(tmp_path, tiny_arguments
         "training.max_epochs=9999",
         "training.lr_reductions=999",
     ]
-    inherited = {key: value for key, value in os.environ.items() if key != RUN_DIR_VARIABLE}
     log = tmp_path / "log"
     with log.open("w") as output:  # a pipe that nobody reads would fill
-        process = subprocess.Popen(
-            [sys.executable, "-m", "disentangled_ml.train", *arguments],
-            env={**inherited, "OMP_NUM_THREADS": "1"},
-            stdout=output,
-            stderr=output,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        process = warm.Popen(warm.cold("train", *arguments), stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "cut/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:

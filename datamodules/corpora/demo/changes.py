@@ -37,7 +37,6 @@ from datamodules.corpora.demo.corpus import (
     levelled,
     render_missing,
     render_part,
-    write_text,
 )
 from datamodules.corpora.demo.score import (
     GENRES,
@@ -51,6 +50,7 @@ from datamodules.corpora.demo.score import (
     compose,
     stratified_tempos,
 )
+from disentangled_ml.files import write_text
 
 FACTORS = ("genre", "mood", "instrument", "tempo")
 KINDS = (*FACTORS, None)  # what changes, in turn

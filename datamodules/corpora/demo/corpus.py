@@ -22,7 +22,6 @@ import csv
 import io
 import logging
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -39,6 +38,7 @@ from tqdm import tqdm
 
 from datamodules.audio.decoding import encode_flac, read_comment
 from datamodules.corpora.demo.score import MOODS, Note, Part, Piece, compose, plan_pieces
+from disentangled_ml.files import atomic_write, remove_unfinished, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,7 @@ def render_missing(
             soundfont.write_bytes(tune_soundfont(soundfont_path().read_bytes()))
             written = _map(partial(_write_piece, folder, seconds, soundfont, render), pending, workers)
             deque(tqdm(written, total=len(pending), desc="demo corpus", unit="piece"), maxlen=0)
+        remove_unfinished(folder)
 
 
 def render_piece(piece: Piece, seconds: float, soundfont: Path) -> np.ndarray:
@@ -280,12 +281,10 @@ def _write_piece(
     render: Callable[[Composed, float, Path], np.ndarray],
     piece: Composed,
 ) -> None:
-    """Render a piece and write it under a temporary name first, so that a file with the final name is whole."""
-    path = folder / file_name(piece)
-    temporary = path.with_suffix(".tmp")
+    """Render a piece and write it atomically."""
     samples = render(piece, seconds, soundfont)
-    temporary.write_bytes(encode_flac(samples, SAMPLE_RATE, _recipe(piece, seconds)))
-    os.replace(temporary, path)
+    with atomic_write(folder / file_name(piece), "wb") as file:
+        file.write(encode_flac(samples, SAMPLE_RATE, _recipe(piece, seconds)))
 
 
 def _manifest_text(pieces: list[Piece]) -> str:
@@ -297,10 +296,3 @@ def _manifest_text(pieces: list[Piece]) -> str:
         path = f"audio/{file_name(piece)}"
         writer.writerow([piece.track_id, path, piece.split, piece.genre, piece.mood, piece.instrument, piece.tempo])
     return buffer.getvalue()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

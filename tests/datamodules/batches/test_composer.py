@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, draw_slots, draw_starts, is_able
-from datamodules.batches.streams import artist_code
 from disentangled_ml.objective.conditions import TagCondition, TempoCondition, group_numbers
-from disentangled_ml.structures import TrackInfo
+from disentangled_ml.structures import TrackInfo, name_code
 
 CHUNK_FRAMES = 16
 GAP = CHUNK_FRAMES // 2
@@ -63,7 +62,7 @@ def catalogue(n: int, seed: int = 0) -> list[TrackInfo]:
 
 def stream(infos: list[TrackInfo]):
     for number, info in enumerate(infos):
-        yield StreamedTrack(info.frames, Reader(number), info.labels, artist_code(info.artist))
+        yield StreamedTrack(info.frames, Reader(number), info.labels, name_code(info.artist))
 
 
 def chunks_of(batch) -> list[tuple[int, int]]:

@@ -10,8 +10,7 @@ from datamodules.audio.decoding import UnusableAudio, decode_flac, encode_flac
 from datamodules.audio.spectrogram import log_mel
 from datamodules.batches.recordings import chunk_grid, cut_recordings, cut_waveform
 from datamodules.batches.streams import waveform_chunk
-from datamodules.corpora.records import Rejected, TrackRecord
-from disentangled_ml.structures import AudioSettings
+from disentangled_ml.structures import AudioSettings, Rejected, TrackRecord
 
 AUDIO, FRAMES, SAMPLE_RATE = AudioSettings(n_mels=16), 16, 22050
 

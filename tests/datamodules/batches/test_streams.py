@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 from datamodules.audio.spectrogram import log_mel
 from datamodules.batches import streams
 from datamodules.batches.composer import BatchPlan
-from datamodules.batches.streams import EvaluationStream, Source, TrainingStream, artist_code
+from datamodules.batches.streams import EvaluationStream, Source, TrainingStream
 from datamodules.datamodule import build_conditions
 from datamodules.shards.index import ShardsError
 from datamodules.shards.tar import write_shard
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.objective.triplets import seeded_generator
-from disentangled_ml.structures import AudioSettings, ChunkBatch, Member, TrackInfo
+from disentangled_ml.structures import AudioSettings, ChunkBatch, Member, TrackInfo, name_code
 
 CHUNK_FRAMES = 16
 PLAN = BatchPlan(
@@ -347,11 +347,11 @@ def test_a_requested_chunk_beyond_the_end(make_shards, source_of):
 
 
 def test_codes_of_artists():
-    assert artist_code(None) == artist_code("") == -1
-    codes = {artist_code(f"a{i}") for i in range(1000)}
+    assert name_code(None) == name_code("") == -1
+    codes = {name_code(f"a{i}") for i in range(1000)}
     assert len(codes) == 1000
     assert min(codes) >= 0
-    assert artist_code("Björk") == 6973878284831211479  # the same in every process
+    assert name_code("Björk") == 6973878284831211479  # the same in every process
 
 
 def test_generators_differ_by_each_of_their_numbers():

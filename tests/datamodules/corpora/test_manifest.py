@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.corpora.manifest import ManifestError, read_manifest
-from datamodules.corpora.records import Rejected, TrackRecord, collect, draw_split
-from disentangled_ml.structures import SPLITS
+from datamodules.corpora.records import collect, draw_split
+from disentangled_ml.structures import SPLITS, Rejected, TrackRecord
 
 SHARES = [0.7, 0.1, 0.2]
 SHARE_ATOL = 0.03  # 5,000 draws have a standard deviation below 0.007

@@ -12,10 +12,10 @@ import pytest
 
 from datamodules.corpora.files import CorpusError
 from datamodules.corpora.msd import COLUMNS, read_artists, read_msd
-from datamodules.corpora.records import Rejected, TrackRecord, collect
+from datamodules.corpora.records import collect
 from disentangled_ml.commands.schemas import PrepareConfig
 from disentangled_ml.config import load_config
-from disentangled_ml.structures import TrackInfo
+from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord
 
 TAGS = {"genre": ["rock", "Hip-Hop"], "mood": ["sad"]}
 TRACKS = {  # id, file and tags of the rows of each list

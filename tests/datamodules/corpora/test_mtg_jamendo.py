@@ -10,8 +10,8 @@ import pytest
 
 from datamodules.corpora.files import CorpusError
 from datamodules.corpora.mtg_jamendo import read_mtg_jamendo
-from datamodules.corpora.records import Rejected, TrackRecord, collect
-from disentangled_ml.structures import TrackInfo
+from datamodules.corpora.records import collect
+from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord
 
 TAGS = {"genre": "genre", "mood": "mood/theme", "instrument": "instrument"}
 HEADER = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"

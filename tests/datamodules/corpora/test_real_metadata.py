@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.corpora.records import TrackRecord, collect
+from datamodules.corpora.records import collect
 from disentangled_ml.commands.schemas import PrepareConfig
 from disentangled_ml.config import load_config
-from disentangled_ml.prepare import build_catalogue
+from disentangled_ml.prepare import build_corpus
+from disentangled_ml.structures import TrackRecord
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = Path(os.environ.get("METADATA_SAMPLES", ROOT.parent / "shared" / "data" / "metadata_samples"))
@@ -30,7 +31,7 @@ COUNTS = {  # per split: tracks, and those with a label of genre, mood and instr
 
 def read_sample(data: str, folder: str, *arguments: str) -> tuple[list[TrackRecord], int]:
     keys = [f"data={data}", f"corpus.metadata={SAMPLES}/{folder}", f"corpus.audio={SAMPLES}"]
-    records, rejected = collect(build_catalogue(load_config(PrepareConfig, [*keys, *arguments])))
+    records, rejected = collect(build_corpus(load_config(PrepareConfig, [*keys, *arguments])))
     return records, len(rejected)
 
 

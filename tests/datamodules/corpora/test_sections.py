@@ -13,14 +13,14 @@ import soundfile
 from datamodules.audio.decoding import UnusableAudio, decode, encode_flac, encode_mp3
 from datamodules.audio.spectrogram import log_mel
 from datamodules.corpora.manifest import read_manifest
-from datamodules.corpora.records import Rejected, TrackRecord, collect, draw_split
+from datamodules.corpora.records import collect, draw_split
 from datamodules.datamodule import build_conditions
 from datamodules.shards import workers
 from datamodules.shards.plan import plan_shards
 from datamodules.shards.preparation import PreparationSettings, prepare_shards
 from datamodules.shards.tar import decode_mel, read_infos, read_samples, share_slices
 from datamodules.triplet_lists.lists import ListSettings, make_triplets
-from disentangled_ml.structures import SPLITS, TRACK, AudioSettings
+from disentangled_ml.structures import SPLITS, TRACK, AudioSettings, Rejected, TrackRecord
 
 SHARES = [0.5, 0.2, 0.3]
 AUDIO = AudioSettings(n_mels=16)
@@ -175,7 +175,7 @@ def test_silence_is_that_of_the_section(tmp_path):
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
     """Prepare a manifest of sections in threads: gives the index."""
-    monkeypatch.setattr(workers, "new_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(workers, "new_pool", lambda n, *_: ThreadPoolExecutor(n))
     for name in "abcd":
         soundfile.write(tmp_path / f"{name}.wav", ramp(4.0), RATE)
     lines = [f"{name},{name}.wav,{start},{end},{genre}" for name in "abcd" for start, end, genre in TWO_SECTIONS]

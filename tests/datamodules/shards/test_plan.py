@@ -6,28 +6,28 @@ from collections.abc import Iterator
 
 import pytest
 
-from datamodules.corpora.records import Catalogue, Rejected, TrackRecord
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, unusable_rows
+from disentangled_ml.structures import Corpus, Rejected, TrackRecord
 
 
 def records_of(n: int, split: str = "train", first: int = 0) -> list[TrackRecord]:
     return [TrackRecord(f"t{i}", f"{i}.wav", None, split, {"genre": ["jazz"]}) for i in range(first, first + n)]
 
 
-def catalogue_of(*rows: TrackRecord | Rejected) -> Catalogue:
-    return Catalogue(["genre"], lambda: iter(rows))
+def corpus_of(*rows: TrackRecord | Rejected) -> Corpus:
+    return Corpus(["genre"], lambda: iter(rows))
 
 
-def by_name(catalogue: Catalogue, plan: ShardPlan) -> dict[str, list[TrackRecord]]:
-    members = read_members(catalogue, plan, range(len(plan.names)))
+def by_name(corpus: Corpus, plan: ShardPlan) -> dict[str, list[TrackRecord]]:
+    members = read_members(corpus, plan, range(len(plan.names)))
     return {name: members[number] for number, name in enumerate(plan.names)}
 
 
 def test_a_plan_holds_every_track_once_and_mixes_them():
     rows = [*records_of(10), *records_of(3, "test", first=10)]
-    catalogue = catalogue_of(*rows)
-    plan = plan_shards(catalogue, "settings", 4)
-    shards = by_name(catalogue, plan)
+    corpus = corpus_of(*rows)
+    plan = plan_shards(corpus, "settings", 4)
+    shards = by_name(corpus, plan)
     sizes = {name: len(members) for name, members in shards.items()}
     assert sizes == {"train-000000": 4, "train-000001": 4, "train-000002": 2, "test-000000": 3}
     assert plan.sizes().tolist() == [4, 4, 2, 3]
@@ -41,7 +41,7 @@ def test_a_plan_holds_every_track_once_and_mixes_them():
 def test_the_order_of_the_rows_does_not_matter_but_for_the_fingerprint():
     rows = [*records_of(40), *records_of(9, "val", first=40)]
     mixed = random.Random(0).sample(rows, len(rows))
-    first, second = (by_name(c, plan_shards(c, "", 4)) for c in (catalogue_of(*rows), catalogue_of(*mixed)))
+    first, second = (by_name(c, plan_shards(c, "", 4)) for c in (corpus_of(*rows), corpus_of(*mixed)))
     assert first == second
 
 
@@ -49,11 +49,11 @@ def test_the_first_row_of_a_track_counts_and_others_are_listed():
     rows = records_of(6)
     again = rows[2]._replace(path="again.wav", split="test")
     bad = Rejected("bad", "", "no path")
-    catalogue = catalogue_of(*rows[:4], bad, again, *rows[4:], rows[0])
-    plan = plan_shards(catalogue, "", 100)
-    assert {name: sorted(members) for name, members in by_name(catalogue, plan).items()} == {"train-000000": rows}
+    corpus = corpus_of(*rows[:4], bad, again, *rows[4:], rows[0])
+    plan = plan_shards(corpus, "", 100)
+    assert {name: sorted(members) for name, members in by_name(corpus, plan).items()} == {"train-000000": rows}
     reason = "duplicate track_id, the first one is kept"
-    assert list(unusable_rows(catalogue, plan)) == [
+    assert list(unusable_rows(corpus, plan)) == [
         bad,
         Rejected("t2", "again.wav", reason),
         Rejected("t0", "0.wav", reason),
@@ -64,32 +64,32 @@ def test_fingerprint_is_of_the_labels_and_settings_not_of_the_folder():
     rows = records_of(5)
     moved = [record._replace(path=f"elsewhere/{record.path}") for record in rows]
     relabelled = [record._replace(labels={"genre": ["rock"]}) for record in rows]
-    prints = [plan_shards(catalogue_of(*r), "", 4).fingerprint for r in (rows, moved, relabelled, rows[:4], rows[::-1])]
+    prints = [plan_shards(corpus_of(*r), "", 4).fingerprint for r in (rows, moved, relabelled, rows[:4], rows[::-1])]
     assert prints[0] == prints[1]
-    assert len({*prints, plan_shards(catalogue_of(*rows), "other", 4).fingerprint}) == 5
+    assert len({*prints, plan_shards(corpus_of(*rows), "other", 4).fingerprint}) == 5
 
 
 def test_only_wanted_shards_are_held():
-    catalogue = catalogue_of(*records_of(40))
-    plan = plan_shards(catalogue, "", 4)
-    everything = read_members(catalogue, plan, range(10))
-    assert read_members(catalogue, plan, [7, 2]) == {7: everything[7], 2: everything[2]}
+    corpus = corpus_of(*records_of(40))
+    plan = plan_shards(corpus, "", 4)
+    everything = read_members(corpus, plan, range(10))
+    assert read_members(corpus, plan, [7, 2]) == {7: everything[7], 2: everything[2]}
 
 
 @pytest.mark.parametrize("n_rows", [39, 41], ids=["a row less", "a row more"])
 def test_a_catalogue_that_changes_is_an_error(n_rows):
     rows = records_of(40)
-    plan = plan_shards(catalogue_of(*rows), "", 4)
-    with pytest.raises(ValueError, match="the catalogue changed while it was read"):
-        read_members(catalogue_of(*records_of(n_rows)), plan, [0])
+    plan = plan_shards(corpus_of(*rows), "", 4)
+    with pytest.raises(ValueError, match="the corpus changed while it was read"):
+        read_members(corpus_of(*records_of(n_rows)), plan, [0])
 
 
 def test_an_empty_catalogue_has_no_shards():
-    catalogue = catalogue_of(Rejected("a", "", "no path"))
-    plan = plan_shards(catalogue, "", 4)
+    corpus = corpus_of(Rejected("a", "", "no path"))
+    plan = plan_shards(corpus, "", 4)
     assert plan.names == []
-    assert read_members(catalogue, plan, []) == {}
-    assert len(list(unusable_rows(catalogue, plan))) == 1
+    assert read_members(corpus, plan, []) == {}
+    assert len(list(unusable_rows(corpus, plan))) == 1
 
 
 def test_rows_are_streamed_once_per_reading():
@@ -100,7 +100,7 @@ def test_rows_are_streamed_once_per_reading():
             held.append(1)
             yield record
 
-    catalogue = Catalogue([], rows)
-    plan = plan_shards(catalogue, "", 64)
-    read_members(catalogue, plan, [0])
+    corpus = Corpus([], rows)
+    plan = plan_shards(corpus, "", 64)
+    read_members(corpus, plan, [0])
     assert len(held) == 2000

@@ -24,7 +24,7 @@ import soundfile
 from datamodules.audio.decoding import decode_flac
 from datamodules.audio.spectrogram import log_mel
 from datamodules.corpora.manifest import read_manifest
-from datamodules.corpora.records import Rejected, TrackRecord, collect
+from datamodules.corpora.records import collect
 from datamodules.shards import preparation
 from datamodules.shards import workers as processes
 from datamodules.shards.index import ShardIndex, ShardsError
@@ -39,7 +39,8 @@ from datamodules.shards.preparation import (
 )
 from datamodules.shards.tar import decode_mel, read_infos, read_samples, share_slices
 from datamodules.shards.workers import Workers
-from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
+from disentangled_ml.structures import SPLITS, AudioSettings, Rejected, TrackInfo, TrackRecord
+from tests import warm
 
 ROOT = Path(__file__).parents[3]
 SAMPLE_RATE = 22050
@@ -53,7 +54,7 @@ SLOW = 1.5  # seconds of recordings: a run of hundreds must not be over before i
 @pytest.fixture
 def threads(monkeypatch) -> None:
     """Let threads do the work of the processes, which take seconds to start."""
-    monkeypatch.setattr(processes, "new_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(processes, "new_pool", lambda n, *_: ThreadPoolExecutor(n))
 
 
 @pytest.fixture
@@ -455,7 +456,7 @@ def test_records_are_held_a_few_shards_at_a_time(tmp_path, threads, prepare, mak
 
 def command(manifest: Path, out: Path, workers: int, *more: str) -> list[str]:
     keys = [f"manifest={manifest}", f"out={out}", f"workers={workers}", "tempo=manifest", "chunk_frames=16"]
-    return [sys.executable, "-m", "disentangled_ml.prepare", *keys, "tracks_per_shard=4", *more]
+    return warm.cold("prepare", *keys, "tracks_per_shard=4", *more)
 
 
 def start_and_kill(manifest: Path, out: Path, n_tars: int, how: Callable[[int], None], *more: str) -> subprocess.Popen:

@@ -19,11 +19,11 @@ from datamodules.shards.tar import write_shard
 from disentangled_ml.__main__ import COMMANDS
 from disentangled_ml.commands.schemas import TableConfig
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
+from disentangled_ml.files import read_json, writable, write_json
 from disentangled_ml.network.checkpoint import build_network, load_checkpoint
 from disentangled_ml.objective.conditions import TagCondition
 from disentangled_ml.reporting.report_page import read_figures
 from disentangled_ml.structures import AudioSettings
-from disentangled_ml.training.run_folder import read_json, writable, write_json
 from tests.conftest import N_MELS, TINY, tiny_sample
 
 VOTES = (

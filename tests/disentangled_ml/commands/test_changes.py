@@ -12,18 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from disentangled_ml.commands.changes import (
-    ANY,
-    MEL,
-    NONE,
-    WHOLE,
-    ChangingTrack,
-    change_report,
-    main,
-    mel_means,
-    read_changes,
-    report_lines,
-)
+from disentangled_ml.commands.changes import main, report_lines
 from disentangled_ml.commands.schemas import ChangesConfig, TrajectoryConfig
 from disentangled_ml.commands.trajectory import main as follow
 from disentangled_ml.config import ConfigError, load_config
@@ -31,6 +20,8 @@ from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import AudioSettings
 from disentangled_ml.trajectories.change_metrics import boundary_f
 from disentangled_ml.trajectories.change_points import Novelty
+from disentangled_ml.trajectories.change_report import NONE, change_report
+from disentangled_ml.trajectories.changing_tracks import ANY, MEL, WHOLE, ChangingTrack, mel_means, read_changes
 from disentangled_ml.trajectories.recordings import Recording, embed_recording, read_recording
 from tests.conftest import N_MELS
 from tests.disentangled_ml.catalogues import NAMES, save_checkpoint

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import errno
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from disentangled_ml.search.catalogue import EMBEDDING, HEADER, INDEX, TRACKS, r
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import SPLITS
 from disentangled_ml.systems import load_network_system
+from tests import warm
 from tests.disentangled_ml.catalogues import save_checkpoint, write_recordings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -318,7 +317,7 @@ def test_shards_that_do_not_fit_are_refused(tmp_path, checkpoint, tiny_shards, l
 
 
 def test_two_commands_do_not_work_in_one_folder(tmp_path, checkpoint, tiny_shards):
-    from disentangled_ml.jobs import locked
+    from disentangled_ml.files import locked
 
     (tmp_path / "index").mkdir()
     with locked(tmp_path / "index"), pytest.raises(ValueError, match="is being worked in by another process"):
@@ -328,20 +327,10 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path, checkpoint, tiny_shard
 @pytest.mark.slow
 def test_a_killed_command_goes_on_and_makes_the_same(tmp_path, checkpoint):
     manifest = write_recordings(tmp_path / "recordings", 280, seconds=0.5)
-    command = [
-        sys.executable,
-        "-m",
-        "disentangled_ml",
-        "embed",
-        f"checkpoint={checkpoint}",
-        f"manifest={manifest}",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
-    def start(out: Path) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*command, f"out={out}", "workers=1"], env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL
-        )
+    def start(out: Path) -> warm.Popen:
+        command = warm.cold("embed", f"checkpoint={checkpoint}", f"manifest={manifest}", f"out={out}", "workers=1")
+        return warm.Popen(command, env=warm.environment(PYTHONPATH=str(ROOT)), cwd=tmp_path, stderr=subprocess.DEVNULL)
 
     assert start(tmp_path / "whole").wait(5 * MINUTE) == 0
     killed, first = start(tmp_path / "killed"), tmp_path / "killed" / "pieces" / "rows-000000.npz"

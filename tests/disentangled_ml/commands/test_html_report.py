@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,10 +23,11 @@ from disentangled_ml.commands.schemas import HtmlReportConfig
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.network.checkpoint import build_network
 from disentangled_ml.reporting.neighbours import nearest
-from disentangled_ml.reporting.report_page import Cell, accuracy_cell, comparison_tables, evaluation_tables
+from disentangled_ml.reporting.page_tables import Cell, accuracy_cell, comparison_tables, evaluation_tables
 from disentangled_ml.structures import AudioSettings, TrackInfo
 from disentangled_ml.train import main as train
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from tests import warm
 
 CHROMIUM = shutil.which("chromium")
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
@@ -41,6 +41,7 @@ NAMES = (
     "日本語 \u202e ö",
     "--><img src=x onerror=boom()>",
 )
+
 TAGS = ("<i>rock</i>", '"pop" onload="boom()"')
 ENTRY = {"accuracy": 0.75, "ci95": [0.7, 0.8], "n": 100}
 
@@ -71,14 +72,7 @@ def make_page(run: Path, *arguments: str) -> str:
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "disentangled_ml", "html_report", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    return warm.run("html_report", *arguments, timeout=240)
 
 
 @pytest.fixture(scope="module")

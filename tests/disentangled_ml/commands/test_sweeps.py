@@ -23,6 +23,7 @@ from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.config.loading import CONF
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.masks import MASKS
+from tests import warm
 
 SWEEPS = ("bayes", "grid", "random")
 SEARCHES = ("bayes", "random")
@@ -93,14 +94,9 @@ def with_arguments(sweep: Sweep, *arguments: str) -> Sweep:
 def run_agents_command(
     command: list[str], environment: dict[str, str], user_environment: dict[str, str]
 ) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        command,
-        env={**user_environment, **environment, "WANDB_MODE": "offline"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    assert command[:4] == ["/usr/bin/env", "python", "-m", "disentangled_ml.train"]
+    env = {**user_environment, **environment, "WANDB_MODE": "offline"}
+    done = warm.run("train", *command[4:], env=env, timeout=240)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -13,13 +13,15 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from disentangled_ml import processes
 from disentangled_ml.commands import table
 from disentangled_ml.commands.schemas import EvaluateConfig, TableConfig
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.evaluate import main as evaluate
-from disentangled_ml.jobs import locked
+from disentangled_ml.files import locked
 from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.reporting.comparison import SPACES
+from tests import warm
 
 NAMES = ("genre", "mood", "tempo")
 TRAIN = (
@@ -27,6 +29,7 @@ TRAIN = (
     *("data.chunks_per_track=2", "data.triplets_per_condition=32", "data.track_triplets=32"),
     *("evaluation.triplets_per_condition=60", "training.max_epochs=1", "trainer=cpu", "wandb.mode=disabled"),
 )
+
 SYSTEMS = ("random", "category", "disentangled_track", "specialised")
 RUNS = ("category-seed0", "disentangled_track-seed0", *(f"specialised-{name}-seed0" for name in NAMES))
 
@@ -42,7 +45,15 @@ def same_signals():
 def make(shards: Path, out: Path, *arguments: str) -> None:
     """Run the command in this process; the trainings have theirs."""
     given = [f"shards={shards}", f"out={out}", f"systems=[{','.join(SYSTEMS)}]", f"train=[{','.join(TRAIN)}]"]
-    table.main(load_config(TableConfig, [*given, "triplets_per_condition=60", "jobs=2", *arguments]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "start", start_warm)
+        table.main(load_config(TableConfig, [*given, "triplets_per_condition=60", "jobs=2", *arguments]))
+
+
+def start_warm(job: processes.Job, environment: dict[str, str], lock: int) -> warm.Popen:
+    """Start a training; what a job holds and what its environment lacks is tested in test_jobs."""
+    with open(job.log, "w") as log:
+        return warm.Popen(job.command, env={**processes.own_environment(), **environment}, stdout=log, stderr=log)
 
 
 def written(out: Path) -> dict[str, int]:

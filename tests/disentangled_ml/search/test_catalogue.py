@@ -55,7 +55,7 @@ def test_tracks_are_found_by_their_ids(folder):
 
 
 def test_ids_of_one_key_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "stable_key", lambda name: 7)
+    monkeypatch.setattr(module, "name_code", lambda name: 7)
     catalogue = write_catalogue(tmp_path / "index", unit_rows(N))
     assert [catalogue.find(f"t{row}") for row in (0, 13, N - 1)] == [0, 13, N - 1]
     assert catalogue.find("nobody") is None

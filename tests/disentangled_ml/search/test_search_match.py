@@ -12,11 +12,11 @@ import soundfile
 import torch
 
 from datamodules.batches.recordings import cut_record
-from datamodules.corpora.records import TrackRecord
 from disentangled_ml.commands import embed, search
 from disentangled_ml.commands.schemas import EmbedConfig, SearchConfig
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.structures import TrackRecord
 from tests.disentangled_ml.catalogues import save_checkpoint
 
 N, RATE = 6, 22050

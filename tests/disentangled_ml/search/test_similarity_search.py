@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from disentangled_ml.search import similarity_search
-from disentangled_ml.search.similarity_search import Filters, SimilaritySearch, open_search
+from disentangled_ml.search.similarity_search import SearchFilters, SimilaritySearch, open_search
 from tests.disentangled_ml.catalogues import NAMES, SUBSPACE_DIM, disjoint_masks, track_of, unit_rows, write_catalogue
 
 N = 150
@@ -224,7 +224,7 @@ def test_the_method_follows_the_number_of_tracks_that_compete(tmp_path, monkeypa
     monkeypatch.setattr(similarity_search, "MOST_EXACT", N // 2)
     assert search.search_like(0) == expected
     assert asked == [10]
-    search.search(search.catalogue.embedding[0], filters=Filters(tempo=(60, 65)))
+    search.search(search.catalogue.embedding[0], filters=SearchFilters(tempo=(60, 65)))
     assert asked == [10]  # few are left by the filter
     assert search.search_like(0, method="approximate") == expected
     assert asked == [10, 10]

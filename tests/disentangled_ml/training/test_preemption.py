@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -22,8 +20,10 @@ from pytorch_lightning.loggers.logger import Logger
 from callbacks.preemption import SIGNALS, Preempted, Preemption
 from disentangled_ml import builders
 from disentangled_ml.config import TrainConfig, load_config
+from disentangled_ml.files import read_json
 from disentangled_ml.train import main as train
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE, read_json
+from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from tests import warm
 from tests.disentangled_ml.real_runs import parent_of
 
 EPOCHS, BATCHES = 3, 12  # of the tiny shards
@@ -36,6 +36,7 @@ SETTINGS = (  # so that the rate falls on the way, and early stopping counts
     "run_name=run",
     "resume=true",
 )
+
 # Hook, and the how-manieth call of it in the whole training: an epoch has 12 training batches and 2 of validation.
 PLACES = {
     "before the first batch": ("on_train_start", 1),
@@ -226,20 +227,13 @@ def command_line(many_shards, tiny_arguments) -> list[str]:
     """Give the command of a run with long epochs, which can be hit within by the clock; runs=DIR is missing."""
     long = (f"data.shards={many_shards}", f"training.max_epochs={LONG_EPOCHS}", "wandb.mode=offline")
     arguments = (*tiny_arguments, *SETTINGS, *long)
-    return [sys.executable, "-m", "disentangled_ml.train", *arguments]
+    return warm.cold("train", *arguments)
 
 
-def start(command: list[str], runs: Path) -> subprocess.Popen:
+def start(command: list[str], runs: Path) -> warm.Popen:
     """Start a run in the background, which says what it says in a file."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SLURM_", RUN_DIR_VARIABLE))}
     with open(runs / "log", "a") as log:
-        return subprocess.Popen(
-            [*command, f"runs={runs}"],
-            env={**inherited, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
+        return warm.Popen([*command, f"runs={runs}"], stdout=log, stderr=log)
 
 
 def finish(command: list[str], runs: Path) -> Path:
@@ -270,7 +264,7 @@ RECEIVERS = {
 }
 
 
-def interrupt(process: subprocess.Popen, runs: Path, number: int, receivers: str) -> int:
+def interrupt(process: warm.Popen, runs: Path, number: int, receivers: str) -> int:
     """Send a signal within the second epoch, and give the status with which the run ends."""
     try:
         wait_for(lambda: re.search(r"Epoch 1: .* 50/", (runs / "log").read_text()), process)  # of 100 or 200 batches
@@ -283,7 +277,7 @@ def interrupt(process: subprocess.Popen, runs: Path, number: int, receivers: str
         process.kill()
 
 
-def wait_for(what: Callable[[], object], process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(what: Callable[[], object], process: warm.Popen, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, "the run has ended"

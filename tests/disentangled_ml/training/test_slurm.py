@@ -22,8 +22,9 @@ import torch
 
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import read_infos
+from disentangled_ml.files import read_json
 from disentangled_ml.training import slurm
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE, read_json
+from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests.conftest import write_tiny_shards
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -77,7 +77,7 @@ def test_a_disk_that_fills_up(small_disk, tiny_arguments, arguments):
 
 
 @pytest.fixture
-def run_here(tmp_path, tiny_arguments, monkeypatch):
+def run_here(tmp_path, tiny_arguments, quick_figures, monkeypatch):
     """Train in this process into ``folder/run``."""
 
     def run(folder: Path = tmp_path, *arguments: str) -> Path:

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from datamodules.audio.bounded_decoding import Bounds
 from disentangled_ml.commands.schemas import ServeConfig
-from disentangled_ml.commands.serve import listener, main, open_door, open_listening_test, read_ahead
+from disentangled_ml.commands.serve import bind_socket, main, open_listening_test, upload_embedder, warm_up_index
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
@@ -47,7 +47,9 @@ def shadow(points: np.ndarray) -> np.ndarray:
 
 
 def make_view(embedder: Embedder, limits: UploadLimits = LIMITS, root: Path | None = None) -> CatalogueView:
-    return CatalogueView(embedder.search_of(), listener(embedder, Bounds(limits.max_seconds)), shadow, limits, root)
+    return CatalogueView(
+        embedder.search_of(), upload_embedder(embedder, Bounds(limits.max_seconds)), shadow, limits, root
+    )
 
 
 def client_of(view: CatalogueView, listening: ListeningTest | None = None, loopback_only: bool = True) -> TestClient:
@@ -196,7 +198,7 @@ def test_a_damaged_list_of_tracks_is_said(made, embedder, tmp_path):
     lines = (tmp_path / "index" / "tracks.jsonl").read_bytes()
     (tmp_path / "index" / "tracks.jsonl").write_bytes(lines.replace(b'"t7"', b'"t7', 1))
     view = make_view(Embedder(made.checkpoint).open(tmp_path / "index"))
-    read_ahead(view)
+    warm_up_index(view)
     answer = client_of(view).get("/api/tracks", params={"q": "t"})
     assert answer.status_code == 400
     assert "embed the catalogue anew" in answer.json()["error"]
@@ -487,14 +489,14 @@ def test_no_upload_leaves_a_file(client, tmp_path, monkeypatch):
 
 def test_further_uploads_at_one_time_are_told_to_come_again(view):
     began, go = threading.Event(), threading.Event()
-    hear = view.listen
+    hear = view.embed_upload
 
     def slow(file):
         began.set()
         assert go.wait(30)
         return hear(file)
 
-    view.listen = slow
+    view.embed_upload = slow
     answers = []
     with client_of(view) as client:
         first = threading.Thread(target=lambda: answers.append(send(client, wav(sound(1)))))
@@ -673,8 +675,8 @@ def test_what_cannot_be_served_is_refused(made, arguments, match):
 
 
 def test_a_port_that_is_taken_is_said():
-    with open_door("127.0.0.1", 0) as door, pytest.raises(ConfigError, match="give another port"):
-        open_door("127.0.0.1", door.getsockname()[1])
+    with bind_socket("127.0.0.1", 0) as door, pytest.raises(ConfigError, match="give another port"):
+        bind_socket("127.0.0.1", door.getsockname()[1])
 
 
 def test_an_upload_that_does_not_come_is_given_up(embedder):

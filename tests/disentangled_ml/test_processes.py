@@ -1,4 +1,4 @@
-"""Processes side by side: what fails is named, what is interrupted ends, nothing is inherited from another job."""
+"""Jobs side by side: what fails is named, what is interrupted ends; memory that is freed is given out again."""
 
 from __future__ import annotations
 
@@ -6,14 +6,36 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from disentangled_ml import jobs
+from disentangled_ml import processes
 from disentangled_ml.config import ConfigError
-from disentangled_ml.jobs import Job, locked, own_environment, run_jobs, slots
+from disentangled_ml.files import locked
+from disentangled_ml.processes import Job, own_environment, run_jobs, slots
+
+ROOT = Path(__file__).resolve().parents[2]
+FAULTS = """
+import resource
+import sys
+import numpy as np
+from disentangled_ml.processes import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(10_000_000)  # 80 MB: 20,000 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if sys.argv[1] != "as ever":
+    assert keep_freed_memory()
+faults()
+if sys.argv[1] == "much":
+    np.empty(2_500_000_000, np.uint8)  # none of it is touched
+print(faults())
+"""
 
 
 def job(folder: Path, name: str, code: str) -> Job:
@@ -23,11 +45,6 @@ def job(folder: Path, name: str, code: str) -> Job:
 def run(folder: Path, given: list[Job], environments: list[dict[str, str]]) -> list[str]:
     with locked(folder) as lock:
         return run_jobs(given, environments, lock)
-
-
-@pytest.fixture(autouse=True)
-def look_often(monkeypatch):
-    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.01)
 
 
 def test_failed_jobs_are_named_and_the_others_end(tmp_path):
@@ -62,17 +79,19 @@ def test_as_many_run_at_a_time_as_there_are_slots_each_with_its_own(tmp_path, n)
 
 def test_whatever_ends_the_jobs_ends_those_that_run(tmp_path, monkeypatch):
     started: list[subprocess.Popen] = []
-    start = jobs.start
+    start = processes.start
 
     def record(*arguments) -> subprocess.Popen:
         started.append(start(*arguments))
         return started[-1]
 
-    def interrupt(_: float) -> None:
+    def interrupt(_: list[Future]) -> None:
+        while len(started) < 2:
+            time.sleep(0.01)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "start", record)
-    monkeypatch.setattr(time, "sleep", interrupt)
+    monkeypatch.setattr(processes, "start", record)
+    monkeypatch.setattr(processes, "as_completed", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, [job(tmp_path, str(i), "import time; time.sleep(60)") for i in range(3)], [{}, {}])
     assert len(started) == 2
@@ -113,7 +132,7 @@ def test_a_folder_is_held_by_one_and_let_go(tmp_path):
 
 def test_children_hold_the_folder_of_a_killed_parent(tmp_path):
     with locked(tmp_path) as lock:
-        child = jobs.start(job(tmp_path, "child", "import time; time.sleep(60)"), {}, lock)
+        child = processes.start(job(tmp_path, "child", "import time; time.sleep(60)"), {}, lock)
     try:
         with pytest.raises(ConfigError, match="or by what a killed one left"), locked(tmp_path):
             pass
@@ -122,3 +141,12 @@ def test_children_hold_the_folder_of_a_killed_parent(tmp_path):
         child.wait()
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+@pytest.mark.parametrize(("how", "few"), [("keep", True), ("much", True), ("as ever", False)])
+def test_freed_memory_is_kept(how, few):
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, how], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (int(done.stdout) < 50) == few, done.stdout
