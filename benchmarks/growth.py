@@ -23,7 +23,8 @@ from benchmarks.batch import small_network
 from benchmarks.catalogue import AUDIO, clip, condition_entries, write_catalogue, write_clips
 from datamodules.audio.tempo import estimate_tempi, excerpt_of
 from datamodules.corpora.manifest import read_manifest
-from datamodules.datamodule import SimilarityDataModule, build_conditions
+from datamodules.datamodule import SimilarityDataModule
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.plan import plan_shards
 from datamodules.shards.preparation import PreparationSettings, make_shard, prepare_tracks

@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.measurement import Measurement, compared
 from benchmarks.table import as_text, write_json
+from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.processes import keep_freed_memory
 from disentangled_ml.search.approximate import build_index
 from disentangled_ml.search.catalogue import (
@@ -32,8 +33,8 @@ from disentangled_ml.search.catalogue import (
     HEADER,
     TRACKS,
     CatalogueTrack,
-    ModelNotes,
     column_values,
+    describe_model,
     read_catalogue,
 )
 from disentangled_ml.search.similarity_search import SearchFilters, SimilaritySearch
@@ -104,8 +105,8 @@ def write_catalogue(folder: Path, n_tracks: int) -> None:
             file.write(json.dumps(track._asdict()).encode() + b"\n")
     np.save(folder / COLUMNS_FILE, columns, allow_pickle=False)
     masks = np.repeat(np.eye(len(NAMES), dtype=np.float32), SUBSPACE_DIM, axis=1)
-    notes = ModelNotes("simulated", list(NAMES), masks, AudioSettings(), 129, {})
-    header = {"format_version": FORMAT_VERSION, "tracks": n_tracks, **notes.as_json()}
+    model = ModelDescription("simulated", list(NAMES), masks, AudioSettings(), 129, {})
+    header = {"format_version": FORMAT_VERSION, "tracks": n_tracks, **describe_model(model)}
     (folder / HEADER).write_text(json.dumps(header))
 
 

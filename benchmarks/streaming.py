@@ -14,7 +14,8 @@ import webdataset
 from benchmarks.catalogue import write_catalogue
 from benchmarks.measurement import Measurement, compared, interleaved
 from benchmarks.table import as_text
-from datamodules.datamodule import SimilarityDataModule, build_conditions
+from datamodules.datamodule import SimilarityDataModule
+from datamodules.shards.conditions import build_conditions
 
 TRACKS = 1024
 LIMIT = "webdataset"

@@ -35,7 +35,7 @@ def main(config: DictConfig) -> None:
         measure(track, embedder, hop_frames, config.context_seconds)
     report = change_report(tracks, embedder.condition_names, config.min_gap_seconds)
     keys = ("hop_seconds", "context_seconds", "min_gap_seconds")
-    report |= {"settings": {key: config[key] for key in keys}, "fingerprint": embedder.notes.fingerprint}
+    report |= {"settings": {key: config[key] for key in keys}, "fingerprint": embedder.model.fingerprint}
     if out is not None:
         write_json(out, report)
     sys.stdout.write("\n".join(report_lines(report)) + "\n")

@@ -46,7 +46,7 @@ def main(config: DictConfig) -> None:
         index = ShardIndex.read(config.shards)
     else:
         catalogue = read_manifest(Path(config.manifest), SPLIT_SHARES)
-    store = PieceStore(out, embedder.notes.fingerprint)
+    store = PieceStore(out, embedder.model.fingerprint)
     with output_context(out), locked(out):
         if config.shards is not None:
             pieces = embed_shards(embedder, index, store, [config.split] if config.split else SPLITS)
@@ -55,7 +55,7 @@ def main(config: DictConfig) -> None:
         n_tracks = put_together(out, embedder, store, pieces)
         has_index = config.approximate if config.approximate is not None else n_tracks > MOST_EXACT
         if has_index:
-            write_index(out, embedder.notes.masks)
+            write_index(out, embedder.model.masks)
         write_header(out, embedder, n_tracks)
         if npz is not None:
             write_npz(npz, out)
@@ -68,6 +68,6 @@ def tell(out: Path, embedder: Embedder, n_tracks: int, has_index: bool) -> None:
         n_rejected = sum(1 for _ in csv.DictReader(file))
     if n_rejected:
         logger.info("%d rejected, see %s", n_rejected, out / "rejected.csv")
-    names, dim = ", ".join(embedder.condition_names), embedder.notes.masks.shape[1]
+    names, dim = ", ".join(embedder.condition_names), embedder.model.masks.shape[1]
     how = "with an index for approximate search" if has_index else "searched exactly"
     sys.stdout.write(f"{out}: {n_tracks:,} tracks, {dim} dimensions, {how}; conditions: {names}\n")

@@ -23,11 +23,11 @@ from datamodules.corpora.manifest import section_of
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.matching import MEAN, match_distances
 from disentangled_ml.files import writable, write_json
-from disentangled_ml.network.checkpoint import choose_device
+from disentangled_ml.network.checkpoint import choose_device, fingerprint
 from disentangled_ml.objective.conditions import label_conditions
 from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, EmbeddedCatalogue
-from disentangled_ml.search.embedder import Embedder, check_fingerprint, fingerprint
+from disentangled_ml.search.embedder import Embedder, check_fingerprint
 from disentangled_ml.search.precision import precision_report
 from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch, open_search
 from disentangled_ml.search.weighted_distance import check_weights, scales
@@ -117,7 +117,7 @@ def read_chunks(config: DictConfig, embedder: Embedder, track: CatalogueTrack) -
             f"match={config.match} needs the recordings, but {config.index} was embedded from shards: embed it from "
             f"manifest=CSV, or use match={MEAN}"
         )
-    record, notes = TrackRecord(track.track_id, track.path, None, "", {}, section_of(track.track_id)), embedder.notes
+    record, notes = TrackRecord(track.track_id, track.path, None, "", {}, section_of(track.track_id)), embedder.model
     try:
         return embedder.embed_chunks(cut_record(record, notes.audio, embedder.source, notes.chunk_frames))
     except UnusableAudio as error:

@@ -35,7 +35,7 @@ def main(config: DictConfig) -> None:
     """Follow the recording of a configuration."""
     path = Path(config.path)
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
-    names, notes = embedder.condition_names, embedder.notes
+    names, notes = embedder.condition_names, embedder.model
     hop_frames = hop_of(embedder, config.hop_seconds)
     check_context(embedder, config.context_seconds)
     settings = {key: config[key] for key in ("hop_seconds", "context_seconds")}

@@ -42,6 +42,7 @@ from disentangled_ml.search.catalogue import (
     CatalogueError,
     CatalogueTrack,
     column_values,
+    describe_model,
     read_catalogue,
 )
 from disentangled_ml.search.embedder import Embedder
@@ -184,7 +185,7 @@ def embed_manifest(
     embedder: Embedder, catalogue: Corpus, store: PieceStore, split: str | None, workers: int
 ) -> list[Piece]:
     """Embed the recordings of a manifest; give its pieces in order, all of them made."""
-    pieces, begun, notes = [], deque(), embedder.notes
+    pieces, begun, notes = [], deque(), embedder.model
     total = sum(piece.size for piece, _ in manifest_pieces(catalogue, split))
     work = partial(cut_recordings, audio=notes.audio, source=embedder.source, frames=notes.chunk_frames)
     pool = Workers(workers, work)
@@ -224,15 +225,15 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: PieceStore, split
     Raises:
         CatalogueError: if the shards do not fit the network.
     """
-    if index.audio != embedder.notes.audio:
+    if index.audio != embedder.model.audio:
         raise CatalogueError(
-            f"{index.root} was prepared with {index.audio}, the checkpoint with {embedder.notes.audio}"
+            f"{index.root} was prepared with {index.audio}, the checkpoint with {embedder.model.audio}"
         )
     if embedder.source == "waveform" and not index.has_waveform:
         raise CatalogueError(
             f"{index.root} holds no waveforms, which this checkpoint needs: prepare with store_waveform=true, or give manifest=CSV"
         )
-    source = Source(index, [], embedder.source, embedder.notes.chunk_frames)
+    source = Source(index, [], embedder.source, embedder.model.chunk_frames)
     shards = [shard for split in splits for shard in index.splits[split]]
     pieces = [Piece(Path(shard.file).stem, f"{index.fingerprint()} {shard.file}", shard.samples) for shard in shards]
     with tqdm(total=sum(piece.size for piece in pieces), unit="track", desc="embed") as progress:
@@ -292,7 +293,7 @@ def embed_piece(embedder: Embedder, tracks: Iterable[Chunks | Rejected]) -> Made
             rows.append(row)
         else:
             rejected.append(Rejected(track.track_id, track.path or "", "its embedding is not finite"))
-    embedding = np.stack(rows) if rows else np.empty((0, embedder.notes.masks.shape[1]), np.float32)
+    embedding = np.stack(rows) if rows else np.empty((0, embedder.model.masks.shape[1]), np.float32)
     return Made(embedding, found, rejected)
 
 
@@ -323,7 +324,7 @@ def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Se
         raise CatalogueError(f"no track is usable, see the reasons in {folder / 'rejected.csv'}")
     (folder / HEADER).unlink(missing_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
-    shape = (sum(counts), embedder.notes.masks.shape[1])
+    shape = (sum(counts), embedder.model.masks.shape[1])
     columns, row = np.empty(shape[0], COLUMNS), 0
     with (
         atomic_write(folder / EMBEDDING, "wb") as arrays,
@@ -358,7 +359,9 @@ def write_index(folder: Path, masks: np.ndarray) -> None:
 def write_header(folder: Path, embedder: Embedder, n_tracks: int) -> None:
     """Write what makes the folder a catalogue, and remove what killed processes have left."""
     write_json(
-        folder / HEADER, {"format_version": FORMAT_VERSION, "tracks": n_tracks, **embedder.notes.as_json()}, indent=None
+        folder / HEADER,
+        {"format_version": FORMAT_VERSION, "tracks": n_tracks, **describe_model(embedder.model)},
+        indent=None,
     )
     for part in (folder, folder / PIECES):
         remove_unfinished(part)

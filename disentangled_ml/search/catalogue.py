@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.structures import TEMPO, AudioSettings, name_code
 
 FORMAT_VERSION = 1
@@ -55,36 +56,16 @@ class CatalogueTrack(NamedTuple):
     labels: dict[str, list[str] | float]
 
 
-@dataclass(frozen=True)
-class ModelNotes:
-    """Model that embedded a catalogue, as far as the catalogue stores it.
-
-    Attributes:
-        fingerprint: sha256 of the checkpoint file.
-        condition_names: In the order of the masks.
-        masks: (C, D) float32.
-        audio: How its recordings become spectrograms.
-        chunk_frames: Length of its chunks.
-        tempo: How tempi are related, as in the training configuration under ``data.tempo``.
-    """
-
-    fingerprint: str
-    condition_names: list[str]
-    masks: np.ndarray
-    audio: AudioSettings
-    chunk_frames: int
-    tempo: dict[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain values, the inverse of ``model_notes``."""
-        return {
-            "model": self.fingerprint,
-            "conditions": self.condition_names,
-            "masks": self.masks.tolist(),
-            "audio": asdict(self.audio),
-            "chunk_frames": self.chunk_frames,
-            "tempo": self.tempo,
-        }
+def describe_model(model: ModelDescription) -> dict[str, Any]:
+    """Return what a catalogue keeps of the model that embedded it, as plain values; ``read_description`` undoes it."""
+    return {
+        "model": model.fingerprint,
+        "conditions": model.condition_names,
+        "masks": model.masks.tolist(),
+        "audio": asdict(model.audio),
+        "chunk_frames": model.chunk_frames,
+        "tempo": model.tempo,
+    }
 
 
 @dataclass(frozen=True)
@@ -99,7 +80,7 @@ class EmbeddedCatalogue:
     """
 
     folder: Path
-    model: ModelNotes
+    model: ModelDescription
     embedding: np.ndarray
     columns: np.ndarray
 
@@ -184,8 +165,8 @@ def parse_track(line: bytes, where: str) -> CatalogueTrack:
     return track
 
 
-def model_notes(content: dict[str, Any]) -> ModelNotes:
-    """Return the model that plain values describe.
+def read_description(content: dict[str, Any]) -> ModelDescription:
+    """Read the description of a model from plain values.
 
     Raises:
         ValueError, KeyError, TypeError: for one that is not legal.
@@ -203,7 +184,7 @@ def model_notes(content: dict[str, Any]) -> ModelNotes:
     for key, value in {**asdict(audio), "chunk_frames": chunk_frames}.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{key} is {value!r}, not a number from 1 on")
-    return ModelNotes(content["model"], names, masks, audio, chunk_frames, content["tempo"])
+    return ModelDescription(content["model"], names, masks, audio, chunk_frames, content["tempo"])
 
 
 def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
@@ -221,7 +202,7 @@ def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
         if content["format_version"] != FORMAT_VERSION:
             version = content["format_version"]
             raise CatalogueError(f"{path} has format version {version!r}, expected {FORMAT_VERSION}: embed it anew")
-        n_tracks, model = content["tracks"], model_notes(content)
+        n_tracks, model = content["tracks"], read_description(content)
         if type(n_tracks) is not int or n_tracks < 1:
             raise ValueError(f"tracks is {n_tracks!r}, not a number from 1 on")
     except FileNotFoundError as error:

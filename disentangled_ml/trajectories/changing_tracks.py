@@ -112,17 +112,17 @@ def measure(track: ChangingTrack, embedder: Embedder, hop_frames: int, context: 
     Raises:
         ValueError: if the recording cannot be used, or ends before a change.
     """
-    recording = read_recording(track.path, embedder.notes)
-    track.seconds = len(recording.waveform) / embedder.notes.audio.sample_rate
+    recording = read_recording(track.path, embedder.model)
+    track.seconds = len(recording.waveform) / embedder.model.audio.sample_rate
     if late := [time for time in track.times(ANY) if time >= track.seconds]:
         raise ValueError(f"{track.path} ends at {track.seconds:.2f} s, before its change at {late[0]:g} s")
     starts, embedding = embed_recording(embedder, recording, hop_frames)
-    masks = torch.from_numpy(embedder.notes.masks)
+    masks = torch.from_numpy(embedder.model.masks)
     sources = dict(zip(embedder.condition_names, subspaces(embedding, masks), strict=True))
-    sources |= {WHOLE: embedding, MEL: mel_means(recording, embedder.notes.chunk_frames, hop_frames)}
-    step = embedder.notes.audio.seconds(hop_frames)
+    sources |= {WHOLE: embedding, MEL: mel_means(recording, embedder.model.chunk_frames, hop_frames)}
+    step = embedder.model.audio.seconds(hop_frames)
     track.curves = {
-        name: novelty(rows, starts, chunk_seconds(embedder.notes), context, step) for name, rows in sources.items()
+        name: novelty(rows, starts, chunk_seconds(embedder.model), context, step) for name, rows in sources.items()
     }
 
 

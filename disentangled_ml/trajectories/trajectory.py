@@ -37,7 +37,7 @@ def read_thresholds(path: str, embedder: Embedder, settings: Mapping[str, float]
     for key, value in settings.items():
         if made_with.get(key) != value:
             raise ConfigError(f"thresholds={path} are of {key}={made_with.get(key)}, not {value}: give {key} as there")
-    if content.get("fingerprint") != embedder.notes.fingerprint:
+    if content.get("fingerprint") != embedder.model.fingerprint:
         raise ConfigError(f"thresholds={path} are of another checkpoint: distances differ from one to the other")
     return {name: found[name] for name in embedder.condition_names}
 
@@ -71,9 +71,9 @@ def describe(
         embedding: (N, D); starts: (N,) seconds.
     """
     conditions = {}
-    masks = torch.from_numpy(embedder.notes.masks)
+    masks = torch.from_numpy(embedder.model.masks)
     for name, rows in zip(embedder.condition_names, subspaces(embedding, masks), strict=True):
-        curve = novelty(rows, starts, chunk_seconds(embedder.notes), context, step)
+        curve = novelty(rows, starts, chunk_seconds(embedder.model), context, step)
         changes = change_points(curve, thresholds[name], min_gap)
         conditions[name] = {
             "curves": rounded(principal_curves(rows)),

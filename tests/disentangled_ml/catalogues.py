@@ -12,10 +12,11 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
+from disentangled_ml.builders import build_network
 from disentangled_ml.commands import embed
 from disentangled_ml.commands.schemas import EmbedConfig
 from disentangled_ml.config import TrainConfig, load_config
-from disentangled_ml.network.checkpoint import build_network
+from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.search.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
@@ -25,8 +26,8 @@ from disentangled_ml.search.catalogue import (
     TRACKS,
     CatalogueTrack,
     EmbeddedCatalogue,
-    ModelNotes,
     column_values,
+    describe_model,
     read_catalogue,
 )
 from disentangled_ml.structures import AudioSettings
@@ -71,8 +72,8 @@ def write_catalogue(
     np.save(folder / EMBEDDING, embedding.astype("<f4"))
     np.save(folder / COLUMNS_FILE, np.array(columns, COLUMNS))
     masks = disjoint_masks() if masks is None else masks
-    notes = ModelNotes("0" * 64, NAMES, masks, AudioSettings(n_mels=N_MELS), 16, TEMPO).as_json()
-    header = {"format_version": FORMAT_VERSION, "tracks": len(embedding), **notes, **changed}
+    model = ModelDescription("0" * 64, NAMES, masks, AudioSettings(n_mels=N_MELS), 16, TEMPO)
+    header = {"format_version": FORMAT_VERSION, "tracks": len(embedding), **describe_model(model), **changed}
     (folder / HEADER).write_text(json.dumps(header))
     return read_catalogue(folder)
 

@@ -14,12 +14,10 @@ import soundfile
 import torch
 
 from datamodules.audio.decoding import encode_mp3
-from disentangled_ml.builders import checkpoint_notes
+from disentangled_ml.builders import build_network, model_settings
 from disentangled_ml.commands import embed
 from disentangled_ml.commands.schemas import EmbedConfig
 from disentangled_ml.config import TrainConfig, load_config
-from disentangled_ml.network.checkpoint import build_network
-from disentangled_ml.objective.conditions import TagCondition
 from disentangled_ml.structures import AudioSettings
 from tests import warm
 
@@ -81,9 +79,9 @@ def make_catalogue(folder: Path) -> Made:
     config = load_config(TrainConfig, [*settings, "embedding_dim=24", "trainer=cpu"])
     torch.manual_seed(0)
     network = build_network(config, CONDITIONS, AUDIO)
-    notes = checkpoint_notes(config, [TagCondition(name, ("x",)) for name in CONDITIONS], AUDIO)
+    settings = model_settings(config, CONDITIONS, AUDIO)
     weights = {f"network.{key}": value for key, value in network.state_dict().items()}
-    torch.save({"state_dict": weights, **notes}, folder / "best.ckpt")
+    torch.save({"state_dict": weights, **settings}, folder / "best.ckpt")
     made = Made(folder / "best.ckpt", folder / "index", folder)
     given = [f"checkpoint={made.checkpoint}", f"manifest={folder}/manifest.csv", f"out={made.index}", "workers=1"]
     embed.main(load_config(EmbedConfig, [*given, "accelerator=cpu"]))

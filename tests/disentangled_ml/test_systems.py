@@ -11,21 +11,28 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.datamodule import build_conditions
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, make_triplets, read_levels
+from disentangled_ml import systems
 from disentangled_ml.baselines import BASELINES, bandwidth
 from disentangled_ml.commands.schemas import EvaluateConfig
-from disentangled_ml.config import ConfigError, TrainConfig, load_config
-from disentangled_ml.evaluate import evaluate_split
+from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
+from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.structures import SPLITS, TRACK, Member
-from disentangled_ml.systems import BaselineSystem, NetworkSystem, SpecialisedSystem, load_network_system, read_mels
-from disentangled_ml.train import main as train
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from disentangled_ml.systems import (
+    BaselineSystem,
+    NetworkSystem,
+    SpecialisedSystem,
+    evaluate_split,
+    network_system,
+    read_mels,
+)
+from tests.conftest import train_here
 
 NAMES = ["genre", "mood", "tempo"]
 SETTINGS = ListSettings(60, 0, 16)
@@ -43,11 +50,8 @@ def checkpoints(tmp_path_factory, tiny_arguments) -> dict[str, Path]:
         "wide": ["experiment=specialised", "embedding_dim=16", "data.conditions=[tempo]"],
     }
     for name, arguments in systems.items():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.delenv(RUN_DIR_VARIABLE, raising=False)
-            given = [*arguments, f"runs={runs}", f"run_name={name}", "training.max_epochs=2"]
-            train(load_config(TrainConfig, [*tiny_arguments, *given]))
-            patch.delenv(RUN_DIR_VARIABLE)
+        given = (*arguments, f"runs={runs}", f"run_name={name}", "training.max_epochs=2")
+        train_here(*tiny_arguments, *given)
         found[name] = runs / name / "checkpoints" / "best.ckpt"
     return found
 
@@ -60,7 +64,7 @@ def index(tiny_shards) -> ShardIndex:
 @pytest.fixture(scope="module")
 def load(checkpoints, index):
     """Load a network: ``load("genre")``."""
-    return lambda name: load_network_system(checkpoints[name], index, CPU)[0]
+    return lambda name: network_system(load_model(checkpoints[name]), index)
 
 
 def report_of(tmp_path: Path, *arguments: str) -> dict:
@@ -282,3 +286,30 @@ def test_a_baseline_is_fitted_on_the_training_tracks(index):
 
     BaselineSystem(Recorder(), index, NAMES, 16)
     assert seen == [info.frames for info in read_infos(index, "train")]
+
+
+@pytest.fixture
+def bandwidths(index, monkeypatch) -> tuple[BaselineSystem, dict[str, torch.Tensor]]:
+    """Make a system that measures the bandwidth of four tracks, and give their spectrograms."""
+    generator = torch.Generator().manual_seed(0)
+    frames = {"a": 50, "b": 16, "c": 10, "d": 47}
+    mels = {name: torch.rand(128, n, generator=generator) for name, n in frames.items()}
+    monkeypatch.setattr(systems, "read_mels", lambda *_: iter(mels.items()))
+    return BaselineSystem(BASELINES["bandwidth"](), index, NAMES, 16), mels
+
+
+def test_a_baseline_embeds_whole_tracks_and_the_wanted_chunks(bandwidths):
+    system, mels = bandwidths
+    chunks = {Member("a", 3), Member("a", 34), Member("b", 0)}
+    table = system.embed("test", {*chunks, Member("e", 5), Member("d")})
+    assert set(table.rows) == {Member(name) for name in mels} | chunks
+    for (name, start), row in table.rows.items():
+        excerpt = mels[name] if start is None else mels[name][:, start : start + 16]
+        assert torch.equal(row, system.baseline.embed(excerpt))
+    assert set(system.embed("test", set(), frozenset("ad")).rows) == {Member("a"), Member("d")}
+
+
+@pytest.mark.parametrize("start", [-1, 35])
+def test_a_wanted_chunk_outside_of_its_track(bandwidths, start):
+    with pytest.raises(ValueError, match=f"chunk of track a from frame {start} is wanted, legal are 0 to 34"):
+        bandwidths[0].embed("test", {Member("a", start)})

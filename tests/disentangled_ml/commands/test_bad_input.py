@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
 from disentangled_ml.__main__ import COMMANDS
+from disentangled_ml.builders import build_network
 from disentangled_ml.commands.schemas import TableConfig
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.files import read_json, writable, write_json
-from disentangled_ml.network.checkpoint import build_network, load_checkpoint
+from disentangled_ml.network.checkpoint import load_checkpoint
 from disentangled_ml.objective.conditions import TagCondition
 from disentangled_ml.reporting.report_page import read_figures
 from disentangled_ml.structures import AudioSettings
@@ -295,7 +296,7 @@ def test_specialised_networks_get_conditions_of_any_name(tmp_path, name):
     table = importlib.import_module("disentangled_ml.commands.table")
     index = ShardIndex(tmp_path, AudioSettings(), False, [{"name": name, "kind": "tempo"}], {})
     config = load_config(TableConfig, [f"shards={tmp_path}", "systems=[specialised]"])
-    made = table.Table(config, index, tmp_path / "out", config)
+    made = table.SystemsTable(config, index, tmp_path / "out", config)
     (run,) = made.runs("specialised", 0)
     trained = load_config(TrainConfig, made.arguments(run))
     assert list(trained.data.conditions) == [name]

@@ -158,8 +158,11 @@ def test_specialised_networks_are_counted_together(made):
     cell = read(made.out / "cells" / "specialised-seed0.json")
     seconds = 0.0
     for name in NAMES:
-        last = torch.load(made.out / f"runs/specialised-{name}-seed0/checkpoints/last.ckpt", weights_only=True)
-        seconds += last["callbacks"]["Throughput"]["seconds"]
+        run = made.out / f"runs/specialised-{name}-seed0"
+        took = read(run / "metrics.json")["train/seconds"]
+        last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        assert took == pytest.approx(last["callbacks"]["Throughput"]["seconds"], abs=1)
+        seconds += took
     assert cell["seconds"] == pytest.approx(seconds)
     one = read(made.out / "cells" / "category-seed0.json")  # one network of three times the dimensions
     assert 2 * one["parameters"] < cell["parameters"] < 3 * one["parameters"]
@@ -318,7 +321,7 @@ def test_seeds_are_trained_one_by_one_and_of_baselines_one_is_enough(tiny_shards
     given = [f"shards={tiny_shards}", "systems=[vq,category,specialised]", "seeds=[3,5]"]
     config = load_config(TableConfig, given)
     index = SimpleNamespace(conditions=[{"name": name} for name in NAMES])
-    whole = table.Table(config, index, tmp_path, None)
+    whole = table.SystemsTable(config, index, tmp_path, None)
     systems = [(system, seed) for system in ("category", "specialised") for seed in (3, 5)]
     assert whole.cells() == [("vq", 3), *systems]
     names = [run.name for cell in whole.cells() for run in whole.runs(*cell)]

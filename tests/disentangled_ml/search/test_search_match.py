@@ -53,7 +53,7 @@ def sequence(folder: Path, track_id: str, embedder: Embedder) -> list[list[float
     """Embed the chunks of a track, weighted and masked."""
     name, at, _ = track_id.partition("@")
     record = TrackRecord(track_id, f"{folder}/{name[1:]}.flac", None, "", {}, (1.5, None) if at else (0.0, None))
-    notes = embedder.notes
+    notes = embedder.model
     chunks = cut_record(record, notes.audio, embedder.source, notes.chunk_frames)
     scale = sum(w * notes.masks[notes.condition_names.index(name)] ** 2 for name, w in WEIGHTS.items())
     with torch.inference_mode():

@@ -98,7 +98,7 @@ def test_the_catalogue_is_summed_up(client):
 def test_results_are_those_of_a_plain_loop(client, embedder):
     weights = {"genre": 1.0, "mood": 0.25, "tempo": 0.0}
     answer = client.post("/api/search", json={"track": "t3", "weights": weights, "k": 100}).json()
-    embedding, masks = embedder.catalogue.embedding.astype(float), embedder.notes.masks.astype(float)
+    embedding, masks = embedder.catalogue.embedding.astype(float), embedder.model.masks.astype(float)
     query = embedding[IDS.index("t3")]
     expected = {}
     for track_id, row in zip(IDS, embedding, strict=True):
