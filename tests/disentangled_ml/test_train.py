@@ -22,7 +22,9 @@ from omegaconf import OmegaConf
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from disentangled_ml import builders
 from disentangled_ml.builders import build_network
-from disentangled_ml.config import GROUPS, ConfigError, EvaluateConfig, TrainConfig, group_choices, load_config
+from disentangled_ml.commands.schemas import EvaluateConfig
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
+from disentangled_ml.config.loading import GROUPS, group_choices
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.checkpoint import load_network

@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from wandb import wandb_agent
 
 from disentangled_ml import builders
-from disentangled_ml.config import CONF, TrainConfig, load_config
+from disentangled_ml.config import TrainConfig, load_config
+from disentangled_ml.config.loading import CONF
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.masks import MASKS
 from tests import warm
