@@ -14,12 +14,14 @@ are averaged over the queries that count.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from disentangled_ml.evaluation.retrieval import QUERIES_PER_BLOCK, artist_numbers, check_finite, distances_between
 from disentangled_ml.network.masks import subspaces
-from disentangled_ml.objective.conditions import Condition, group_numbers
+from disentangled_ml.objective.conditions import Condition, group_numbers, label_conditions
+from disentangled_ml.search.catalogue import EmbeddedCatalogue
 from disentangled_ml.structures import TrackInfo
 
 MOST_QUERIES = 1_000  # of a large catalogue, evenly spaced
@@ -124,6 +126,14 @@ def precision_report(
                 )
             )
     return {"k": k, "conditions": {name: average(torch.cat(parts, 1)) for name, parts in found.items()}}
+
+
+def catalogue_precision(catalogue: EmbeddedCatalogue, k: int) -> dict[str, Any]:
+    """Report Precision@K per condition of a catalogue."""
+    infos = [TrackInfo(t.track_id, t.artist, 0, t.labels) for t in catalogue.tracks(range(len(catalogue)))]
+    embedding, masks = torch.from_numpy(np.array(catalogue.embedding)), torch.from_numpy(catalogue.model.masks)
+    conditions = label_conditions(catalogue.condition_names, [info.labels for info in infos], catalogue.model.tempo)
+    return precision_report(embedding, masks, conditions, infos, k)
 
 
 def choose_rows(n_tracks: int) -> Tensor:
