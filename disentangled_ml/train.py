@@ -7,8 +7,6 @@ SIGTERM or SIGUSR1 ends it after the batch that it is at; ``resume=true`` goes o
 requeues the job.
 """
 
-from __future__ import annotations
-
 import sys
 
 if __name__ == "__main__":
@@ -71,7 +69,8 @@ def main(config: DictConfig) -> None:
         write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     try:
         train_and_test(trainer, module, data, run_dir, last)
-    except (Preempted, SystemExit) as error:  # SystemExit is how Lightning ends on Ctrl-C
+    # SystemExit is how Lightning ends on Ctrl-C.
+    except (Preempted, SystemExit) as error:
         raise SystemExit(end_early(error, run_dir, trainer.is_global_zero)) from error
     finish()
 

@@ -24,8 +24,16 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_mel, read_samples, sample_context, share_slices
 from disentangled_ml.files import atomic_write
 from disentangled_ml.objective.conditions import Condition
-from disentangled_ml.objective.triplets import draw_columns, draw_from_split, nearest_columns, seeded_generator
-from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member, TrackInfo, name_code
+from disentangled_ml.objective.triplets import draw_columns, draw_from_split, nearest_columns
+from disentangled_ml.structures import (
+    TRACK,
+    AudioSettings,
+    ListedTriplet,
+    Member,
+    TrackInfo,
+    name_code,
+    seeded_generator,
+)
 
 ROLES = ("anchor", "positive", "negative")
 COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))

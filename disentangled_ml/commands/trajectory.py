@@ -14,9 +14,9 @@ import torch
 from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
+from disentangled_ml.evaluation.retrieval import subspaces
 from disentangled_ml.files import atomic_write, write_json
 from disentangled_ml.network.checkpoint import choose_device
-from disentangled_ml.network.masks import subspaces
 from disentangled_ml.reporting.cells import aligned
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_points import self_similarity
@@ -44,13 +44,13 @@ def main(config: DictConfig) -> None:
         thresholds = read_thresholds(config.thresholds, embedder, settings)
     out = Path(config.out or Path("trajectories") / path.stem)
     make_folder(out)
-    recording = read_recording(path, model)
+    recording = read_recording(path, embedder)
     starts, embedding = embed_recording(embedder, recording, hop_frames)
     step = model.audio.seconds(hop_frames)
     trajectory = {
         "path": path.name,
         "seconds": round(len(recording.waveform) / model.audio.sample_rate, DIGITS),
-        "times": rounded(starts + chunk_seconds(model) / 2),
+        "times": rounded(starts + chunk_seconds(embedder) / 2),
         "conditions": describe(
             embedding, starts, embedder, thresholds, step, config.context_seconds, config.min_gap_seconds
         ),
@@ -58,7 +58,7 @@ def main(config: DictConfig) -> None:
             **settings,
             "min_gap_seconds": config.min_gap_seconds,
             "thresholds": config.thresholds,
-            "chunk_seconds": round(chunk_seconds(model), DIGITS),
+            "chunk_seconds": round(chunk_seconds(embedder), DIGITS),
         },
         "checkpoint": config.checkpoint,
         "fingerprint": model.fingerprint,

@@ -6,8 +6,6 @@ ones are not negative, and each triplet is judged by weights that were fitted wi
 track, or of the same votes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +22,8 @@ from disentangled_ml.objective.losses import with_track
 from disentangled_ml.structures import TRACK, ListedTriplet
 
 FOLDS = 5
-RIDGE = 1e-3  # keeps the weights finite where they separate the judgements perfectly
+# Keeps the weights finite where they separate the judgements perfectly.
+RIDGE = 1e-3
 
 
 def human_report(
@@ -61,7 +60,7 @@ def human_report(
     Raises:
         ValueError: if the agreements are not one per triplet, or the weights not one per condition.
     """
-    given = check_weights(weights, condition_names)
+    given = condition_weights(weights, condition_names)
     groups = [t.anchor.track_id for t in triplets] if groups is None else groups
     judged = list(zip(triplets, agreement, groups, strict=True))
     present = [judgement for judgement in judged if all(member in table.rows for member in judgement[0][1:])]
@@ -87,13 +86,13 @@ def human_report(
     )
 
 
-def check_weights(weights: Mapping[str, float] | None, condition_names: Sequence[str]) -> list[float]:
-    """Give the weights in the order of the conditions.
+def condition_weights(weights: Mapping[str, float] | None, condition_names: Sequence[str]) -> list[float]:
+    """Return the weights in the order of the conditions.
 
     Raises:
         ValueError: if they are not one per condition, or negative, not finite or all zero.
 
-    >>> check_weights({"mood": 2.0, "genre": 1.0}, ["genre", "mood"])
+    >>> condition_weights({"mood": 2.0, "genre": 1.0}, ["genre", "mood"])
     [1.0, 2.0]
     """
     if weights is None:
@@ -111,7 +110,7 @@ def check_weights(weights: Mapping[str, float] | None, condition_names: Sequence
 def outcomes(
     dist_ap: Tensor, dist_an: Tensor, condition_names: Sequence[str], given: Sequence[float], fitted: Tensor | None
 ) -> dict[str, Tensor]:
-    """Tell by every way of comparing which triplets agree with people; ``sub NAME`` is a subspace.
+    """Return which triplets agree with people, by every way of comparing; ``sub NAME`` is a subspace.
 
     Shape:
         dist_ap, dist_an: (T, C + 1), the whole embedding last; fitted: (T, C).

@@ -5,8 +5,6 @@ masked distance is that of the loss (J. Lee et al., ICASSP 2020, section 3.3). T
 instead (``match``, see matching.py).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,13 +23,15 @@ from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.losses import masked_mean, triplet_violation, with_track
 from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks, TrackInfo
 
-TRIPLETS_PER_BLOCK = 1024  # whose differences stay in the cache while they are masked for one space after the other
-SPACES = ("sub", "all")  # the subspace of a triplet's own condition, all dimensions
+# Whose differences stay in the cache while they are masked for one space after the other.
+TRIPLETS_PER_BLOCK = 1024
+# The subspace of a triplet's own condition, all dimensions.
+SPACES = ("sub", "all")
 
 
 @dataclass
 class EmbeddingTable:
-    """Collect embeddings of whole tracks and of single chunks, on the CPU.
+    """Embeddings of whole tracks and of single chunks, on the CPU.
 
     Attributes:
         wanted: Chunks to keep by themselves.
@@ -49,9 +49,8 @@ class EmbeddingTable:
         """Add the embeddings (B, D) of a batch; a track that comes again replaces itself."""
         embedding = embedding.detach().float().cpu()
         track, start, in_mean = batch.track.cpu(), batch.start.cpu(), batch.in_mean.cpu()
-        total = torch.zeros(len(batch.track_ids), embedding.shape[1])
-        total.index_add_(0, track[in_mean], embedding[in_mean])
-        for track_id, row in zip(batch.track_ids, normalize(total, dim=1), strict=True):
+        means = track_means(embedding[in_mean], track[in_mean], len(batch.track_ids))
+        for track_id, row in zip(batch.track_ids, means, strict=True):
             self.rows[Member(track_id)] = row
         if self.keep_sequences:
             for row, track_id in enumerate(batch.track_ids):
@@ -62,12 +61,12 @@ class EmbeddingTable:
                 self.rows[member] = chunk.clone()
 
     def tracks(self) -> tuple[list[str], Tensor]:
-        """Give the ids and embeddings (N, D) of the whole tracks, sorted by id."""
+        """Return the ids and embeddings (N, D) of the whole tracks, sorted by id."""
         ids = sorted(member.track_id for member in self.rows if member.start is None)
         return ids, torch.stack([self.rows[Member(track_id)] for track_id in ids]) if ids else torch.empty(0, 0)
 
     def ends(self) -> tuple[Tensor, Tensor]:
-        """Give the embeddings (N, D) of the first and of the last chunk kept of each track that has two, sorted by id."""
+        """Return the embeddings (N, D) of the first and of the last kept chunk of each track that has two, sorted by id."""
         starts: dict[str, list[int]] = {}
         for member in self.rows:
             if member.start is not None:
@@ -79,13 +78,25 @@ class EmbeddingTable:
         return first, torch.stack([self.rows[Member(track_id, start)] for track_id, _, start in pairs])
 
 
+def track_means(embedding: Tensor, track: Tensor, n_tracks: int) -> Tensor:
+    """Compute the embeddings of whole tracks: the normalised mean of their chunks' unit embeddings.
+
+    Shape:
+        embedding: (B, D); track: (B,) int64, number of each chunk's track; returns: (n_tracks, D).
+
+    >>> track_means(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0]), 2).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return normalize(torch.zeros(n_tracks, embedding.shape[1]).index_add_(0, track, embedding), dim=1)
+
+
 def listed_chunks(triplets: Iterable[ListedTriplet]) -> set[Member]:
     """Collect the chunks that triplets name."""
     return {member for _, *members in triplets for member in members if member.start is not None}
 
 
 def end_chunks(infos: Iterable[TrackInfo], chunk_frames: int) -> set[Member]:
-    """Name the first and the last of the non-overlapping chunks of tracks that have two.
+    """Return the first and the last of the non-overlapping chunks of tracks that have two.
 
     >>> sorted(member.start for member in end_chunks([TrackInfo("a", None, 400, {}), TrackInfo("b", None, 200, {})], 129))
     [0, 258]
@@ -96,14 +107,14 @@ def end_chunks(infos: Iterable[TrackInfo], chunk_frames: int) -> set[Member]:
 
 @dataclass(frozen=True)
 class Distances:
-    """Hold the distances of listed triplets whose members are all there.
+    """Distances of the listed triplets whose members are all present.
 
     Shape:
         dist_ap, dist_an: (T,); condition: (T,) int64, C for track.
 
     Attributes:
         anchors: Anchor track of each triplet.
-        skipped: Number of triplets left out per condition, for want of a member.
+        skipped: Number of triplets per condition with a missing member.
     """
 
     dist_ap: Tensor
@@ -115,14 +126,14 @@ class Distances:
 
 @dataclass(frozen=True)
 class ListedRows:
-    """Hold listed triplets whose members are all there as rows of a matrix, found once for all spaces they are compared in.
+    """Listed triplets whose members are all present, as rows of a matrix, looked up once for all spaces.
 
     Shape:
         embedding: (N, D); indices: (T, 3) int64, rows of it; condition: (T,) int64, C for track.
 
     Attributes:
         anchors: Anchor track of each triplet.
-        skipped: Number of triplets left out per condition, for want of a member.
+        skipped: Number of triplets per condition with a missing member.
     """
 
     embedding: Tensor
@@ -167,7 +178,7 @@ def space_distances(rows: ListedRows, masks: Tensor) -> tuple[Tensor, Tensor]:
         returns: dist_ap, dist_an, both (M, T).
     """
     dist_ap, dist_an = torch.empty(2, len(masks), len(rows.indices))
-    spaces = [heard(mask) for mask in masks]
+    spaces = [mask_support(mask) for mask in masks]
     for first in range(0, len(rows.indices), TRIPLETS_PER_BLOCK):
         block = slice(first, first + TRIPLETS_PER_BLOCK)
         anchor, positive, negative = (rows.embedding.index_select(0, member) for member in rows.indices[block].T)
@@ -179,12 +190,12 @@ def space_distances(rows: ListedRows, masks: Tensor) -> tuple[Tensor, Tensor]:
     return dist_ap, dist_an
 
 
-def heard(mask: Tensor) -> tuple[slice, Tensor | None]:
-    """Give the dimensions from the first to the last that a mask (D,) hears, and their weights; None where all are 1.
+def mask_support(mask: Tensor) -> tuple[slice, Tensor | None]:
+    """Return the dimensions from the first to the last nonzero one of a mask (D,), and their weights; None if all are 1.
 
-    >>> heard(torch.tensor([0.0, 0.5, 0.0, 1.0, 0.0]))
+    >>> mask_support(torch.tensor([0.0, 0.5, 0.0, 1.0, 0.0]))
     (slice(1, 4, None), tensor([0.5000, 0.0000, 1.0000]))
-    >>> heard(torch.tensor([0.0, 1.0, 1.0])), heard(torch.zeros(2))
+    >>> mask_support(torch.tensor([0.0, 1.0, 1.0])), mask_support(torch.zeros(2))
     ((slice(1, 3, None), None), (slice(0, 0, None), None))
     """
     dims = mask.nonzero()[:, 0].tolist()
@@ -193,7 +204,7 @@ def heard(mask: Tensor) -> tuple[slice, Tensor | None]:
 
 
 def matched_distances(table: EmbeddingTable, rows: ListedRows, masks: Tensor, match: str) -> tuple[Tensor, Tensor]:
-    """Compute the distances of all triplets in each of several spaces, stretch by stretch where their members are whole tracks.
+    """Compute the distances of all triplets in each of several spaces, whole tracks chunk by chunk.
 
     Args:
         table: That ``rows`` were found in, with sequences.
@@ -325,7 +336,7 @@ def split_report(
 
     Returns:
         That of ``evaluation_report``, with ``"recall"`` (see ``retrieval_report``) and ``"track_recall"``: track Recall@1. Both are
-        left out where tracks are not compared by their means, which they are of.
+        of the tracks' means, and left out where tracks are compared otherwise.
     """
     report = evaluation_report(table, triplets, masks, [condition.name for condition in conditions], match)
     if match != MEAN:
@@ -334,33 +345,6 @@ def split_report(
     found = track_recall(*table.ends())
     report["track_recall"] = {"accuracy": found.accuracy, "ci95": list(found.ci95), "n": found.n}
     return without_nan(report)
-
-
-def condition_matrix(
-    table: EmbeddingTable, triplets: Sequence[ListedTriplet], masks: Tensor, condition_names: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Compute the accuracy of every condition's triplets in every subspace.
-
-    A disentangled embedding is accurate on the diagonal and near chance, 0.5, off it (as far as the labels are independent).
-
-    Args:
-        table: Of the embeddings.
-        triplets: The list; track triplets are left out.
-        masks: Condition masks.
-        condition_names: Of the masks, in order.
-
-    Shape:
-        masks: (C, D).
-
-    Returns:
-        ``{condition of the triplets: {condition of the subspace: accuracy}}``, NaN for conditions without triplets.
-
-    Raises:
-        ValueError: for a condition that the model does not have.
-    """
-    rows = find_rows(table, (triplet for triplet in triplets if triplet.condition != TRACK), condition_names)
-    dist_ap, dist_an = space_distances(rows, masks.detach().float().cpu())
-    return matrix_of(dist_ap < dist_an, rows.condition, condition_names)
 
 
 def matrix_of(correct: Tensor, condition: Tensor, condition_names: Sequence[str]) -> dict[str, dict[str, float]]:

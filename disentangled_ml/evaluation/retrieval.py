@@ -22,8 +22,6 @@ Chance is exact: in a random order of a gallery of G with m carriers one is amon
 1 - C(G - m, K) / C(G, K).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -32,16 +30,16 @@ import torch
 from torch import Tensor
 
 from disentangled_ml.evaluation.metrics import Accuracy, triplet_accuracy
-from disentangled_ml.network.masks import subspaces
 from disentangled_ml.objective.conditions import Condition, TagCondition, group_numbers
 from disentangled_ml.structures import TrackInfo
 
 KS = (1, 2, 4, 8)
-QUERIES_PER_BLOCK = 64  # bounds the memory: 8 MB of distances per block among 30,000 tracks, times the tags of a query
+# Bounds the memory: 8 MB of distances per block among 30,000 tracks, times the tags of a query.
+QUERIES_PER_BLOCK = 64
 
 
 class Aspects(NamedTuple):
-    """Hold what Q queries look for among N tracks; queries that do not count have no aspect.
+    """What Q queries look for among N tracks; queries that do not count have no aspect.
 
     Shape:
         gallery: (Q, N) bool.
@@ -171,8 +169,17 @@ def distances_between(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
+def subspaces(embedding: Tensor, masks: Tensor) -> list[Tensor]:
+    """Return the part of an embedding (N, D) that each mask of (C, D) lets through, without the dimensions it shuts out.
+
+    >>> [part.tolist() for part in subspaces(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))]
+    [[[3.0]], [[8.0]]]
+    """
+    return [embedding[:, mask > 0] * mask[mask > 0] for mask in masks]
+
+
 def check_finite(embedding: Tensor, what: str) -> Tensor:
-    """Give the embedding (N, D) as float32 on the CPU.
+    """Return the embedding (N, D) as float32 on the CPU.
 
     Raises:
         ValueError: for a value that is not finite.
@@ -219,7 +226,7 @@ def track_recall(first: Tensor, last: Tensor) -> Accuracy:
 
 
 def infos_of(track_ids: Sequence[str], infos: Sequence[TrackInfo]) -> list[TrackInfo]:
-    """Give the infos of the tracks, in their order.
+    """Return the infos of the tracks, in their order.
 
     Raises:
         ValueError: for a track that comes twice or has no info.

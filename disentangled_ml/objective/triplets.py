@@ -5,8 +5,6 @@ and a negative uniformly among those of the anchor's row. Drawing is with replac
 instead, so that a nuisance such as bandwidth does not tell them apart.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,17 +15,12 @@ from torch import Generator, Tensor
 from disentangled_ml.objective.conditions import Condition, Relation, forbid_positives, group_numbers, relate_tracks
 from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch
 
-ANCHORS_PER_BLOCK = 256  # rows of a relation held at a time when a whole split is related
-
-
-def seeded_generator(*numbers: int) -> Generator:
-    """Make a generator from several numbers, such as (seed, epoch, consumer)."""
-    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
-    return Generator().manual_seed(int(state) >> 1)
+# Rows of a relation held at a time when a whole split is related.
+ANCHORS_PER_BLOCK = 256
 
 
 def nth_column(rank: Tensor, number: Tensor) -> Tensor:
-    """Give the column of the True of a given number in each row.
+    """Find the column of the n-th True of each row.
 
     Shape:
         rank: (N, B) int32, how many of a row are True up to each column.
@@ -56,7 +49,7 @@ def draw_columns(allowed: Tensor, generator: Generator) -> Tensor:
 
 
 def nearest_columns(allowed: Tensor, level: Tensor, target: Tensor) -> Tensor:
-    """Keep the allowed columns whose level is nearest to a row's target: one per row, or several that are equally near.
+    """Keep the allowed columns whose level is nearest to a row's target: one per row, or several at the same distance.
 
     Shape:
         allowed: (N, B) bool.
@@ -72,7 +65,7 @@ def nearest_columns(allowed: Tensor, level: Tensor, target: Tensor) -> Tensor:
 
 
 def no_triplets() -> TripletBatch:
-    """Give a list of no triplet."""
+    """Return an empty list of triplets."""
     return TripletBatch(torch.empty(0, 3, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
 
 
@@ -94,20 +87,20 @@ def listed_columns(allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 def draw_batch(relations: Sequence[Relation], counts: Sequence[int], generator: Generator) -> TripletBatch:
     """Draw ``counts[c]`` triplets from each relation c (B, B), of arrays; the position of a relation becomes the condition index.
 
-    A relation that allows no triplet gives none. Only the random numbers are drawn for one relation after the other. The matrices are
+    A relation that allows no triplet yields none. Only the random numbers are drawn for one relation after the other. The matrices are
     small, so NumPy is used, whose calls take less time than torch's.
     """
     n_rows = len(relations[0].positive)
     listed = [listed_columns(np.concatenate(kind)) for kind in zip(*relations, strict=True)]
-    able = np.logical_and(*(count > 0 for _, _, count in listed)).reshape(len(relations), n_rows)
-    anchors, first, n_able = listed_columns(able)
-    sizes = [n if able else 0 for n, able in zip(counts, n_able, strict=True)]
+    has_triplet = np.logical_and(*(count > 0 for _, _, count in listed)).reshape(len(relations), n_rows)
+    anchors, first, n_anchors = listed_columns(has_triplet)
+    sizes = [n if available else 0 for n, available in zip(counts, n_anchors, strict=True)]
     if not any(sizes):
         return no_triplets()
     number, chance = [], []
-    for n, able in zip(sizes, n_able.tolist(), strict=True):
+    for n, available in zip(sizes, n_anchors.tolist(), strict=True):
         if n:
-            number.append(torch.randint(able, (n,), generator=generator).numpy())
+            number.append(torch.randint(available, (n,), generator=generator).numpy())
             chance.append(torch.rand(2, n, generator=generator, dtype=torch.float64).numpy())
     condition = np.repeat(np.arange(len(relations)), sizes)
     members = [anchors[first[condition] + np.concatenate(number)]]
@@ -133,10 +126,10 @@ def relate_conditions(
     ]
 
 
-def of_chunks(relation: Tensor, k: int) -> Tensor:
-    """Give each of k chunks per track what relates the tracks; (..., A, N) to (..., A * k, N * k).
+def expand_to_chunks(relation: Tensor, k: int) -> Tensor:
+    """Expand a relation of tracks to the k chunks of each; (..., A, N) to (..., A * k, N * k).
 
-    >>> of_chunks(torch.tensor([[True, False]]), 2).int().tolist()
+    >>> expand_to_chunks(torch.tensor([[True, False]]), 2).int().tolist()
     [[1, 1, 0, 0], [1, 1, 0, 0]]
     """
     *further, a, n = relation.shape
@@ -158,7 +151,7 @@ def relate_chunks(conditions: Sequence[Condition], tracks: BatchTracks, min_gap:
     between = zip(*relate_conditions(conditions, tracks, own), strict=True)
     within = relate_tracks(number, tracks.start.flatten(), min_gap, anchors)
     related = [
-        torch.cat([of_chunks(torch.stack(kind), k), of_track[None]])
+        torch.cat([expand_to_chunks(torch.stack(kind), k), of_track[None]])
         for kind, of_track in zip(between, within, strict=True)
     ]
     return AllTriplets(*related, anchors.start)
@@ -166,7 +159,7 @@ def relate_chunks(conditions: Sequence[Condition], tracks: BatchTracks, min_gap:
 
 @dataclass(frozen=True)
 class TripletMiner:
-    """Draw the triplets of a batch from what relates its chunks.
+    """Sampler of the triplets of a batch.
 
     Attributes:
         conditions: In order.
@@ -181,7 +174,7 @@ class TripletMiner:
     track_triplets: int
 
     def draw(self, tracks: BatchTracks, generator: Generator) -> TripletBatch:
-        """Draw triplets of the chunks of some tracks, on the CPU; a condition that allows none gets none."""
+        """Draw triplets of the chunks of some tracks, on the CPU; none for a condition that allows none."""
         if not (self.per_condition or self.track_triplets):
             return no_triplets()
         n, k = tracks.start.shape
@@ -211,7 +204,7 @@ def draw_from_split(
 ) -> Tensor:
     """Draw n triplets of whole tracks from a split, of which only a block of labelled rows is related at a time.
 
-    Tracks are tried as anchors in random order, over and over, until n triplets are found or a whole round gives none. With
+    Tracks are tried as anchors in random order, over and over, until n triplets are found or a whole round finds none. With
     levels, the negative is the allowed one whose level is nearest to the positive's (drawn among those equally near).
 
     Shape:
@@ -221,7 +214,8 @@ def draw_from_split(
         returns: (n, 3) int64, fewer rows (0, 3) only where the split allows no triplet at all.
     """
     n_tracks, is_labelled = len(labels), condition.rarity(labels) > 0
-    track = is_labelled.nonzero()[:, 0]  # of each row from here on: the others take no part
+    # Of each row from here on: the others take no part.
+    track = is_labelled.nonzero()[:, 0]
     row, labels, group = is_labelled.cumsum(0) - 1, labels[track], group_numbers(artist)[track]
     level = None if level is None else level[track]
     found, wanted = [torch.empty(0, 3, dtype=torch.int64)], n if len(track) else 0

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from disentangled_ml.config import ConfigError
 
-RUN_DIR_VARIABLE = "DISENTANGLED_ML_RUN_DIR"  # tells the rank processes, started again from argv, what was chosen
-SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_ID")  # set by srun: the same for all ranks, and for a requeued job
+# Tells the rank processes, started again from argv, what was chosen.
+RUN_DIR_VARIABLE = "DISENTANGLED_ML_RUN_DIR"
+# Set by srun: the same for all ranks, and for a requeued job.
+SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_ID")
 AGENT_RUN = ("WANDB_RUN_ID",)  # set by a W&B agent
-UNWRITABLE = (  # full, forbidden, read-only, defective, or something else in the place of a file or folder
+# Full, forbidden, read-only, defective, or something else in the place of a file or folder.
+UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
 )
@@ -76,6 +79,6 @@ def job_name() -> str | None:
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:
-    """Give the checkpoint to go on from, if there is one."""
+    """Return the checkpoint to resume from, if there is one."""
     path = run_dir / "checkpoints" / "last.ckpt"
     return path if path.is_file() else None
