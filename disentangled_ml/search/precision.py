@@ -56,33 +56,6 @@ def precision_at_k(distance: Tensor, relevant: Tensor, gallery: Tensor, k: int) 
     return torch.where(relevant.any(1), hits.double() / taken, torch.nan)
 
 
-def chance_precision(relevant: Tensor, gallery: Tensor) -> Tensor:
-    """Compute the expected Precision@K of each query in a random order, for any K.
-
-    Shape:
-        relevant, gallery: (Q, N) bool; returns: (Q,) float64, NaN for a query without relevant tracks in its gallery.
-
-    >>> relevant = torch.tensor([[True, False, True, True], [False] * 4])
-    >>> chance_precision(relevant, torch.tensor([[True, True, False, False]]).expand(2, 4)).tolist()
-    [0.5, nan]
-    """
-    hits = (relevant & gallery).sum(1).double()
-    return torch.where(hits > 0, hits / gallery.sum(1), torch.nan)
-
-
-def best_precision(relevant: Tensor, gallery: Tensor, k: int) -> Tensor:
-    """Compute Precision@K of each query in a perfect order.
-
-    Shape:
-        relevant, gallery: (Q, N) bool; returns: (Q,) float64, NaN for a query without relevant tracks in its gallery.
-
-    >>> best_precision(torch.tensor([[True, False, True, False]]), torch.ones(1, 4, dtype=torch.bool), k=3).item()
-    0.6666666666666666
-    """
-    hits, taken = (relevant & gallery).sum(1).clamp(max=k), gallery.sum(1).clamp(max=k)
-    return torch.where(hits > 0, hits.double() / taken, torch.nan)
-
-
 def precision_report(
     embedding: Tensor, masks: Tensor, conditions: Sequence[Condition], infos: Sequence[TrackInfo], k: int = 10
 ) -> dict[str, Any]:
@@ -120,16 +93,14 @@ def precision_report(
             relation = condition.relate(label[rows], label)
             gallery = apart & (relation.positive | relation.negative)
             in_subspace = distances_between(subspace[rows], subspace)
-            found[condition.name].append(
-                torch.stack(
-                    [
-                        precision_at_k(in_subspace, relation.positive, gallery, k),
-                        precision_at_k(in_whole, relation.positive, gallery, k),
-                        chance_precision(relation.positive, gallery),
-                        best_precision(relation.positive, gallery, k),
-                    ]
-                )
-            )
+            hits, size = (relation.positive & gallery).sum(1).double(), gallery.sum(1)
+            scores = [
+                precision_at_k(in_subspace, relation.positive, gallery, k),
+                precision_at_k(in_whole, relation.positive, gallery, k),
+                torch.where(hits > 0, hits / size, torch.nan),  # in a random order
+                torch.where(hits > 0, hits.clamp(max=k) / size.clamp(max=k), torch.nan),  # in a perfect order
+            ]
+            found[condition.name].append(torch.stack(scores))
     return {"k": k, "conditions": {name: average(torch.cat(parts, 1)) for name, parts in found.items()}}
 
 

@@ -8,7 +8,6 @@ from disentangled_ml.config import ConfigError
 from disentangled_ml.objective.conditions import label_conditions
 from disentangled_ml.structures import ListedTriplet
 from disentangled_ml.web.listening.draw import MAX_TRACKS, as_questions, draw_triplets
-from disentangled_ml.web.listening.questions import Question
 from disentangled_ml.web.listening.session import LIST_FILE, ListeningTest
 from disentangled_ml.web.view import CatalogueView, recording_of, some_rows
 
@@ -27,7 +26,7 @@ def open_listening_test(folder: Path, view: CatalogueView, n: int, seed: int) ->
     if not path.exists():
         write_triplets(path, draw_from(view, n, seed), audio)
     questions = as_questions(read_triplets(path, audio), audio)
-    asked = [question for question in questions if is_audible(question, view)]
+    asked = [q for q in questions if all(view.recording(excerpt.track_id) is not None for excerpt in q[1:])]
     if left_out := len(questions) - len(asked):
         message = "%d of %d questions of %s are left out: the catalogue has no recording of a track"
         logger.warning(message, left_out, len(questions), path)
@@ -39,11 +38,6 @@ def open_listening_test(folder: Path, view: CatalogueView, n: int, seed: int) ->
     if test.damaged:
         logger.warning("%s: %d damaged lines are no answers", test.file.path, test.damaged)
     return test
-
-
-def is_audible(question: Question, view: CatalogueView) -> bool:
-    """Return whether all recordings of a question exist."""
-    return all(view.recording(excerpt.track_id) is not None for excerpt in question[1:])
 
 
 def draw_from(view: CatalogueView, n: int, seed: int) -> list[ListedTriplet]:
