@@ -1,8 +1,8 @@
 """Open a page to search a catalogue in a browser: ``disentangled serve checkpoint=FILE index=DIR``.
 
-The page finds what is similar to a track of the catalogue or to an uploaded recording, with a slider per condition, and shows a map of
-the catalogue. With ``listening_test=DIR`` it also asks people which of two recordings is more similar to a reference. It is for this
-machine alone unless ``host`` says otherwise. See docs/serve.md.
+The page finds the tracks most similar to a track of the catalogue or to an uploaded recording, with a slider per condition, and shows a
+map of the catalogue. With ``listening_test=DIR`` it also asks people which of two recordings is more similar to a reference. Only this
+machine can reach it unless ``host`` says otherwise. See docs/serve.md.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Precision of search: of the tracks found by one condition alone, how many have in common with the query what it is about?
+"""Precision of search: how many of the tracks that are found by one condition alone share its labels with the query?
 
 Every query is a track of the catalogue; its gallery and what is relevant in it are those of retrieval.py: the tracks that the
 condition decides about, without the query itself and without tracks by the same known artist; relevant are the positives of the
