@@ -21,10 +21,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
-# The last wins where several are received: who cancels wants no requeue.
+# The last wins if several are received: who cancels wants no requeue.
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 VALIDATION = "epoch_loop.val_loop.batch_progress"
-# How Lightning marks a validation that is to be run (again).
+# How Lightning marks a validation that is yet to run.
 AT_ITS_BEGINNING = {
     "total": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
     "current": {"ready": 0, "started": 0, "processed": 0, "completed": 0},

@@ -42,11 +42,11 @@ from disentangled_ml.training.ranks import watch_ranks
 from disentangled_ml.training.tracking import build_logger
 
 MONITOR = "val/triplet_accuracy/mean"
-# Where the conditions' labels are not used.
+# If the conditions' labels are not used.
 TRACK_MONITOR = "val/triplet_accuracy/track"
-# Steps from one state of the progress bar to the next in a file, which keeps them all.
+# Steps between two states of the progress bar in a file, which keeps them all.
 LOG_REFRESH = 50
-# Loading processes per GPU that are started unasked.
+# Loading processes per GPU, unless configured.
 MAX_WORKERS = 8
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
         EmbeddingMap(),
         FilterPlot(),
         checkpoint(filename="best", monitor=monitor, mode="max"),
-        # By its own callback: save_last=True saves only in epochs that are the best.
+        # A callback of its own, since save_last=True saves only in epochs that are the best.
         checkpoint(filename="last"),
     ]
     if training.early_stopping_patience:

@@ -1,7 +1,4 @@
-"""What can be evaluated: a network, a set of specialised networks, a baseline; and the reports on them.
-
-Each embeds the tracks of a split of shards.
-"""
+"""What can be evaluated on shards: a network, a set of specialised networks, a baseline; and the reports on them."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,7 +36,7 @@ logger = logging.getLogger("evaluate")
 
 
 class System(Protocol):
-    """Something that embeds tracks, and knows which part of the embedding each condition looks at."""
+    """Anything that embeds tracks and has condition masks."""
 
     index: ShardIndex
     condition_names: list[str]
@@ -261,7 +258,7 @@ def list_conditions(index: ShardIndex, names: list[str], tempo: Mapping[str, Any
 def evaluate_split(
     system: System, conditions: list[Condition], settings: ListSettings, probe: bool, match: str = MEAN
 ) -> dict[str, Any]:
-    """Evaluate on the kept list of the test split; with probes, if asked for, which are trained on the training tracks.
+    """Evaluate on the stored list of the test split, optionally with probes, which are trained on the training tracks.
 
     Raises:
         ShardsError: if there are no such tracks.

@@ -23,7 +23,7 @@ from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.losses import masked_mean, triplet_violation, with_track
 from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks, TrackInfo
 
-# Whose differences stay in the cache while they are masked for one space after the other.
+# Their differences stay in the cache while they are masked for one space after the other.
 TRIPLETS_PER_BLOCK = 1024
 # The subspace of a triplet's own condition, all dimensions.
 SPACES = ("sub", "all")

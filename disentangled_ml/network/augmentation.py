@@ -19,7 +19,7 @@ from torchaudio.functional import mask_along_axis_iid
 
 from disentangled_ml.structures import seeded_generator
 
-# Sets apart what is drawn here from other draws of a seed and a step.
+# Separates these draws from others of the same seed and step.
 SALT = 2
 # Axes of a spectrogram (B, 1, bands, frames).
 BANDS, FRAMES = 2, 3

@@ -69,7 +69,7 @@ def count_triplets(distance: Tensor, positive: Tensor, negative: Tensor, margin:
     [[[[0, 1, -1, 0]]], [1.0], [1.0], [2.0]]
     """
     ordered, order = distance.masked_fill(~negative, torch.inf).sort(-1)
-    # What is no positive is before all negatives: it violates none.
+    # Non-positives are before all negatives, so they violate none.
     near = distance.masked_fill(~positive, -torch.inf)
     not_farther = torch.searchsorted(ordered, near, right=True).sum((1, 2))
     violated = torch.searchsorted(ordered, near + margin)

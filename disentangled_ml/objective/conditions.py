@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What the classes of tempo cover; beyond belongs to the outermost.
+# Range of the tempo classes; the outermost take what is beyond.
 CLASS_BPM = (30.0, 300.0)
-# Least width of a class, where the positive zone is nothing.
+# Least width of a class, for a positive zone of zero width.
 MIN_CLASS_BPM, MIN_CLASS_OCTAVES = 1.0, 0.01
 # In octaves: what float32 tempi may miss a limit by, so that 104 BPM are within 4 % of 100 both ways.
 ROUNDING = 1e-6

@@ -23,7 +23,7 @@ from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.triplets import TripletMiner, relate_chunks
 from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch, seeded_generator
 
-# Sets these triplets apart from what the streams draw by (seed, epoch, consumer).
+# Separates these draws from those of the streams, by (seed, epoch, consumer).
 SALT = 1
 
 

@@ -21,11 +21,11 @@ from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 INTERVAL = 0.5  # seconds between two looks at the others
-# Seconds in which a rank that failed, and with it a collective, has ended; measured: up to 4 on busy cores.
+# Seconds until a rank whose peer failed notices the peer's end; measured: up to 4 on busy cores.
 PATIENCE = 15.0
-# Seconds to end by itself; all in all the ranks end within a minute.
+# Seconds to exit by itself; all ranks exit within a minute.
 GRACE = 20.0
-# Tell themselves what is wrong, or that it was wanted.
+# Their messages say what is wrong.
 ENDED = (ValueError, OSError, SystemExit, KeyboardInterrupt)
 
 
@@ -71,20 +71,20 @@ class RankLauncher(_SubprocessScriptLauncher):
         except ENDED as error:
             self.reason = str(error) or type(error).__name__
             raise
-        # A collective's, perhaps: no backend has a class of its own for a peer that is gone.
         except Exception as error:
+            # Perhaps a collective's: no backend has an exception class for a lost peer.
             until = time.monotonic() + PATIENCE
             while not (lost := self.lost()) and time.monotonic() < until:
                 time.sleep(INTERVAL)
             self.reason = lost or str(error) or type(error).__name__
             if lost:
-                # The progress bar of a rank that was killed has left its line open.
+                # The progress bar of a killed rank has left its line open.
                 sys.stderr.write("\n")
                 raise RankDied(lost) from error
             raise
         finally:
             if self.reason:
-                self.kill(signal.SIGKILL)  # the others cannot do without this one
+                self.kill(signal.SIGKILL)  # the others cannot continue without it
 
     def lost(self) -> str:
         """Describe which other rank has failed; empty if none has."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from disentangled_ml.config import ConfigError
 
-# Tells the rank processes, started again from argv, what was chosen.
+# Passes the choice on to the rank processes, which are started again from argv.
 RUN_DIR_VARIABLE = "DISENTANGLED_ML_RUN_DIR"
 # Set by srun: the same for all ranks, and for a requeued job.
 SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_ID")
 AGENT_RUN = ("WANDB_RUN_ID",)  # set by a W&B agent
-# Full, forbidden, read-only, defective, or something else in the place of a file or folder.
+# Full, forbidden, read-only or defective, or another kind of file at the path.
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
@@ -22,8 +22,8 @@ UNWRITABLE = (
 def choose_run_dir(runs: Path, default_name: str, run_name: str | None, resume: bool) -> Path:
     """Choose and make the run folder.
 
-    A given name is taken as it is; else the default name, with the job's id under srun or a W&B agent, or else
-    numbered where taken.
+    A given name is taken as it is. Otherwise it is the default name, with the job's id under srun or a W&B agent, or with
+    the first free number.
 
     Raises:
         ConfigError: if that folder holds a run already and resume is not set, or resume is set without a name, or the
@@ -70,7 +70,7 @@ def unwritable_run_folder(error: OSError) -> str | None:
 
 
 def job_name() -> str | None:
-    """Name the job that all ranks of this run belong to, where srun or a W&B agent started it."""
+    """Return the id of the job that all ranks of this run belong to; None unless srun or a W&B agent started it."""
     for variables in (AGENT_RUN, SLURM_STEP):
         values = [os.environ.get(name) for name in variables]
         if all(values):

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 ID_FILE = "wandb_run_id"
 # Seconds. W&B's own variables, where set, decide instead.
-# Of tries until a server counts as not reached: W&B repeats a failed try after 2, 4, 8 seconds.
+# Of attempts until a server counts as not reached: W&B retries after 2, 4, 8 seconds.
 START_SECONDS = 30.0
-# To upload what is left at the end, some figures and an epoch's numbers: more is an outage.
+# To upload the rest at the end, some figures and an epoch's numbers; if it takes longer, it is an outage.
 FINISH_SECONDS = 60.0
 # The same when the run is interrupted: SLURM leaves a job 30 seconds behind a SIGTERM.
 CLOSING_SECONDS = 20.0
@@ -154,7 +154,7 @@ def start(run_logger: WandbLogger | None) -> None:
     try:
         _ = run_logger.experiment
     except (wandb.Error, ValueError) as error:
-        # A refusal is an answer, and comes at once.
+        # A refusal comes at once.
         if time.monotonic() - asked < patience().init_timeout:
             raise ConfigError(
                 f"W&B does not start ({error}): mend wandb.* or WANDB_*, or use wandb.mode=offline or disabled"
@@ -188,7 +188,7 @@ def finish() -> None:
     except lost():
         logger.warning("W&B's process has died: what was logged until then is in %s", folder)
         with suppress(*lost()):
-            # Now, not at the exit, where it would show a traceback.
+            # At the exit it would show a traceback.
             wandb.teardown()
 
 
@@ -207,6 +207,6 @@ def close_as_failed() -> None:
 
     try:
         wandb.teardown(exit_code=1)
-    # Of any kind, for nothing may keep the run from ending as it should.
     except Exception as error:
+        # Of any kind: nothing may keep the run from ending.
         logger.warning("the W&B run is not closed, its last values may be missing (%s)", error or type(error).__name__)
