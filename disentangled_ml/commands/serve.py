@@ -24,7 +24,7 @@ from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import is_loopback
-from disentangled_ml.web.listening.opening import open_listening_test
+from disentangled_ml.web.listening.draw import open_listening_test
 from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits
 from disentangled_ml.web.view import CatalogueView
 

@@ -23,7 +23,7 @@ from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import HEADERS
-from disentangled_ml.web.listening.opening import open_listening_test
+from disentangled_ml.web.listening.draw import open_listening_test
 from disentangled_ml.web.listening.session import ListeningTest
 from disentangled_ml.web.uploads import KEPT, UploadLimits, Uploads
 from disentangled_ml.web.view import CatalogueView, recording_of
