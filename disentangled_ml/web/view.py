@@ -1,6 +1,6 @@
-"""What the page shows of a catalogue: its tracks, its maps, and what is similar to what and why. No web here, only answers.
+"""What the page shows of a catalogue, without the web: its tracks, its maps, and the results of searches with their reasons.
 
-Answers are dictionaries of plain values. Names in them are as the catalogue has them; the page shows them as text.
+Answers are dictionaries of plain values. They have names as they are in the catalogue; the page shows them as text.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ class CatalogueView:
 
     Args:
         search: Of the catalogue.
-        embed_upload: Embeds an open file that was uploaded; raises a ValueError that says why it cannot.
-        plane: Brings points (N, D) to two dimensions.
+        embed_upload: Embeds an open file that was uploaded, or raises a ValueError with the reason why not.
+        plane: Projects points (N, D) to two dimensions.
         limits: Of uploads.
         root: Folder that the recordings lie in; None: wherever the catalogue says.
     """
