@@ -1,8 +1,8 @@
 """A listening test: which of two recordings is more similar to a reference? Formulas only, no files and no web.
 
-A question names a condition, a reference and two candidates; the condition ``track`` asks for similarity as a whole. Its first
-candidate is the one that the list calls positive; raters see the two in an order drawn for each of them. A rater may also say that
-she cannot tell: that is an answer, but no vote. The last answer of a rater to a question counts.
+A question names a condition, a reference and two candidates; the condition ``track`` asks for similarity as a whole. The first
+candidate is the positive of the list; raters see the two in an order drawn for each of them. A rater may also answer that she cannot
+tell, which is no vote. The last answer of a rater to a question counts.
 
 Agreement of the raters: the share of equal votes among all pairs of votes on the same question, and Krippendorff's alpha for
 nominal values (K. Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011): 1 is perfect, 0 what chance gives. Which of two
@@ -203,7 +203,7 @@ def judged_rows(votes: Votes) -> list[tuple[str, ...]]:
 def judged_csv(votes: Votes) -> str:
     """Return the triplet list of the raters' majority, as ``evaluate triplets=FILE`` reads it.
 
-    Two columns more, which it does not need, hold the votes for the positive and for the negative.
+    Two further columns, which ``evaluate`` ignores, hold the votes for the positive and for the negative.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
