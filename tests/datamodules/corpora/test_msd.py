@@ -13,7 +13,8 @@ import pytest
 from datamodules.corpora.files import CorpusError
 from datamodules.corpora.msd import COLUMNS, read_artists, read_msd
 from datamodules.corpora.records import collect
-from disentangled_ml.config import PrepareConfig, load_config
+from disentangled_ml.commands.schemas import PrepareConfig
+from disentangled_ml.config import load_config
 from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord
 
 TAGS = {"genre": ["rock", "Hip-Hop"], "mood": ["sad"]}
