@@ -19,7 +19,7 @@ from disentangled_ml import systems
 from disentangled_ml.baselines import BASELINES
 from disentangled_ml.baselines.controls import bandwidth
 from disentangled_ml.commands.schemas import EvaluateConfig
-from disentangled_ml.config import ConfigError, EvaluateConfig, load_config
+from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
 from disentangled_ml.network.masks import disjoint_blocks
