@@ -15,8 +15,9 @@ from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.shards.tar import decode_info, decode_mel, read_infos, read_samples, sample_context, share_slices
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, read_triplets
-from disentangled_ml.baselines import Baseline, bandwidth
-from disentangled_ml.config import ConfigError
+from disentangled_ml.baselines.base import Baseline
+from disentangled_ml.baselines.controls import bandwidth
+from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.evaluation.listed_triplets import (
     EmbeddingTable,
     end_chunks,

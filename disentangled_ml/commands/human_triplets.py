@@ -27,7 +27,7 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import MEMBERS, read_samples, sample_context, share_slices
 from datamodules.triplet_lists import comparisons, dim_sim, judged
 from datamodules.triplet_lists.judgements import Judgements
-from disentangled_ml.config import ConfigError
+from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.evaluation.human import condition_weights, human_report
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, track_means
 from disentangled_ml.files import writable, write_json
