@@ -1,12 +1,10 @@
 """Turn recordings and labels (a manifest) into shards: ``disentangled prepare manifest=FILE out=DIR``.
 
-A data set instead of a manifest: ``data=NAME corpus.metadata=DIR corpus.audio=DIR``; see conf/data/NAME.yaml for its keys.
-Repeat the command to continue where an earlier one stopped. What was rejected, and why, stands in DIR/rejected.csv.
+For a data set instead of a manifest: ``data=NAME corpus.metadata=DIR corpus.audio=DIR``; conf/data/NAME.yaml lists its keys.
+Repeat the command to resume an interrupted one. DIR/rejected.csv lists the rejected tracks with the reasons.
 To divide the work among processes or machines that share DIR, run the command with part=1/40, part=2/40, ..., in any order,
 then once with merge=true.
 """
-
-from __future__ import annotations
 
 import sys
 
@@ -36,7 +34,8 @@ from disentangled_ml.config import ConfigError
 from disentangled_ml.files import output_context
 from disentangled_ml.structures import SPLITS, AudioSettings, Corpus
 
-DETAIL = re.compile(r"""'[^']*'|"[^"]*"|\d+(\.\d+)?""")  # what tells one rejection from others of its kind
+# What tells one rejection from others of its kind
+DETAIL = re.compile(r"""'[^']*'|"[^"]*"|\d+(\.\d+)?""")
 logger = logging.getLogger("prepare")
 
 
@@ -48,14 +47,15 @@ def build_corpus(config: DictConfig) -> Corpus:
     """
     if config.corpus is None:
         return read_manifest(Path(config.manifest), config.split_shares, config.conditions)
-    if not config.merge and not Path(config.corpus.audio).is_dir():  # every track would be rejected, one by one
+    # Every track would be rejected, one by one.
+    if not config.merge and not Path(config.corpus.audio).is_dir():
         raise ConfigError(f"corpus.audio={config.corpus.audio} is not a folder: give the one that holds the recordings")
     corpus = resolve_name(OmegaConf.get_type(config.corpus).reader)(**OmegaConf.to_container(config.corpus))
     return corpus if config.conditions is None else choose_conditions(corpus, config.conditions)
 
 
 def kind_of(reason: str) -> str:
-    """Name the kind of a reason, which is its beginning without numbers and quoted names.
+    """Return the kind of a reason: its beginning, without numbers and quoted names.
 
     >>> kind_of("shorter than a chunk: 0.35 s, 3.00 s needed"), kind_of("unknown split 'a: b', legal: train, val, test")
     ('shorter than a chunk', 'unknown split ...')
@@ -75,7 +75,7 @@ def count_reasons(reasons: Iterable[str]) -> str:
 
 
 def main(config: DictConfig) -> None:
-    """Prepare the shards of a configuration, or a part of them, or the index of parts that are made."""
+    """Prepare the shards of a configuration, one part of them, or the index of finished parts."""
     part = parse_part(config.part)
     if part and config.merge:
         raise ConfigError(f"part={config.part} and merge=true are two steps: make all parts first, then merge")
@@ -86,23 +86,16 @@ def main(config: DictConfig) -> None:
         tempo=config.tempo if config.conditions is None or "tempo" in config.conditions else "manifest",
         tracks_per_shard=config.tracks_per_shard,
     )
-    corpus, out = build_corpus(config), Path(config.out)
+    corpus, out, workers = build_corpus(config), Path(config.out), config.workers or os.cpu_count() or 1
     with output_context(out):
-        run(config, part, corpus, out, settings)
-
-
-def run(config: DictConfig, part: Part | None, corpus: Corpus, out: Path, settings: PreparationSettings) -> None:
-    """Make the shards, or a part of them, or the index."""
-    workers = config.workers or os.cpu_count() or 1
-    if part:
-        prepare_part(corpus, out, settings, workers, part)
-        logger.info(
-            "%s: part %s is made; when all parts are, run the command with merge=true instead", out, config.part
-        )
-    elif config.merge:
-        tell(merge_parts(corpus, out, settings))
-    else:
-        tell(prepare_shards(corpus, out, settings, workers))
+        if part:
+            prepare_part(corpus, out, settings, workers, part)
+            done = "is made; when all parts are, run the command with merge=true instead"
+            logger.info("%s: part %s %s", out, config.part, done)
+        elif config.merge:
+            log_summary(merge_parts(corpus, out, settings))
+        else:
+            log_summary(prepare_shards(corpus, out, settings, workers))
 
 
 def parse_part(text: str | None) -> Part | None:
@@ -122,8 +115,8 @@ def parse_part(text: str | None) -> Part | None:
     return Part(int(number), int(count))
 
 
-def tell(index: ShardIndex) -> None:
-    """Say what was made and what was rejected."""
+def log_summary(index: ShardIndex) -> None:
+    """Log what was made and what was rejected."""
     counts = ", ".join(f"{index.count(split)} {split}" for split in SPLITS)
     names = ", ".join(entry["name"] for entry in index.conditions)
     logger.info("%s: %s tracks; conditions: %s", index.root, counts, names)

@@ -1,4 +1,8 @@
-"""Make the demo corpus: generated pieces with true labels of genre, mood, instrument and tempo; also pieces that change."""
+"""Make the demo corpus: ``disentangled demo out=DIR``.
+
+It is generated music with true labels of genre, mood, instrument and tempo. With ``changing_pieces=N`` there are further pieces that
+change one of them in the middle.
+"""
 
 import logging
 import os

@@ -1,10 +1,8 @@
 """Embed a catalogue to search it: ``disentangled embed checkpoint=FILE (manifest=CSV | shards=DIR) out=DIR``.
 
-Repeat the command to continue where an earlier one stopped, or when the manifest has grown. What was rejected, and why, stands in
-DIR/rejected.csv. Then ask: ``disentangled search index=DIR like=TRACK_ID``.
+Repeat the command to resume an interrupted one, or when the manifest has grown. DIR/rejected.csv lists the rejected tracks with
+the reasons. Then search: ``disentangled search index=DIR like=TRACK_ID``.
 """
-
-from __future__ import annotations
 
 import csv
 import logging
@@ -59,11 +57,11 @@ def main(config: DictConfig) -> None:
         write_header(out, embedder, n_tracks)
         if npz is not None:
             write_npz(npz, out)
-    tell(out, embedder, n_tracks, has_index)
+    show_summary(out, embedder, n_tracks, has_index)
 
 
-def tell(out: Path, embedder: Embedder, n_tracks: int, has_index: bool) -> None:
-    """Say what was made and what was rejected."""
+def show_summary(out: Path, embedder: Embedder, n_tracks: int, has_index: bool) -> None:
+    """Show what was made and what was rejected."""
     with open(out / "rejected.csv", newline="", encoding="utf-8") as file:
         n_rejected = sum(1 for _ in csv.DictReader(file))
     if n_rejected:
