@@ -10,8 +10,6 @@ knows the signals of rank zero only), so nothing is lost. A second group of proc
 and is one more thing that a cluster's network can fail at.
 """
 
-from __future__ import annotations
-
 import atexit
 import logging
 import signal

@@ -15,19 +15,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-TRACK = "track"  # the name of the condition "from the same recording"
-RESERVED_NAMES = (TRACK, "mean")  # of no condition: reports and logs have entries of these names
-TEMPO = "tempo"  # the name of the condition that numbers label
-MIN_BPM, MAX_BPM = 10.0, 1000.0  # what a tempo can be; anything else is a unit or parsing error
+TRACK = "track"  # condition "from the same recording"
+# Of no condition: reports and logs have entries of these names.
+RESERVED_NAMES = (TRACK, "mean")
+TEMPO = "tempo"  # condition that numbers label
+MIN_BPM, MAX_BPM = 10.0, 1000.0  # anything else is a unit or parsing error
 SPLITS = ("train", "val", "test")
-WHOLE = (0.0, None)  # the section of a record that is its whole recording
+WHOLE = (0.0, None)  # section that is the whole recording
 DUPLICATE = "duplicate track_id, the first one is kept"  # why a row is rejected
 UNKNOWN = -1
 
 
 @dataclass(frozen=True)
 class AudioSettings:
-    """Describe how a recording becomes a log-mel spectrogram (J. Lee et al., ICASSP 2020).
+    """How a recording becomes a log-mel spectrogram (J. Lee et al., ICASSP 2020).
 
     Attributes:
         sample_rate: In Hz; every recording is resampled to it.
@@ -42,7 +43,7 @@ class AudioSettings:
     n_mels: int = 128
 
     def seconds(self, frames: int) -> float:
-        """Give the time in seconds at which a frame begins.
+        """Return the time in seconds at which a frame begins.
 
         >>> round(AudioSettings().seconds(129), 3)
         2.995
@@ -50,7 +51,7 @@ class AudioSettings:
         return frames * self.hop_length / self.sample_rate
 
     def frames(self, seconds: float) -> int:
-        """Give the frame nearest to a time in seconds; undoes ``seconds``.
+        """Return the frame nearest to a time in seconds; the inverse of ``seconds``.
 
         >>> AudioSettings().frames(AudioSettings().seconds(77))
         77
@@ -58,7 +59,7 @@ class AudioSettings:
         return round(seconds * self.sample_rate / self.hop_length)
 
     def chunk_samples(self, frames: int) -> int:
-        """Give the number of samples whose centred spectrogram has ``frames`` frames.
+        """Return the number of samples whose centred spectrogram has ``frames`` frames.
 
         >>> AudioSettings().chunk_samples(129)
         65536
@@ -67,7 +68,7 @@ class AudioSettings:
 
 
 class TripletBatch(NamedTuple):
-    """Hold triplets as index rows into a batch of chunks.
+    """Triplets as index rows into a batch of chunks.
 
     Shape:
         indices: (T, 3) int64, columns anchor, positive, negative.
@@ -79,7 +80,7 @@ class TripletBatch(NamedTuple):
 
 
 class AllTriplets(NamedTuple):
-    """Hold all triplets of a batch of B chunks, without a list of them: each positive of an anchor meets each negative of it.
+    """All triplets of a batch of B chunks, without a list of them: each positive of an anchor meets each negative of it.
 
     Shape:
         positive: (C + 1, A, B) bool, which chunks are positives of each anchor, per condition and for track.
@@ -93,7 +94,7 @@ class AllTriplets(NamedTuple):
 
 
 class BatchTracks(NamedTuple):
-    """Hold what relates the chunks of a batch: they lie track by track, k of each of N tracks, so B = N * k.
+    """Labels, artists and chunk starts of a batch, stored track by track (k chunks of each of N tracks, B = N * k).
 
     On the CPU they may be NumPy arrays, to be related in less time.
 
@@ -109,7 +110,7 @@ class BatchTracks(NamedTuple):
 
 
 class ChunkBatch(NamedTuple):
-    """Hold the chunks of a training batch, each to be embedded once, and their triplets.
+    """The chunks of a training batch, each embedded once, and their triplets.
 
     Shape:
         audio: (B, 1, n_mels, frames) log-mel, or (B, samples) waveform.
@@ -126,7 +127,7 @@ class ChunkBatch(NamedTuple):
 
 
 class TrackChunks(NamedTuple):
-    """Hold chunks of whole tracks for evaluation.
+    """Chunks of whole tracks for evaluation.
 
     Shape:
         audio: (B, 1, n_mels, frames) or (B, samples).
@@ -144,14 +145,14 @@ class TrackChunks(NamedTuple):
 
 
 class Member(NamedTuple):
-    """Name one member of a listed triplet: a track, or the chunk of it that begins at frame ``start``."""
+    """A member of a listed triplet: a track, or the chunk of it that begins at frame ``start``."""
 
     track_id: str
     start: int | None = None
 
 
 class TrackInfo(NamedTuple):
-    """Hold what is known about one track besides its audio.
+    """What is known about one track besides its audio.
 
     Attributes:
         track_id: Unique name.
@@ -216,12 +217,17 @@ class Corpus(NamedTuple):
 
 
 class ListedTriplet(NamedTuple):
-    """Hold one triplet of a fixed list; the condition may be ``track``."""
+    """A triplet of a fixed list; the condition may be ``track``."""
 
     condition: str
     anchor: Member
     positive: Member
     negative: Member
+
+
+ROLES = ListedTriplet._fields[1:]
+TRIPLET_COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))  # of a list's CSV
+VOTE_COLUMNS = ("positive_votes", "negative_votes")  # besides, from a listening test
 
 
 def stable_hash(text: str, digest_size: int = 8) -> int:
@@ -243,7 +249,7 @@ def name_code(name: str | None) -> int:
 
 
 def chunk_grid(frames: int, chunk_frames: int) -> range:
-    """Give the first frames of the non-overlapping chunks of a track, whose mean is its embedding.
+    """Return the first frames of the non-overlapping chunks of a track, whose mean is its embedding.
 
     >>> list(chunk_grid(300, 129)), list(chunk_grid(128, 129))
     ([0, 129], [])

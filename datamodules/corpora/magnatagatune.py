@@ -6,8 +6,6 @@ beside it, tells the artists. A clip is 29 s of a song; songs have several. Syno
 column may serve several names.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence

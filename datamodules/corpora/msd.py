@@ -6,8 +6,6 @@ column); ``SPLIT_x_7d_id.txt`` says nothing that the file names do not. With a d
 instead. The data set's ``unique_tracks.txt``, if it lies beside the lists, tells the artists.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -157,7 +155,7 @@ def read_rows(
 
 
 def named_columns(target: np.ndarray) -> set[str]:
-    """Name the tags of a row of ``SPLIT_y.npy``.
+    """Return the tags of a row of ``SPLIT_y.npy``.
 
     Shape:
         target: (50,) bool.
@@ -169,7 +167,7 @@ def named_columns(target: np.ndarray) -> set[str]:
 
 
 def unusable(track_id: str, file: str) -> str | None:
-    """Say why a row is rejected; None if it is not.
+    """Return why a row is rejected; None if it is not.
 
     >>> unusable("TRA", "6/0/6010476.npy") is None, unusable("TRA", "")
     (True, 'no path')

@@ -6,8 +6,6 @@ rest of the row as ``genre---rock``, ``instrument---guitar`` or ``mood/theme---h
 dashes. The recordings lie at ``PATH``, those of the low edition at ``PATH`` with ``.low.mp3``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tags of a data set, sorted into conditions as its configuration says."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 

@@ -1,14 +1,12 @@
 """Processes that work on recordings, and what becomes of a recording that they cannot be made to survive."""
 
-from __future__ import annotations
-
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -16,25 +14,27 @@ from datamodules.audio.decoding import UnusableAudio
 from disentangled_ml.processes import end_with_parent, new_pool
 from disentangled_ml.structures import Rejected, TrackRecord
 
-IN_FLIGHT = 2  # groups of recordings per process that are on their way
+IN_FLIGHT = 2  # groups per process
 
-Work = Callable[[Sequence[TrackRecord]], list[Any | Rejected]]  # on a group; gives a result for each recording
+# Works on a group; returns a result for each recording.
+Work = Callable[[Sequence[TrackRecord]], list[Any | Rejected]]
 
 
 def do_or_reject(record: TrackRecord, work: Callable[[TrackRecord], Any]) -> Any | Rejected:
-    """Do some work on one recording, or reject it with the reason: a bad track must not end a long job."""
+    """Work on one recording, or reject it with the reason: a bad track must not end a long job."""
     try:
         return work(record)
     except UnusableAudio as error:
         return Rejected(record.track_id, record.path, str(error))
     except ImportError:
         raise  # of madmom: no track would fare better
-    except Exception as error:  # the boundary of a worker: reported with the track, and counted
+    except Exception as error:
+        # The boundary of a worker: reported with the track, and counted.
         return Rejected(record.track_id, record.path, f"unexpected {type(error).__name__}: {error}")
 
 
 def do_together(records: Sequence[TrackRecord], work: Work) -> list[Any | Rejected]:
-    """Do some work on a group of recordings; where it fails, on each alone, and reject those on which it fails again."""
+    """Work on a group of recordings; if that fails, on each alone, and reject those on which it fails again."""
     try:
         return work(records)
     except ImportError:
@@ -70,12 +70,15 @@ class Workers:
         """Start the processes."""
         self.pool = new_pool(self.n, __name__, start_worker)
 
-    def stop(self) -> None:
-        """End the processes, when they are done with what they are at."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes once each has finished its group."""
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def map(self, groups: Iterable[Sequence[TrackRecord]]) -> Iterator[Any | Rejected]:
-        """Give the result of each record, a bounded number of groups at a time."""
+        """Yield the result of each record; a bounded number of groups is worked on ahead."""
         waiting: deque[tuple[Sequence[TrackRecord], Future]] = deque()
         for group in groups:
             waiting.append((group, self.submit(group)))

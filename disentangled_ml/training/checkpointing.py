@@ -1,7 +1,5 @@
 """Checkpoints written whole or not at all: a full disk or a kill while one is written leaves the one before."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

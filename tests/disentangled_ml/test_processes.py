@@ -1,7 +1,5 @@
 """Jobs side by side: what fails is named, what is interrupted ends; memory that is freed is given out again."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -16,8 +16,6 @@ Audio: mono, 22,050 Hz, 16 bit FLAC. The comment in each file states its recipe;
 made by another recipe.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import logging
@@ -43,7 +41,7 @@ from disentangled_ml.files import atomic_write, remove_unfinished, write_text
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 22050
-RECIPE = 1  # to be raised when the pieces come to sound otherwise
+RECIPE = 1  # raise it when the pieces sound otherwise
 COLUMNS = ("track_id", "path", "split", "genre", "mood", "instrument", "tempo")
 
 STEM_DB = {"lead": 2.0, "chords": -8.0, "bass": -6.0, "drums": -1.0}
@@ -63,11 +61,11 @@ SF2_SAMPLE_ID, SF2_ROOT_KEY = 53, 58
 
 
 class Composed(Protocol):
-    """Be a piece to be rendered."""
+    """A piece to be rendered."""
 
     @property
     def track_id(self) -> str:
-        """Give the name of the track."""
+        """Name of the track."""
 
 
 def generate_demo(out: Path, n_pieces: int = 360, seed: int = 0, seconds: float = 12.0, workers: int = 2) -> Path:
@@ -96,7 +94,7 @@ def generate_demo(out: Path, n_pieces: int = 360, seed: int = 0, seconds: float 
     out = Path(out)
     manifest, text = out / "manifest.csv", _manifest_text(pieces)
     if manifest.exists() and manifest.read_text(encoding="utf-8") != text:
-        manifest.unlink()  # it does not describe the audio that is about to be written
+        manifest.unlink()  # it describes other audio
     render_missing(out / "audio", pieces, seconds, workers, render_piece)
     if not manifest.exists():
         write_text(manifest, text)
@@ -117,7 +115,7 @@ def render_missing(
         pieces: Of the corpus; all that their audio depends on stands in their ``repr``.
         seconds: Duration of each.
         workers: Number of processes.
-        render: Gives the samples of a piece, its duration and a tuned SoundFont given.
+        render: Returns the samples of a piece, of which it gets the duration and a tuned SoundFont.
 
     Raises:
         FileNotFoundError: If the SoundFont is not installed.

@@ -1,7 +1,5 @@
 """Recordings to chunks: as prepare makes them, at the boundaries of their length, and what cannot be used."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import soundfile

@@ -1,7 +1,5 @@
 """MagnaTagATune's annotations, written by the tests in the publisher's form: tabs, quotes, a column per tag."""
 
-from __future__ import annotations
-
 import csv
 import logging
 from collections.abc import Callable

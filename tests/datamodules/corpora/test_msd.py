@@ -1,7 +1,5 @@
 """The tagging split of the Million Song Dataset, written by the tests in the publisher's form, and the Last.fm database."""
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 from collections.abc import Callable

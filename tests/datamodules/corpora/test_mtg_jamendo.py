@@ -1,7 +1,5 @@
 """MTG-Jamendo's lists, written by the tests in the publisher's form: tabs, CRLF, and rows of unequal length."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path
