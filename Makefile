@@ -51,7 +51,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo
 	@echo 'make train BACKBONE=conv|resnet|se|inception [MASK=fixed|learned|none] [DATA=demo|msd|mtg_jamendo|'
-	@echo '           magnatagatune|DIR of shards] [EXPERIMENT=demo|icassp2020] [ARGS="key=value ..."]   (keys: $(PY) -m disentangled_ml.train --help)'
+	@echo '           magnatagatune|DIR of shards] [EXPERIMENT=demo|icassp2020] [ARGS="key=value ..."]   (keys: $(PY) -m disentangled_ml train --help)'
 	@echo 'make sweep SWEEP=grid|random|bayes [DATA=... and the rest as for train], make agent SWEEP_ID=... [COUNT=runs]   (docs/sweeps.md)'
 	@echo 'make slurm [JOB=train] [NODES=1] [GPUS=1 per node, 0: a CPU task] [what `make train` takes]'
 	@echo 'make slurm JOB=prepare [PARTS=40] [what `make prepare` takes]'
@@ -69,24 +69,24 @@ setup: .venv/ready ## make the virtual environment .venv
 demo: shards/demo/index.json ## make the demo corpus and its shards
 
 data/demo/manifest.csv: | .venv/ready
-	$(PY) -m disentangled_ml.commands.demo out=data/demo
+	$(PY) -m disentangled_ml demo out=data/demo
 
 shards/demo/index.json: data/demo/manifest.csv
-	$(PY) -m disentangled_ml.prepare manifest=$< out=$(@D)
+	$(PY) -m disentangled_ml prepare manifest=$< out=$(@D)
 
 train: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## train a network on DATA and test it
-	$(PY) -m disentangled_ml.train $(choices) $(ARGS)
+	$(PY) -m disentangled_ml train $(choices) $(ARGS)
 
 evaluate: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## evaluate CHECKPOINT (the newest; trained when missing) on DATA or its own shards
 	$(if $(CHECKPOINT),,$(MAKE) train DATA='$(DATA)')
-	$(PY) -m disentangled_ml.evaluate "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
+	$(PY) -m disentangled_ml evaluate "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
 		$(if $(filter file,$(origin DATA)),,'shards=$(shards)') $(ARGS)
 
 table: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## train and compare all systems of the paper on DATA
-	$(PY) -m disentangled_ml.commands.table 'shards=$(shards)' $(ARGS)
+	$(PY) -m disentangled_ml table 'shards=$(shards)' $(ARGS)
 
 prepare: .venv/ready $(demo-manifest) ## turn MANIFEST and its recordings into shards in OUT, or the data set DATA, whose corpus.* keys are in ARGS
-	$(PY) -m disentangled_ml.prepare $(prepared) $(ARGS)
+	$(PY) -m disentangled_ml prepare $(prepared) $(ARGS)
 
 # What holds for all runs goes before the last line of the file, the sweep's own parameters.
 sweep: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## create a W&B sweep over conf/sweep/SWEEP.yaml on DATA; it tells the SWEEP_ID
@@ -102,22 +102,22 @@ agent: .venv/ready $(if $(SWEEP_ID),$(if $(data-is-demo),shards/demo/index.json)
 
 report: .venv/ready ## make one HTML page of RUN (the newest run; trained when missing), with the sound of MANIFEST if given
 	$(if $(RUN),,$(MAKE) train DATA='$(DATA)')
-	$(PY) -m disentangled_ml.commands.html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
+	$(PY) -m disentangled_ml html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
 		$(if $(filter-out file,$(origin MANIFEST)),'manifest=$(MANIFEST)') $(ARGS)
 
 embed: .venv/ready $(if $(from-manifest),$(demo-manifest),$(if $(data-is-demo),shards/demo/index.json)) ## embed the recordings of MANIFEST, or the tracks of DATA, by CHECKPOINT (the newest; trained when missing) into INDEX
 	$(if $(CHECKPOINT),,$(MAKE) train DATA='$(DATA)')
-	$(PY) -m disentangled_ml.commands.embed "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
+	$(PY) -m disentangled_ml embed "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
 		$(if $(from-manifest),'manifest=$(MANIFEST)','shards=$(shards)') 'out=$(INDEX)' $(ARGS)
 
 search: .venv/ready ## find in INDEX (embedded when missing) what is LIKE a track or file, by WEIGHTS="genre=1 mood=.5"; without LIKE: tell how well that works
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
-	$(PY) -m disentangled_ml.commands.search 'index=$(INDEX)' $(if $(LIKE),'like=$(LIKE)',precision=true) \
+	$(PY) -m disentangled_ml search 'index=$(INDEX)' $(if $(LIKE),'like=$(LIKE)',precision=true) \
 		$(if $(and $(LIKE),$(wildcard $(LIKE))),'checkpoint=$(CHECKPOINT)') $(addprefix weights.,$(WEIGHTS)) $(ARGS)
 
 serve: .venv/ready ## open a page over INDEX (embedded when missing) by CHECKPOINT, which embedded it: docs/serve.md
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
-	$(PY) -m disentangled_ml.commands.serve "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
+	$(PY) -m disentangled_ml serve "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
 		'index=$(INDEX)' $(ARGS)
 
 slurm: slurm-$(JOB) ## submit JOB=train or JOB=prepare to SLURM, see docs/slurm.md

@@ -1,7 +1,5 @@
 """A training batch and a small network, as configured by default, for what is measured of a step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -19,7 +17,7 @@ BACKBONE, WIDTH = "conv", 0.25
 
 
 def timed(task: Callable[[], object], device: str) -> Callable[[], None]:
-    """Have a task end when the device has done what it was given."""
+    """Return a task that ends when the device has done its work."""
 
     def run() -> None:
         task()
@@ -30,13 +28,13 @@ def timed(task: Callable[[], object], device: str) -> Callable[[], None]:
 
 
 def step_conditions() -> list[Condition]:
-    """Give conditions like those of the demo corpus."""
+    """Return conditions like those of the demo corpus."""
     tags = {"genre": 5, "mood": 4, "instrument": 5}
     return [*(TagCondition(name, tuple(map(str, range(n)))) for name, n in tags.items()), TempoCondition()]
 
 
 def step_tracks(conditions: list[Condition], device: str) -> BatchTracks:
-    """Make the tracks of a batch, of one tag in each condition."""
+    """Return the tracks of a batch, each with one tag per condition."""
     generator = torch.Generator().manual_seed(0)
     sizes = [len(condition.vocabulary) for condition in conditions if isinstance(condition, TagCondition)]
     tags = [one_hot(torch.randint(n, (TRACKS,), generator=generator), n).bool().to(device) for n in sizes]
@@ -46,7 +44,7 @@ def step_tracks(conditions: list[Condition], device: str) -> BatchTracks:
 
 
 def small_network(names: list[str], device: str) -> ConditionalSimilarityNetwork:
-    """Build a network to be trained."""
+    """Return a network in training mode."""
     masks = FixedMasks(len(names), DIM)
     network = ConditionalSimilarityNetwork(MelFrontend(AudioSettings()), BACKBONES[BACKBONE](DIM, WIDTH), masks, names)
     return network.to(device, memory_format=torch.channels_last).train()

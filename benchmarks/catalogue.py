@@ -1,7 +1,5 @@
 """What the benchmarks work on, made by themselves: shards labelled as sparsely as real catalogues are, and recordings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
 AUDIO = AudioSettings()
 TRACKS_PER_SHARD = 64
 CLIP_FRAMES = 1292  # 30 s
-CONDITIONS = {  # number of tags, share of the tracks that have some: as in the Million Song Dataset
+# Number of tags, share of the tracks that have some: as in the Million Song Dataset.
+CONDITIONS = {
     "genre": (28, 0.88),
     "mood": (12, 0.13),
     "instrument": (5, 0.13),
@@ -24,7 +23,7 @@ CONDITIONS = {  # number of tags, share of the tracks that have some: as in the 
 
 
 def labels_of(number: int) -> dict[str, Any]:
-    """Label a track."""
+    """Return the labels of a track."""
     rng = np.random.default_rng(number)
     labels: dict[str, Any] = {"tempo": float(rng.uniform(60, 180))}
     for name, (n_tags, share) in CONDITIONS.items():
@@ -34,7 +33,7 @@ def labels_of(number: int) -> dict[str, Any]:
 
 
 def samples_of(first: int, n_tracks: int, frames: int, spread: int = 1) -> Iterator[dict[str, Any]]:
-    """Make the samples of a shard, of ``frames`` frames and up to ``spread - 1`` more."""
+    """Yield the samples of a shard, of ``frames`` frames and up to ``spread - 1`` more."""
     for number in range(first, first + n_tracks):
         rng = np.random.default_rng(number)
         n_frames = frames + int(rng.integers(spread))
@@ -43,7 +42,7 @@ def samples_of(first: int, n_tracks: int, frames: int, spread: int = 1) -> Itera
 
 
 def condition_entries() -> list[dict[str, Any]]:
-    """Describe the conditions as an index does."""
+    """Return the conditions as an index describes them."""
     tags = [
         {"name": name, "kind": "tags", "vocabulary": sorted(f"{name} {tag}" for tag in range(n_tags))}
         for name, (n_tags, _) in CONDITIONS.items()
@@ -68,7 +67,7 @@ def write_catalogue(root: Path, frames: int = CLIP_FRAMES, **n_tracks: int) -> S
 
 
 def clip(number: int, seconds: int, sample_rate: int) -> np.ndarray:
-    """Make beats over noise in stereo, (samples, 2)."""
+    """Return beats over noise in stereo, (samples, 2)."""
     rng = np.random.default_rng(number)
     n = seconds * sample_rate
     period = int(60 / rng.uniform(70, 160) * sample_rate)

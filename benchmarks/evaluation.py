@@ -4,8 +4,6 @@ The limit has the chunks in memory and only runs the network over them, each onc
 accuracy with intervals in all spaces. It is checked that the network is given each distinct chunk once.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path
@@ -16,15 +14,15 @@ from benchmarks.catalogue import AUDIO, write_catalogue
 from benchmarks.measurement import Measurement, compared, interleaved
 from benchmarks.table import as_text
 from datamodules.batches.streams import EvaluationStream, Source
-from datamodules.datamodule import build_conditions
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets
-from disentangled_ml.config import load_config
+from disentangled_ml.builders import build_network
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
-from disentangled_ml.network.checkpoint import build_network
+from disentangled_ml.network.model import embed_in_passes
 from disentangled_ml.structures import chunk_grid, requested_starts
 from disentangled_ml.systems import NetworkSystem
-from disentangled_ml.training.module import embed
 
 TRACKS, TRIPLETS, CHUNK_FRAMES, TRACKS_PER_BATCH = 512, 100_000, 129, 8
 LIMIT = "embedding"
@@ -39,7 +37,7 @@ def measure(device: str = "cpu") -> list[Measurement]:
         settings = ListSettings(TRIPLETS // (len(conditions) + 1), 0, CHUNK_FRAMES)
         triplets = kept_triplets(index, "test", infos, conditions, settings)
         names = [condition.name for condition in conditions]
-        config = load_config("config", ["data=shards", f"data.shards={index.root}", "backbone.width=0.125"])
+        config = load_config(TrainConfig, ["data=shards", f"data.shards={index.root}", "backbone.width=0.125"])
         network = build_network(config, names, AUDIO).to(device, memory_format=torch.channels_last).eval()
         system = NetworkSystem(network, index, CHUNK_FRAMES, TRACKS_PER_BATCH)
         source, wanted = Source(index, [], "mel", CHUNK_FRAMES), listed_chunks(triplets)
@@ -57,7 +55,7 @@ def measure(device: str = "cpu") -> list[Measurement]:
         @torch.inference_mode()
         def limit() -> None:
             for audio in batches:
-                embed(network, audio).cpu()
+                embed_in_passes(network, audio).cpu()
 
         times = interleaved({"ours": ours, LIMIT: limit}, 9)
         stage = f"evaluation of {len(triplets):,} triplets, {n_chunks:,} chunks, {device}"

@@ -6,8 +6,6 @@
 * The share of a training step that waits for data, with 8 loading processes: in a run, ``train/data_wait_share``.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,7 +23,8 @@ from disentangled_ml.structures import AudioSettings
 
 FRAMES = 129
 PEER = "float32 eager"
-SIZES = {"cuda": (1.0, 256, 8192), "cpu": (0.125, 16, 1024)}  # width, chunks in a batch, side of the matrices
+# Width, chunks in a batch, side of the matrices.
+SIZES = {"cuda": (1.0, 256, 8192), "cpu": (0.125, 16, 1024)}
 
 
 def matrix_rate(device: str, side: int, dtype: torch.dtype) -> float:
@@ -37,7 +36,7 @@ def matrix_rate(device: str, side: int, dtype: torch.dtype) -> float:
 
 
 def step_of(network: torch.nn.Module, spect: torch.Tensor, device: str, autocast: bool) -> Callable[[], None]:
-    """Make forward and backward of a batch."""
+    """Return the forward and backward pass of a batch as a task."""
 
     def run() -> None:
         with torch.autocast(device, torch.bfloat16) if autocast else nullcontext():
@@ -55,7 +54,7 @@ def operations(network: torch.nn.Module, spect: torch.Tensor) -> int:
 
 
 def measure_backbone(name: str, device: str) -> Measurement:
-    """Compare the fast way with the plain one."""
+    """Compare the fast settings with the plain ones."""
     width, n, side = SIZES[device]
     spect = torch.rand(n, 1, 128, FRAMES, device=device)
     plain = BACKBONES[name](DIM, width).to(device).train()

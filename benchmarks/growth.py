@@ -5,8 +5,6 @@ its processor time per item (which other work on the machine disturbs least) and
 process, and a first item that pays for tables and kernels, do not count in the time.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess
@@ -25,7 +23,8 @@ from benchmarks.batch import small_network
 from benchmarks.catalogue import AUDIO, clip, condition_entries, write_catalogue, write_clips
 from datamodules.audio.tempo import estimate_tempi, excerpt_of
 from datamodules.corpora.manifest import read_manifest
-from datamodules.datamodule import SimilarityDataModule, build_conditions
+from datamodules.datamodule import SimilarityDataModule
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.plan import plan_shards
 from datamodules.shards.preparation import PreparationSettings, ShardStore, prepare_tracks
@@ -58,7 +57,7 @@ def stream(folder: Path, times: int) -> tuple[Callable[[], object], int]:
 
 
 def train(folder: Path, times: int) -> tuple[Callable[[], object], int]:
-    """Do 4 steps and more of a small network."""
+    """Train a small network for 4 steps and more."""
     index = write_catalogue(folder / "shards", frames=258, train=1024)
     conditions = build_conditions(index)
     network = small_network([condition.name for condition in conditions], "cpu")
@@ -107,7 +106,7 @@ def estimate(folder: Path, times: int) -> tuple[Callable[[], object], int]:
 
 
 def evaluate(folder: Path, times: int) -> tuple[Callable[[], object], int]:
-    """Report on 40,000 triplets and more, of 2,000 tracks, whose resampling takes a while however many triplets there are."""
+    """Report on 40,000 triplets and more, of 2,000 tracks; resampling the tracks takes a while for any number of triplets."""
     generator = torch.Generator().manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(2000, 256, generator=generator), dim=1)
     table = EmbeddingTable(rows={Member(str(i)): vector for i, vector in enumerate(vectors)})
@@ -130,7 +129,7 @@ STAGES = {
 
 
 def probe(stage: str, times: int) -> dict[str, float]:
-    """Run a stage in this process; give its processor time per item and the peak of its memory."""
+    """Run a stage in this process; return its processor time per item and its peak memory."""
     torch.set_num_threads(1)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
@@ -142,7 +141,7 @@ def probe(stage: str, times: int) -> dict[str, float]:
 
 
 def measure() -> dict[str, dict[str, list[float]]]:
-    """Run all stages at all sizes, round by round; give the medians: of time and memory, a list over the sizes."""
+    """Run all stages at all sizes, round by round; return the medians of time and memory, a list over the sizes."""
     found: dict[str, dict[str, list[float]]] = {}
     for stage in STAGES:
         rounds: list[list[dict[str, float]]] = []
@@ -161,7 +160,7 @@ def measure() -> dict[str, dict[str, list[float]]]:
 
 
 def as_text(found: dict[str, dict[str, list[float]]]) -> str:
-    """Show what was found as a table in Markdown."""
+    """Return the results as a table in Markdown."""
     lines = ["| stage (item) | cost of an item | at 4 times | at 16 times | peak memory | at 4 times | at 16 times |"]
     lines.append("|---" * 7 + "|")
     for stage, values in found.items():
@@ -195,7 +194,7 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
 
 
 def main(out: str = "bench/growth.png") -> None:
-    """Measure, show, draw and keep."""
+    """Measure, print, draw and save the results."""
     found = measure()
     sys.stdout.write(as_text(found))
     draw(found, Path(out))

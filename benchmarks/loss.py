@@ -8,8 +8,6 @@
 pytorch-metric-learning comes with ``pip install --constraint constraints.txt '.[bench]'``.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,14 +32,16 @@ PEER = "pytorch-metric-learning"
 MARGIN, CLASSES = 0.1, 16
 TARGETS = {64: 1.0, 256: 1.0, 1024: 20.0}  # least speed-up, by the number of chunks
 ROUNDS = {64: 100, 256: 20, 1024: 3}  # the peer takes ten seconds for the last
-SAME = 1e-4  # relative: the peer sums millions of terms in float32
-DRAWN = 256  # triplets of each condition, as configured by default
+# Relative: the peer sums millions of terms in float32.
+SAME = 1e-4
+# Triplets of each condition, as configured by default.
+DRAWN = 256
 MOST_OF_STEP = 0.05
 STEP_ROUNDS = 15
 
 
 def all_triplets_loss(embedding: Tensor, labels: Tensor) -> Tensor:
-    """Average the hinge over the violating ones of all triplets; (B, D), (B,) to a scalar."""
+    """Compute the mean hinge over the violating triplets among all: (B, D), (B,) to a scalar."""
     same = labels[:, None] == labels
     triplets = AllTriplets((same & ~torch.eye(len(labels), dtype=torch.bool, device=same.device))[None], ~same[None], 0)
     violation, violating, *_ = sum_all_triplets(embedding[None], triplets, MARGIN)
@@ -49,7 +49,7 @@ def all_triplets_loss(embedding: Tensor, labels: Tensor) -> Tensor:
 
 
 def labelled(n_chunks: int, device: str) -> tuple[Tensor, Tensor]:
-    """Make unit embeddings (B, D) that lie a little by their classes, and the classes (B,)."""
+    """Return unit embeddings (B, D), slightly grouped by class, and the classes (B,)."""
     generator = torch.Generator().manual_seed(n_chunks)
     labels = torch.randint(CLASSES, (n_chunks,), generator=generator)
     centres, noise = torch.randn(CLASSES, DIM, generator=generator), torch.randn(n_chunks, DIM, generator=generator)
@@ -57,7 +57,7 @@ def labelled(n_chunks: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def check_same(ours: Tensor, peer: Tensor) -> None:
-    """Check that the peer computes the same.
+    """Check that the peer computes the same loss.
 
     Raises:
         ValueError: if not.
@@ -67,7 +67,7 @@ def check_same(ours: Tensor, peer: Tensor) -> None:
 
 
 def peak_bytes(task: Callable[[], object], device: str) -> int:
-    """Give the most memory that a task holds in tensors at a time, beyond what was there before."""
+    """Return the peak memory of a task's tensors, beyond what was there before."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -82,7 +82,7 @@ def peak_bytes(task: Callable[[], object], device: str) -> int:
 
 
 def measure_all_triplets(n_chunks: int, device: str) -> tuple[Measurement, int]:
-    """Compare the loss of all triplets with the peer; give its peak memory too, in bytes."""
+    """Compare the loss of all triplets with the peer; return its peak memory too, in bytes."""
     embedding, labels = labelled(n_chunks, device)
     peer = TripletMarginLoss(margin=MARGIN, distance=LpDistance(normalize_embeddings=False))
     check_same(all_triplets_loss(embedding, labels), peer(embedding, labels))
@@ -96,7 +96,7 @@ def measure_all_triplets(n_chunks: int, device: str) -> tuple[Measurement, int]:
 
 
 def measure_step(triplets: str, device: str) -> Measurement:
-    """Compare loss and choice of triplets, ``sampled`` or ``all``, with the whole step that they are in."""
+    """Compare the loss and the choice of triplets, ``sampled`` or ``all``, with the whole step."""
     conditions = step_conditions()
     tracks, elsewhere = step_tracks(conditions, device), step_tracks(conditions, "cpu")
     names = [condition.name for condition in conditions]

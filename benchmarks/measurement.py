@@ -4,8 +4,6 @@ Absolute times are noise on shared machines; two tasks that are timed right afte
 compares ours with a peer (what others would use for the same work) and with a limit (what no implementation can go below).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -20,7 +18,7 @@ Name = TypeVar("Name")
 
 @dataclass(frozen=True)
 class Measurement:
-    """Hold one line of the table. Times are in seconds for the same work, the median over the rounds.
+    """Row of the table. Times are in seconds for the same work, the median over the rounds.
 
     Attributes:
         stage: Which stage, at which size.
@@ -50,7 +48,7 @@ class Measurement:
 
     @property
     def met(self) -> bool | None:
-        """Tell whether the targets are met; None where there are none.
+        """Return whether the targets are met; None where there are none.
 
         >>> Measurement("s", 1.0, "p", 3.0, 3.0, least_speedup=2.0).met, Measurement("s", 1.0).met
         (True, None)
@@ -73,7 +71,7 @@ def seconds(task: Callable[[], object], clock: Callable[[], float] = perf_counte
 def interleaved(
     tasks: Mapping[Name, Callable[[], object]], rounds: int = ROUNDS, clock: Callable[[], float] = perf_counter
 ) -> dict[Name, list[float]]:
-    """Time tasks in turn, after a round that does not count; give the seconds of each, round by round.
+    """Time tasks in turn, after a round that does not count; return the seconds of each, round by round.
 
     Freed memory is kept, as every command of ours does; the peers gain as much.
     """
@@ -88,7 +86,7 @@ def interleaved(
 
 
 def median_ratio(numerator: list[float], denominator: list[float]) -> float:
-    """Give the median of the ratios of two tasks that were timed in turn.
+    """Return the median of the ratios of two tasks that were timed in turn.
 
     >>> median_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0])
     3.0
@@ -105,7 +103,7 @@ def compared(
     most_overhead: float | None = None,
     note: str = "",
 ) -> Measurement:
-    """Make the line of a stage from the times of ``interleaved``, in which ours is called "ours"."""
+    """Return the row of a stage from the times of ``interleaved``, in which this project's are called "ours"."""
     ours = times["ours"]
     return Measurement(
         stage,

@@ -6,8 +6,6 @@
 * A catalogue by two processes, against one, in the time of each further track.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from functools import partial
@@ -29,12 +27,13 @@ from datamodules.shards.preparation import PreparationSettings, prepare_shards, 
 from disentangled_ml.structures import TrackRecord
 
 CLIPS = 8
-FEW, MANY = 2, 16  # rows of the catalogue per recording: what the second has more is time without the start
+# Rows of the catalogue per recording; the difference between the two runs is time without the start.
+FEW, MANY = 2, 16
 PLAIN = PreparationSettings(AUDIO, tempo="manifest", tracks_per_shard=16)
 
 
 def librosa_mel(waveform: np.ndarray) -> np.ndarray:
-    """Compute with librosa what ``log_mel`` computes, but for the logarithm."""
+    """Compute with librosa what ``log_mel`` computes, without the logarithm."""
     return librosa.feature.melspectrogram(
         y=waveform, sr=AUDIO.sample_rate, n_fft=AUDIO.n_fft, hop_length=AUDIO.hop_length, n_mels=AUDIO.n_mels, power=1.0,
         pad_mode="reflect",
@@ -42,7 +41,7 @@ def librosa_mel(waveform: np.ndarray) -> np.ndarray:
 
 
 def measure_mel(paths: list[Path]) -> Measurement:
-    """Compare the spectrogram with librosa's, after making sure that they are the same."""
+    """Compare the speed of the spectrogram with librosa's, after checking that they are equal."""
     waveform = resample(*decode(paths[0]), AUDIO.sample_rate)
     np.testing.assert_allclose(log_mel(waveform, AUDIO), np.log10(1 + 10 * librosa_mel(waveform)), atol=2e-3)
     frames = torch.from_numpy(waveform).unfold(0, AUDIO.n_fft, AUDIO.hop_length)
@@ -58,7 +57,7 @@ def measure_mel(paths: list[Path]) -> Measurement:
 
 
 def measure_pipeline(paths: list[Path]) -> Measurement:
-    """Compare a track's preparation with its decoding."""
+    """Compare the preparation of a track with its decoding."""
     records = [TrackRecord(str(number), str(path), None, "train", {}) for number, path in enumerate(paths)]
     tasks = {
         "ours": lambda: prepare_tracks(records, PLAIN),
@@ -71,7 +70,7 @@ def measure_pipeline(paths: list[Path]) -> Measurement:
 
 
 def measure_processes(paths: list[Path], folder: Path) -> Measurement:
-    """Compare two processes with one in the time that more tracks take; the start, some seconds, is the same for any catalogue."""
+    """Compare two processes with one by the time of further tracks, without the start, which takes some seconds for any catalogue."""
     catalogues, numbers = {}, count()
     for copies in (FEW, MANY):
         rows = "".join(f"{copy}-{path.stem},{path.name}\n" for copy in range(copies) for path in paths)

@@ -5,8 +5,6 @@ generated stereo mp3s of 44,100 Hz, of reading the shards, and the bytes that a 
 catalogue follow from these: docs/scale.md. The results are also written to ``bench/rates.json``.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile
@@ -33,14 +31,14 @@ READ = 256  # tracks whose shard is read
 
 
 def timed(task: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    """Give the processor seconds of a task, and its result."""
+    """Return the processor seconds of a task, and its result."""
     start = process_time()
     result = task(*arguments)
     return process_time() - start, result
 
 
 def measure(n_clips: int, folder: Path) -> dict[str, float]:
-    """Measure all stages; the median over the clips counts."""
+    """Measure all stages, by the median over the clips."""
     torch.set_num_threads(1)
     stages = ("decode", "resample", "mel", "tempo", "madmom", "flac", "flac_bytes")  # madmom: the tempo by itself
     found: dict[str, list[float]] = {name: [] for name in stages}
@@ -54,7 +52,8 @@ def measure(n_clips: int, folder: Path) -> dict[str, float]:
         networks, _ = timed(estimate_tempi, [excerpt] * SLOTS)
         madmom, _ = timed(estimate_tempi, [excerpt], "madmom")
         flac_time, flac = timed(encode_flac, waveform, AUDIO.sample_rate)
-        if number:  # the first one pays for imports and tables
+        # The first one pays for imports and tables.
+        if number:
             tempo, madmom = cutting + networks / SLOTS, cutting + madmom
             values = (decoding, resampling, mel_time, tempo, madmom, flac_time, float(len(flac)))
             for name, value in zip(found, values, strict=True):
@@ -76,7 +75,7 @@ def measure(n_clips: int, folder: Path) -> dict[str, float]:
 
 
 def main(n_clips: int) -> None:
-    """Measure, show and keep the results."""
+    """Measure, print and save the results."""
     with tempfile.TemporaryDirectory() as folder:
         results = measure(n_clips, Path(folder))
     for name, value in results.items():

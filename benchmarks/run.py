@@ -4,8 +4,6 @@ One table, also written to ``bench/results.json``. Tasks are timed in turn and t
 are noise on shared machines. ``device=cuda`` measures what a GPU does. Growth is a program of its own: ``python -m benchmarks.growth``.
 """
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,7 @@ ON_A_DEVICE = {"step": step.measure, "loss": loss.measure, "evaluation": evaluat
 
 
 def main(stages: str = "", device: str = "cpu") -> None:
-    """Measure, show and keep.
+    """Measure, print and save the results.
 
     Raises:
         ValueError: for an unknown stage or device, or a GPU that is not there.

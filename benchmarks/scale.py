@@ -10,8 +10,6 @@ Measured are, each in a process of its own, for the whole catalogue and for one 
 The results are also written to ``bench/scale.json``.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -24,17 +22,19 @@ from benchmarks.catalogue import AUDIO, TRACKS_PER_SHARD, condition_entries, sam
 from datamodules.shards.index import Shard, ShardIndex, labels_name
 from datamodules.shards.tar import read_infos, write_shard
 from disentangled_ml import builders
-from disentangled_ml.config import load_config
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.files import as_json
 
 DISTINCT = 16  # training tars that differ
-HELD_OUT = 157  # shards of validation and of test: 10,048 tracks each, as many as a catalogue of any size needs
-FRAMES, SPREAD = 258, 32  # of a track: hardly more than 6 s, two chunks
+# Shards of validation and of test: 10,048 tracks each, as many as a catalogue of any size needs.
+HELD_OUT = 157
+# Of a track: hardly more than 6 s, two chunks.
+FRAMES, SPREAD = 258, 32
 STREAMED = 100_000  # tracks
 
 
 def simulate(root: Path, n_tracks: int) -> ShardIndex:
-    """Make a catalogue, but for what is there already."""
+    """Make a catalogue; what exists already stays."""
     root.mkdir(parents=True, exist_ok=True)
     if (root / "index.json").is_file():
         return ShardIndex.read(root)
@@ -59,15 +59,15 @@ def simulate(root: Path, n_tracks: int) -> ShardIndex:
 
 
 def resident_mb(pid: int | str) -> float:
-    """Read the resident memory of a process."""
+    """Return the resident memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def probe(root: str, workers: str, n_tracks: str) -> None:
-    """Start as training does, stream a number of tracks, and print what was measured on the way, as JSON."""
+    """Start as training does, stream a number of tracks, and print what was measured as JSON."""
     arguments = ["data=shards", f"data.shards={root}", f"data.workers={workers}", "backbone=conv", "trainer=cpu"]
-    config = load_config("config", arguments)
+    config = load_config(TrainConfig, arguments)
     data = builders.build_data(config)
     builders.build_module(config, data.conditions, data.index.audio)
     data.setup("fit")
@@ -102,7 +102,7 @@ def measure(root: Path, workers: int, n_tracks: int) -> dict[str, float]:
 
 
 def main(out: Path, n_tracks: int) -> None:
-    """Measure, show and keep the results."""
+    """Measure, print and save the results."""
     results = {}
     for n in (n_tracks // 10, n_tracks):
         root = out / f"catalogue-{n}"

@@ -11,8 +11,6 @@ Recall at 10 is the share of the exact ten nearest among the ten that are found.
 queries are tracks of the catalogue. The exact search is itself checked against a loop in float64.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import sys
@@ -24,6 +22,7 @@ import numpy as np
 
 from benchmarks.measurement import Measurement, compared
 from benchmarks.table import as_text, write_json
+from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.processes import keep_freed_memory
 from disentangled_ml.search.approximate import build_index
 from disentangled_ml.search.catalogue import (
@@ -34,8 +33,8 @@ from disentangled_ml.search.catalogue import (
     HEADER,
     TRACKS,
     CatalogueTrack,
-    ModelNotes,
     column_values,
+    describe_model,
     read_catalogue,
 )
 from disentangled_ml.search.similarity_search import SearchFilters, SimilaritySearch
@@ -59,19 +58,19 @@ LEAST_SPEEDUP = 5.0
 
 
 def spread(rng: np.random.Generator, deviation: float) -> np.ndarray:
-    """Draw what standard normal numbers are multiplied by: (64, 64), axes of decaying variance in random directions."""
+    """Return a factor (64, 64) for standard normal numbers: axes of decaying variance in random directions."""
     variance = DECAY ** np.arange(SUBSPACE_DIM)
     axes = np.linalg.qr(rng.standard_normal((SUBSPACE_DIM, SUBSPACE_DIM)))[0]
     return (np.sqrt(variance / variance.sum()) * deviation)[:, None] * axes
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Give vectors (..., D) the length 1."""
+    """Scale vectors (..., D) to length 1."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def simulate(path: Path, n_tracks: int, seed: int = 0) -> np.ndarray:
-    """Write embeddings (N, 256) as the module says; give the tempi (N,)."""
+    """Write embeddings (N, 256) as the module says; return the tempi (N,)."""
     rng = np.random.default_rng(seed)
     centres = {
         name: LENGTH * unit(rng.standard_normal((count, SUBSPACE_DIM))).astype(np.float32)
@@ -106,8 +105,8 @@ def write_catalogue(folder: Path, n_tracks: int) -> None:
             file.write(json.dumps(track._asdict()).encode() + b"\n")
     np.save(folder / COLUMNS_FILE, columns, allow_pickle=False)
     masks = np.repeat(np.eye(len(NAMES), dtype=np.float32), SUBSPACE_DIM, axis=1)
-    notes = ModelNotes("simulated", list(NAMES), masks, AudioSettings(), 129, {})
-    header = {"format_version": FORMAT_VERSION, "tracks": n_tracks, **notes.as_json()}
+    model = ModelDescription("simulated", list(NAMES), masks, AudioSettings(), 129, {})
+    header = {"format_version": FORMAT_VERSION, "tracks": n_tracks, **describe_model(model)}
     (folder / HEADER).write_text(json.dumps(header))
 
 
@@ -131,7 +130,7 @@ def check_exact(search: SimilaritySearch, row: int, weights: dict[str, float]) -
 
 
 def measure(n_tracks: int = 1_000_000, n_queries: int = 200) -> list[Measurement]:
-    """Measure the making of an index, and all kinds of searches."""
+    """Measure the building of an index, and all kinds of searches."""
     with tempfile.TemporaryDirectory() as folder:
         write_catalogue(Path(folder), n_tracks)
         catalogue = read_catalogue(folder)
@@ -152,7 +151,7 @@ def measure(n_tracks: int = 1_000_000, n_queries: int = 200) -> list[Measurement
 def compare(
     search: SimilaritySearch, stage: str, weights: dict[str, float], filters: SearchFilters, rows: list[int]
 ) -> Measurement:
-    """Search for some tracks by both methods; each round is all of them by the one, then by the other."""
+    """Search for some tracks by both methods; a round is all of them by one method, then by the other."""
     found: dict[str, list[set[int]]] = {}
 
     def by(method: str) -> list[float]:
@@ -174,7 +173,7 @@ def compare(
 
 
 def main(tracks: str = "1000000", queries: str = "200", out: str = "bench/search.json") -> None:
-    """Measure, show and keep."""
+    """Measure, print and save the results."""
     keep_freed_memory()
     lines = measure(int(tracks), int(queries))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -8,8 +8,6 @@ That step embeds three chunks per triplet, of one condition each, in three forwa
   the batch), against the time of one of theirs.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 
@@ -38,7 +36,7 @@ PEER = "three passes"
 
 
 def three_passes(network: ConditionalSimilarityNetwork, audio: torch.Tensor, n_triplets: int) -> Callable[[], None]:
-    """Make the peer's step: chunks ``[0, n)`` are anchors, then positives, then negatives, each with a condition."""
+    """Return the peer's step: chunks ``[0, n)`` are anchors, then positives, then negatives, each with a condition."""
     masks = network.masks()[torch.arange(n_triplets, device=audio.device) % len(network.condition_names)]
 
     def run() -> None:

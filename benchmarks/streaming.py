@@ -5,8 +5,6 @@ decoded. Ours reads the same bytes, and also mixes tracks, composes batches in w
 cuts four chunks of each track twice over (half of a batch are partners).
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +14,8 @@ import webdataset
 from benchmarks.catalogue import write_catalogue
 from benchmarks.measurement import Measurement, compared, interleaved
 from benchmarks.table import as_text
-from datamodules.datamodule import SimilarityDataModule, build_conditions
+from datamodules.datamodule import SimilarityDataModule
+from datamodules.shards.conditions import build_conditions
 
 TRACKS = 1024
 LIMIT = "webdataset"
@@ -24,7 +23,7 @@ MOST = 1.3
 
 
 def measure_workers(data: SimilarityDataModule, workers: int) -> Measurement:
-    """Compare an epoch by some loading processes; 0: by this one."""
+    """Compare an epoch by some loading processes; 0 means this process."""
     loader, index = data.train_dataloader(), data.index
     urls = [str(index.root / shard.file) for shard in index.splits["train"]]
     plain = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode()

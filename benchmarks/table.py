@@ -1,7 +1,5 @@
 """The table of measurements, as text and as JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -19,7 +17,7 @@ VERDICTS = {True: "yes", False: "NO", None: ""}
 
 
 def shown_time(name: str, seconds: float | None) -> str:
-    """Show a time with its unit, and whose it is.
+    """Format a time with its unit, and whose it is.
 
     >>> shown_time("librosa", 0.0123), shown_time("", 12.3), shown_time("", None)
     ('12.3 ms (librosa)', '12.3 s', '')
@@ -31,7 +29,7 @@ def shown_time(name: str, seconds: float | None) -> str:
 
 
 def cells(line: Measurement) -> tuple[str, ...]:
-    """Show a line."""
+    """Return the cells of a row."""
     targets = []
     if line.least_speedup is not None:
         targets.append(f"peer / ours >= {line.least_speedup:g}")
@@ -45,7 +43,7 @@ def cells(line: Measurement) -> tuple[str, ...]:
 
 
 def as_text(lines: Iterable[Measurement]) -> str:
-    """Show lines as a table in Markdown, padded for the screen."""
+    """Return rows as a table in Markdown, padded for the screen."""
     rows: Sequence[tuple[str, ...]] = [HEAD, *map(cells, lines)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     padded = [
@@ -56,7 +54,7 @@ def as_text(lines: Iterable[Measurement]) -> str:
 
 
 def surroundings() -> dict[str, str | int]:
-    """Say where and on what state of the code something was measured."""
+    """Describe the machine and the state of the code of a measurement."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -66,7 +64,7 @@ def surroundings() -> dict[str, str | int]:
 
 
 def write_json(path: Path, lines: Iterable[Measurement]) -> None:
-    """Write lines as JSON."""
+    """Write rows as JSON."""
     path.parent.mkdir(exist_ok=True)
     content = {"surroundings": surroundings(), "lines": [{**asdict(line), "met": line.met} for line in lines]}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -7,8 +7,6 @@ On some music the networks amplify rounding: a few frames of a few recordings di
 own float32 is from the same networks in float64. So the target is for the share of frames that agree.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -30,14 +28,15 @@ from datamodules.corpora.records import collect
 
 LEAST_SPEEDUP = 5.0
 MOST_DIFFERENCE = 1e-4  # of activations, which are probabilities
-LEAST_CLOSE = 0.999  # share of frames whose activations are so close
+# Least share of frames whose activations are that close.
+LEAST_CLOSE = 0.999
 LEAST_SAME = 0.99  # share of recordings with the same tempo
 PEER = "madmom's RNNBeatProcessor"
 CLIPS = 8
 
 
 class Comparison(NamedTuple):
-    """Hold the seconds of each group of recordings, the differences of all frames and whether the tempi are the same."""
+    """Seconds of each group of recordings, differences of all frames, and whether the tempi are the same."""
 
     times: dict[str, list[float]]
     differences: list[np.ndarray]
@@ -45,7 +44,7 @@ class Comparison(NamedTuple):
 
 
 def excerpts(manifest: Path | None, n_clips: int) -> Iterator[np.ndarray]:
-    """Give the excerpts of the first recordings of a manifest, or of generated ones."""
+    """Yield the excerpts of the first recordings of a manifest, or of generated ones."""
     if manifest is None:
         for number in range(n_clips):
             yield excerpt_of(clip(number, 30, SAMPLE_RATE).mean(axis=1), SAMPLE_RATE)
@@ -55,12 +54,12 @@ def excerpts(manifest: Path | None, n_clips: int) -> Iterator[np.ndarray]:
 
 
 def by_madmom(group: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Let madmom work on each recording."""
+    """Compute the activations of each recording with madmom."""
     return [reference()(samples) for samples in group]
 
 
 def compare(recordings: Iterator[np.ndarray]) -> Comparison:
-    """Run both on each group of recordings."""
+    """Run both implementations on each group of recordings."""
     found = Comparison({"ours": [], PEER: []}, [], [])
     while group := list(islice(recordings, SLOTS)):
         activations = []
@@ -75,7 +74,7 @@ def compare(recordings: Iterator[np.ndarray]) -> Comparison:
 
 
 def measure(manifest: Path | None = None, n_clips: int = CLIPS) -> list[Measurement]:
-    """Measure the speed of activations that are the same.
+    """Measure the speed, once the activations are found to be the same.
 
     Raises:
         RuntimeError: If they are not, so that their speed means nothing.

@@ -5,8 +5,6 @@ described by the autocorrelation of its onset strength, sampled at 64 tempi, and
 triplets are those of the shards' validation and test lists.
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np
@@ -15,9 +13,10 @@ from omegaconf import DictConfig
 
 from datamodules.datamodule import SimilarityDataModule
 from disentangled_ml import builders
+from disentangled_ml.config import TrainConfig
 from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
-from disentangled_ml.reporting.report import accuracy_cell
+from disentangled_ml.reporting.cells import accuracy_text
 from disentangled_ml.structures import AudioSettings, Member
 from disentangled_ml.systems import read_mels
 
@@ -26,7 +25,7 @@ CHUNK_FRAMES = (129, 258, 516)  # 3, 6 and 12 s
 
 
 def onset_autocorrelation(mel: np.ndarray, audio: AudioSettings) -> np.ndarray:
-    """Describe a spectrogram (n_mels, frames) by the autocorrelation of its rising energy, (64,)."""
+    """Return the autocorrelation of the rising energy of a spectrogram: (n_mels, frames) to (64,)."""
     onset = np.maximum(np.diff(mel, axis=1), 0).sum(0)
     onset -= onset.mean()
     power = np.abs(np.fft.rfft(onset, 2 * len(onset))) ** 2
@@ -36,7 +35,7 @@ def onset_autocorrelation(mel: np.ndarray, audio: AudioSettings) -> np.ndarray:
 
 
 def describe_split(data: SimilarityDataModule, split: str, frames: int) -> EmbeddingTable:
-    """Describe every track of a split by the mean over its chunks of some length (the whole, if it is shorter)."""
+    """Return the mean of every track over its chunks of some length (the whole, if it is shorter)."""
     table = EmbeddingTable()
     for track_id, spect in read_mels(data.index, split):
         mel = spect.numpy()
@@ -48,7 +47,7 @@ def describe_split(data: SimilarityDataModule, split: str, frames: int) -> Embed
 
 
 def main(config: DictConfig) -> None:
-    """Show the accuracies."""
+    """Print the accuracies."""
     data = builders.build_data(config)
     data.setup("test")
     for split in ("val", "test"):
@@ -57,8 +56,8 @@ def main(config: DictConfig) -> None:
             table = describe_split(data, split, frames)
             report = evaluation_report(table, triplets, torch.ones(1, len(TEMPI)), ["tempo"])
             seconds = data.index.audio.seconds(frames)
-            sys.stdout.write(f"{split}, chunks of {seconds:.0f} s: {accuracy_cell(report['all']['tempo'])}\n")
+            sys.stdout.write(f"{split}, chunks of {seconds:.0f} s: {accuracy_text(report['all']['tempo'])}\n")
 
 
 if __name__ == "__main__":
-    run_command(main, "config", "train", __doc__)
+    run_command("benchmarks.tempo_ceiling", TrainConfig, sys.argv[1:])

@@ -1,7 +1,5 @@
 """Configuration to objects: the one place that knows all three packages. Nothing below it receives a configuration."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
@@ -26,12 +24,14 @@ from callbacks.skipped_tracks import SkippedTracks
 from callbacks.throughput import Throughput
 from callbacks.triplet_accuracy import TripletAccuracy
 from datamodules.batches.composer import BatchPlan
-from datamodules.datamodule import SimilarityDataModule, build_conditions
+from datamodules.datamodule import SimilarityDataModule
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex
 from disentangled_ml.config import ConfigError
 from disentangled_ml.network.augmentation import Augmentation
-from disentangled_ml.network.checkpoint import build_network, choose, embedding_dim, load_checkpoint
+from disentangled_ml.network.checkpoint import SUBSPACE_DIM, choose, make_network, network_arguments
 from disentangled_ml.network.frontends import FRONTENDS
+from disentangled_ml.network.model import ConditionalSimilarityNetwork
 from disentangled_ml.objective.conditions import Condition, TempoCondition
 from disentangled_ml.objective.gathering import EveryTriplet, GatheredTriplets, Selection, mean_over_ranks
 from disentangled_ml.objective.losses import LOSSES, ClassLoss, DisentangledLoss
@@ -43,30 +43,10 @@ from disentangled_ml.training.tracking import build_logger
 
 MONITOR = "val/triplet_accuracy/mean"
 TRACK_MONITOR = "val/triplet_accuracy/track"  # where the conditions' labels are not used
-MAY_CHANGE = (  # in a resumed run
-    "choices.",
-    "resume",
-    "run",
-    "trainer.",
-    "wandb.",
-    "data.workers",
-    "data.max_damaged",
-    "evaluation.tracks_per_batch",
-    "training.max_epochs",
-    "training.lr_reductions",
-    "training.early_stopping_patience",
-)
-TRAINING_STATE = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "pytorch-lightning_version"}
 LOG_REFRESH = 50  # steps from one state of the progress bar to the next in a file, which keeps them all
 MAX_WORKERS = 8  # loading processes per GPU that are started unasked
 
 logger = logging.getLogger(__name__)
-
-
-def build_tempo(config: DictConfig) -> TempoCondition:
-    """Build the tempo relation of a training configuration."""
-    tempo = config.data.tempo
-    return TempoCondition("tempo", tempo.relation, tempo.tolerance_bpm, tempo.tolerance, tempo.margin)
 
 
 def build_plan(config: DictConfig) -> BatchPlan:
@@ -95,7 +75,7 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
         workers = min(MAX_WORKERS, (os.cpu_count() or 1) // gpus) if gpus else 0
     return SimilarityDataModule(
         index,
-        build_conditions(index, names, build_tempo(config)),
+        build_conditions(index, names, TempoCondition(**data.tempo)),
         audio=choose(FRONTENDS, config.frontend.name, "frontend.name").source,
         plan=build_plan(config),
         workers=workers,
@@ -106,13 +86,21 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
     )
 
 
-def checkpoint_notes(config: DictConfig, conditions: list[Condition], audio: AudioSettings) -> dict[str, Any]:
-    """Collect, as plain values, what ``load_network`` needs to rebuild the network from a checkpoint."""
-    return {
-        "config": OmegaConf.to_container(config),
-        "conditions": [condition.name for condition in conditions],
-        "audio": asdict(audio),
-    }
+def model_settings(config: DictConfig, condition_names: list[str], audio: AudioSettings) -> dict[str, Any]:
+    """Return, as plain values, what every checkpoint carries for its network to be rebuilt."""
+    return {"config": OmegaConf.to_container(config), "conditions": list(condition_names), "audio": asdict(audio)}
+
+
+def build_network(config: DictConfig, condition_names: list[str], audio: AudioSettings) -> ConditionalSimilarityNetwork:
+    """Build the network of a training configuration.
+
+    Raises:
+        ConfigError: for settings that do not fit together.
+    """
+    try:
+        return make_network(condition_names, audio, **network_arguments(config))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def build_loss(config: DictConfig, conditions: list[Condition]) -> DisentangledLoss:
@@ -132,7 +120,7 @@ def build_loss(config: DictConfig, conditions: list[Condition]) -> DisentangledL
         return kind(**weights)
     if loss.name == "classification":
         weights["temperature"] = loss.temperature
-    return kind([c.n_classes for c in conditions], embedding_dim(config, len(conditions)), **weights)
+    return kind([c.n_classes for c in conditions], config.embedding_dim or SUBSPACE_DIM * len(conditions), **weights)
 
 
 def build_selection(config: DictConfig, conditions: list[Condition]) -> Selection | None:
@@ -178,7 +166,7 @@ def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSe
         build_loss(config, conditions),
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
-        checkpoint_notes=checkpoint_notes(config, conditions, audio),
+        settings=model_settings(config, names, audio),
         selection=build_selection(config, conditions),
         augmentation=build_augmentation(config, audio),
         frontend_rate_scale=config.frontend.learning_rate_scale,
@@ -245,46 +233,3 @@ def build_trainer(config: DictConfig, run_dir: Path, *further: Callback) -> pl.T
     )
     watch_ranks(built, f"run_name={run_dir.name} resume=true goes on with {run_dir}", wanted=Preempted)
     return built
-
-
-def lasting_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Give, key by key, the settings of a training configuration that a run keeps when it is gone on with."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
-    return {key: value for key, value in flat.items() if not key.startswith(MAY_CHANGE)}
-
-
-def check_same(path: Path, kept: dict[str, Any], given: dict[str, Any]) -> None:
-    """Check that settings are those that something was made with.
-
-    Raises:
-        ConfigError: naming the first that differs.
-    """
-    for key in [*given, *(kept.keys() - given.keys())]:
-        if kept.get(key) != given.get(key):
-            raise ConfigError(
-                f"{path} was trained with {key}={kept.get(key)}, not {given.get(key)}: give that, or another run_name"
-            )
-
-
-def check_resumable(path: Path, module: SimilarityModule, max_epochs: int) -> None:
-    """Check that training can go on from a checkpoint with the network that is configured.
-
-    Raises:
-        ValueError: if it is damaged.
-        ConfigError: if it is another network's, or lacks the state of the training.
-    """
-    checkpoint, notes = load_checkpoint(path), module.checkpoint_notes
-    missing = TRAINING_STATE - set(checkpoint)
-    if missing:
-        raise ConfigError(f"{path} lacks {', '.join(sorted(missing))}: training cannot go on from it")
-    if checkpoint["epoch"] >= max_epochs:
-        raise ConfigError(f"{path} is of epoch {checkpoint['epoch'] + 1}, beyond training.max_epochs={max_epochs}")
-    kept_config = checkpoint["config"] if isinstance(checkpoint["config"], dict) else {}
-    common = ("conditions", "audio")
-    kept = {**{key: checkpoint[key] for key in common}, **lasting_settings(kept_config)}
-    check_same(path, kept, {**{key: notes[key] for key in common}, **lasting_settings(notes["config"])})
-    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    if {name: tuple(getattr(value, "shape", ())) for name, value in checkpoint["state_dict"].items()} != shapes:
-        raise ConfigError(f"{path} holds weights of other shapes than this configuration's: give another run_name")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,7 +157,7 @@ class WandbConfig:
 
 @dataclass
 class TrainConfig:
-    """Hold everything ``python -m disentangled_ml.train`` takes."""
+    """The keys of ``disentangled train``."""
 
     choices: dict[str, str] = field(default_factory=dict)
     seed: int = MISSING
@@ -222,7 +223,7 @@ class MagnaTagATuneConfig(CorpusConfig):
 
 @dataclass
 class PrepareConfig:
-    """Hold everything ``python -m disentangled_ml.prepare`` takes."""
+    """The keys of ``disentangled prepare``."""
 
     data: str | None = None
     corpus: CorpusConfig | None = None
@@ -242,7 +243,7 @@ class PrepareConfig:
 
 @dataclass
 class EvaluateConfig:
-    """Hold everything ``python -m disentangled_ml.evaluate`` takes."""
+    """The keys of ``disentangled evaluate``."""
 
     checkpoint: str | None = None
     baseline: str | None = None
@@ -260,7 +261,7 @@ class EvaluateConfig:
 
 @dataclass
 class HtmlReportConfig:
-    """Hold everything ``python -m disentangled_ml.commands.html_report`` takes."""
+    """The keys of ``disentangled html_report``."""
 
     run: str = MISSING
     out: str | None = None
@@ -271,7 +272,7 @@ class HtmlReportConfig:
 
 @dataclass
 class ServeConfig:
-    """Hold everything ``python -m disentangled_ml.commands.serve`` takes."""
+    """The keys of ``disentangled serve``."""
 
     checkpoint: str = MISSING
     index: str = MISSING
@@ -290,7 +291,7 @@ class ServeConfig:
 
 @dataclass
 class ListeningResultsConfig:
-    """Hold everything ``python -m disentangled_ml.commands.listening_results`` takes."""
+    """The keys of ``disentangled listening_results``."""
 
     listening_test: str = MISSING
     out: str | None = None
@@ -298,7 +299,7 @@ class ListeningResultsConfig:
 
 @dataclass
 class TableConfig:
-    """Hold everything ``python -m disentangled_ml.commands.table`` takes."""
+    """The keys of ``disentangled table``."""
 
     shards: str = MISSING
     out: str | None = None
@@ -313,7 +314,7 @@ class TableConfig:
 
 @dataclass
 class DemoConfig:
-    """Hold everything ``python -m disentangled_ml.commands.demo`` takes."""
+    """The keys of ``disentangled demo``."""
 
     out: str = MISSING
     pieces: int = MISSING
@@ -326,7 +327,7 @@ class DemoConfig:
 
 @dataclass
 class HumanTripletsConfig:
-    """Hold everything ``python -m disentangled_ml.commands.human_triplets`` takes."""
+    """The keys of ``disentangled human_triplets``."""
 
     checkpoint: str = MISSING
     triplets: str = MISSING
@@ -341,7 +342,7 @@ class HumanTripletsConfig:
 
 @dataclass
 class TempoCheckConfig:
-    """Hold everything ``python -m disentangled_ml.commands.tempo_check`` takes."""
+    """The keys of ``disentangled tempo_check``."""
 
     manifest: str = MISSING
     column: str = MISSING
@@ -353,7 +354,7 @@ class TempoCheckConfig:
 
 @dataclass
 class TrajectoryConfig:
-    """Hold everything ``python -m disentangled_ml.commands.trajectory`` takes."""
+    """The keys of ``disentangled trajectory``."""
 
     checkpoint: str = MISSING
     path: str = MISSING
@@ -368,7 +369,7 @@ class TrajectoryConfig:
 
 @dataclass
 class ChangesConfig:
-    """Hold everything ``python -m disentangled_ml.commands.changes`` takes."""
+    """The keys of ``disentangled changes``."""
 
     checkpoint: str = MISSING
     changes: str = MISSING
@@ -381,7 +382,7 @@ class ChangesConfig:
 
 @dataclass
 class EmbedConfig:
-    """Hold everything ``python -m disentangled_ml.commands.embed`` takes."""
+    """The keys of ``disentangled embed``."""
 
     checkpoint: str = MISSING
     manifest: str | None = None
@@ -396,7 +397,7 @@ class EmbedConfig:
 
 @dataclass
 class SearchConfig:
-    """Hold everything ``python -m disentangled_ml.commands.search`` takes."""
+    """The keys of ``disentangled search``."""
 
     index: str = MISSING
     like: str | None = None
@@ -413,22 +414,6 @@ class SearchConfig:
     accelerator: str = MISSING
 
 
-SCHEMAS = {
-    "config": TrainConfig,
-    "prepare": PrepareConfig,
-    "evaluate": EvaluateConfig,
-    "table": TableConfig,
-    "demo": DemoConfig,
-    "html_report": HtmlReportConfig,
-    "serve": ServeConfig,
-    "listening_results": ListeningResultsConfig,
-    "human_triplets": HumanTripletsConfig,
-    "tempo_check": TempoCheckConfig,
-    "trajectory": TrajectoryConfig,
-    "changes": ChangesConfig,
-    "embed": EmbedConfig,
-    "search": SearchConfig,
-}
 CORPORA = {  # keys of a data set, by the reader that its file names
     "msd": MsdConfig,
     "mtg_jamendo": MtgJamendoConfig,
@@ -438,20 +423,30 @@ OPEN_KEYS = ("weights",)  # whose parts are named by the data: its conditions
 OF_MANIFESTS = ("manifest", "split_shares")  # keys of prepare that data sets have no use for
 
 
-def load_config(name: str, argv: list[str]) -> DictConfig:
-    """Build the read-only configuration ``name`` (a key of ``SCHEMAS`` and a file of ``conf/``) from arguments.
+def conf_name(schema: type) -> str:
+    """Return the name of a command's file in ``conf/``, that of its schema.
+
+    >>> conf_name(HtmlReportConfig), conf_name(TrainConfig)
+    ('html_report', 'config')
+    """
+    words = re.sub("(?<=[a-z])(?=[A-Z])", "_", schema.__name__.removesuffix("Config")).lower()
+    return "config" if schema is TrainConfig else words
+
+
+def load_config(schema: type, argv: list[str]) -> DictConfig:
+    """Build the read-only configuration of a command from its schema, its file in ``conf/`` and arguments.
 
     Raises:
         ConfigError: for an unknown or ill-typed key, an unknown choice or a value that is still missing.
     """
     overrides = [split_argument(argument) for argument in argv]
-    base = OmegaConf.load(CONF / f"{name}.yaml")
-    tree = OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), base)
+    base = OmegaConf.load(CONF / f"{conf_name(schema)}.yaml")
+    tree = OmegaConf.merge(OmegaConf.structured(schema), base)
     given = ""  # the argument that is merged
     try:
-        if name == "config":
+        if schema is TrainConfig:
             tree, overrides = merge_groups(tree, overrides)
-        if name == "prepare":
+        if schema is PrepareConfig:
             tree, overrides = merge_corpus(tree, overrides)
         for key, value in overrides:
             check_key(tree, key)

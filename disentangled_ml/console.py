@@ -1,47 +1,56 @@
-"""What every command does at its edges: configuration in, messages on the screen, a clear word where it fails."""
+"""The edges of every command: arguments in, messages on the screen, one clear line where it fails."""
 
-from __future__ import annotations
-
+import ast
+import importlib
 import logging
 import sys
-from collections.abc import Callable
+from importlib.util import find_spec
 
-from omegaconf import DictConfig
 from tqdm import tqdm
 
-from disentangled_ml.config import CONF, GROUPS, ConfigError, group_choices, load_config
+from disentangled_ml.config import CONF, GROUPS, ConfigError, conf_name, group_choices, load_config
 from disentangled_ml.processes import keep_freed_memory
 
+HELP = ("-h", "--help", "help")
 
-def usage(name: str, command: str, purpose: str) -> str:
+
+def purpose(module: str) -> str:
+    """Return the docstring of a command's module, which is not imported for it: that takes seconds."""
+    return ast.get_docstring(ast.parse(find_spec(module).loader.get_source(module)))
+
+
+def usage(module: str, schema: type) -> str:
     """Describe a command: its purpose and every key with unit, legal values and default."""
-    lines = [f"usage: python -m disentangled_ml.{command} key=value ...", "", purpose.strip(), ""]
-    if name == "config":
+    lines = [f"usage: disentangled {module.rpartition('.')[2]} key=value ...", "", purpose(module), ""]
+    if "choices" in schema.__dataclass_fields__:
         lines += ["Choices, each a file of conf/GROUP/:"]
         lines += [f"  {group}={'|'.join(group_choices(group))}" for group in GROUPS] + [""]
-    return "\n".join([*lines, "Keys, with their defaults:", "", (CONF / f"{name}.yaml").read_text().strip()])
+    return "\n".join(
+        [*lines, "Keys, with their defaults:", "", (CONF / f"{conf_name(schema)}.yaml").read_text().strip()]
+    )
 
 
-def run_command(main: Callable[[DictConfig], None], name: str, command: str, purpose: str) -> None:
-    """Run a command on ``sys.argv``.
+def run_command(module: str, schema: type, argv: list[str]) -> None:
+    """Run ``main`` of a command's module on the configuration that its arguments make.
 
-    Configuration and input errors (``ValueError``, ``OSError``) end it with one clear line and status 1; anything else is a
-    fault of the program and shows its traceback.
+    The module is imported once they are found to be right. Configuration and input errors (``ValueError``, ``OSError``) end the
+    command with one clear line and status 1; anything else is a fault of the program and shows its traceback.
     """
-    argv = sys.argv[1:]
-    if any(argument in ("-h", "--help", "help") for argument in argv):
-        sys.stdout.write(usage(name, command, purpose) + "\n")
+    if any(argument in HELP for argument in argv):
+        sys.stdout.write(usage(module, schema) + "\n")
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells which instructions it was compiled for
+    # faiss tells which instructions it was compiled for.
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
     keep_freed_memory()
     try:
-        main(load_config(name, argv))
+        config = load_config(schema, argv)
+        importlib.import_module(module).main(config)
     except ConfigError as error:
         close_bars()
         raise SystemExit(f"configuration error: {one_line(error)}") from error
     except (ValueError, OSError) as error:
-        logging.getLogger(command).debug("", exc_info=True)
+        logging.getLogger(module).debug("", exc_info=True)
         close_bars()
         raise SystemExit(f"error: {one_line(error)}") from error
     except KeyboardInterrupt:
@@ -49,13 +58,13 @@ def run_command(main: Callable[[DictConfig], None], name: str, command: str, pur
 
 
 def close_bars() -> None:
-    """Let progress bars end their line, so that what is said last stands last, in a line of its own."""
+    """End the lines of progress bars, so that the last message has a line of its own."""
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
 
 
 def one_line(error: Exception) -> str:
-    """Show an error, which may quote names with line breaks or say nothing, in one line.
+    """Return an error's text, which may quote names with line breaks or be empty, as one line.
 
     >>> one_line(ValueError("two\\nlines")), one_line(ValueError())
     ('two lines', 'ValueError')

@@ -1,4 +1,4 @@
-"""Turn recordings and labels (a manifest) into shards: ``python -m disentangled_ml.prepare manifest=FILE out=DIR``.
+"""Turn recordings and labels (a manifest) into shards: ``disentangled prepare manifest=FILE out=DIR``.
 
 A data set instead of a manifest: ``data=NAME corpus.metadata=DIR corpus.audio=DIR``; see conf/data/NAME.yaml for its keys.
 Repeat the command to continue where an earlier one stopped. What was rejected, and why, stands in DIR/rejected.csv.
@@ -7,6 +7,14 @@ then once with merge=true.
 """
 
 from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    # Before the imports, which take seconds: help and slips are answered at once.
+    from disentangled_ml.__main__ import main as run
+
+    sys.exit(run(["prepare", *sys.argv[1:]]))
 
 import csv
 import logging
@@ -27,7 +35,6 @@ from datamodules.corpora.tags import choose_conditions
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
 from disentangled_ml.config import ConfigError, MagnaTagATuneConfig, MsdConfig, MtgJamendoConfig
-from disentangled_ml.console import run_command
 from disentangled_ml.files import output_context
 from disentangled_ml.structures import SPLITS, AudioSettings, Corpus
 
@@ -136,7 +143,3 @@ def tell(index: ShardIndex) -> None:
         reasons = [row["reason"] for row in csv.DictReader(file)]
     if reasons:
         logger.info("%s, see %s", count_reasons(reasons), rejected)
-
-
-if __name__ == "__main__":
-    run_command(main, "prepare", "prepare", __doc__)

@@ -1,41 +1,48 @@
-"""What can be evaluated: a network, a set of specialised networks, a baseline. Each embeds the tracks of a split of shards."""
+"""What can be evaluated: a network, a set of specialised networks, a baseline; and the reports on them.
 
-from __future__ import annotations
+Each embeds the tracks of a split of shards.
+"""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.batches.streams import EvaluationStream, Source
-from datamodules.datamodule import build_conditions
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
-from datamodules.shards.tar import decode_info, decode_mel, read_samples, sample_context, share_slices
-from disentangled_ml import builders
-from disentangled_ml.baselines import Baseline, baseline_table
+from datamodules.shards.tar import decode_info, decode_mel, read_infos, read_samples, sample_context, share_slices
+from datamodules.triplet_lists.lists import ListSettings, kept_triplets, read_triplets
+from disentangled_ml.baselines import Baseline, bandwidth
 from disentangled_ml.config import ConfigError
-from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
+from disentangled_ml.evaluation.listed_triplets import (
+    EmbeddingTable,
+    end_chunks,
+    evaluation_report,
+    listed_chunks,
+    split_report,
+)
+from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.files import error_context
-from disentangled_ml.network.checkpoint import load_checkpoint, network_from
+from disentangled_ml.network.checkpoint import TrainedModel
 from disentangled_ml.network.masks import disjoint_blocks
-from disentangled_ml.network.model import ConditionalSimilarityNetwork
-from disentangled_ml.objective.conditions import Condition
-from disentangled_ml.structures import AudioSettings, Member, requested_starts
-from disentangled_ml.training.module import embed
+from disentangled_ml.network.model import ConditionalSimilarityNetwork, embed_in_passes
+from disentangled_ml.objective.conditions import Condition, TempoCondition
+from disentangled_ml.structures import SPLITS, TRACK, Member, requested_starts
 
 logger = logging.getLogger("evaluate")
 
 
 class System(Protocol):
-    """Embed tracks, and say which part of the embedding each condition looks at."""
+    """Something that embeds tracks, and knows which part of the embedding each condition looks at."""
 
     condition_names: list[str]
+    chunk_frames: int
     n_parameters: int | None  # None: nothing is trained
     has_subspaces: bool  # whether the conditions look at different parts
 
@@ -43,11 +50,11 @@ class System(Protocol):
         """Embed the tracks of a split, or those named, with the wanted chunks."""
 
     def masks(self, embedding_dim: int) -> Tensor:
-        """Give the condition masks (C, D)."""
+        """Return the condition masks (C, D)."""
 
 
 class NetworkSystem:
-    """Embed by a network.
+    """A network.
 
     Args:
         network: In evaluation mode, on its device.
@@ -66,7 +73,7 @@ class NetworkSystem:
         keep_sequences: bool = False,
     ):
         self.network, self.tracks_per_batch, self.keep_sequences = network, tracks_per_batch, keep_sequences
-        self.condition_names = network.condition_names
+        self.condition_names, self.chunk_frames = network.condition_names, chunk_frames
         self.n_parameters = sum(parameter.numel() for parameter in network.parameters())
         masks = network.masks()
         self.has_subspaces = not bool((masks == masks[0]).all())
@@ -75,21 +82,20 @@ class NetworkSystem:
     @torch.inference_mode()
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
         """Embed each chunk once."""
-        device = next(self.network.parameters()).device
         table = EmbeddingTable(wanted=wanted, keep_sequences=self.keep_sequences)
         stream = EvaluationStream(self.source, split, self.tracks_per_batch, requested_starts(wanted), only)
         for chunks in tqdm(stream, desc=f"embed {split}", unit="batch"):
-            table.add(chunks, embed(self.network, chunks.audio.to(device)))
+            table.add(chunks, embed_in_passes(self.network, chunks.audio))
         check_finite(table.rows, str(self.source.index.root))
         return table
 
     def masks(self, embedding_dim: int) -> Tensor:
-        """Give the network's masks."""
+        """Return the network's masks."""
         return self.network.masks().detach().float().cpu()
 
 
 class SpecialisedSystem:
-    """Set one network per condition side by side: their embeddings are concatenated, each is the subspace of its condition.
+    """One network per condition, side by side: their embeddings are concatenated, each is the subspace of its condition.
 
     Args:
         systems: Of one condition each.
@@ -107,7 +113,7 @@ class SpecialisedSystem:
         sizes = [system.masks(0).shape[1] for system in systems]
         if len(set(sizes)) > 1:
             raise ConfigError(f"specialised networks need as many dimensions each, given are {sizes}")
-        self.systems, self.condition_names = systems, names
+        self.systems, self.condition_names, self.chunk_frames = systems, names, systems[0].chunk_frames
         self.n_parameters = sum(system.n_parameters for system in systems)
 
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
@@ -117,12 +123,15 @@ class SpecialisedSystem:
         return EmbeddingTable(wanted, rows)
 
     def masks(self, embedding_dim: int) -> Tensor:
-        """Give a block to each network."""
+        """Return a block for each network."""
         return disjoint_blocks(len(self.systems), embedding_dim)
 
 
 class BaselineSystem:
-    """Embed by a baseline, fitted on the training tracks; all its dimensions serve every condition.
+    """A baseline, fitted on the training tracks; all its dimensions serve every condition.
+
+    A whole track is embedded as one excerpt, not as the mean of its chunks, and nothing is normalised: a baseline's distances
+    are its own.
 
     Args:
         baseline: Not yet fitted.
@@ -141,13 +150,28 @@ class BaselineSystem:
             baseline.fit(mel for _, mel in read_mels(index, "train"))
 
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
-        """Embed each track as a whole, and its wanted chunks."""
-        tracks = (track for track in read_mels(self.index, split) if only is None or track[0] in only)
+        """Embed each track as a whole, and its wanted chunks.
+
+        Raises:
+            ValueError: if a wanted chunk lies outside of its track.
+        """
+        starts, table, embed = requested_starts(wanted), EmbeddingTable(wanted), self.baseline.embed
         with baseline_context(self.index):
-            return baseline_table(self.baseline, tracks, wanted, self.chunk_frames)
+            for track_id, mel in read_mels(self.index, split):
+                if only is not None and track_id not in only:
+                    continue
+                table.rows[Member(track_id)] = embed(mel)
+                last = mel.shape[1] - self.chunk_frames
+                for start in sorted(starts.get(track_id, ())):
+                    if not 0 <= start <= last:
+                        raise ValueError(
+                            f"the chunk of track {track_id} from frame {start} is wanted, legal are 0 to {last}"
+                        )
+                    table.rows[Member(track_id, start)] = embed(mel[:, start : start + self.chunk_frames])
+        return table
 
     def masks(self, embedding_dim: int) -> Tensor:
-        """Give ones."""
+        """Return ones."""
         return torch.ones(len(self.condition_names), embedding_dim)
 
 
@@ -178,7 +202,7 @@ def check_finite(rows: Mapping[Member, Tensor], source: str) -> None:
 
 
 def read_mels(index: ShardIndex, split: str) -> Iterator[tuple[str, Tensor]]:
-    """Stream the ids and spectrograms (n_mels, frames) of a split.
+    """Yield the ids and spectrograms (n_mels, frames) of a split.
 
     Raises:
         ShardsError: naming the sample, if its spectrogram has another shape than the index and its labels say, or holds a
@@ -196,24 +220,20 @@ def read_mels(index: ShardIndex, split: str) -> Iterator[tuple[str, Tensor]]:
         yield info.track_id, mel
 
 
-def load_network_system(
-    path: Path, index: ShardIndex, device: torch.device, tracks_per_batch: int = 8, keep_sequences: bool = False
-) -> tuple[NetworkSystem, Any]:
-    """Load a checkpoint to evaluate it on shards; give it with the configuration it was trained with.
+def network_system(
+    model: TrainedModel, index: ShardIndex, tracks_per_batch: int = 8, keep_sequences: bool = False
+) -> NetworkSystem:
+    """Make a system of a trained model, to evaluate it on shards.
 
     Raises:
-        ValueError: if it is no checkpoint of this project.
         ConfigError: if the shards were prepared otherwise than those it was trained on.
     """
-    checkpoint = load_checkpoint(path)
-    if index.audio != AudioSettings(**checkpoint["audio"]):
-        raise ConfigError(f"{index.root} was prepared with {index.audio}, the checkpoint with {checkpoint['audio']}")
-    trained = OmegaConf.create(checkpoint["config"])
-    network = network_from(checkpoint, path).to(device)
-    return NetworkSystem(network, index, trained.data.chunk_frames, tracks_per_batch, keep_sequences), trained
+    if index.audio != model.audio:
+        raise ConfigError(f"{index.root} was prepared with {index.audio}, the checkpoint with {model.audio}")
+    return NetworkSystem(model.network, index, model.chunk_frames, tracks_per_batch, keep_sequences)
 
 
-def list_conditions(index: ShardIndex, names: list[str], trained: DictConfig) -> list[Condition]:
+def list_conditions(index: ShardIndex, names: list[str], tempo: TempoCondition) -> list[Condition]:
     """Build those of the named conditions that the shards have.
 
     Raises:
@@ -225,4 +245,65 @@ def list_conditions(index: ShardIndex, names: list[str], trained: DictConfig) ->
         raise ConfigError(f"{index.root} has labels of {', '.join(sorted(known))}, none of {', '.join(names)}")
     if len(common) < len(names):
         logger.warning("%s has no labels of: %s", index.root, ", ".join(sorted(set(names) - known)))
-    return build_conditions(index, common, builders.build_tempo(trained))
+    return build_conditions(index, common, tempo)
+
+
+def evaluate_split(
+    system: System,
+    index: ShardIndex,
+    conditions: list[Condition],
+    settings: ListSettings,
+    probe: bool,
+    match: str = MEAN,
+) -> dict[str, Any]:
+    """Evaluate on the kept list of the test split; with probes, if asked for, which are trained on the training tracks.
+
+    Raises:
+        ShardsError: if there are no such tracks.
+    """
+    for split in ("train", "test") if probe else ("test",):
+        if not index.count(split):
+            raise ShardsError(f"{index.root} has no {split} tracks: check the manifest's split column")
+    infos = read_infos(index, "test")
+    triplets = kept_triplets(index, "test", infos, conditions, settings, bandwidth)
+    table = system.embed("test", listed_chunks(triplets) | end_chunks(infos, settings.chunk_frames))
+    ids, embedding = table.tracks()
+    names = [condition.name for condition in conditions]
+    masks = system.masks(embedding.shape[1])[[system.condition_names.index(name) for name in names]]
+    report = split_report(table, triplets, masks, conditions, infos, match)
+    if probe:
+        from disentangled_ml.evaluation.probe import probe_report  # scikit-learn takes a second to import
+
+        train_ids, train = system.embed("train", set()).tracks()
+        by_id = {info.track_id: info for info in (*infos, *read_infos(index, "train"))}
+        train_infos, test_infos = ([by_id[track_id] for track_id in part] for part in (train_ids, ids))
+        report["probe"] = probe_report(train, train_infos, embedding, test_infos, masks, conditions)
+    return report
+
+
+def evaluate_list(system: System, index: ShardIndex, path: Path, match: str = MEAN) -> dict[str, Any]:
+    """Evaluate on a given list, whose tracks may be of any split.
+
+    Raises:
+        ConfigError: for a condition that the system does not know, or if the tracks of no triplet are there.
+    """
+    triplets, names = read_triplets(path, index.audio), system.condition_names
+    unknown = {triplet.condition for triplet in triplets} - {*names, TRACK}
+    if unknown:
+        raise ConfigError(f"triplets={path} has conditions {sorted(unknown)}, the checkpoint knows {[*names, TRACK]}")
+    table = embed_named(system, [member for _, *members in triplets for member in members])
+    if not any(all(member in table.rows for member in members) for _, *members in triplets):
+        raise ConfigError(f"triplets={path}: {index.root} has the tracks of none of its {len(triplets)} triplets")
+    embedding_dim = table.tracks()[1].shape[1]
+    return evaluation_report(table, triplets, system.masks(embedding_dim), names, match)
+
+
+def embed_named(system: System, members: Iterable[Member]) -> EmbeddingTable:
+    """Embed the tracks that are named, of any split, each chunk once."""
+    members, table = set(members), EmbeddingTable()
+    named, chunks = frozenset(m.track_id for m in members), {m for m in members if m.start is not None}
+    for split in SPLITS:
+        found = system.embed(split, chunks, named)
+        table.rows.update(found.rows)
+        table.sequences.update(found.sequences)
+    return table

@@ -1,4 +1,4 @@
-"""Train a conditional similarity network on shards: ``python -m disentangled_ml.train key=value ...``.
+"""Train a conditional similarity network on shards: ``disentangled train key=value ...``.
 
 Leaves in runs/RUN_NAME/: config.yaml, checkpoints/{best,last}.ckpt, metrics.json and evaluation.json (the best checkpoint on
 validation and test), figures/*.png and the W&B files.
@@ -9,9 +9,16 @@ requeues the job.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    # Before the imports, which take seconds: help and slips are answered at once.
+    from disentangled_ml.__main__ import main as run
+
+    sys.exit(run(["train", *sys.argv[1:]]))
+
 import logging
 import signal
-import sys
 import warnings
 from pathlib import Path
 
@@ -19,15 +26,16 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.preemption import SIGNALS, Preempted, Preemption
+from callbacks.throughput import Throughput
 from datamodules.datamodule import SimilarityDataModule
 from disentangled_ml import builders
-from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.listed_triplets import split_report, without_nan
 from disentangled_ml.files import error_context, write_json, write_text
 from disentangled_ml.processes import signals_blocked_in_children
 from disentangled_ml.reporting.report import accuracy_table
 from disentangled_ml.training import slurm
 from disentangled_ml.training.module import SimilarityModule
+from disentangled_ml.training.resume import check_resumable
 from disentangled_ml.training.run_folder import (
     choose_run_dir,
     last_checkpoint,
@@ -53,7 +61,7 @@ def main(config: DictConfig) -> None:
     run_dir = choose_run_dir(Path(config.runs), default_name(config), config.run_name, config.resume)
     last = last_checkpoint(run_dir) if config.resume else None
     if last is not None:
-        builders.check_resumable(last, module, config.training.max_epochs)
+        check_resumable(last, module.state_dict(), module.settings, config.training.max_epochs)
     preemption = Preemption(run_dir / "checkpoints" / "last.ckpt")
     trainer = builders.build_trainer(config, run_dir, preemption)
     preemption.listen()
@@ -71,9 +79,10 @@ def main(config: DictConfig) -> None:
 def train_and_test(
     trainer: pl.Trainer, module: SimilarityModule, data: SimilarityDataModule, run_dir: Path, last: Path | None
 ) -> None:
-    """Train, from a checkpoint on if there is one, and leave what the best network achieves."""
+    """Train, resuming from a checkpoint if there is one, and write what the best network achieves."""
     trainer.fit(module, data, ckpt_path=last, weights_only=True)
-    metrics = {}
+    seconds = next(callback.seconds for callback in trainer.callbacks if isinstance(callback, Throughput))
+    metrics = {"train/seconds": round(seconds, 3)}
     for evaluate in (trainer.validate, trainer.test):
         evaluate(
             module, datamodule=data, ckpt_path=run_dir / "checkpoints" / "best.ckpt", verbose=False, weights_only=True
@@ -120,7 +129,3 @@ def quieten() -> None:
     # Where the disk is full W&B's service ends, and W&B says so for every value logged, and that it cannot say so in its log.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.raiseExceptions = False
-
-
-if __name__ == "__main__":
-    run_command(main, "config", "train", __doc__)

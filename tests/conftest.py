@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
 from disentangled_ml.structures import AudioSettings, TrackInfo
+from tests.quick_figures import save_quickly
 
 N_MELS, CHUNK_FRAMES = 16, 16
 GENRES, MOODS = ("bass", "treble"), ("dark", "bright", "plain")
@@ -88,6 +90,12 @@ def many_shards(tmp_path_factory) -> Path:
 def tiny_arguments(tiny_shards) -> tuple[str, ...]:
     """Give the arguments of ``train`` for a run of about a second per epoch."""
     return (*TINY, f"data.shards={tiny_shards}")
+
+
+@pytest.fixture
+def quick_figures(monkeypatch) -> None:
+    """Draw no figure nicely."""
+    monkeypatch.setattr(Figure, "savefig", save_quickly)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from functools import partial
 from disentangled_ml.baselines.base import Baseline
 from disentangled_ml.baselines.controls import Bandwidth, RandomVector, bandwidth
 from disentangled_ml.baselines.mfcc import MfccStatistics
-from disentangled_ml.baselines.table import baseline_table
 from disentangled_ml.baselines.vector_quantization import VectorQuantization
 
 BASELINES: dict[str, Callable[..., Baseline]] = {
@@ -34,5 +33,4 @@ __all__ = [
     "RandomVector",
     "VectorQuantization",
     "bandwidth",
-    "baseline_table",
 ]

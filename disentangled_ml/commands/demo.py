@@ -1,7 +1,5 @@
 """Make the demo corpus: generated pieces with true labels of genre, mood, instrument and tempo; also pieces that change."""
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path
@@ -10,7 +8,6 @@ from omegaconf import DictConfig
 
 from datamodules.corpora.demo.changes import generate_changes
 from datamodules.corpora.demo.corpus import generate_demo
-from disentangled_ml.console import run_command
 
 
 def main(config: DictConfig) -> None:
@@ -22,7 +19,3 @@ def main(config: DictConfig) -> None:
         out = Path(config.out) / "changes"
         written = generate_changes(out, config.changing_pieces, config.seed, config.changing_seconds, workers)
         logging.getLogger("demo").info("%s", written)
-
-
-if __name__ == "__main__":
-    run_command(main, "demo", "demo", __doc__)

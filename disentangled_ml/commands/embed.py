@@ -1,7 +1,7 @@
-"""Embed a catalogue to search it: ``python -m disentangled_ml.commands.embed checkpoint=FILE (manifest=CSV | shards=DIR) out=DIR``.
+"""Embed a catalogue to search it: ``disentangled embed checkpoint=FILE (manifest=CSV | shards=DIR) out=DIR``.
 
 Repeat the command to continue where an earlier one stopped, or when the manifest has grown. What was rejected, and why, stands in
-DIR/rejected.csv. Then ask: ``python -m disentangled_ml.commands.search index=DIR like=TRACK_ID``.
+DIR/rejected.csv. Then ask: ``disentangled search index=DIR like=TRACK_ID``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from omegaconf import DictConfig
 from datamodules.corpora.manifest import read_manifest
 from datamodules.shards.index import ShardIndex
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.files import locked, output_context, writable
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.search.build import (
@@ -47,7 +46,7 @@ def main(config: DictConfig) -> None:
         index = ShardIndex.read(config.shards)
     else:
         corpus = read_manifest(Path(config.manifest), SPLIT_SHARES)
-    store = EmbeddedStore(out, embedder.notes.fingerprint)
+    store = EmbeddedStore(out, embedder.model.fingerprint)
     store.claim()
     with output_context(out), locked(out):
         if config.shards is not None:
@@ -57,7 +56,7 @@ def main(config: DictConfig) -> None:
         n_tracks = assemble(out, embedder, store, batches)
         has_index = config.approximate if config.approximate is not None else n_tracks > MOST_EXACT
         if has_index:
-            write_index(out, embedder.notes.masks)
+            write_index(out, embedder.model.masks)
         write_header(out, embedder, n_tracks)
         if npz is not None:
             write_npz(npz, out)
@@ -70,10 +69,6 @@ def tell(out: Path, embedder: Embedder, n_tracks: int, has_index: bool) -> None:
         n_rejected = sum(1 for _ in csv.DictReader(file))
     if n_rejected:
         logger.info("%d rejected, see %s", n_rejected, out / "rejected.csv")
-    names, dim = ", ".join(embedder.condition_names), embedder.notes.masks.shape[1]
+    names, dim = ", ".join(embedder.condition_names), embedder.model.masks.shape[1]
     how = "with an index for approximate search" if has_index else "searched exactly"
     sys.stdout.write(f"{out}: {n_tracks:,} tracks, {dim} dimensions, {how}; conditions: {names}\n")
-
-
-if __name__ == "__main__":
-    run_command(main, "embed", "embed", __doc__)

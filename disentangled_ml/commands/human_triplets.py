@@ -1,4 +1,4 @@
-"""Compare a checkpoint with people: ``python -m disentangled_ml.commands.human_triplets checkpoint=FILE triplets=CSV shards=DIR``.
+"""Compare a checkpoint with people: ``disentangled human_triplets checkpoint=FILE triplets=CSV shards=DIR``.
 
 The triplets are those of dim-sim, between chunks, of MagnaTagATune's comparisons_final.csv, between whole clips (see
 dim_sim.py and comparisons.py in datamodules/triplet_lists/), or of a listening test (judged.py there): the header tells which.
@@ -31,13 +31,12 @@ from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, read_sample
 from datamodules.triplet_lists import comparisons, dim_sim, judged
 from datamodules.triplet_lists.judgements import Judgements
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.human import check_weights, human_report
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device, load_checkpoint, network_from
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
-from disentangled_ml.reporting.report import accuracy_cell, aligned
+from disentangled_ml.reporting.cells import accuracy_text, aligned
 from disentangled_ml.structures import SPLITS, VOTE_COLUMNS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
 
@@ -239,7 +238,7 @@ def human_table(report: dict[str, Any]) -> str:
     rows = [
         ("compared in", f"all {spaces['whole']['n']}", f"agreement >= {report['at_least']:g}: {high['whole']['n']}")
     ]
-    rows += [(name, *("-" if entry is None else accuracy_cell(entry) for entry in pair)) for name, *pair in ways]
+    rows += [(name, *("-" if entry is None else accuracy_text(entry) for entry in pair)) for name, *pair in ways]
     lines = aligned(rows)
     weights = {name: given for name, given in report["weights"].items() if given is not None}
     lines += [""] + [
@@ -321,7 +320,3 @@ def tell_missing(report: dict[str, Any]) -> None:
             f"no triplet has all its chunks ({report['skipped']} skipped, {report['undecided']} rows without a judgement): "
             "give the shards or the recordings of these tracks"
         )
-
-
-if __name__ == "__main__":
-    run_command(main, "human_triplets", "human_triplets", __doc__)

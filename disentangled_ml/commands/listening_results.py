@@ -1,10 +1,8 @@
-"""Say what a listening test found: ``python -m disentangled_ml.commands.listening_results listening_test=DIR [out=FILE.csv]``.
+"""Say what a listening test found: ``disentangled listening_results listening_test=DIR [out=FILE.csv]``.
 
 It shows how far the raters agree, and with ``out`` writes the triplets that their majority makes, as ``evaluate triplets=FILE.csv``
 and ``human_triplets triplets=FILE.csv`` read them. A server may go on asking meanwhile.
 """
-
-from __future__ import annotations
 
 import logging
 import sys
@@ -14,9 +12,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.files import writable, write_text
-from disentangled_ml.reporting.report import aligned, number
+from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.web.listening.answer_file import read_answers
 from disentangled_ml.web.listening.questions import collect_votes, figures_by_condition, judged_csv
 from disentangled_ml.web.listening.session import ANSWERS_FILE, LIST_FILE
@@ -27,7 +24,7 @@ SHARES = ("percent_agreement", "krippendorff_alpha", "agreement_with_list")
 
 
 def main(config: DictConfig) -> None:
-    """Show, and write, what the listening test of a configuration found."""
+    """Print the results of the listening test of a configuration, and write its triplets."""
     out = None if config.out is None else writable(config.out, "csv")
     folder = Path(config.listening_test)
     if out is not None and out.resolve() == (folder / LIST_FILE).resolve():
@@ -45,7 +42,7 @@ def main(config: DictConfig) -> None:
 
 
 def figures_table(figures: dict[str, dict[str, Any]]) -> str:
-    """Show agreement figures as a table, a line per condition.
+    """Return agreement figures as a table, a line per condition.
 
     >>> print(figures_table({"all": dict.fromkeys(COUNTS, 1) | dict.fromkeys(SHARES, 0.5)}))
     asked for  raters  answers  cannot tell  judged  ties  percent agreement  krippendorff alpha  agreement with list
@@ -53,9 +50,5 @@ def figures_table(figures: dict[str, dict[str, Any]]) -> str:
     """
     rows = [("asked for", *(name.replace("_", " ") for name in (*COUNTS, *SHARES)))]
     for name, entry in figures.items():
-        rows.append((name, *(str(entry[key]) for key in COUNTS), *(number(entry[key]) for key in SHARES)))
+        rows.append((name, *(str(entry[key]) for key in COUNTS), *(number_text(entry[key]) for key in SHARES)))
     return "\n".join(aligned(rows))
-
-
-if __name__ == "__main__":
-    run_command(main, "listening_results", "listening_results", __doc__)

@@ -1,4 +1,4 @@
-"""Find music like a track: ``python -m disentangled_ml.commands.search index=DIR like=TRACK_ID weights.genre=1 weights.mood=0.5``.
+"""Find music like a track: ``disentangled search index=DIR like=TRACK_ID weights.genre=1 weights.mood=0.5``.
 
 ``index`` is a folder that ``embed`` made. ``like`` is the id of one of its tracks, or a recording (wav, flac, ogg, mp3), which needs
 ``checkpoint=FILE``, the one that embedded the folder. Conditions without a weight have none; without weights each has one.
@@ -6,8 +6,6 @@
 matching.py); their recordings are decoded anew for that, so it takes seconds.
 ``precision=true`` instead of ``like`` tells how many of the k results have the query's labels, against chance.
 """
-
-from __future__ import annotations
 
 import sys
 from pathlib import Path
@@ -23,14 +21,13 @@ from datamodules.audio.decoding import UnusableAudio
 from datamodules.batches.recordings import cut_record
 from datamodules.corpora.manifest import section_of
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.matching import MEAN, match_distances
 from disentangled_ml.files import writable, write_json
-from disentangled_ml.network.checkpoint import choose_device
+from disentangled_ml.network.checkpoint import choose_device, fingerprint
 from disentangled_ml.objective.conditions import label_conditions
-from disentangled_ml.reporting.report import aligned, number
+from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, EmbeddedCatalogue
-from disentangled_ml.search.embedder import Embedder, check_fingerprint, fingerprint
+from disentangled_ml.search.embedder import Embedder, check_fingerprint
 from disentangled_ml.search.precision import precision_report
 from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch, open_search
 from disentangled_ml.search.weighted_distance import check_weights, scales
@@ -38,7 +35,7 @@ from disentangled_ml.structures import TrackInfo, TrackRecord
 
 
 def main(config: DictConfig) -> None:
-    """Search as a configuration says, or tell how well searches do."""
+    """Search as a configuration says, or measure the precision of searches."""
     if (config.like is not None) == config.precision:
         raise ConfigError("give like=TRACK_ID or like=FILE, or precision=true")
     out = None if config.out is None else writable(config.out)
@@ -67,7 +64,7 @@ def measure_precision(catalogue: EmbeddedCatalogue, k: int) -> dict[str, Any]:
 
 
 def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
-    """Find what is near to the query of a configuration.
+    """Find the tracks nearest to the query of a configuration.
 
     Raises:
         ConfigError: if there is no such track and no such file, or a file without its checkpoint.
@@ -98,7 +95,7 @@ def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
 def rematch(
     config: DictConfig, embedder: Embedder, catalogue: EmbeddedCatalogue, query: CatalogueTrack, found: list[Result]
 ) -> list[Result]:
-    """Order what was found by comparing its chunks with those of the query; give the first k, with those distances.
+    """Return the first k results in the order of the distances between their chunks and those of the query.
 
     Raises:
         ConfigError: if a track has no recording.
@@ -120,7 +117,7 @@ def read_chunks(config: DictConfig, embedder: Embedder, track: CatalogueTrack) -
             f"match={config.match} needs the recordings, but {config.index} was embedded from shards: embed it from "
             f"manifest=CSV, or use match={MEAN}"
         )
-    record, notes = TrackRecord(track.track_id, track.path, None, "", {}, section_of(track.track_id)), embedder.notes
+    record, notes = TrackRecord(track.track_id, track.path, None, "", {}, section_of(track.track_id)), embedder.model
     try:
         return embedder.embed_chunks(cut_record(record, notes.audio, embedder.source, notes.chunk_frames))
     except UnusableAudio as error:
@@ -128,12 +125,12 @@ def read_chunks(config: DictConfig, embedder: Embedder, track: CatalogueTrack) -
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """Give a result as plain values."""
+    """Return a result as plain values."""
     return {**result.track._asdict(), "distance": result.distance, "distances": result.distances}
 
 
 def results_table(found: list[Result], names: list[str]) -> str:
-    """Show results as a table: a line per track, with its distance in all and per condition, and its labels."""
+    """Return results as a table: a line per track, with its distance in all and per condition, and its labels."""
     rows = [("", "track", "distance", *names, "artist", "labels")]
     for rank, (_, track, distance, distances) in enumerate(found, start=1):
         parts = [f"{distances[name]:.3f}" for name in names]
@@ -142,22 +139,18 @@ def results_table(found: list[Result], names: list[str]) -> str:
 
 
 def precision_table(report: dict[str, Any]) -> str:
-    """Show how well searches do, a line per condition."""
+    """Return precision as a table, a line per condition."""
     rows = [("condition", "its weight alone", "equal weights", "chance", "at best", "queries")]
     for name, entry in report["conditions"].items():
-        rows.append((name, *(number(entry[key]) for key in ("sub", "all", "chance", "best")), str(entry["n"])))
+        rows.append((name, *(number_text(entry[key]) for key in ("sub", "all", "chance", "best")), str(entry["n"])))
     return "\n".join([f"precision at {report['k']} by label, without the query and its artist", "", *aligned(rows)])
 
 
 def show_labels(track: CatalogueTrack) -> str:
-    """Show the labels of a track.
+    """Return the labels of a track as text.
 
     >>> show_labels(CatalogueTrack("a", None, None, {"genre": ["jazz", "swing"], "tempo": 119.6}))
     'jazz;swing, 120 BPM'
     """
     shown = [f"{label:.0f} BPM" if name == TEMPO else ";".join(label) for name, label in track.labels.items()]
     return ", ".join(shown)
-
-
-if __name__ == "__main__":
-    run_command(main, "search", "search", __doc__)

@@ -1,11 +1,9 @@
-"""Open a page to search a catalogue in a browser: ``python -m disentangled_ml.commands.serve checkpoint=FILE index=DIR``.
+"""Open a page to search a catalogue in a browser: ``disentangled serve checkpoint=FILE index=DIR``.
 
 The page finds what is similar to a track of the catalogue or to an uploaded recording, with a slider per condition, and shows a map of
 the catalogue. With ``listening_test=DIR`` it also asks people which of two recordings is more similar to a reference. It is for this
 machine alone unless ``host`` says otherwise. See docs/serve.md.
 """
-
-from __future__ import annotations
 
 import logging
 import socket
@@ -23,7 +21,6 @@ from omegaconf import DictConfig
 from datamodules.audio.bounded_decoding import Bounds, decode_bounded
 from datamodules.triplet_lists.lists import read_triplets, write_triplets
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.objective.conditions import label_conditions
 from disentangled_ml.search.embedder import Embedder
@@ -73,14 +70,14 @@ def main(config: DictConfig) -> None:
 
 
 def plane(points: np.ndarray) -> np.ndarray:
-    """Bring points (N, D) to two dimensions, as the figures of a run do."""
+    """Project points (N, D) to two dimensions, as the figures of a run do."""
     from callbacks.projection import plane as project  # scikit-learn, for the first map alone
 
     return project(points)
 
 
 def upload_embedder(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]], EmbeddedUpload]:
-    """Give what embeds an uploaded recording."""
+    """Return the function that embeds an uploaded recording."""
 
     def embed_upload(file: IO[bytes]) -> EmbeddedUpload:
         waveform, sample_rate = decode_bounded(file, bounds)
@@ -95,13 +92,13 @@ def upload_embedder(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]],
 
 
 def warm_up_index(view: CatalogueView) -> None:
-    """Read what tracks are found by while nobody waits for it; whoever asks is told what is wrong with it."""
+    """Read the texts that tracks are found by before anybody asks; errors are reported to whoever asks first."""
     with suppress(ValueError, OSError):
         view.searched_texts()
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Listen on an address.
+    """Return a socket that listens on an address.
 
     Raises:
         ConfigError: if that is not possible.
@@ -116,7 +113,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
 
 
 def address_of(listening_socket: socket.socket) -> str:
-    """Give the address that a browser opens."""
+    """Return the address that a browser opens."""
     host, port = listening_socket.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
@@ -152,12 +149,12 @@ def open_listening_test(folder: Path, view: CatalogueView, n: int, seed: int) ->
 
 
 def is_audible(question: Question, view: CatalogueView) -> bool:
-    """Tell whether the recordings of a question are there."""
+    """Return whether all recordings of a question exist."""
     return all(view.recording(excerpt.track_id) is not None for excerpt in question[1:])
 
 
 def draw_from(view: CatalogueView, n: int, seed: int) -> list[ListedTriplet]:
-    """Draw the questions of a listening test from the tracks whose recordings are there.
+    """Draw the questions of a listening test from the tracks that have recordings.
 
     Raises:
         ValueError: if they are fewer than three.
@@ -170,7 +167,3 @@ def draw_from(view: CatalogueView, n: int, seed: int) -> list[ListedTriplet]:
     conditions = label_conditions(labelled, labels, catalogue.model.tempo)
     ids, artists = [track.track_id for track in tracks], [track.artist for track in tracks]
     return draw_triplets(ids, artists, labels, conditions, n, seed)
-
-
-if __name__ == "__main__":
-    run_command(main, "serve", "serve", __doc__)

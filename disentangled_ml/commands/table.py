@@ -1,11 +1,9 @@
-"""Compare systems as the paper does: ``python -m disentangled_ml.commands.table shards=DIR key=value ...``.
+"""Compare systems as the paper does: ``disentangled table shards=DIR key=value ...``.
 
 Every network is trained by ``disentangled_ml.train`` in a process of its own and evaluated, like every baseline, on one list of
 test triplets; the networks are chosen by validation, as ever. Leaves in OUT: table.md, table.csv, table.json, table.png,
 matrices.png; runs/ (run folders), cells/ (the report of each system and seed), logs/. Run again, it goes on with what is missing.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -23,12 +21,10 @@ from yaml import YAMLError
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.triplet_lists.lists import ListSettings
 from disentangled_ml.baselines import BASELINES
-from disentangled_ml.builders import check_same, lasting_settings
-from disentangled_ml.config import ConfigError, group_choices, load_config
-from disentangled_ml.console import run_command
-from disentangled_ml.evaluate import evaluate_split
+from disentangled_ml.config import ConfigError, TrainConfig, group_choices, load_config
 from disentangled_ml.files import locked, read_json, write_json
-from disentangled_ml.network.checkpoint import choose_device, load_checkpoint
+from disentangled_ml.network.checkpoint import choose_device, load_model
+from disentangled_ml.objective.conditions import TempoCondition
 from disentangled_ml.processes import Job, run_jobs, slots
 from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
@@ -36,14 +32,16 @@ from disentangled_ml.systems import (
     BaselineSystem,
     SpecialisedSystem,
     System,
+    evaluate_split,
     list_conditions,
-    load_network_system,
+    network_system,
 )
-from disentangled_ml.training.run_folder import last_checkpoint
+from disentangled_ml.training.resume import check_same, fixed_on_resume
 
 FIXED_KEYS = ("base", "train", "triplets_per_condition", "match_bandwidth")  # of a table that is gone on with
 MADE = ("table.md", "table.csv", "table.json", "table.png", "matrices.png", "cells", "runs")
-SYSTEMS_OWN = (  # what makes the systems differ, or what the table sets: not to be given in ``train``
+# Not to be given in ``train``: what makes the systems differ, or what the table sets.
+SYSTEMS_OWN = (
     *("experiment", "choices", "seed", "runs", "run_name", "resume", "mask", "loss", "embedding_dim"),
     *("data.shards", "data.conditions"),
 )
@@ -51,7 +49,7 @@ logger = logging.getLogger("table")
 
 
 class Run(NamedTuple):
-    """Name one training: of a system, from a seed, and its folder in OUT/runs; of some conditions, None: of all."""
+    """Training of a system from a seed, with the name of its folder in OUT/runs, of some conditions or (None) all."""
 
     system: str
     seed: int
@@ -60,7 +58,7 @@ class Run(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Hold what a table is made of.
+    """Table of systems: its configuration, and what follows from it.
 
     Attributes:
         config: Of the command.
@@ -80,14 +78,14 @@ class Table(NamedTuple):
         return [entry["name"] for entry in self.index.conditions]
 
     def cells(self) -> list[tuple[str, int]]:
-        """List the systems with their seeds; of a baseline the first seed is enough."""
+        """Return the systems with their seeds; of a baseline the first seed is enough."""
         seeds = list(self.config.seeds)
         return [
             (system, seed) for system in self.config.systems for seed in (seeds[:1] if system in BASELINES else seeds)
         ]
 
     def runs(self, system: str, seed: int) -> list[Run]:
-        """List the trainings of a cell: none of a baseline, one per condition of the specialised networks."""
+        """Return the trainings of a cell: none of a baseline, one per condition of the specialised networks."""
         if system in BASELINES:
             return []
         if system == SPECIALISED:
@@ -95,15 +93,15 @@ class Table(NamedTuple):
         return [Run(system, seed, f"{system}-seed{seed}")]
 
     def run_dir(self, run: Run) -> Path:
-        """Give the folder of a training."""
+        """Return the folder of a training."""
         return self.out / "runs" / run.name
 
     def is_trained(self, run: Run) -> bool:
-        """Tell whether a training is finished: its report is written last."""
+        """Return whether a training is finished: its report is written last."""
         return (self.run_dir(run) / "evaluation.json").is_file()
 
     def arguments(self, run: Run) -> list[str]:
-        """Give the arguments of ``train`` for a training."""
+        """Return the arguments of ``train`` for a training."""
         conditions = [] if run.conditions is None else [f"data.conditions={json.dumps(run.conditions)}"]
         return [
             *common_arguments(self.config, run.system),
@@ -116,7 +114,7 @@ class Table(NamedTuple):
 
 
 def common_arguments(config: DictConfig, *experiments: str) -> list[str]:
-    """Give the arguments of ``train`` that all seeds have."""
+    """Return the arguments of ``train`` that all seeds have in common."""
     experiment = f"experiment={','.join((config.base, *experiments))}"
     return ["data=shards", f"data.shards={config.shards}", *config.train, experiment]
 
@@ -174,20 +172,20 @@ def begin(table: Table) -> None:
             )
     write_json(path, settings)
     for run in (run for cell in table.cells() for run in table.runs(*cell)):
-        given = load_config("config", table.arguments(run))
+        given = load_config(TrainConfig, table.arguments(run))
         path = table.run_dir(run) / "config.yaml"
         if path.is_file():
-            check_same(table.run_dir(run), run_settings(path), lasting_settings(OmegaConf.to_container(given)))
+            check_same(table.run_dir(run), run_settings(path), fixed_on_resume(OmegaConf.to_container(given)))
 
 
 def check_shards(table: Table) -> None:
-    """Check what would fail only when all is trained.
+    """Check what would otherwise fail only after all trainings.
 
     Raises:
         ShardsError: if the shards have no conditions, or no training or test tracks.
         ConfigError: if a condition has a name that the table needs.
     """
-    list_conditions(table.index, table.names, table.reference)
+    list_conditions(table.index, table.names, TempoCondition(**table.reference.data.tempo))
     for split in ("train", "test"):
         if not table.index.count(split):
             raise ShardsError(f"{table.index.root} has no {split} tracks: check the manifest's split column")
@@ -197,19 +195,19 @@ def check_shards(table: Table) -> None:
 
 
 def run_settings(path: Path) -> dict[str, Any]:
-    """Read the settings of a run that must not change.
+    """Return the settings of a run that must not change.
 
     Raises:
         ConfigError: if its config.yaml is damaged.
     """
     try:
-        return lasting_settings(OmegaConf.to_container(OmegaConf.load(path)))
+        return fixed_on_resume(OmegaConf.to_container(OmegaConf.load(path)))
     except (OmegaConfBaseException, YAMLError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
         raise ConfigError(f"{path} is damaged: delete {path.parent}, it is trained anew") from error
 
 
 def train_missing(table: Table, lock: int) -> list[str]:
-    """Train what is not finished, some side by side; give the names of the trainings that failed."""
+    """Train what is not finished, several at a time; return the names of the trainings that failed."""
     missing = [run for cell in table.cells() for run in table.runs(*cell) if not table.is_trained(run)]
     jobs = [
         Job(
@@ -231,18 +229,18 @@ def load_system(table: Table, system: str, seed: int) -> System:
         return BaselineSystem(BASELINES[system](seed=seed), table.index, table.names, chunk_frames)
     device = choose_device("auto")
     paths = [table.run_dir(run) / "checkpoints" / "best.ckpt" for run in table.runs(system, seed)]
-    networks = [load_network_system(path, table.index, device)[0] for path in paths]
+    networks = [network_system(load_model(path, device), table.index) for path in paths]
     return SpecialisedSystem(networks) if system == SPECIALISED else networks[0]
 
 
 def training_seconds(table: Table, system: str, seed: int) -> float | None:
     """Sum the time that the trainings took; None where nothing is trained."""
-    lasts = [last_checkpoint(table.run_dir(run)) for run in table.runs(system, seed)]
-    return sum(load_checkpoint(last)["callbacks"]["Throughput"]["seconds"] for last in lasts if last) if lasts else None
+    runs = [read_json(table.run_dir(run) / "metrics.json") for run in table.runs(system, seed)]
+    return sum(metrics["train/seconds"] for metrics in runs) if runs else None
 
 
 def evaluate_cell(table: Table, system: str, seed: int) -> dict[str, Any]:
-    """Evaluate a system, or take the report that is kept, unless a network was trained since."""
+    """Evaluate a system, or read its report unless a network was trained since."""
     path = table.out / "cells" / f"{system}-seed{seed}.json"
     made = [(table.run_dir(run) / "evaluation.json").stat().st_mtime for run in table.runs(system, seed)]
     if path.is_file() and path.stat().st_mtime >= max(made, default=0):
@@ -254,7 +252,7 @@ def evaluate_cell(table: Table, system: str, seed: int) -> dict[str, Any]:
     loaded = load_system(table, system, seed)
     config = table.config
     settings = ListSettings(config.triplets_per_condition, 0, table.reference.data.chunk_frames, config.match_bandwidth)
-    conditions = list_conditions(table.index, table.names, table.reference)
+    conditions = list_conditions(table.index, table.names, TempoCondition(**table.reference.data.tempo))
     cell = {
         "system": system,
         "seed": seed,
@@ -268,7 +266,7 @@ def evaluate_cell(table: Table, system: str, seed: int) -> dict[str, Any]:
 
 
 def interrupt(*_: Any) -> None:
-    """Leave in an orderly way when asked to by SIGTERM, so that the trainings end too.
+    """End by SIGTERM as by Ctrl-C, so that the trainings end too.
 
     Raises:
         KeyboardInterrupt: always.
@@ -286,7 +284,7 @@ def main(config: DictConfig) -> None:
     signal.signal(signal.SIGTERM, interrupt)
     index = ShardIndex.read(config.shards)
     out = Path(config.out or Path("tables") / Path(config.shards).resolve().name)
-    table = Table(config, index, out, load_config("config", common_arguments(config)))
+    table = Table(config, index, out, load_config(TrainConfig, common_arguments(config)))
     begin(table)
     with locked(out) as lock:
         failed = train_missing(table, lock)
@@ -300,7 +298,3 @@ def main(config: DictConfig) -> None:
             sys.stdout.write((out / "table.md").read_text(encoding="utf-8") + f"\n{out}\n")
     if failed:
         raise ConfigError(f"{', '.join(failed)} failed, see the logs in {out / 'logs'}; the table is made without")
-
-
-if __name__ == "__main__":
-    run_command(main, "table", "table", __doc__)

@@ -1,9 +1,7 @@
-"""Check the tempo estimation on recordings of known tempo: ``python -m disentangled_ml.commands.tempo_check manifest=FILE.csv``.
+"""Check the tempo estimation on recordings of known tempo: ``disentangled tempo_check manifest=FILE.csv``.
 
 It is the estimation that ``prepare`` uses where a manifest has no tempo, here of the recordings as they are.
 """
-
-from __future__ import annotations
 
 import csv
 import logging
@@ -24,10 +22,9 @@ from datamodules.corpora.manifest import parse_tempo, read_manifest
 from datamodules.corpora.records import collect
 from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.config import ConfigError
-from disentangled_ml.console import run_command
 from disentangled_ml.evaluation.tempo_metrics import FACTORS, TOLERANCE, tempo_report
 from disentangled_ml.files import atomic_write, writable
-from disentangled_ml.reporting.report import accuracy_cell
+from disentangled_ml.reporting.cells import accuracy_text
 from disentangled_ml.structures import Rejected, TrackRecord
 
 COLUMNS = ("track_id", "true", "estimated", "ratio")
@@ -36,7 +33,7 @@ logger = logging.getLogger("tempo_check")
 
 
 def excerpt(record: TrackRecord) -> np.ndarray:
-    """Take the part of a recording of which the tempo is estimated."""
+    """Return the part of a recording whose tempo is estimated."""
     return excerpt_of(*decode(Path(record.path), *record.section))
 
 
@@ -48,7 +45,7 @@ def estimate(records: Sequence[TrackRecord], estimator: str) -> list[float | Rej
 
 
 class KnownTempi(NamedTuple):
-    """Hold the recordings that have a true tempo, their tempi, and the rows that cannot be used."""
+    """Recordings that have a true tempo, their tempi, and the rows that cannot be used."""
 
     records: list[TrackRecord]
     tempi: list[float]
@@ -66,7 +63,8 @@ def known_tempi(manifest: Path, column: str) -> KnownTempi:
     for record in records:
         if column not in record.labels:
             continue
-        label = record.labels[column]  # of a column that is not called tempo it is a list of tags
+        # A list of tags where the column is not called tempo.
+        label = record.labels[column]
         try:
             known.tempi.append(label if isinstance(label, float) else parse_tempo(";".join(label)))
             known.records.append(record)
@@ -86,7 +84,7 @@ def estimate_all(records: Sequence[TrackRecord], estimator: str, workers: int) -
 
 
 def write_tempi(path: Path, rows: Sequence[tuple[str, float, float | None]]) -> None:
-    """Write track id, true and estimated tempo and their ratio (empty without an estimate), whole or not at all."""
+    """Write track id, true and estimated tempo, and their ratio (empty without an estimate)."""
     with atomic_write(path) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
@@ -95,10 +93,10 @@ def write_tempi(path: Path, rows: Sequence[tuple[str, float, float | None]]) -> 
 
 
 def tempo_lines(report: dict[str, Any]) -> str:
-    """Show a report as text."""
+    """Return a report as text."""
     lines = [f"tempo of {report['n']} recordings, within {100 * TOLERANCE:g} %, with 95 % intervals", ""]
     meanings = {"accuracy_1": "of the true tempo", "accuracy_2": "or of a third, half, twice or three times it"}
-    lines += [f"{name}  {accuracy_cell(report[name])}  {meanings[name]}" for name in FACTORS]
+    lines += [f"{name}  {accuracy_text(report[name])}  {meanings[name]}" for name in FACTORS]
     return "\n".join([*lines, f"without an estimate, counted wrong: {report['without_estimate']}"])
 
 
@@ -127,7 +125,3 @@ def main(config: DictConfig) -> None:
     if out is not None:
         write_tempi(out, rows)
     sys.stdout.write(tempo_lines(tempo_report(*zip(*rows, strict=True))) + "\n")
-
-
-if __name__ == "__main__":
-    run_command(main, "tempo_check", "tempo_check", __doc__)

@@ -1,77 +1,151 @@
-"""Configuration and checkpoints to networks, without Lightning: what inference needs.
+"""Checkpoints to networks, without Lightning: what inference needs.
 
 from disentangled_ml.network.checkpoint import load_network
 
 network = load_network("runs/demo-resnet-fixed/checkpoints/best.ckpt")
 """
 
-from __future__ import annotations
-
+import hashlib
 import pickle
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from disentangled_ml.config import ConfigError
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.network.masks import MASKS
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
 from disentangled_ml.structures import AudioSettings
 
-SUBSPACE_DIM = 64  # dimensions of a condition where embedding_dim is null (J. Lee et al., ICASSP 2020)
+SUBSPACE_DIM = 64  # dimensions of a condition where embedding_dim is None (J. Lee et al., ICASSP 2020)
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What must be known of a model to use its embeddings.
+
+    Attributes:
+        fingerprint: sha256 of the checkpoint file.
+        condition_names: In the order of the masks.
+        masks: (C, D) float32.
+        audio: How its recordings become spectrograms.
+        chunk_frames: Length of its chunks.
+        tempo: How tempi are related: arguments of ``TempoCondition``.
+    """
+
+    fingerprint: str
+    condition_names: list[str]
+    masks: np.ndarray
+    audio: AudioSettings
+    chunk_frames: int
+    tempo: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainedModel(ModelDescription):
+    """The content of a checkpoint, ready for use.
+
+    Attributes:
+        network: In evaluation mode.
+        shards: Folder that it was trained on.
+    """
+
+    network: ConditionalSimilarityNetwork
+    shards: str
 
 
 def choose(registry: dict[str, Any], name: str, key: str) -> Any:
-    """Take an entry of a registry.
+    """Return an entry of a registry.
 
     Raises:
-        ConfigError: if there is none; names those there are.
+        ValueError: for an unknown name; lists the known ones.
     """
     if name not in registry:
-        raise ConfigError(f"{key}={name} is unknown: choose one of {', '.join(registry)}")
+        raise ValueError(f"{key}={name} is unknown: choose one of {', '.join(registry)}")
     return registry[name]
 
 
-def embedding_dim(config: DictConfig, n_conditions: int) -> int:
-    """Give the number of dimensions D of a training configuration."""
-    return config.embedding_dim or SUBSPACE_DIM * n_conditions
-
-
 def choose_device(accelerator: str) -> torch.device:
-    """Take a GPU where there is one and it is not refused.
+    """Return the GPU, unless there is none or ``accelerator`` is ``cpu``.
 
     Raises:
-        ConfigError: if one is asked for and there is none.
+        ValueError: if ``accelerator`` is ``gpu`` and there is none.
     """
     if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("accelerator=gpu, but there is no CUDA device: use accelerator=auto or cpu")
+        raise ValueError("accelerator=gpu, but there is no CUDA device: use accelerator=auto or cpu")
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def build_network(config: DictConfig, condition_names: list[str], audio: AudioSettings) -> ConditionalSimilarityNetwork:
-    """Build the network of a training configuration."""
-    n_conditions = len(condition_names)
-    size = embedding_dim(config, n_conditions)
-    frontend_class = choose(FRONTENDS, config.frontend.name, "frontend.name")
-    trainable = {"trainable_stft": config.frontend.trainable_stft, "trainable_mel": config.frontend.trainable_mel}
-    if config.frontend.name == "mel" and any(trainable.values()):
-        raise ConfigError("frontend.trainable_* needs frontend=nnaudio: the stored mel has nothing to train")
-    if config.frontend.name == "waveform" and any(trainable.values()):
-        raise ConfigError(
+def make_network(
+    condition_names: Sequence[str],
+    audio: AudioSettings,
+    *,
+    backbone: str,
+    width: float = 1.0,
+    frontend: str = "mel",
+    trainable_stft: bool = False,
+    trainable_mel: bool = False,
+    mask: str = "fixed",
+    mask_start: str = "disjoint",
+    embedding_dim: int | None = None,
+    channels_last: bool = False,
+) -> ConditionalSimilarityNetwork:
+    """Make an untrained network.
+
+    Args:
+        condition_names: In order.
+        audio: Settings of its spectrograms.
+        backbone: Name in ``BACKBONES``.
+        width: Scales the channels of the backbone.
+        frontend: Name in ``FRONTENDS``.
+        trainable_stft: Train the Fourier kernels of ``nnaudio``.
+        trainable_mel: Train the mel filters of ``nnaudio``.
+        mask: Name in ``MASKS``.
+        mask_start: Initial values of ``learned`` masks.
+        embedding_dim: D; None: 64 per condition.
+        channels_last: Memory format of the backbone.
+
+    Raises:
+        ValueError: for an unknown name, or arguments that do not fit together.
+    """
+    size = embedding_dim or SUBSPACE_DIM * len(condition_names)
+    frontend_class, trainable = choose(FRONTENDS, frontend, "frontend.name"), trainable_stft or trainable_mel
+    if frontend == "mel" and trainable:
+        raise ValueError("frontend.trainable_* needs frontend=nnaudio: the stored mel has nothing to train")
+    if frontend == "waveform" and trainable:
+        raise ValueError(
             "frontend.trainable_* is of frontend=nnaudio: the filters of frontend=waveform are always trained"
         )
-    frontend = frontend_class(audio, **(trainable if config.frontend.name == "nnaudio" else {}))
-    backbone = choose(BACKBONES, config.backbone.name, "backbone.name")(size, config.backbone.width)
-    start = {"start": config.mask.start} if config.mask.name == "learned" else {}
-    masks = choose(MASKS, config.mask.name, "mask.name")(n_conditions, size, **start)
-    if config.trainer.channels_last:
-        backbone = backbone.to(memory_format=torch.channels_last)
-    return ConditionalSimilarityNetwork(frontend, backbone, masks, condition_names)
+    filters = {"trainable_stft": trainable_stft, "trainable_mel": trainable_mel} if frontend == "nnaudio" else {}
+    start = {"start": mask_start} if mask == "learned" else {}
+    parts = (
+        frontend_class(audio, **filters),
+        choose(BACKBONES, backbone, "backbone.name")(size, width),
+        choose(MASKS, mask, "mask.name")(len(condition_names), size, **start),
+    )
+    if channels_last:
+        parts[1].to(memory_format=torch.channels_last)
+    return ConditionalSimilarityNetwork(*parts, condition_names)
+
+
+def network_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of ``make_network`` in a training configuration, a mapping of mappings."""
+    frontend, mask = config["frontend"], config["mask"]
+    return {
+        "backbone": config["backbone"]["name"],
+        "width": config["backbone"]["width"],
+        "frontend": frontend["name"],
+        "trainable_stft": frontend["trainable_stft"],
+        "trainable_mel": frontend["trainable_mel"],
+        "mask": mask["name"],
+        "mask_start": mask["start"],
+        "embedding_dim": config["embedding_dim"],
+        "channels_last": config["trainer"]["channels_last"],
+    }
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -85,7 +159,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to unpickle it
             reason = "it is damaged, or holds more than tensors and plain values"
         raise ValueError(f"checkpoint {path} cannot be read ({reason}): give one that train wrote") from error
@@ -94,6 +168,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint {path} lacks {', '.join(sorted(missing))}: give one that train wrote")
     check_parts(path, checkpoint)
     return checkpoint
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class where there is none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def check_parts(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -133,14 +212,13 @@ def network_from(checkpoint: dict[str, Any], path: str | Path = "in memory") -> 
     """
     prefix = "network."
     try:
-        config = OmegaConf.create(checkpoint["config"])
-        network = build_network(config, checkpoint["conditions"], AudioSettings(**checkpoint["audio"]))
+        arguments = network_arguments(checkpoint["config"])
+        network = make_network(checkpoint["conditions"], AudioSettings(**checkpoint["audio"]), **arguments)
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         network.load_state_dict(weights)
-    except (RuntimeError, LookupError, TypeError, AttributeError, OverflowError, OmegaConfBaseException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (RuntimeError, LookupError, TypeError, AttributeError, OverflowError, ValueError) as error:
         raise ValueError(
-            f"checkpoint {path}: no network can be made of it ({reason}): give one that train wrote"
+            f"checkpoint {path}: no network can be made of it ({first_line(error)}): give one that train wrote"
         ) from error
     return network.eval()
 
@@ -152,3 +230,36 @@ def load_network(path: str | Path) -> ConditionalSimilarityNetwork:
         ValueError: if the file is no checkpoint of this project.
     """
     return network_from(load_checkpoint(Path(path)), path)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
+    """Load a checkpoint file for use.
+
+    Raises:
+        ValueError: if the file is no checkpoint of this project.
+    """
+    checkpoint = load_checkpoint(Path(path))
+    network, data = network_from(checkpoint, path), checkpoint["config"]["data"]
+    return TrainedModel(
+        fingerprint=fingerprint(Path(path)),
+        condition_names=list(checkpoint["conditions"]),
+        masks=network.masks().detach().float().numpy(),
+        audio=AudioSettings(**checkpoint["audio"]),
+        chunk_frames=data["chunk_frames"],
+        tempo=dict(data["tempo"]),
+        network=network.to(device),
+        shards=data["shards"],
+    )
+
+
+def fingerprint(path: Path) -> str:
+    """Return the sha256 of a checkpoint file.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} cannot be read ({error.strerror}): give one that train wrote") from error

@@ -1,24 +1,27 @@
 """The conditional similarity network: frontend + backbone + masks, usable without Lightning.
 
-network = load_network("runs/demo/checkpoints/best.ckpt")       # disentangled_ml.builders
+network = load_network("runs/demo/checkpoints/best.ckpt")       # disentangled_ml.network.checkpoint
 embedding = network(mel)                                        # (B, D), unit length
 genre = embedding * network.masks()[0]                          # its genre subspace
 """
 
-from __future__ import annotations
+from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from disentangled_ml.network.augmentation import Augmentation
 
+CHUNKS_PER_PASS = 256  # bounds the memory of embedding
+
 
 class ConditionalSimilarityNetwork(nn.Module):
-    """Embed chunks of audio, and say which part of the embedding each condition looks at.
+    """Network that embeds chunks of audio, with a mask over the embedding for each condition.
 
     Args:
         frontend: Audio to spectrogram (B, 1, n_mels, frames).
         backbone: Spectrogram to (B, D).
-        masks: Called without arguments, gives the condition masks (C, D).
+        masks: Called without arguments, returns the condition masks (C, D).
         condition_names: In the order of the masks.
     """
 
@@ -28,7 +31,7 @@ class ConditionalSimilarityNetwork(nn.Module):
         self.condition_names = list(condition_names)
 
     def raw_embedding(self, audio: Tensor, augmentation: Augmentation | None = None) -> Tensor:
-        """Embed chunks, changed where that is wanted, without normalising, in float32: (B, ...) to (B, D)."""
+        """Embed chunks, augmented if asked for, without normalising, in float32: (B, ...) to (B, D)."""
         if augmentation is None:
             return self.backbone(self.frontend(audio)).float()
         spect = self.frontend(augmentation.change_audio(audio))
@@ -42,3 +45,18 @@ class ConditionalSimilarityNetwork(nn.Module):
             returns: (B, D) float32, L2-normalised as a whole.
         """
         return nn.functional.normalize(self.raw_embedding(audio), dim=1)
+
+
+def embed_in_passes(network: ConditionalSimilarityNetwork, chunks: Tensor | Iterable[Tensor]) -> Tensor:
+    """Embed any number of chunks with bounded memory.
+
+    Args:
+        network: On any device, which each pass is moved to.
+        chunks: All of them, or the passes themselves, which may be made on the way; at least one.
+
+    Shape:
+        chunks: (N, ...), or passes (n, ...) that sum to N; returns: (N, D), on the network's device.
+    """
+    device = next(network.parameters()).device
+    passes = chunks.split(CHUNKS_PER_PASS) if isinstance(chunks, Tensor) else chunks
+    return torch.cat([network(part.to(device)) for part in passes])

@@ -1,11 +1,9 @@
-"""Reports of systems and seeds to one comparison, and its forms: markdown, CSV, JSON.
+"""A comparison of systems, assembled from the reports of their seeds, and written as markdown, CSV and JSON.
 
-A *cell* is the report of one system and seed (see ``table.py``); a *row* a system in a space, ``all`` dimensions or the
-``sub``-dimensions of each condition. With one seed an accuracy comes with its 95 % interval over anchor tracks, with several
-with the mean and the standard deviation over the seeds.
+A *cell* is the report of one system and seed; a *row* is a system in a space: ``all`` dimensions, or the ``sub``-dimensions of each
+condition. With one seed an accuracy has its 95 % interval over the anchor tracks, with several its mean and standard deviation over
+the seeds.
 """
-
-from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -14,12 +12,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from disentangled_ml.files import atomic_write, write_json, write_text
+from disentangled_ml.reporting.cells import accuracy_text, markdown_table, number_text
 from disentangled_ml.reporting.published import published
 from disentangled_ml.structures import TRACK
 
 SPACES = {"all": "All dimensions", "sub": "Sub-dimensions of each condition"}
 SPECIALISED = "specialised"
-ROW_KEYS = (  # of a row, beside its conditions, which therefore cannot be called so
+# Keys of a row beside its conditions, which therefore cannot have these names.
+ROW_KEYS = (
     *("system", "title", "space", "parameters", "seconds", "disentanglement", "matrix"),
     *("recall", "chance_recall", "track_recall", "probe", "paper"),
 )
@@ -53,7 +53,7 @@ TITLES = {
 
 
 def pool_seeds(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Pool the accuracies of several seeds; that of a single one stays as it is.
+    """Pool the accuracies of several seeds; the entry of a single seed stays as it is.
 
     >>> pool_seeds([{"accuracy": 0.5, "ci95": [0.4, 0.6], "n": 9}, {"accuracy": 0.7, "ci95": [0.6, 0.8], "n": 9}])
     {'accuracy': 0.6, 'deviation': 0.1414, 'n': 9}
@@ -65,7 +65,7 @@ def pool_seeds(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def average(values: Iterable[float | None]) -> float | None:
-    """Average what is known; None where nothing is.
+    """Average the values that are known; return None where none is.
 
     >>> average([0.25, None, 0.75]), average([None])
     (0.5, None)
@@ -75,13 +75,13 @@ def average(values: Iterable[float | None]) -> float | None:
 
 
 def mean_entry(cell: dict[str, Any], space: str, names: Sequence[str]) -> dict[str, Any]:
-    """Give the mean over the conditions like an accuracy."""
+    """Return the mean over the conditions in the form of an accuracy."""
     n = sum(cell[space][name]["n"] for name in names)
     return {"accuracy": cell[space]["mean"], "ci95": cell["mean_ci95"][space], "n": n}
 
 
 def make_row(cells: Sequence[dict[str, Any]], space: str, names: Sequence[str]) -> dict[str, Any]:
-    """Make the row of a system in a space from the cells of its seeds; what is of all dimensions stands in ``all`` alone."""
+    """Return the row of a system in a space; the track triplets, which use all dimensions, count in ``all`` alone."""
     first = cells[0]
     row = {
         "system": first["system"],
@@ -107,9 +107,9 @@ def make_row(cells: Sequence[dict[str, Any]], space: str, names: Sequence[str]) 
 
 
 def assemble(cells: Sequence[dict[str, Any]], names: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
-    """Assemble the comparison: rows in all dimensions, then those in sub-dimensions of the systems that have some.
+    """Return the comparison: rows in all dimensions, then rows in sub-dimensions of the systems that have subspaces.
 
-    Of the specialised networks only the sub-dimensions count: side by side they are no system of their own.
+    The specialised networks have rows in sub-dimensions only: side by side they are not one embedding.
     """
     by_system: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
@@ -119,77 +119,38 @@ def assemble(cells: Sequence[dict[str, Any]], names: Sequence[str], settings: di
     return {"columns": [*names, "mean", TRACK], "rows": rows, "settings": settings}
 
 
-def accuracy_text(entry: dict[str, Any] | None) -> str:
-    """Show an accuracy with its interval or deviation.
-
-    >>> accuracy_text({"accuracy": 0.6, "deviation": 0.0123, "n": 9}), accuracy_text({"accuracy": None, "n": 0})
-    ('0.600 ± 0.012', '-')
-    >>> accuracy_text({"accuracy": 0.6, "ci95": [0.55, 0.654], "n": 9})
-    '0.600 [0.55, 0.65]'
-    """
-    if entry is None:
-        return ""
-    if entry["accuracy"] is None:
-        return "-"
-    if "deviation" in entry:
-        return f"{entry['accuracy']:.3f} ± {entry['deviation']:.3f}"
-    low, high = entry["ci95"]
-    return f"{entry['accuracy']:.3f} [{low:.2f}, {high:.2f}]"
-
-
-def number_text(value: float | None, form: str = ".3f") -> str:
-    """Show a number.
-
-    >>> number_text(None), number_text(1234567, ","), number_text(0.5)
-    ('-', '1,234,567', '0.500')
-    """
-    return "-" if value is None else format(value, form)
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table.
-
-    >>> print(markdown_table(["a", "b"], [["1", "2"]]))
-    | a | b |
-    |---|---|
-    | 1 | 2 |
-    """
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "|" + "|".join(cells) + "|" if cells is lines[1] else "| " + " | ".join(cells) + " |" for cells in lines
-    )
+def table_cell(entry: dict[str, Any] | None) -> str:
+    """Return the cell of an accuracy; an empty one where there can be none."""
+    return "" if entry is None else accuracy_text(entry, digits=2)
 
 
 def accuracy_lines(row: dict[str, Any], columns: Sequence[str]) -> list[list[str]]:
-    """Write the lines of a row: ours, and the paper's where there is one."""
-    cells = [accuracy_text(row[column]) for column in columns]
-    seconds = number_text(row["seconds"], ".0f")
-    lines = [[row["title"], *cells, number_text(row["parameters"], ","), seconds]]
-    if row["paper"]:
-        lines.append(
-            ["*the paper*", *(f"*{row['paper'][c]:.3f}*" if c in row["paper"] else "" for c in columns), "", ""]
-        )
+    """Return the cells of a row: this project's accuracies, and below them the paper's where it reports some."""
+    costs = [number_text(row["parameters"], ",.0f"), number_text(row["seconds"], ".0f")]
+    lines = [[row["title"], *(table_cell(row[column]) for column in columns), *costs]]
+    if paper := row["paper"]:
+        lines.append(["*the paper*", *(f"*{paper[c]:.3f}*" if c in paper else "" for c in columns), "", ""])
     return lines
 
 
 def label_lines(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[list[str]]:
-    """Write what a table of retrieval and labels shows: a line per system, in its sub-dimensions where it has some."""
-    best = {row["system"]: row for row in rows}  # rows in sub-dimensions come last
+    """Return retrieval and label scores: a line per system, in its sub-dimensions where it has subspaces."""
+    # Rows in sub-dimensions come last.
+    best = {row["system"]: row for row in rows}
     lines = []
     for row in best.values():
         recalls = [number_text(row["recall"][name]) for name in names]
         probes = [
-            number_text(probe["roc_auc"]) + " / " + number_text(probe["pr_auc"]) for probe in row["probe"].values()
+            " / ".join(number_text(probe[key]) for key in ("roc_auc", "pr_auc")) for probe in row["probe"].values()
         ]
-        lines.append(
-            [row["title"], number_text(row["disentanglement"]), *recalls, accuracy_text(row["track_recall"]), *probes]
-        )
-    chance = [number_text(rows[0]["chance_recall"][name]) for name in names]
-    return [*lines, ["*chance*", "", *(f"*{c}*" for c in chance), "", *("" for _ in rows[0]["probe"])]]
+        disentanglement = number_text(row["disentanglement"])
+        lines.append([row["title"], disentanglement, *recalls, table_cell(row["track_recall"]), *probes])
+    chance = [f"*{number_text(rows[0]['chance_recall'][name])}*" for name in names]
+    return [*lines, ["*chance*", "", *chance, "", *("" for _ in rows[0]["probe"])]]
 
 
 def markdown(comparison: dict[str, Any]) -> str:
-    """Write the comparison as markdown."""
+    """Return the comparison as markdown."""
     columns, rows = comparison["columns"], comparison["rows"]
     names = columns[:-2]
     counts = ", ".join(f"{name} {max(row[name]['n'] for row in rows):,}" for name in names)
@@ -216,7 +177,7 @@ def markdown(comparison: dict[str, Any]) -> str:
 
 
 def flat_row(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """Flatten a row for the CSV."""
+    """Return a row of the CSV."""
     flat = {"system": row["system"], "space": row["space"]}
     for column in (*columns, "track_recall"):
         entry = row[column] or {}

@@ -1,7 +1,5 @@
 """The comparison as figures: accuracies with their intervals, and the matrix of conditions and subspaces of each system."""
 
-from __future__ import annotations
-
 from math import ceil
 from pathlib import Path
 from typing import Any

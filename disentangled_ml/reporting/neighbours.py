@@ -1,28 +1,77 @@
 """Nearest neighbours of tracks, by the masked distance of the loss: what "similar" sounds like in a subspace."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.losses import masked_distance
+from disentangled_ml.reporting.page_tables import show
 from disentangled_ml.structures import TrackInfo
+
+WHOLE = "all dimensions"
 
 
 class Neighbour(NamedTuple):
-    """Name a track by its row, with its distance from the query."""
+    """Row of a track, and its distance from the query."""
 
     row: int
     distance: float
 
 
+class TrackView(NamedTuple):
+    """What is shown of a track: name, artist, a label per condition, and the number of its clip, if it has one."""
+
+    name: str
+    artist: str
+    labels: dict[str, str]
+    clip: int | None
+
+
+class NeighbourView(NamedTuple):
+    """Neighbour of a query; ``similar`` is the relation of their labels, None where they do not decide."""
+
+    track: TrackView
+    distance: float
+    similar: bool | None
+
+
+class SpaceView(NamedTuple):
+    """Neighbours of a query in the subspace of a condition, or in all dimensions (no condition)."""
+
+    title: str
+    condition: str | None
+    neighbours: list[NeighbourView]
+
+
+class QueryView(NamedTuple):
+    """Query with its neighbours in every space."""
+
+    track: TrackView
+    spaces: list[SpaceView]
+
+
+@dataclass(frozen=True)
+class EmbeddedTracks:
+    """Tracks whose neighbours are shown: N embeddings, and a mask per condition.
+
+    Shape:
+        embedding: (N, D); masks: (D,) each.
+    """
+
+    infos: list[TrackInfo]
+    embedding: Tensor
+    masks: dict[str, Tensor]
+    conditions: list[Condition]
+
+
 def nearest(
     embedding: Tensor, mask: Tensor, queries: Sequence[int], k: int, artists: Sequence[str | None] | None = None
 ) -> list[list[Neighbour]]:
-    """Find the nearest neighbours of some tracks, nearest first; of equally near ones the first row comes first.
+    """Return the nearest neighbours of some tracks, nearest first; of equally near ones the first row comes first.
 
     A query is no neighbour of itself, nor are the tracks by its artist, where that is known: they would be found by the
     sound of one recording studio. Scaling the dimensions outside of the mask changes nothing.
@@ -62,7 +111,7 @@ def nearest(
 
 
 def choose_queries(tracks: Sequence[TrackInfo], n: int) -> list[int]:
-    """Choose n tracks evenly from those with labels for the most conditions; always the same, fewer where there are fewer.
+    """Return the rows of n tracks, evenly spaced among those labelled for the most conditions; fewer where there are fewer.
 
     >>> tracks = [TrackInfo(str(i), None, 129, {"genre": ["rock"]} if i % 2 else {}) for i in range(10)]
     >>> choose_queries(tracks, 2)
@@ -72,3 +121,57 @@ def choose_queries(tracks: Sequence[TrackInfo], n: int) -> list[int]:
     rows = [row for row, track in enumerate(tracks) if len(track.labels) == most]
     n = min(n, len(rows))
     return [rows[i * len(rows) // n] for i in range(n)]
+
+
+def neighbours_by_space(
+    tracks: EmbeddedTracks, queries: Sequence[int], k: int
+) -> dict[str | None, list[list[Neighbour]]]:
+    """Return the neighbours of the queries in every subspace, and in all dimensions under None."""
+    masks: dict[str | None, Tensor] = {**tracks.masks, None: torch.ones(tracks.embedding.shape[1])}
+    artists = [info.artist for info in tracks.infos]
+    return {space: nearest(tracks.embedding, mask, queries, k, artists) for space, mask in masks.items()}
+
+
+def similar_tracks(condition: Condition, infos: Sequence[TrackInfo], queries: Sequence[int]) -> list[dict[int, bool]]:
+    """Return for each query which tracks are positives (True) or negatives by their labels; others are absent."""
+    labels = condition.encode([info.labels.get(condition.name) for info in infos])
+    positive, negative = condition.relate(labels[queries], labels)
+    return [
+        {row: bool(is_similar) for row, (is_similar, decided) in enumerate(pairs) if decided}
+        for pairs in torch.stack([positive, positive | negative], dim=2).tolist()
+    ]
+
+
+def view_track(info: TrackInfo, clips: Mapping[str, int]) -> TrackView:
+    """Return what is shown of a track.
+
+    >>> view_track(TrackInfo("a", None, 129, {"genre": ["rock"], "tempo": 119.6}), {}).labels
+    {'genre': 'rock', 'tempo': '120 BPM'}
+    """
+    labels = {
+        name: f"{label:.0f} BPM" if isinstance(label, int | float) else show(label)
+        for name, label in info.labels.items()
+    }
+    return TrackView(info.track_id, info.artist or "", labels, clips.get(info.track_id))
+
+
+def view_queries(
+    tracks: EmbeddedTracks,
+    queries: Sequence[int],
+    found: Mapping[str | None, list[list[Neighbour]]],
+    clips: Mapping[str, int],
+) -> list[QueryView]:
+    """Return the queries with what was found in every space, and the numbers of the clips by track id."""
+    similar = {condition.name: similar_tracks(condition, tracks.infos, queries) for condition in tracks.conditions}
+
+    def view_space(space: str | None, i: int) -> SpaceView:
+        marks = similar[space][i] if space in similar else {}
+        near = [
+            NeighbourView(view_track(tracks.infos[n.row], clips), n.distance, marks.get(n.row)) for n in found[space][i]
+        ]
+        return SpaceView(space or WHOLE, space, near)
+
+    return [
+        QueryView(view_track(tracks.infos[query], clips), [view_space(space, i) for space in found])
+        for i, query in enumerate(queries)
+    ]

@@ -7,7 +7,8 @@ triplets, the same in both tables.
 from collections.abc import Collection
 
 COLUMNS = ("genre", "mood", "instrument", "tempo", "mean")
-ACCURACIES = {  # space, system of conf/table.yaml -> in the order of COLUMNS
+# Space, system of conf/table.yaml -> in the order of COLUMNS.
+ACCURACIES = {
     ("all", "vq"): (0.563, 0.481, 0.495, 0.516, 0.514),
     ("all", "track_only"): (0.611, 0.595, 0.531, 0.534, 0.568),
     ("all", "category"): (0.647, 0.633, 0.562, 0.875, 0.679),

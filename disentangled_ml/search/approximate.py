@@ -11,8 +11,6 @@ compared by their embeddings.
 Inverted files were tried beside it, of each condition's subspace and of the whole: docs/search.md.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from threading import Lock
 
@@ -22,15 +20,17 @@ import numpy as np
 from disentangled_ml.search.catalogue import CatalogueError, EmbeddedCatalogue
 from disentangled_ml.search.weighted_distance import scales
 
-BITS = 4  # per part: 16 points, which FAISS compares in registers
+# Per part: 16 points, which FAISS compares in registers.
+BITS = 4
 TRAINED_ON = 20_000  # tracks, drawn at random
 LEAST_TRACKS = 16  # one per point
-CANDIDATES = 1_000  # compared by their embeddings afterwards, or this many times k tenths
+# Least number of tracks that are compared by their embeddings afterwards; for k results at least k / 10 times as many.
+CANDIDATES = 1_000
 ROWS_PER_BLOCK = 65_536
 
 
 class ApproximateIndex:
-    """Give candidates by their codes, see ``similarity_search.Index``.
+    """Index that finds candidates by their codes, see ``similarity_search.Index``.
 
     Args:
         index: Of N tracks.
@@ -42,10 +42,11 @@ class ApproximateIndex:
         self.index, self.masks, self.n_candidates = index, masks, n_candidates
         quantizer = index.pq
         self.points = faiss.vector_to_array(quantizer.centroids).reshape(quantizer.M, quantizer.ksub, quantizer.dsub)
-        self.lock = Lock()  # the points that FAISS compares with are those of one search at a time
+        # FAISS compares with one set of points at a time: those of one search.
+        self.lock = Lock()
 
     def candidates(self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, n: int) -> np.ndarray:
-        """Give the rows of tracks that are allowed and probably the nearest, ascending: n and more, or all that are allowed.
+        """Return the rows of the allowed tracks that are probably the nearest, ascending: n and more, or all that are allowed.
 
         Where few are allowed more are asked for, until enough remain.
 
@@ -65,7 +66,7 @@ class ApproximateIndex:
         return np.arange(self.index.ntotal) if allowed is None else np.flatnonzero(allowed)
 
     def nearest_codes(self, query: np.ndarray, stretch: np.ndarray, n: int) -> np.ndarray:
-        """Give the rows whose codes are nearest to a stretched query, once the points are stretched as well."""
+        """Return the rows whose codes are nearest to a stretched query, with the points stretched as well."""
         parts, _, size = self.points.shape
         points = self.points * stretch.reshape(parts, 1, size)
         with self.lock:
@@ -74,7 +75,7 @@ class ApproximateIndex:
         return found[0][found[0] >= 0]
 
     def as_bytes(self) -> bytes:
-        """Give the content of the file of the index."""
+        """Return the content of the index file."""
         with self.lock:
             faiss.copy_array_to_vector(self.points.ravel(), self.index.pq.centroids)
             return faiss.serialize_index(self.index).tobytes()

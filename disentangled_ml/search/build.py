@@ -37,6 +37,7 @@ from disentangled_ml.search.catalogue import (
     CatalogueError,
     CatalogueTrack,
     column_values,
+    describe_model,
     read_catalogue,
 )
 from disentangled_ml.search.embedder import Embedder
@@ -121,7 +122,7 @@ def embed_manifest(
     embedder: Embedder, corpus: Corpus, store: EmbeddedStore, split: str | None, workers: int
 ) -> list[Batch]:
     """Embed the recordings of a manifest; return its batches in order, all of them finished."""
-    notes, batches = embedder.notes, [batch for batch, _ in manifest_batches(corpus, split)]
+    notes, batches = embedder.model, [batch for batch, _ in manifest_batches(corpus, split)]
     work = partial(cut_recordings, audio=notes.audio, source=embedder.source, frames=notes.chunk_frames)
     total = sum(batch.size for batch in batches)
     with Workers(workers, work) as pool, tqdm(total=total, unit="track", desc="embed") as progress:
@@ -148,15 +149,15 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, sp
     Raises:
         CatalogueError: if the shards do not fit the network.
     """
-    if index.audio != embedder.notes.audio:
+    if index.audio != embedder.model.audio:
         raise CatalogueError(
-            f"{index.root} was prepared with {index.audio}, the checkpoint with {embedder.notes.audio}"
+            f"{index.root} was prepared with {index.audio}, the checkpoint with {embedder.model.audio}"
         )
     if embedder.source == "waveform" and not index.has_waveform:
         raise CatalogueError(
             f"{index.root} holds no waveforms, which this checkpoint needs: prepare with store_waveform=true, or give manifest=CSV"
         )
-    source = Source(index, [], embedder.source, embedder.notes.chunk_frames)
+    source = Source(index, [], embedder.source, embedder.model.chunk_frames)
     shards = [shard for split in splits for shard in index.splits[split]]
     batches = [Batch(Path(shard.file).stem, shard.samples, f"{index.fingerprint()} {shard.file}") for shard in shards]
     with tqdm(total=sum(batch.size for batch in batches), unit="track", desc="embed") as progress:
@@ -208,7 +209,7 @@ def embed_batch(embedder: Embedder, tracks: Iterable[Chunks | Rejected]) -> Embe
             rows.append(row)
         else:
             rejected.append(Rejected(track.track_id, track.path or "", "its embedding is not finite"))
-    embedding = np.stack(rows) if rows else np.empty((0, embedder.notes.masks.shape[1]), np.float32)
+    embedding = np.stack(rows) if rows else np.empty((0, embedder.model.masks.shape[1]), np.float32)
     return EmbeddedBatch(embedding, found, rejected)
 
 
@@ -232,7 +233,7 @@ def assemble(folder: Path, embedder: Embedder, store: EmbeddedStore, batches: Se
         raise CatalogueError(f"no track is usable, see the reasons in {folder / 'rejected.csv'}")
     (folder / HEADER).unlink(missing_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
-    shape = (sum(counts), embedder.notes.masks.shape[1])
+    shape = (sum(counts), embedder.model.masks.shape[1])
     columns, row = np.empty(shape[0], COLUMNS), 0
     with (
         atomic_write(folder / EMBEDDING, "wb") as arrays,
@@ -267,7 +268,9 @@ def write_index(folder: Path, masks: np.ndarray) -> None:
 def write_header(folder: Path, embedder: Embedder, n_tracks: int) -> None:
     """Write what makes the folder a catalogue, and remove what killed processes left."""
     write_json(
-        folder / HEADER, {"format_version": FORMAT_VERSION, "tracks": n_tracks, **embedder.notes.as_json()}, indent=None
+        folder / HEADER,
+        {"format_version": FORMAT_VERSION, "tracks": n_tracks, **describe_model(embedder.model)},
+        indent=None,
     )
     for part in (folder, folder / EmbeddedStore.FOLDER):
         remove_unfinished(part)

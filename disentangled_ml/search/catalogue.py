@@ -11,8 +11,6 @@ Plain ``.npy`` arrays, since they are exact, need no further library, hold no pi
 million tracks opens at once, and what is not looked at is not read. (The members of an npz cannot be mapped, nor can Parquet.)
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.structures import TEMPO, AudioSettings, name_code
 
 FORMAT_VERSION = 1
@@ -38,11 +37,11 @@ COLUMNS = np.dtype(
 
 
 class CatalogueError(ValueError):
-    """Tell which part of a catalogue cannot be used, and the way out."""
+    """A part of a catalogue cannot be used; the message says which, and what to do."""
 
 
 class CatalogueTrack(NamedTuple):
-    """Hold what is known about a track of a catalogue.
+    """Track of a catalogue.
 
     Attributes:
         track_id: Unique name.
@@ -57,41 +56,21 @@ class CatalogueTrack(NamedTuple):
     labels: dict[str, list[str] | float]
 
 
-@dataclass(frozen=True)
-class ModelNotes:
-    """Hold what a catalogue keeps of the model that embedded it.
-
-    Attributes:
-        fingerprint: sha256 of the checkpoint file.
-        condition_names: In the order of the masks.
-        masks: (C, D) float32.
-        audio: How its recordings become spectrograms.
-        chunk_frames: Length of its chunks.
-        tempo: How tempi are related, as in the training configuration under ``data.tempo``.
-    """
-
-    fingerprint: str
-    condition_names: list[str]
-    masks: np.ndarray
-    audio: AudioSettings
-    chunk_frames: int
-    tempo: dict[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        """Give plain values; ``model_notes`` undoes it."""
-        return {
-            "model": self.fingerprint,
-            "conditions": self.condition_names,
-            "masks": self.masks.tolist(),
-            "audio": asdict(self.audio),
-            "chunk_frames": self.chunk_frames,
-            "tempo": self.tempo,
-        }
+def describe_model(model: ModelDescription) -> dict[str, Any]:
+    """Return what a catalogue keeps of the model that embedded it, as plain values; ``read_description`` undoes it."""
+    return {
+        "model": model.fingerprint,
+        "conditions": model.condition_names,
+        "masks": model.masks.tolist(),
+        "audio": asdict(model.audio),
+        "chunk_frames": model.chunk_frames,
+        "tempo": model.tempo,
+    }
 
 
 @dataclass(frozen=True)
 class EmbeddedCatalogue:
-    """Hold an embedded catalogue of N tracks.
+    """Embedded catalogue of N tracks.
 
     Attributes:
         folder: Where it lies.
@@ -101,7 +80,7 @@ class EmbeddedCatalogue:
     """
 
     folder: Path
-    model: ModelNotes
+    model: ModelDescription
     embedding: np.ndarray
     columns: np.ndarray
 
@@ -110,12 +89,12 @@ class EmbeddedCatalogue:
 
     @property
     def condition_names(self) -> list[str]:
-        """Name the conditions, in the order of the masks."""
+        """Names of the conditions, in the order of the masks."""
         return self.model.condition_names
 
     @cached_property
     def by_key(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give the keys in order, and the row of each: (N,) int64, (N,) int64."""
+        """Sorted keys, and the row of each: (N,) int64, (N,) int64."""
         keys = np.ascontiguousarray(self.columns["key"])
         rows = np.argsort(keys, kind="stable")
         return keys[rows], rows
@@ -156,7 +135,7 @@ class EmbeddedCatalogue:
 
 
 def column_values(track: CatalogueTrack, offset: int) -> tuple[int, int, int, float]:
-    """Give the columns of a track whose line begins at an offset.
+    """Return the columns of a track whose line begins at an offset.
 
     >>> column_values(CatalogueTrack("a", None, None, {"tempo": 120.0}), 7)[1:]
     (7, -1, 120.0)
@@ -186,8 +165,8 @@ def parse_track(line: bytes, where: str) -> CatalogueTrack:
     return track
 
 
-def model_notes(content: dict[str, Any]) -> ModelNotes:
-    """Read the notes of a model from plain values.
+def read_description(content: dict[str, Any]) -> ModelDescription:
+    """Read the description of a model from plain values.
 
     Raises:
         ValueError, KeyError, TypeError: for one that is not legal.
@@ -205,7 +184,7 @@ def model_notes(content: dict[str, Any]) -> ModelNotes:
     for key, value in {**asdict(audio), "chunk_frames": chunk_frames}.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{key} is {value!r}, not a number from 1 on")
-    return ModelNotes(content["model"], names, masks, audio, chunk_frames, content["tempo"])
+    return ModelDescription(content["model"], names, masks, audio, chunk_frames, content["tempo"])
 
 
 def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
@@ -223,7 +202,7 @@ def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
         if content["format_version"] != FORMAT_VERSION:
             version = content["format_version"]
             raise CatalogueError(f"{path} has format version {version!r}, expected {FORMAT_VERSION}: embed it anew")
-        n_tracks, model = content["tracks"], model_notes(content)
+        n_tracks, model = content["tracks"], read_description(content)
         if type(n_tracks) is not int or n_tracks < 1:
             raise ValueError(f"tracks is {n_tracks!r}, not a number from 1 on")
     except FileNotFoundError as error:

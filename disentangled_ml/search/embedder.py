@@ -9,7 +9,6 @@ for result in model.search("some.mp3", weights={"genre": 1.0, "mood": 0.5}, k=10
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -21,26 +20,12 @@ from torch.nn.functional import normalize
 
 from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.batches.recordings import cut_waveform
-from disentangled_ml.network.checkpoint import load_checkpoint, network_from
-from disentangled_ml.search.catalogue import CatalogueError, EmbeddedCatalogue, ModelNotes
+from disentangled_ml.network.checkpoint import load_model
+from disentangled_ml.network.model import CHUNKS_PER_PASS, embed_in_passes
+from disentangled_ml.search.catalogue import CatalogueError, EmbeddedCatalogue
 from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch, open_search
-from disentangled_ml.structures import AudioSettings
 
-CHUNKS_PER_PASS = 256  # bounds the memory of embedding
 Item = TypeVar("Item")
-
-
-def fingerprint(path: Path) -> str:
-    """Give the sha256 of a checkpoint file.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ValueError(f"checkpoint {path} cannot be read ({error.strerror}): give one that train wrote") from error
 
 
 class Embedder:
@@ -51,8 +36,8 @@ class Embedder:
         device: To compute on.
 
     Attributes:
-        network: In evaluation mode.
-        notes: What catalogues keep of the model: its fingerprint, conditions, masks, audio settings.
+        model: The content of the checkpoint.
+        network: Of the model.
         source: ``mel`` or ``waveform``, what the network's frontend wants.
 
     Raises:
@@ -60,25 +45,16 @@ class Embedder:
     """
 
     def __init__(self, checkpoint: str | Path, device: str | torch.device = "cpu"):
-        content = load_checkpoint(Path(checkpoint))
-        self.network = network_from(content, checkpoint).to(device)
+        self.model = load_model(checkpoint, device)
+        self.network = self.model.network
         self.source = self.network.frontend.source
-        data = content["config"]["data"]
-        self.notes = ModelNotes(
-            fingerprint(Path(checkpoint)),
-            list(content["conditions"]),
-            self.network.masks().detach().float().cpu().numpy(),
-            AudioSettings(**content["audio"]),
-            data["chunk_frames"],
-            dict(data["tempo"]),
-        )
         self.checkpoint = Path(checkpoint)
         self.searched: SimilaritySearch | None = None
 
     @property
     def condition_names(self) -> list[str]:
         """Name the conditions, in the order of the masks."""
-        return self.notes.condition_names
+        return self.model.condition_names
 
     @property
     def catalogue(self) -> EmbeddedCatalogue:
@@ -116,9 +92,7 @@ class Embedder:
     @torch.inference_mode()
     def embed_chunks(self, chunks: np.ndarray) -> Tensor:
         """Embed chunks by themselves: (n, ...) to (n, D) float32, on the CPU."""
-        device = next(self.network.parameters()).device
-        parts = torch.from_numpy(chunks).split(CHUNKS_PER_PASS)
-        return torch.cat([self.network(part.to(device)).float().cpu() for part in parts])
+        return embed_in_passes(self.network, torch.from_numpy(chunks)).cpu()
 
     def embed(self, recording: str | Path | np.ndarray, sample_rate: int | None = None) -> np.ndarray:
         """Embed a recording.
@@ -146,10 +120,10 @@ class Embedder:
                 raise ValueError(
                     f"a waveform has one dimension, got shape {waveform.shape}: take the mean of its channels"
                 )
-        audio = self.notes.audio
+        audio = self.model.audio
         try:
             chunks = cut_waveform(
-                waveform, sample_rate or audio.sample_rate, audio, self.source, self.notes.chunk_frames
+                waveform, sample_rate or audio.sample_rate, audio, self.source, self.model.chunk_frames
             )
         except UnusableAudio as error:
             raise UnusableAudio(f"{name}: {error}") from error
@@ -165,7 +139,7 @@ class Embedder:
             ValueError: if there is none, it is damaged, or another model embedded it.
         """
         search = open_search(folder)
-        check_fingerprint(search.catalogue, self.notes.fingerprint, self.checkpoint)
+        check_fingerprint(search.catalogue, self.model.fingerprint, self.checkpoint)
         self.searched = search
         return self
 

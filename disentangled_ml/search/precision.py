@@ -11,8 +11,6 @@ is what a random order gives on average; best is what a perfect order gives, les
 are averaged over the queries that count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +43,8 @@ def precision_at_k(distance: Tensor, relevant: Tensor, gallery: Tensor, k: int) 
     apart = distance.masked_fill(~gallery, torch.inf)
     last = apart.kthvalue(min(k, distance.shape[1]), dim=1, keepdim=True).values
     nearer, tied = gallery & (distance < last), gallery & (distance == last)
-    room = taken - nearer.sum(1) - (tied & ~relevant).sum(1)  # that irrelevant tracks leave among the tied
+    # Places among the k that irrelevant tracks leave to the tied relevant ones.
+    room = taken - nearer.sum(1) - (tied & ~relevant).sum(1)
     hits = (nearer & relevant).sum(1) + room.clamp(min=0)
     return torch.where(relevant.any(1), hits.double() / taken, torch.nan)
 
@@ -128,7 +127,7 @@ def precision_report(
 
 
 def choose_rows(n_tracks: int) -> Tensor:
-    """Choose the queries: all tracks, or of many ``MOST_QUERIES``, evenly spaced.
+    """Return the rows of the queries: all tracks, or ``MOST_QUERIES`` of them, evenly spaced.
 
     >>> choose_rows(3).tolist(), len(choose_rows(10_000))
     ([0, 1, 2], 1000)
@@ -138,7 +137,7 @@ def choose_rows(n_tracks: int) -> Tensor:
 
 
 def average(values: Tensor) -> dict[str, float | int | None]:
-    """Average over the queries that count: (4, Q), in the subspace, in all, by chance, at best.
+    """Average over the queries that count; the rows of (4, Q) are: in the subspace, in all, by chance, at best.
 
     >>> average(torch.tensor([[1.0, torch.nan], [0.5, torch.nan], [0.25, torch.nan], [1.0, torch.nan]]))
     {'sub': 1.0, 'all': 0.5, 'chance': 0.25, 'best': 1.0, 'n': 1}

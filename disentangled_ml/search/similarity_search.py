@@ -8,8 +8,6 @@ its result is that of a loop over all tracks. Of large catalogues an index gives
 compared in the same way.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,21 +22,23 @@ from disentangled_ml.search.weighted_distance import check_weights, condition_di
 from disentangled_ml.structures import name_code
 
 ROWS_PER_BLOCK = 16_384  # of a matrix product
-GATHERED = 8  # where fewer than one in so many tracks is allowed, only those are read
+# Only the allowed tracks are read where fewer than one in this many is allowed.
+GATHERED = 8
 FLOAT32_UNIT = 2.0**-24  # of rounding
 METHODS = ("auto", "exact", "approximate")
-MOST_EXACT = 100_000  # tracks: so many are compared one by one in some 20 ms
+# Number of tracks that are compared one by one in some 20 ms.
+MOST_EXACT = 100_000
 
 
 class Index(Protocol):
-    """Give candidates of a large catalogue."""
+    """Index of a large catalogue, which finds candidates."""
 
     def candidates(self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, n: int) -> np.ndarray:
-        """Give the rows of at least n tracks that are probably the nearest, or of all that are allowed where they are fewer."""
+        """Return the rows of at least n tracks that are probably the nearest, or of all allowed ones where they are fewer."""
 
 
 class Result(NamedTuple):
-    """Hold one track that was found.
+    """Track that was found.
 
     Attributes:
         row: In the catalogue.
@@ -55,7 +55,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchFilters:
-    """Say which tracks may be found.
+    """Tracks that may be found.
 
     Attributes:
         without_row: The query itself; None: every row may.
@@ -69,7 +69,7 @@ class SearchFilters:
 
 
 def check_tempo(tempo: Sequence[float] | None) -> tuple[float, float] | None:
-    """Give the range of tempi.
+    """Return the range of tempi.
 
     Raises:
         ValueError: if it is none.
@@ -85,7 +85,7 @@ def check_tempo(tempo: Sequence[float] | None) -> tuple[float, float] | None:
 
 
 class SimilaritySearch:
-    """Search a catalogue.
+    """Search in a catalogue.
 
     Args:
         catalogue: To be searched.
@@ -148,7 +148,7 @@ class SimilaritySearch:
 
     @cached_property
     def squared_lengths(self) -> np.ndarray:
-        """Give the squared length of each track in each subspace, (N, C) float32."""
+        """Squared length of each track in each subspace, (N, C) float32."""
         embedding, squares = self.catalogue.embedding, self.catalogue.model.masks.astype(np.float32) ** 2
         blocks = range(0, len(embedding), ROWS_PER_BLOCK)
         return np.concatenate([embedding[first : first + ROWS_PER_BLOCK] ** 2 @ squares.T for first in blocks])
@@ -156,14 +156,15 @@ class SimilaritySearch:
     def exact_candidates(
         self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, k: int
     ) -> np.ndarray:
-        """Give the rows of all tracks that may be among the k nearest; what float32 rounds away keeps none out.
+        """Return the rows of all tracks that may be among the k nearest, whatever float32 rounds away.
 
         Shape:
             query: (D,); weights: (C,); allowed: (N,) bool; returns: (R,) int64, ascending; R >= k where so many are allowed.
         """
         embedding, scale = self.catalogue.embedding, scales(weights, self.catalogue.model.masks)
         used = np.flatnonzero(scale)
-        part = slice(used[0], used[-1] + 1)  # a condition's dimensions lie side by side, as a rule
+        # A condition's dimensions lie side by side, as a rule.
+        part = slice(used[0], used[-1] + 1)
         rows = None if allowed is None else np.flatnonzero(allowed)
         few = rows is not None and len(rows) * GATHERED < len(embedding)
         squared = self.squared_lengths[rows if few else slice(None)] @ weights.astype(np.float32)
@@ -188,7 +189,7 @@ class SimilaritySearch:
         tempo: tuple[float, float] | None = None,
         method: str = "auto",
     ) -> list[Result]:
-        """Find the tracks nearest to that of a row, but for itself; without those by its artist unless ``same_artist``.
+        """Find the tracks nearest to that of a row, without itself, and without those by its artist unless ``same_artist``.
 
         Raises:
             ValueError: as ``search``.
@@ -197,7 +198,7 @@ class SimilaritySearch:
         return self.search(self.catalogue.embedding[row], weights, k, SearchFilters(row, artist, tempo), method)
 
     def is_approximate(self, method: str, allowed: np.ndarray | None) -> bool:
-        """Decide by what method a search is done.
+        """Return whether a search is approximate.
 
         Raises:
             ValueError: for an unknown method, or the approximate one where there is no index.
@@ -212,7 +213,7 @@ class SimilaritySearch:
         return method == "approximate" or (method == "auto" and self.index is not None and n_allowed > MOST_EXACT)
 
     def allowed(self, filters: SearchFilters) -> np.ndarray | None:
-        """Tell which rows may be found: (N,) bool; None: all.
+        """Return which rows may be found: (N,) bool, or None for all.
 
         Raises:
             ValueError: for a range of tempi that is none.
@@ -245,7 +246,7 @@ def open_search(folder: str | Path) -> SimilaritySearch:
 
 
 def rounding(scale: np.ndarray, query: np.ndarray) -> float:
-    """Bound by how much float32 may order two tracks wrongly, whose embeddings are of length 1.
+    """Bound the rounding error of the squared distances of two tracks in float32, whose embeddings have length 1.
 
     Each of the sums over D dimensions is off by D units at most, of the sum of the sizes of what it adds up (N. Higham, "Accuracy and
     Stability of Numerical Algorithms", section 3.1): the length of a track, twice its product with the query; and there are two tracks.

@@ -8,8 +8,6 @@ With a weight w_c >= 0 per condition and the masks m_c of the model
 changes no ranking.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +15,7 @@ import numpy as np
 
 
 def check_weights(weights: Mapping[str, float] | None, condition_names: Sequence[str]) -> np.ndarray:
-    """Give the weights (C,) float64 in the order of the conditions; those that are not given are zero.
+    """Return the weights (C,) float64 in the order of the conditions; those that are not given are zero.
 
     Args:
         weights: Per condition; None: one for each.
@@ -43,7 +41,7 @@ def check_weights(weights: Mapping[str, float] | None, condition_names: Sequence
 
 
 def scales(weights: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Give the weight of each dimension, s = sum_c w_c m_c^2: (C,) and (C, D) to (D,) float64.
+    """Return the weight of each dimension, s = sum_c w_c m_c^2: (C,) and (C, D) to (D,) float64.
 
     >>> scales(np.array([1.0, 0.5]), np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0]])).tolist()
     [1.0, 3.0, 0.5]

@@ -19,12 +19,10 @@ from disentangled_ml.evaluation.listed_triplets import (
     listed_loss,
 )
 from disentangled_ml.network.augmentation import Augmentation
-from disentangled_ml.network.model import ConditionalSimilarityNetwork
+from disentangled_ml.network.model import ConditionalSimilarityNetwork, embed_in_passes
 from disentangled_ml.objective.gathering import Selection
 from disentangled_ml.objective.losses import DisentangledLoss
 from disentangled_ml.structures import ChunkBatch, Member, TrackChunks
-
-CHUNKS_PER_PASS = 256  # bounds the memory of embedding whole tracks
 
 
 class SimilarityModule(pl.LightningModule):
@@ -35,7 +33,7 @@ class SimilarityModule(pl.LightningModule):
         loss: Of a batch.
         learning_rate: Of Adam.
         weight_decay: Of Adam.
-        checkpoint_notes: Plain values that every checkpoint carries (configuration, conditions, audio settings).
+        settings: Plain values that every checkpoint carries (configuration, conditions, audio settings).
         selection: Chooses the triplets of a step, over the batches of all ranks perhaps; None: those that came with the batch.
         augmentation: Changes the chunks of a step; None: nothing does.
         frontend_rate_scale: Of the learning rate, for what the frontend trains.
@@ -47,7 +45,7 @@ class SimilarityModule(pl.LightningModule):
         loss: DisentangledLoss,
         learning_rate: float = 0.001,
         weight_decay: float = 0.0,
-        checkpoint_notes: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
         selection: Selection | None = None,
         augmentation: Augmentation | None = None,
         frontend_rate_scale: float = 1.0,
@@ -55,7 +53,7 @@ class SimilarityModule(pl.LightningModule):
         super().__init__()
         self.network, self.loss = network, loss
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.checkpoint_notes = checkpoint_notes or {}
+        self.settings = settings or {}
         self.selection, self.augmentation = selection, augmentation
         self.frontend_rate_scale = frontend_rate_scale
         self.table = EmbeddingTable()
@@ -100,7 +98,7 @@ class SimilarityModule(pl.LightningModule):
 
     def validation_step(self, batch: TrackChunks, batch_idx: int) -> None:
         """Embed whole tracks."""
-        self.table.add(batch, embed(self.network, batch.audio))
+        self.table.add(batch, embed_in_passes(self.network, batch.audio))
 
     test_step = validation_step
 
@@ -143,7 +141,7 @@ class SimilarityModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild the network without this run."""
-        checkpoint.update(self.checkpoint_notes)
+        checkpoint.update(self.settings)
 
 
 def gather_rows(rows: dict[Member, Tensor], world_size: int) -> dict[Member, Tensor]:
@@ -152,8 +150,3 @@ def gather_rows(rows: dict[Member, Tensor], world_size: int) -> dict[Member, Ten
     parts: list[tuple] = [()] * world_size
     torch.distributed.all_gather_object(parts, own)
     return {member: row for members, matrix in parts for member, row in zip(members, matrix, strict=True)}
-
-
-def embed(network: ConditionalSimilarityNetwork, audio: Tensor) -> Tensor:
-    """Embed any number of chunks, a bounded number at a time: (N, ...) to (N, D)."""
-    return torch.cat([network(part) for part in audio.split(CHUNKS_PER_PASS)])

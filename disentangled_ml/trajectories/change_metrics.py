@@ -9,8 +9,6 @@ mean of the recordings' F-measures)? In all recordings: is nothing else taken fo
 counts every change point of another kind as false)? Thresholds are chosen by the second, on validation recordings.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,14 +24,14 @@ WINDOWS = (3.0, 0.5)
 
 
 class Counts(NamedTuple):
-    """Hold hits, true and found changes, of one or of many recordings."""
+    """Numbers of hits, of true and of found changes, in one recording or in several."""
 
     hits: int
     true: int
     found: int
 
     def f_measure(self) -> float:
-        """Give 2 PR / (P + R), of all recordings together; 0 without a hit.
+        """Return 2 PR / (P + R) of all recordings together; 0 without a hit.
 
         >>> Counts(hits=1, true=2, found=2).f_measure(), Counts(0, 0, 0).f_measure()
         (0.5, 0.0)
@@ -42,7 +40,7 @@ class Counts(NamedTuple):
 
 
 def boundary_f(true: Sequence[float], found: Sequence[float], seconds: float, window: float) -> float:
-    """Give mir_eval's boundary F-measure of one recording of ``seconds`` seconds.
+    """Return mir_eval's boundary F-measure of one recording of ``seconds`` seconds.
 
     >>> boundary_f([10.0], [12.0], 24.0, 3.0), boundary_f([10.0], [12.0], 24.0, 0.5), boundary_f([10.0], [], 24.0, 3.0)
     (1.0, 0.0, 0.0)
@@ -50,12 +48,13 @@ def boundary_f(true: Sequence[float], found: Sequence[float], seconds: float, wi
     0.667
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of recordings without a change, whose F-measure is 0
+        # It warns of recordings without a change, whose F-measure is 0.
+        warnings.simplefilter("ignore")
         return mir_eval.segment.detection(intervals(true, seconds), intervals(found, seconds), window, trim=True)[2]
 
 
 def intervals(times: Sequence[float], seconds: float) -> np.ndarray:
-    """Cut a recording at some times within it.
+    """Return the intervals into which some times cut a recording.
 
     Shape:
         returns: (len(times) + 1, 2) float64.
@@ -78,7 +77,7 @@ def count_hits(true: Sequence[float], found: Sequence[float], window: float) -> 
 
 
 def total(counts: Sequence[Counts]) -> Counts:
-    """Add up the counts of recordings.
+    """Sum the counts of recordings.
 
     >>> total([Counts(1, 1, 2), Counts(0, 1, 0)])
     Counts(hits=1, true=2, found=2)
@@ -87,7 +86,7 @@ def total(counts: Sequence[Counts]) -> Counts:
 
 
 def found_in(curves: Sequence[Novelty], threshold: float, min_gap: float) -> list[list[float]]:
-    """Give the change points of each recording."""
+    """Return the change points of each recording."""
     return [change_points(curve, threshold, min_gap) for curve in curves]
 
 
@@ -99,7 +98,7 @@ def pooled(true: Sequence[Sequence[float]], found: Sequence[Sequence[float]], wi
 def choose_threshold(curves: Sequence[Novelty], true: Sequence[Sequence[float]], min_gap: float) -> float:
     """Choose the threshold with the best F-measure at 3 s of all recordings together.
 
-    Of the values between two neighbouring maxima, which find the same, it is the middle; of several that are as good the highest.
+    Thresholds between two neighbouring maxima find the same, so it is the middle of those; of several equally good ones the highest.
 
     Raises:
         ValueError: if the curves have no maximum to choose by, or nothing changes.
@@ -143,7 +142,7 @@ def mean_f(
 
 
 def share_of_firing(found: Sequence[Sequence[float]]) -> float:
-    """Give the share of recordings in which any change point is found.
+    """Return the share of recordings in which any change point is found.
 
     >>> share_of_firing([[3.0, 9.0], [], [1.0], []])
     0.5

@@ -16,19 +16,18 @@ looks at it through its mask, as the loss does.
 Times are in seconds; a chunk's time is its middle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-TOLERANCE = 1e-6  # seconds, against rounding of chunk starts
+# In seconds, for the rounding of chunk starts.
+TOLERANCE = 1e-6
 
 
 class Novelty(NamedTuple):
-    """Hold a novelty curve.
+    """Novelty curve.
 
     Shape:
         times: (M,) float64, seconds; values: (M,) float32, distances.
@@ -39,7 +38,7 @@ class Novelty(NamedTuple):
 
 
 def principal_curves(rows: Tensor, n: int = 2) -> Tensor:
-    """Project a track's chunks on their first principal components, the sign such that each curve's largest value is positive.
+    """Project a track's chunks on their first principal components; each curve's value of largest size is positive.
 
     Shape:
         rows: (N, D), of one subspace.
@@ -57,7 +56,7 @@ def principal_curves(rows: Tensor, n: int = 2) -> Tensor:
 
 
 def self_similarity(rows: Tensor) -> Tensor:
-    """Compare all pairs of a track's chunks: 1 - D / 2.
+    """Compute the similarity 1 - D / 2 of all pairs of chunks of a track.
 
     Shape:
         rows: (N, D), masked parts of unit vectors.
@@ -70,7 +69,7 @@ def self_similarity(rows: Tensor) -> Tensor:
 
 
 def novelty(rows: Tensor, starts: Tensor, chunk: float, context: float, step: float) -> Novelty:
-    """Measure how much a track differs before and after each time.
+    """Compute the novelty of a track: how much it differs before and after each time.
 
     Args:
         rows: Of one subspace, in order of time.
@@ -95,21 +94,23 @@ def novelty(rows: Tensor, starts: Tensor, chunk: float, context: float, step: fl
         raise ValueError(f"context={context} must be at least a chunk, {chunk} s, and step={step} positive")
     first, last = float(starts[0]) + chunk, float(starts[-1])
     times = first + step * torch.arange(max(0, int((last - first + TOLERANCE) // step) + 1), dtype=torch.float64)
-    from_time = starts - times[:, None]  # where each chunk begins, seen from each time: (M, N)
+    # Start of each chunk relative to each time: (M, N).
+    from_time = starts - times[:, None]
     before = (from_time >= -context - TOLERANCE) & (from_time <= -chunk + TOLERANCE)
     after = (from_time >= -TOLERANCE) & (from_time <= context - chunk + TOLERANCE)
-    both = before.any(1) & after.any(1)  # where chunks are far apart a side may be empty
+    # A side may be empty where chunks are far apart.
+    both = before.any(1) & after.any(1)
     means = [side[both].to(rows) @ rows / side[both].sum(1, keepdim=True) for side in (before, after)]
     return Novelty(times[both], torch.linalg.vector_norm(means[1] - means[0], dim=1))
 
 
 def peaks(curve: Novelty, threshold: float, min_gap: float) -> list[int]:
-    """Find the local maxima that reach a threshold and are no nearer than a gap to a higher one that is kept.
+    """Find the local maxima that reach a threshold, the highest first, none within ``min_gap`` of a higher one.
 
     A flat top counts once, at its middle; the first and last value count as maxima where the next is lower.
 
     Args:
-        curve: To be searched.
+        curve: Novelty.
         threshold: Least value.
         min_gap: Seconds.
 
@@ -138,7 +139,7 @@ def peaks(curve: Novelty, threshold: float, min_gap: float) -> list[int]:
 
 
 def change_points(curve: Novelty, threshold: float, min_gap: float) -> list[float]:
-    """Give the times in seconds of the peaks of a novelty curve.
+    """Return the times in seconds of the peaks of a novelty curve.
 
     >>> change_points(Novelty(torch.tensor([1.0, 1.5, 2.0]), torch.tensor([0.0, 1.0, 0.0])), threshold=0.5, min_gap=1.0)
     [1.5]
@@ -147,7 +148,7 @@ def change_points(curve: Novelty, threshold: float, min_gap: float) -> list[floa
 
 
 def chunk_starts(frames: int, chunk_frames: int, hop_frames: int) -> list[int]:
-    """Give the first frames of the overlapping chunks of a track; the last is that which ends with it, or nearly.
+    """Return the first frames of the overlapping chunks of a track, as many as fit.
 
     Raises:
         ValueError: if the track is shorter than a chunk, or the hop not positive.
@@ -161,7 +162,7 @@ def chunk_starts(frames: int, chunk_frames: int, hop_frames: int) -> list[int]:
 
 
 def candidate_thresholds(curves: Sequence[Novelty]) -> list[float]:
-    """List the values between which the found peaks of curves change, lowest first: those of their local maxima.
+    """Return the values of the local maxima of curves, lowest first: between two of them all thresholds find the same peaks.
 
     >>> candidate_thresholds([Novelty(torch.arange(3.0), torch.tensor([0.0, 0.5, 0.0]))])
     [0.5]

@@ -3,12 +3,9 @@
 All conditions are drawn to one scale, since all are distances in one embedding: a subspace in which nothing happens looks flat.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from math import ceil
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from torch import Tensor
@@ -16,19 +13,20 @@ from torch import Tensor
 from callbacks.figures import DPI, GREY, INK, PALE, condition_colors, new_mosaic
 
 WIDTH, TOP, EACH = 10.0, 1.0, 1.9  # inches
-COLUMNS_OF_WAVEFORM, MOST_CHUNKS = 1500, 500  # of more, a picture shows nothing
+# A picture does not show more.
+WAVEFORM_COLUMNS, MOST_CHUNKS = 1500, 500
 
 
 def draw_trajectory(
-    trajectory: Mapping[str, Any], waveform: np.ndarray, similarity: Mapping[str, Tensor], path: Path
+    trajectory: Mapping[str, Any], waveform: np.ndarray, similarity: Mapping[str, Tensor], file: IO[bytes]
 ) -> None:
     """Draw a trajectory.
 
     Args:
-        trajectory: As ``trajectory.json`` holds it.
+        trajectory: Content of ``trajectory.json``.
         waveform: Of the track.
         similarity: Self-similarity matrix (N, N) per condition.
-        path: Of the png.
+        file: That the PNG is written to.
 
     Shape:
         waveform: (n,).
@@ -79,12 +77,12 @@ def draw_trajectory(
         fontsize=8,
         color=INK,
     )
-    figure.savefig(path, dpi=DPI, bbox_inches="tight", facecolor="white")
+    figure.savefig(file, dpi=DPI, bbox_inches="tight", facecolor="white")
 
 
 def draw_waveform(panel: Any, waveform: np.ndarray, seconds: float) -> None:
     """Draw the envelope of a waveform."""
-    block = ceil(len(waveform) / COLUMNS_OF_WAVEFORM)
+    block = ceil(len(waveform) / WAVEFORM_COLUMNS)
     edges = np.arange(0, len(waveform), block)
     low, high = np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)
     panel.fill_between(edges / len(waveform) * seconds, low, high, color=GREY, linewidth=0)

@@ -1,6 +1,4 @@
-"""Embed a recording as it is: decode it, cut it into overlapping chunks, embed them. What commands on single recordings share."""
-
-from __future__ import annotations
+"""A single recording, decoded, cut into overlapping chunks and embedded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +11,15 @@ from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.batches.streams import mel_chunk
 from disentangled_ml.config import ConfigError
-from disentangled_ml.search.catalogue import ModelNotes
-from disentangled_ml.search.embedder import CHUNKS_PER_PASS, Embedder
+from disentangled_ml.network.checkpoint import ModelDescription
+from disentangled_ml.network.model import CHUNKS_PER_PASS
+from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_points import chunk_starts
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Hold a recording, resampled.
+    """Recording at the sample rate of a model, and its log-mel spectrogram.
 
     Shape:
         waveform: (n,) float32; mel: (n_mels, frames) float16.
@@ -30,21 +29,21 @@ class Recording:
     mel: np.ndarray
 
 
-def chunk_seconds(notes: ModelNotes) -> float:
-    """Give the length of a model's chunk, from its first frame to that of the chunk that follows it."""
-    return notes.audio.seconds(notes.chunk_frames)
+def chunk_seconds(model: ModelDescription) -> float:
+    """Return the length of a chunk in seconds, from its first frame to that of the next chunk."""
+    return model.audio.seconds(model.chunk_frames)
 
 
 def hop_of(embedder: Embedder, hop_seconds: float) -> int:
-    """Give the hop between chunks in frames.
+    """Return the hop between chunks in frames.
 
     Raises:
         ConfigError: if it is longer than a chunk, so that music would be left out.
     """
-    frames = max(1, embedder.notes.audio.frames(hop_seconds))
-    if frames > embedder.notes.chunk_frames:
+    frames = max(1, embedder.model.audio.frames(hop_seconds))
+    if frames > embedder.model.chunk_frames:
         raise ConfigError(
-            f"hop_seconds={hop_seconds} is longer than a chunk, {chunk_seconds(embedder.notes):.2f} s: give less"
+            f"hop_seconds={hop_seconds} is longer than a chunk, {chunk_seconds(embedder.model):.2f} s: give less"
         )
     return frames
 
@@ -55,26 +54,26 @@ def check_context(embedder: Embedder, context_seconds: float) -> None:
     Raises:
         ConfigError: if it does not.
     """
-    if context_seconds < chunk_seconds(embedder.notes):
+    if context_seconds < chunk_seconds(embedder.model):
         raise ConfigError(
-            f"context_seconds={context_seconds} is shorter than a chunk: give at least {chunk_seconds(embedder.notes):.2f}"
+            f"context_seconds={context_seconds} is shorter than a chunk: give at least {chunk_seconds(embedder.model):.2f}"
         )
 
 
-def read_recording(path: Path, notes: ModelNotes) -> Recording:
+def read_recording(path: Path, model: ModelDescription) -> Recording:
     """Decode a recording for a model.
 
     Raises:
         UnusableAudio: naming it, if it cannot be used or is shorter than a chunk.
     """
-    audio = notes.audio
+    audio = model.audio
     try:
         waveform = resample(*decode(path), audio.sample_rate)
         mel = log_mel(waveform, audio)
     except UnusableAudio as error:
         raise UnusableAudio(f"{path}: {error}") from error
-    if mel.shape[1] < notes.chunk_frames:
-        needed, seconds = audio.seconds(notes.chunk_frames - 1), len(waveform) / audio.sample_rate
+    if mel.shape[1] < model.chunk_frames:
+        needed, seconds = audio.seconds(model.chunk_frames - 1), len(waveform) / audio.sample_rate
         raise UnusableAudio(f"{path}: shorter than a chunk: {seconds:.2f} s, {needed:.2f} s needed")
     return Recording(waveform, mel)
 
@@ -88,7 +87,7 @@ def embed_recording(embedder: Embedder, recording: Recording, hop_frames: int) -
     Raises:
         ValueError: if an embedding is not finite.
     """
-    audio, frames = embedder.notes.audio, embedder.notes.chunk_frames
+    audio, frames = embedder.model.audio, embedder.model.chunk_frames
     samples = audio.chunk_samples(frames)
 
     def cut(start: int) -> np.ndarray:

@@ -3,8 +3,6 @@
 Every error is ``{"error": "one sentence for the person in front of the page"}`` with a status that fits.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
@@ -43,20 +41,21 @@ STATIC = {
 }
 MEDIA_TYPES = {".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
 MAX_JSON = 65_536  # bytes of a question in JSON
-LINGER_SECONDS = 3.0  # that a body which is too large is still taken, and thrown away
+# How long the rest of a body that is too large is still read and discarded.
+LINGER_SECONDS = 3.0
 SIDES = ("left", "right")
 
 
 class PlainJSON(JSONResponse):
-    """Write JSON in ASCII, so that no name of a catalogue is one that cannot be sent."""
+    """JSON in ASCII, so that every name of a catalogue can be sent."""
 
     def render(self, content: Any) -> bytes:
-        """Give the bytes of an answer."""
+        """Return the bytes of an answer."""
         return json.dumps(content, allow_nan=False).encode()
 
 
 def build_app(page: CatalogueView, listening: ListeningTest | None, loopback_only: bool) -> Guard:
-    """Build the application: the page over a catalogue, and the listening test where there is one."""
+    """Return the application: the page of a catalogue, and the listening test where there is one."""
     routes = [
         Route("/", static("search.html", "text/html")),
         Route("/static/{name}", static_file),
@@ -101,7 +100,7 @@ async def static_file(request: Request) -> Response:
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """Say why a request has no other answer."""
+    """Answer with the reason of an HTTP error."""
     assert isinstance(error, HTTPException)
     reasons = {404: "there is no such page", 405: f"{request.method} is not possible here"}
     default = error.detail in ("Not Found", "Method Not Allowed")
@@ -110,39 +109,39 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def on_disconnect(request: Request, error: Exception) -> Response:
-    """End a request whose browser went away; nobody reads the answer."""
+    """Answer a request whose browser has disconnected; nobody reads it."""
     return Response(status_code=400)
 
 
 async def on_failure(request: Request, error: Exception) -> Response:
-    """Answer where the program is at fault; the log has the traceback."""
+    """Answer after a fault of the program; the log has the traceback."""
     return PlainJSON({"error": "the server failed on this; its log says why"}, 500)
 
 
 async def catalogue(request: Request) -> Response:
-    """Say what the catalogue is like."""
+    """Return a summary of the catalogue."""
     listening = request.app.state.listening is not None
     return PlainJSON({**request.app.state.page.summary(), "listening_test": listening})
 
 
 async def tracks(request: Request) -> Response:
-    """Give the tracks that a text is found in."""
+    """Return the tracks that a text is found in."""
     page, text = request.app.state.page, request.query_params.get("q", "")
     return await answered(lambda: {"tracks": page.find(text)})
 
 
 async def tracks_map(request: Request) -> Response:
-    """Give the places of the tracks on the map of a space."""
+    """Return the coordinates of the tracks on the map of a space."""
     return await answered(request.app.state.page.map, request.query_params.get("space") or None)
 
 
 async def search(request: Request) -> Response:
-    """Give the tracks most similar to a track or an upload."""
+    """Return the tracks most similar to a track or an upload."""
     return await answered(request.app.state.page.search, await json_object(request))
 
 
 async def answered(ask: Callable[..., Any], *arguments: Any) -> Response:
-    """Answer with what a function gives; it says itself what is wrong with the question."""
+    """Answer with what a function returns; its errors say what is wrong with the question."""
     try:
         return PlainJSON(await run_in_threadpool(ask, *arguments))
     except UnknownQuery as error:
@@ -168,7 +167,7 @@ async def json_object(request: Request) -> dict[str, Any]:
 
 
 async def receive(request: Request, file: IO[bytes], most: int, seconds: float) -> None:
-    """Write the body of a request to a file, as long as it is small and quick enough."""
+    """Write the body of a request to a file, within limits of size and time."""
     too_large = HTTPException(413, f"this is too large: the most is {most:,} bytes", {"connection": "close"})
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > most:
@@ -189,7 +188,7 @@ async def receive(request: Request, file: IO[bytes], most: int, seconds: float) 
 
 
 async def drain(request: Request) -> None:
-    """Let a sender go on for a moment: one that has not finished sees the line break and not the answer."""
+    """Read and discard the rest of a body for a moment: a sender that is cut off does not see the answer."""
     if "expect" in request.headers:  # it asks first
         return
     with suppress(TimeoutError):
@@ -199,7 +198,7 @@ async def drain(request: Request) -> None:
 
 
 async def upload(request: Request) -> Response:
-    """Take a recording, the body of the request, to search with: it is embedded, and nothing else of it is kept.
+    """Embed the recording in the body of the request, to search with; only its embedding is kept.
 
     It is in a file without a name, which is gone when it is closed, whatever becomes of the server.
     """
@@ -221,7 +220,7 @@ async def upload(request: Request) -> Response:
 
 
 async def audio(request: Request) -> Response:
-    """Give the recording of a track, or the part of it that a Range header asks for."""
+    """Return the recording of a track, or the part of it that a Range header asks for."""
     path = request.app.state.page.recording(request.query_params.get("track", ""))
     media_type = MEDIA_TYPES.get(path.suffix.lower()) if path is not None else None
     if path is None or media_type is None or not path.is_file():
@@ -230,7 +229,7 @@ async def audio(request: Request) -> Response:
 
 
 def shown_turn(turn: Turn, chunk_seconds: float) -> dict[str, Any]:
-    """Show a turn to its rater, who is not told which candidate the list calls positive, nor what anything is called."""
+    """Return what a rater sees of a turn: neither names nor which candidate the list calls positive."""
     shown: dict[str, Any] = {"number": turn.number, "done": turn.done, "total": turn.total}
     if turn.question is None:
         return shown
@@ -242,7 +241,7 @@ def shown_turn(turn: Turn, chunk_seconds: float) -> dict[str, Any]:
 
 
 def side_of(chosen: str, first_left: bool) -> str:
-    """Say on which side what was chosen is seen; it undoes ``choice_of``.
+    """Return the side on which a choice is shown, the inverse of ``choice_of``.
 
     >>> side_of("first", True), side_of("first", False), side_of("cannot tell", True)
     ('left', 'right', 'cannot tell')
@@ -251,7 +250,7 @@ def side_of(chosen: str, first_left: bool) -> str:
 
 
 def choice_of(side: Any, first_left: bool) -> str:
-    """Say what is chosen by a side.
+    """Return the choice of a side.
 
     Raises:
         ValueError: if it is none.
@@ -265,7 +264,7 @@ def choice_of(side: Any, first_left: bool) -> str:
 
 
 async def turn(request: Request) -> Response:
-    """Give a rater the next question, or the one of a number."""
+    """Return the next question of a rater, or the one of a number."""
     listening, asked = request.app.state.listening, request.query_params
     number = asked.get("number", "")
 
@@ -277,7 +276,7 @@ async def turn(request: Request) -> Response:
 
 
 async def answer(request: Request) -> Response:
-    """Keep the answer of a rater; the browser is told so once it is on the disk."""
+    """Save the answer of a rater; the browser is told so once it is on the disk."""
     content, listening = await json_object(request), request.app.state.listening
 
     def keep() -> dict[str, bool]:
@@ -294,12 +293,12 @@ async def answer(request: Request) -> Response:
 
 
 async def figures(request: Request) -> Response:
-    """Report how far the raters agree."""
+    """Return how far the raters agree."""
     return await answered(request.app.state.listening.figures)
 
 
 async def judged_triplets(request: Request) -> Response:
-    """Give the triplet list that the raters' majority makes."""
+    """Return the triplet list of the raters' majority."""
     text = await run_in_threadpool(request.app.state.listening.judged)
     headers = {"content-disposition": 'attachment; filename="triplets.csv"'}
     return Response(text, media_type="text/csv", headers=headers)

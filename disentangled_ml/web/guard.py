@@ -5,8 +5,6 @@ request must name a host that is this machine (a page elsewhere whose name was m
 something must come from this page itself, and browsers are told to load nothing from elsewhere and to show the page in no other.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -29,7 +27,7 @@ SAFE_METHODS = ("GET", "HEAD")
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host names this machine only.
+    """Return whether a host name is that of this machine only.
 
     >>> [is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "127.8.0.1", "0.0.0.0", "example.org", "")]
     [True, True, True, True, False, False, False]
@@ -43,7 +41,7 @@ def is_loopback(host: str) -> bool:
 
 
 def host_name(header: str) -> str | None:
-    """Give the host that a Host header names, without its port; None if it is malformed.
+    """Return the host that a Host header names, without its port; None if it is malformed.
 
     >>> host_name("127.0.0.1:8000"), host_name("[::1]:8000"), host_name("LOCALHOST"), host_name("a@b"), host_name("a:b")
     ('127.0.0.1', '::1', 'localhost', None, None)
@@ -57,7 +55,7 @@ def host_name(header: str) -> str | None:
 
 
 def refusal(method: str, headers: Mapping[str, str], loopback_only: bool) -> tuple[int, str] | None:
-    """Say with which status and why a request is refused; None if it is not.
+    """Return the status and the reason with which a request is refused; None if it is not.
 
     Args:
         method: Of the request.
@@ -85,7 +83,7 @@ def refusal(method: str, headers: Mapping[str, str], loopback_only: bool) -> tup
 
 
 class Guard:
-    """Refuse requests that are not for this server, and add headers to every answer.
+    """Middleware that refuses requests which are not for this server, and adds headers to every answer.
 
     Args:
         app: That answers the others.

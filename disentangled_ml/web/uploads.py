@@ -1,7 +1,5 @@
 """What is kept of uploads: their embeddings, of the last few, and nothing else."""
 
-from __future__ import annotations
-
 import secrets
 import threading
 from collections import OrderedDict
@@ -13,7 +11,7 @@ KEPT = 64  # uploads that can still be searched with
 
 
 class UploadLimits(NamedTuple):
-    """Limit what uploads may take.
+    """Limits of uploads.
 
     Attributes:
         max_bytes: Size of a file.
@@ -29,7 +27,7 @@ class UploadLimits(NamedTuple):
 
 
 class EmbeddedUpload(NamedTuple):
-    """Hold what was embedded of a recording: its embedding (D,), and how many seconds were used, and whether there were more."""
+    """Embedding (D,) of an upload, the seconds of it that were used, and whether there were more."""
 
     embedding: np.ndarray
     seconds: float
@@ -37,14 +35,14 @@ class EmbeddedUpload(NamedTuple):
 
 
 class Uploads:
-    """Keep the embeddings of the last uploads under names that cannot be guessed."""
+    """Embeddings of the last uploads, under names that cannot be guessed."""
 
     def __init__(self):
         self.kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self.lock = threading.Lock()
 
     def add(self, embedding: np.ndarray) -> str:
-        """Keep an embedding, give its name."""
+        """Store an embedding and return its name."""
         name = secrets.token_urlsafe(16)
         with self.lock:
             self.kept[name] = embedding
@@ -53,7 +51,7 @@ class Uploads:
         return name
 
     def find(self, name: str) -> np.ndarray | None:
-        """Give the embedding of a name, if it is still kept."""
+        """Return the embedding of a name, if it is still stored."""
         with self.lock:
             if name in self.kept:
                 self.kept.move_to_end(name)

@@ -3,8 +3,6 @@
 Answers are dictionaries of plain values. Names in them are as the catalogue has them; the page shows them as text.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math
@@ -16,25 +14,27 @@ from typing import IO, Any
 import numpy as np
 
 from disentangled_ml.files import read_json, write_json
-from disentangled_ml.search.catalogue import TRACKS, UNKNOWN, CatalogueTrack, parse_track
+from disentangled_ml.search.catalogue import TRACKS, CatalogueTrack, parse_track
 from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch
 from disentangled_ml.search.weighted_distance import condition_distances
+from disentangled_ml.structures import UNKNOWN
 from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits, Uploads
 
 EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")
 MAX_RESULTS, MAX_SUGGESTIONS = 100, 20
 MAP_TRACKS, TYPICAL_TRACKS, SEED = 2_000, 2_000, 0
-MAPS = "maps"  # the folder of a catalogue that its maps are kept in
+# Subfolder of a catalogue for its maps.
+MAPS = "maps"
 MAX_BPM = 1_000.0
 logger = logging.getLogger("serve")
 
 
 class UnknownQuery(ValueError):
-    """Tell that what is searched with is not there."""
+    """The query of a search does not exist."""
 
 
 class CatalogueView:
-    """Answer the questions of the page about a catalogue.
+    """Answers to the page's questions about a catalogue.
 
     Args:
         search: Of the catalogue.
@@ -57,15 +57,16 @@ class CatalogueView:
         self.catalogue, self.uploads = search.catalogue, Uploads()
         self.texts: list[str] | None = None
         self.maps: dict[str | None, dict[str, Any]] = {}
-        self.reading, self.drawing = threading.Lock(), threading.Lock()  # what is made when it is first asked for, once
+        # Texts and maps are made once, when they are first asked for.
+        self.reading, self.drawing = threading.Lock(), threading.Lock()
 
     @property
     def chunk_seconds(self) -> float:
-        """Give the length of an excerpt."""
+        """Length of an excerpt."""
         return self.catalogue.model.audio.seconds(self.catalogue.model.chunk_frames)
 
     def summary(self) -> dict[str, Any]:
-        """Say what the catalogue is like."""
+        """Return a summary of the catalogue."""
         columns = self.catalogue.columns
         tempo = columns["tempo"][np.isfinite(columns["tempo"])]
         return {
@@ -92,7 +93,7 @@ class CatalogueView:
         return [self.shown(track) for track in self.catalogue.tracks([*begin, *hold][:MAX_SUGGESTIONS])]
 
     def searched_texts(self) -> list[str]:
-        """Give the text that each track is found by, in lower case; read once, in the order of the file, which is that of the rows."""
+        """Return the text that each track is found by, in lower case and in the order of the rows; it is read once."""
         with self.reading:
             if self.texts is None:
                 path = self.catalogue.folder / TRACKS
@@ -101,7 +102,7 @@ class CatalogueView:
             return self.texts
 
     def search(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Find what is similar to a track or an upload.
+        """Find the tracks similar to a track or an upload.
 
         Args:
             question: ``{"track": id}`` or ``{"upload": name}``, with ``weights`` ({condition: number}), and if wanted ``k``,
@@ -128,7 +129,7 @@ class CatalogueView:
         }
 
     def query_of(self, question: dict[str, Any]) -> tuple[int | None, np.ndarray]:
-        """Give the row of what is searched with, if it has one, and its embedding.
+        """Return the row of the query, if it has one, and its embedding.
 
         Raises:
             UnknownQuery: if it is not there.
@@ -148,7 +149,7 @@ class CatalogueView:
         raise ValueError("name either a track or an upload to search with")
 
     def typical_distances(self, embedding: np.ndarray) -> dict[str, float]:
-        """Give the median distance of the tracks of the catalogue from a query, per condition."""
+        """Return the median distance of the tracks of the catalogue from a query, per condition."""
         rows = some_rows(len(self.catalogue), TYPICAL_TRACKS)
         squared = condition_distances(self.catalogue.embedding[rows], embedding, self.catalogue.model.masks)
         median = np.median(np.sqrt(squared), axis=0).tolist()
@@ -164,21 +165,21 @@ class CatalogueView:
         return {"upload": self.uploads.add(embedded.embedding), "seconds": embedded.seconds, "cut": embedded.cut}
 
     def recording(self, track_id: str) -> Path | None:
-        """Give the file of a track's recording; None if there is none that may be played."""
+        """Return the file of a track's recording; None if there is none that can be played."""
         row = self.catalogue.find(track_id)
         return None if row is None else recording_of(self.catalogue.track(row), self.root)
 
     def shown(self, track: CatalogueTrack) -> dict[str, Any]:
-        """Show a track."""
+        """Return what the page shows of a track."""
         audio = recording_of(track, self.root) is not None
         return {"id": track.track_id, "artist": track.artist, "labels": track.labels, "audio": audio}
 
     def shown_result(self, result: Result) -> dict[str, Any]:
-        """Show a track that was found, with its distances."""
+        """Return what the page shows of a result."""
         return {"track": self.shown(result.track), "distance": result.distance, "distances": result.distances}
 
     def map(self, space: str | None) -> dict[str, Any]:
-        """Give the map of a condition's subspace, or under None of all dimensions; it is drawn once and kept.
+        """Return the map of a condition's subspace, or of all dimensions (None); it is drawn once and saved.
 
         Returns:
             ``{"ids", "artists", "x", "y", "labels": {condition: [label or None]}, "of": tracks of the catalogue}``; x and y
@@ -196,7 +197,7 @@ class CatalogueView:
             return self.maps[space]
 
     def make_map(self, space: str | None) -> dict[str, Any]:
-        """Draw a map, or read it where it was kept."""
+        """Draw a map, or read it where it was saved."""
         names, model = self.catalogue.condition_names, self.catalogue.model
         rows = some_rows(len(self.catalogue), MAP_TRACKS)
         points = self.catalogue.embedding[rows] * (1.0 if space is None else model.masks[names.index(space)])
@@ -218,7 +219,7 @@ class CatalogueView:
 
 
 def searched_text(track: CatalogueTrack) -> str:
-    """Give the text that a track is found by.
+    """Return the text that a track is found by.
 
     >>> searched_text(CatalogueTrack("T1", "Ann", None, {"genre": ["Rock"], "tempo": 90.0}))
     't1 ann rock'
@@ -228,7 +229,7 @@ def searched_text(track: CatalogueTrack) -> str:
 
 
 def some_rows(n: int, most: int) -> np.ndarray:
-    """Choose some rows of n by lot, always the same, in order.
+    """Return some rows of n, drawn at random, always the same, in order.
 
     >>> some_rows(3, 5).tolist(), len(some_rows(10, 5))
     ([0, 1, 2], 5)
@@ -239,7 +240,7 @@ def some_rows(n: int, most: int) -> np.ndarray:
 
 
 def tempo_range(tempo: Any) -> tuple[float, float] | None:
-    """Give the range of tempi that a question asks for; a bound that is None is none.
+    """Return the range of tempi that a question asks for; None stands for no bound.
 
     Raises:
         ValueError: if it is no range.
@@ -258,7 +259,7 @@ def tempo_range(tempo: Any) -> tuple[float, float] | None:
 
 
 def recording_of(track: CatalogueTrack, root: Path | None) -> Path | None:
-    """Give the file of a track's recording, if it is of a kind that browsers play.
+    """Return the file of a track's recording, if browsers play its format.
 
     Args:
         track: Of the catalogue.
@@ -273,7 +274,7 @@ def recording_of(track: CatalogueTrack, root: Path | None) -> Path | None:
 
 
 def is_playable(path: Path, root: Path | None) -> bool:
-    """Tell whether there is such a file, of a kind that browsers play, inside of the root."""
+    """Return whether a file exists inside of the root and browsers play its format."""
     try:
         inside = root is None or path.resolve().is_relative_to(root)
         return inside and path.suffix.lower() in EXTENSIONS and path.is_file()
@@ -282,7 +283,7 @@ def is_playable(path: Path, root: Path | None) -> bool:
 
 
 def fit_square(places: np.ndarray) -> np.ndarray:
-    """Stretch places (N, 2) to the square from 0 to 1.
+    """Scale points (N, 2) to the square from 0 to 1.
 
     >>> fit_square(np.array([[1.0, 5.0], [3.0, 5.0]])).tolist()
     [[0.0, 0.5], [1.0, 0.5]]
@@ -292,7 +293,7 @@ def fit_square(places: np.ndarray) -> np.ndarray:
 
 
 def kept_places(path: Path, n: int) -> np.ndarray | None:
-    """Read the n places of a map that was kept; None if it was not, or is damaged."""
+    """Read the n points of a saved map; None if there is none, or it is damaged."""
     try:
         places = np.array(read_json(path)["places"], np.float64)
     except (OSError, ValueError, KeyError, TypeError):
@@ -301,7 +302,7 @@ def kept_places(path: Path, n: int) -> np.ndarray | None:
 
 
 def keep_places(path: Path, places: np.ndarray) -> None:
-    """Keep the places of a map beside the catalogue, where that can be written to."""
+    """Save the points of a map beside the catalogue, where that can be written to."""
     try:
         path.parent.mkdir(exist_ok=True)
         write_json(path, {"places": places.tolist()})

@@ -20,7 +20,7 @@ from datamodules.batches import streams
 from datamodules.shards import workers
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import read_infos, write_shard
-from disentangled_ml.config import load_config
+from disentangled_ml.config import PrepareConfig, load_config
 from disentangled_ml.prepare import main
 from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
 
@@ -195,7 +195,7 @@ def prepare_corpus(tmp_path, monkeypatch) -> Callable[..., tuple[dict, dict]]:
         out = tmp_path / "prepared"
         monkeypatch.setattr(workers, "new_pool", lambda n, *_: ThreadPoolExecutor(n))
         keys = [f"out={out}", "tempo=manifest", "chunk_frames=16", "workers=1"]
-        main(load_config("prepare", [*keys, *arguments]))
+        main(load_config(PrepareConfig, [*keys, *arguments]))
         index = ShardIndex.read(out)
         with open(out / "rejected.csv", newline="", encoding="utf-8") as file:
             rejected = {row["track_id"]: row["reason"] for row in csv.DictReader(file)}

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from datamodules.batches.composer import BatchPlan
-from datamodules.datamodule import SimilarityDataModule, build_conditions
+from datamodules.datamodule import SimilarityDataModule
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardsError
 from disentangled_ml.objective.conditions import TagCondition, TempoCondition
 from disentangled_ml.structures import ChunkBatch, TrackChunks

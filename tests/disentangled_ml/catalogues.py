@@ -12,9 +12,10 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
+from disentangled_ml.builders import build_network
 from disentangled_ml.commands import embed
-from disentangled_ml.config import load_config
-from disentangled_ml.network.checkpoint import build_network
+from disentangled_ml.config import EmbedConfig, TrainConfig, load_config
+from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.search.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
@@ -24,8 +25,8 @@ from disentangled_ml.search.catalogue import (
     TRACKS,
     CatalogueTrack,
     EmbeddedCatalogue,
-    ModelNotes,
     column_values,
+    describe_model,
     read_catalogue,
 )
 from disentangled_ml.structures import AudioSettings
@@ -70,15 +71,15 @@ def write_catalogue(
     np.save(folder / EMBEDDING, embedding.astype("<f4"))
     np.save(folder / COLUMNS_FILE, np.array(columns, COLUMNS))
     masks = disjoint_masks() if masks is None else masks
-    notes = ModelNotes("0" * 64, NAMES, masks, AudioSettings(n_mels=N_MELS), 16, TEMPO).as_json()
-    header = {"format_version": FORMAT_VERSION, "tracks": len(embedding), **notes, **changed}
+    model = ModelDescription("0" * 64, NAMES, masks, AudioSettings(n_mels=N_MELS), 16, TEMPO)
+    header = {"format_version": FORMAT_VERSION, "tracks": len(embedding), **describe_model(model), **changed}
     (folder / HEADER).write_text(json.dumps(header))
     return read_catalogue(folder)
 
 
 def save_checkpoint(path: Path, shards: Path | str = "shards/x", seed: int = 0, *arguments: str) -> Path:
     """Save the checkpoint of an untrained network."""
-    config, audio = load_config("config", [*TINY, f"data.shards={shards}", *arguments]), AudioSettings(n_mels=N_MELS)
+    config, audio = load_config(TrainConfig, [*TINY, f"data.shards={shards}", *arguments]), AudioSettings(n_mels=N_MELS)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build_network(config, NAMES, audio)
@@ -113,5 +114,5 @@ def embed_recordings(folder: Path, n_tracks: int) -> Path:
     save_checkpoint(folder / "x.ckpt")
     manifest = write_recordings(folder / "recordings", n_tracks)
     arguments = [f"checkpoint={folder}/x.ckpt", f"manifest={manifest}", f"out={folder}/index", "workers=1"]
-    embed.main(load_config("embed", arguments))
+    embed.main(load_config(EmbedConfig, arguments))
     return folder

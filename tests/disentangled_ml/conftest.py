@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does n
 
 from wandb_server import WandbServer
 
-OF_OTHERS = ("WANDB_", "SLURM_", RUN_DIR_VARIABLE)
+from tests import warm
 
 
 @pytest.fixture
@@ -36,9 +36,8 @@ def wandb_server() -> Iterator[Callable[..., WandbServer]]:
 @pytest.fixture
 def user_environment(tmp_path) -> dict[str, str]:
     """Give the environment of a user without an API key, for whom ``python`` is that of the tests."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}
-    path = f"{Path(sys.executable).parent}:{inherited.get('PATH', '')}"
-    return {**inherited, "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PATH": path}
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+    return warm.environment(HOME=str(tmp_path / "home"), PATH=path)
 
 
 @pytest.fixture
@@ -62,16 +61,17 @@ def sync(tmp_path, user_environment) -> Callable[..., WandbServer]:
 
 
 @pytest.fixture
-def run(tmp_path, tiny_arguments, monkeypatch):
+def run(tmp_path, tiny_arguments, quick_figures):
     """Train in this process: ``run("name", "key=value", ...)`` gives the run folder."""
 
-    from disentangled_ml.config import load_config
+    from disentangled_ml.config import TrainConfig, load_config
     from disentangled_ml.train import main as train  # here: most tests do not train
 
     def train_run(name: str, *arguments: str) -> Path:
-        monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
-        train(load_config("config", [*tiny_arguments, f"runs={tmp_path}", f"run_name={name}", *arguments]))
-        monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
+        try:
+            train(load_config(TrainConfig, [*tiny_arguments, f"runs={tmp_path}", f"run_name={name}", *arguments]))
+        finally:
+            os.environ.pop(RUN_DIR_VARIABLE, None)
         return tmp_path / name
 
     return train_run

@@ -10,22 +10,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
-MARK = "TESTED_RUN"  # a variable that all processes of a run inherit
+MARK = "TESTED_RUN"  # a variable that all processes of a run inherit; /proc shows it of those that were not forked
 MINUTE = 60.0
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 ENDLESS = ("training.max_epochs=99999", "training.lr_reductions=999")
 
 
 class RealRun:
-    """Start a Python program, by default ``-m disentangled_ml.train`` with the run folder ``folder/run``.
+    """A run of ``train`` with the run folder ``folder/run``.
 
     Args:
         folder: Of the run folder and of the log.
         arguments: Of the command.
-        program: What Python is to run.
+        script: What Python is to run in place of ``train``.
+        cold: Whether it starts as a user's does, by an interpreter of its own.
         log: File of what it writes; ``folder/log`` by default.
     """
 
@@ -33,18 +34,21 @@ class RealRun:
         self,
         folder: Path,
         *arguments: str,
-        program: tuple[str, ...] = ("-m", "disentangled_ml.train"),
+        script: Path | None = None,
+        cold: bool = False,
         log: Path | None = None,
     ):
         self.dir, self.log, mark = folder / "run", log or folder / "log", secrets.token_hex(8)
         self.mark = f"{MARK}={mark}"
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SLURM_", RUN_DIR_VARIABLE))}
+        given = (*arguments, f"runs={folder}", "run_name=run")
+        start = subprocess.Popen if script or cold else warm.Popen
         with self.log.open("w") as output:  # a pipe that nobody reads would fill
-            self.process = subprocess.Popen(
-                [sys.executable, *program, *arguments, f"runs={folder}", "run_name=run"],
-                env={**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), MARK: mark},
+            self.process = start(
+                [sys.executable, str(script), *given] if script else warm.cold("train", *given),
+                env=warm.environment(PYTHONPATH=str(ROOT), **{MARK: mark}),
                 stdout=output,
                 stderr=output,
+                start_new_session=True,
             )
 
     def __enter__(self) -> RealRun:
@@ -61,9 +65,11 @@ class RealRun:
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 environment = (entry / "environ").read_text(errors="replace").split("\0")
-            except OSError:  # of another user, or gone meanwhile; a zombie has none
+                state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            except OSError:  # of another user, or gone meanwhile
                 continue
-            if {self.mark, *settings} <= set(environment):
+            ours = self.mark in environment or int(session) == self.process.pid
+            if ours and state != "Z" and set(settings) <= set(environment):
                 found.append(int(entry.name))
         return sorted(found)
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +14,11 @@ import soundfile
 import torch
 
 from datamodules.audio.decoding import encode_mp3
-from disentangled_ml.builders import checkpoint_notes
+from disentangled_ml.builders import build_network, model_settings
 from disentangled_ml.commands import embed
-from disentangled_ml.config import load_config
-from disentangled_ml.network.checkpoint import build_network
-from disentangled_ml.objective.conditions import TagCondition
+from disentangled_ml.config import EmbedConfig, TrainConfig, load_config
 from disentangled_ml.structures import AudioSettings
+from tests import warm
 
 CONDITIONS = ["genre", "mood", "tempo"]
 AUDIO = AudioSettings(n_mels=16)
@@ -79,33 +75,27 @@ def make_catalogue(folder: Path) -> Made:
     """Embed the recordings by a network as it is born."""
     write_recordings(folder)
     settings = ["data=shards", "data.shards=nowhere", "data.chunk_frames=16", "backbone=conv", "backbone.width=0.1"]
-    config = load_config("config", [*settings, "embedding_dim=24", "trainer=cpu"])
+    config = load_config(TrainConfig, [*settings, "embedding_dim=24", "trainer=cpu"])
     torch.manual_seed(0)
     network = build_network(config, CONDITIONS, AUDIO)
-    notes = checkpoint_notes(config, [TagCondition(name, ("x",)) for name in CONDITIONS], AUDIO)
+    settings = model_settings(config, CONDITIONS, AUDIO)
     weights = {f"network.{key}": value for key, value in network.state_dict().items()}
-    torch.save({"state_dict": weights, **notes}, folder / "best.ckpt")
+    torch.save({"state_dict": weights, **settings}, folder / "best.ckpt")
     made = Made(folder / "best.ckpt", folder / "index", folder)
     given = [f"checkpoint={made.checkpoint}", f"manifest={folder}/manifest.csv", f"out={made.index}", "workers=1"]
-    embed.main(load_config("embed", [*given, "accelerator=cpu"]))
+    embed.main(load_config(EmbedConfig, [*given, "accelerator=cpu"]))
     return made
 
 
 class Served:
-    """Run ``python -m disentangled_ml.commands.serve`` on a free port until the test ends."""
+    """Run ``disentangled serve`` on a free port until the test ends."""
 
     def __init__(self, made: Made, log: Path, *arguments: str):
         self.log = log
         with open(log, "ab") as file:
             file.truncate(0)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "disentangled_ml.commands.serve", *made.arguments("port=0", *arguments)],
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-            )
+            command = warm.cold("serve", *made.arguments("port=0", *arguments))
+            self.process = warm.Popen(command, stdout=file, stderr=file)
         until = time.monotonic() + 180
         while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/", self.said())):
             assert self.process.poll() is None, self.said()

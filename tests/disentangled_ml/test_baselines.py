@@ -9,7 +9,7 @@ import scipy.fft
 import torch
 import torchaudio
 
-from disentangled_ml.baselines import BASELINES, Baseline, bandwidth, baseline_table
+from disentangled_ml.baselines import BASELINES, Baseline, bandwidth
 from disentangled_ml.baselines.controls import top_levels
 from disentangled_ml.baselines.mfcc import MfccStatistics, mean_and_deviation, mfcc, mfcc_frames
 from disentangled_ml.baselines.vector_quantization import (
@@ -19,8 +19,6 @@ from disentangled_ml.baselines.vector_quantization import (
     sample_frames,
     word_histogram,
 )
-from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
-from disentangled_ml.structures import Member
 
 MEL_ARGUMENTS = {"n_fft": 1024, "hop_length": 512, "n_mels": 128, "power": 1.0, "norm": "slaney", "mel_scale": "slaney"}
 # A stored value is off by 2^-12 of itself in float16: 0.01 dB where 10 S = 1, 0.02 dB at 100, adding up over 128 bands with
@@ -270,22 +268,3 @@ def test_a_gain_moves_the_bandwidth_by_its_decibels(gain):
     magnitudes = torch.rand(20, 30, generator=torch.Generator().manual_seed(0))
     moved = bandwidth(stored(gain * magnitudes)) - bandwidth(stored(magnitudes))
     assert moved == pytest.approx(20 * math.log10(gain), abs=1e-3)
-
-
-def test_table_of_a_baseline():
-    tracks = [("a", random_mel(0, 50)), ("b", random_mel(1, 16)), ("c", random_mel(2, 10)), ("d", random_mel(3, 47))]
-    wanted = {Member("a", 3), Member("a", 34), Member("b", 0), Member("e", 5), Member("d")}
-    baseline = fitted("bandwidth")
-    table = baseline_table(baseline, iter(tracks), wanted, chunk_frames=16)
-    assert isinstance(table, EmbeddingTable)
-    chunks = {Member("a", 3), Member("a", 34), Member("b", 0)}
-    assert set(table.rows) == {Member(name) for name, _ in tracks} | chunks
-    for (name, start), row in table.rows.items():
-        mel = dict(tracks)[name]
-        assert torch.equal(row, baseline.embed(mel if start is None else mel[:, start : start + 16]))
-
-
-@pytest.mark.parametrize("start", [-1, 35])
-def test_a_wanted_chunk_outside_of_its_track(start):
-    with pytest.raises(ValueError, match=f"chunk of track a from frame {start} is wanted, legal are 0 to 34"):
-        baseline_table(fitted("bandwidth"), [("a", random_mel(0, 50))], {Member("a", start)}, chunk_frames=16)

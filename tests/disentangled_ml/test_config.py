@@ -10,21 +10,27 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
 from disentangled_ml import config, console
+from disentangled_ml.__main__ import COMMANDS
+from disentangled_ml.__main__ import main as run
 from disentangled_ml.config import (
     CONF,
     GROUPS,
     LEAST_VALUES,
     LEGAL_VALUES,
     MOST_VALUES,
-    SCHEMAS,
     ConfigError,
+    PrepareConfig,
+    TableConfig,
+    TrainConfig,
+    conf_name,
     group_choices,
     load_config,
     split_argument,
 )
 
+SCHEMAS = {"train": TrainConfig} | {name: schema for name, (_, schema) in COMMANDS.items()}
 REQUIRED = {
-    "config": [],
+    "train": [],
     "prepare": ["manifest=m.csv", "out=shards/x"],
     "evaluate": ["checkpoint=best.ckpt", "shards=shards/x"],
     "demo": [],
@@ -40,7 +46,7 @@ REQUIRED = {
     "listening_results": ["listening_test=listening"],
 }
 OWNERS = {  # a command that has the key, for keys of the tables of limits
-    key: next((name for name, schema in SCHEMAS.items() if key.split(".")[0] in schema.__dataclass_fields__), "config")
+    key: next((name for name, schema in SCHEMAS.items() if key.split(".")[0] in schema.__dataclass_fields__), "train")
     for key in (*LEGAL_VALUES, *LEAST_VALUES, *MOST_VALUES)
 }
 CHOICES = [(group, choice) for group in GROUPS for choice in group_choices(group)]
@@ -49,7 +55,7 @@ CHOICES = [(group, choice) for group in GROUPS for choice in group_choices(group
 def load(key_of: str, *arguments: str):
     """Load the configuration that has the key, with what it requires."""
     name = OWNERS[key_of]
-    return load_config(name, [*REQUIRED[name], *arguments])
+    return load_config(SCHEMAS[name], [*REQUIRED[name], *arguments])
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def append(path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_configuration_loads_with_what_it_requires(name):
-    tree = load_config(name, REQUIRED[name])
+    tree = load_config(SCHEMAS[name], REQUIRED[name])
     assert not OmegaConf.missing_keys(tree)
     fields = SCHEMAS[name].__dataclass_fields__
     assert set(tree) == set(fields)
@@ -74,7 +80,7 @@ def test_every_configuration_loads_with_what_it_requires(name):
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_the_file_names_every_key_with_its_unit_or_legal_values(name):
-    text = OmegaConf.load(CONF / f"{name}.yaml")
+    text = OmegaConf.load(CONF / f"{conf_name(SCHEMAS[name])}.yaml")
 
     def keys(node, prefix=""):
         for key in node:
@@ -88,7 +94,9 @@ def test_the_file_names_every_key_with_its_unit_or_legal_values(name):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{g}={c}" for g, c in CHOICES])
 def test_every_choice_of_every_group_loads(group, choice):
-    tree = load_config("config", [*([] if group == "data" else ["data=shards"]), "data.shards=d", f"{group}={choice}"])
+    tree = load_config(
+        TrainConfig, [*([] if group == "data" else ["data=shards"]), "data.shards=d", f"{group}={choice}"]
+    )
     assert tree.choices[group] == choice
     expected = OmegaConf.load(CONF / group / f"{choice}.yaml")
     if group not in ("experiment", "data"):  # whose keys stand elsewhere, and are given above
@@ -105,7 +113,7 @@ def test_there_is_a_choice_in_every_group():
 
 def test_each_layer_beats_the_one_before(conf):
     key = "backbone.width"
-    assert OmegaConf.is_missing(OmegaConf.structured(SCHEMAS["config"]).backbone, "width")
+    assert OmegaConf.is_missing(OmegaConf.structured(TrainConfig).backbone, "width")
     (conf / "backbone" / "plain.yaml").write_text("name: conv\n")
     (conf / "experiment" / "empty.yaml").write_text("")
     (conf / "experiment" / "wide.yaml").write_text("backbone:\n  width: 5.0\n")
@@ -113,7 +121,7 @@ def test_each_layer_beats_the_one_before(conf):
     (conf / "config.yaml").write_text(text.replace("  width: ???", "  width: 7.0"))
 
     def width(*arguments: str) -> float:
-        return OmegaConf.select(load_config("config", list(arguments)), key)
+        return OmegaConf.select(load_config(TrainConfig, list(arguments)), key)
 
     assert width("experiment=empty", "backbone=plain") == 7.0  # config.yaml over the schema
     assert width("experiment=empty", "backbone=conv") == 0.25  # the group over config.yaml
@@ -125,18 +133,18 @@ def test_each_layer_beats_the_one_before(conf):
 def test_schema_default_stands_where_nothing_else_says(conf):
     text = (conf / "config.yaml").read_text()
     (conf / "config.yaml").write_text("\n".join(line for line in text.split("\n") if "trainable_stft" not in line))
-    assert load_config("config", []).frontend.trainable_stft is False
+    assert load_config(TrainConfig, []).frontend.trainable_stft is False
 
 
 def test_experiment_chooses_groups_and_arguments_choose_again():
-    paper = load_config("config", ["experiment=icassp2020"])
+    paper = load_config(TrainConfig, ["experiment=icassp2020"])
     assert (paper.choices.backbone, paper.backbone.name, paper.backbone.width) == ("inception", "inception", 1.0)
     assert (paper.choices.experiment, paper.training.max_epochs) == ("icassp2020", 1000)
     for arguments in (["experiment=icassp2020", "backbone=conv"], ["backbone=conv", "experiment=icassp2020"]):
-        tree = load_config("config", arguments)
+        tree = load_config(TrainConfig, arguments)
         assert (tree.choices.backbone, tree.backbone.name) == ("conv", "conv")
         assert tree.backbone.width == 1.0  # what the experiment says of the group's keys stays
-    assert load_config("config", []).training.max_epochs == 30
+    assert load_config(TrainConfig, []).training.max_epochs == 30
 
 
 EXPERIMENTS = {  # mask, its start, loss, condition_weight, track_weight, embedding_dim; None: not said
@@ -160,7 +168,7 @@ FRONTENDS = {  # frontend, trainable_stft, trainable_mel
 
 
 def test_every_experiment_is_a_recipe_or_a_system_of_the_table():
-    table = load_config("table", REQUIRED["table"])
+    table = load_config(TableConfig, REQUIRED["table"])
     recipes = {"demo", "icassp2020", "frontends", table.base}
     assert set(group_choices("experiment")) == {*recipes, *EXPERIMENTS, *FRONTENDS}
     assert set(EXPERIMENTS) <= set(table.systems)
@@ -168,21 +176,23 @@ def test_every_experiment_is_a_recipe_or_a_system_of_the_table():
 
 @pytest.mark.parametrize("name", FRONTENDS)
 def test_compared_frontends_differ_in_nothing_else(name):
-    tree = load_config("config", [f"experiment=frontends,{name}"])
+    tree = load_config(TrainConfig, [f"experiment=frontends,{name}"])
     frontend, stft, mel = FRONTENDS[name]
     assert (tree.frontend.name, tree.choices.frontend) == (frontend, frontend)
     assert (tree.frontend.trainable_stft, tree.frontend.trainable_mel) == (stft, mel)
-    plain, recipe = (OmegaConf.to_container(found) for found in (tree, load_config("config", ["experiment=frontends"])))
+    plain, recipe = (
+        OmegaConf.to_container(found) for found in (tree, load_config(TrainConfig, ["experiment=frontends"]))
+    )
     assert {key for key in plain if plain[key] != recipe[key]} <= {"frontend", "choices"}
     # nor do they depend on what a recipe says of frontends
-    other = load_config("config", [f"experiment=trainable_stft,{name}"])
+    other = load_config(TrainConfig, [f"experiment=trainable_stft,{name}"])
     assert (other.frontend.trainable_stft, other.frontend.trainable_mel) == (stft, mel)
 
 
 @pytest.mark.parametrize("base", ["", "demo,", "table,", "icassp2020,"], ids=["alone", "demo", "table", "icassp2020"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_are_the_rows_of_the_papers(name, base):
-    tree = load_config("config", [f"experiment={base}{name}"])
+    tree = load_config(TrainConfig, [f"experiment={base}{name}"])
     mask, start, loss, condition_weight, track_weight, size = EXPERIMENTS[name]
     assert (tree.mask.name, tree.choices.mask) == (mask, mask)
     assert start is None or tree.mask.start == start
@@ -204,7 +214,7 @@ def test_experiments_say_themselves_what_they_need(conf, name):
         f"choices: {{mask: {other}}}\nmask: {{start: {'random' if start == 'disjoint' else 'disjoint'}}}\n"
         f"loss: {{track_weight: {track_weight + 1}}}\n"
     )
-    tree = load_config("config", [f"experiment=other,{name}"])
+    tree = load_config(TrainConfig, [f"experiment=other,{name}"])
     assert (tree.mask.name, tree.loss.track_weight) == (mask, track_weight)
     assert start is None or tree.mask.start == start
 
@@ -215,7 +225,7 @@ def test_of_several_experiments_the_later_wins(conf):
     (conf / "experiment" / "c.yaml").write_text("training: {max_epochs: 5}\n")
 
     def found(*arguments: str) -> tuple:
-        tree = load_config("config", list(arguments))
+        tree = load_config(TrainConfig, list(arguments))
         assert tree.backbone.name == tree.choices.backbone
         return tree.backbone.name, tree.mask.name, tree.training.max_epochs, tree.training.learning_rate
 
@@ -224,14 +234,14 @@ def test_of_several_experiments_the_later_wins(conf):
     assert found("experiment=b,a,c") == ("conv", "none", 5, 0.5)
     assert found("experiment=c,a") == ("conv", "none", 3, 0.003)
     assert found("experiment=a,b", "backbone=resnet", "training.max_epochs=7") == ("resnet", "none", 7, 0.5)
-    assert load_config("config", ["experiment=a,b"]).choices.experiment == "a,b"
+    assert load_config(TrainConfig, ["experiment=a,b"]).choices.experiment == "a,b"
 
 
 @pytest.mark.parametrize("given", ["category,paper", "paper,category", "category,", ",category", "category, proxy"])
 def test_an_unknown_one_of_several_experiments_is_named(given):
     unknown = next(name for name in given.split(",") if name not in EXPERIMENTS)
     with pytest.raises(ConfigError, match=rf"^experiment={unknown} is unknown: choose one of category, "):
-        load_config("config", [f"experiment={given}"])
+        load_config(TrainConfig, [f"experiment={given}"])
 
 
 def test_experiment_chooses_every_group(conf):
@@ -239,18 +249,18 @@ def test_experiment_chooses_every_group(conf):
         "choices: {backbone: se, frontend: nnaudio, mask: learned, loss: proxy, data: shards, trainer: cpu}\n"
         "data: {shards: there}\n"
     )
-    tree = load_config("config", ["experiment=all"])
+    tree = load_config(TrainConfig, ["experiment=all"])
     assert (tree.backbone.name, tree.frontend.name, tree.mask.name) == ("se", "nnaudio", "learned")
     assert tree.loss.name == "proxy"
     assert (tree.data.shards, tree.trainer.accelerator, tree.trainer.devices) == ("there", "cpu", 1)
 
 
 def test_the_last_choice_counts():
-    assert load_config("config", ["mask=none", "mask=learned"]).mask.name == "learned"
+    assert load_config(TrainConfig, ["mask=none", "mask=learned"]).mask.name == "learned"
 
 
 def test_a_choice_under_its_full_name_is_taken():
-    tree = load_config("config", ["choices.backbone=conv", "--choices.experiment=icassp2020"])
+    tree = load_config(TrainConfig, ["choices.backbone=conv", "--choices.experiment=icassp2020"])
     assert (tree.choices.backbone, tree.backbone.name) == ("conv", "conv")
     assert tree.training.max_epochs == 1000
 
@@ -272,7 +282,7 @@ def test_split_argument(argument, expected):
 @pytest.mark.parametrize("argument", ["seed", "--seed", "=3", "--=3", "", "seed 3"])
 def test_argument_without_key_and_value(argument):
     with pytest.raises(ConfigError, match="is not of the form key=value"):
-        load_config("config", [argument])
+        load_config(TrainConfig, [argument])
 
 
 @pytest.mark.parametrize("dashes", ["", "--"])
@@ -302,7 +312,7 @@ def test_argument_without_key_and_value(argument):
     ],
 )
 def test_values(argument, expected, dashes):
-    value = OmegaConf.select(load_config("config", [dashes + argument]), argument.split("=")[0])
+    value = OmegaConf.select(load_config(TrainConfig, [dashes + argument]), argument.split("=")[0])
     assert (OmegaConf.to_object(value) if OmegaConf.is_config(value) else value) == expected
 
 
@@ -310,7 +320,7 @@ def test_values(argument, expected, dashes):
     "text", ["007", "12:30", "2024_01", "1e3", "on", "a b # c", "@home", "x: y", "[1", "{}", "~", "-x"]
 )
 def test_text_stays_as_it_was_typed(text):
-    tree = load_config("config", [f"run_name={text}", f"wandb.entity={text}", f"data.shards={text}"])
+    tree = load_config(TrainConfig, [f"run_name={text}", f"wandb.entity={text}", f"data.shards={text}"])
     assert (tree.run_name, tree.wandb.entity, tree.data.shards) == (text, text, text)
 
 
@@ -336,16 +346,16 @@ def test_text_stays_as_it_was_typed(text):
 )
 def test_unknown_keys_and_choices(argument, message):
     with pytest.raises(ConfigError, match=message):
-        load_config("config", [argument])
+        load_config(TrainConfig, [argument])
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMAS if name != "config"])
+@pytest.mark.parametrize("name", [name for name in SCHEMAS if name != "train"])
 def test_unknown_keys_of_other_commands(name):
     with pytest.raises(ConfigError, match=r"'sheds' is unknown.*legal here: ") as error:
-        load_config(name, [*REQUIRED[name], "sheds=1"])
+        load_config(SCHEMAS[name], [*REQUIRED[name], "sheds=1"])
     assert "experiment" not in str(error.value)
     with pytest.raises(ConfigError, match=r"'backbone' is unknown"):
-        load_config(name, [*REQUIRED[name], "backbone=conv"])
+        load_config(SCHEMAS[name], [*REQUIRED[name], "backbone=conv"])
 
 
 @pytest.mark.parametrize(
@@ -367,13 +377,13 @@ def test_unknown_keys_of_other_commands(name):
 )
 def test_wrong_types(argument, message):
     with pytest.raises(ConfigError, match=message):
-        load_config("config", [argument])
+        load_config(TrainConfig, [argument])
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("config", ["data=shards"], "no value for data.shards: give it as data.shards=VALUE"),
+        ("train", ["data=shards"], "no value for data.shards: give it as data.shards=VALUE"),
         ("prepare", [], "no value for manifest, out: give it as manifest=VALUE"),
         ("prepare", ["manifest=m.csv"], "no value for out: give it as out=VALUE"),
         ("prepare", ["manifest=m.csv", "out=x", "audio.n_fft=1023"], "audio.n_fft=1023 is odd: it must be even"),
@@ -383,12 +393,12 @@ def test_wrong_types(argument, message):
 )
 def test_missing_values(name, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(name, arguments)
+        load_config(SCHEMAS[name], arguments)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_read_only(name):
-    tree = load_config(name, REQUIRED[name])
+    tree = load_config(SCHEMAS[name], REQUIRED[name])
     key = next(key for key, value in tree.items() if isinstance(value, int | str))
     with pytest.raises(ReadonlyConfigError):
         tree[key] = tree[key]
@@ -428,17 +438,17 @@ def test_most_values(key):
 @pytest.mark.parametrize("argument", ["loss.margin=inf", "training.learning_rate=inf", "data.tempo.tolerance_bpm=inf"])
 def test_numbers_are_finite(argument):
     with pytest.raises(ConfigError, match=f"{argument} is not a finite number"):
-        load_config("config", [argument])
+        load_config(TrainConfig, [argument])
 
 
 @pytest.mark.parametrize("devices", ["0", "-1", "1.5", "abc", "null", "[]", "[0,0]", "[-1]"])
 def test_devices(devices):
     with pytest.raises(ConfigError, match=r"trainer.devices=.* is not legal: give auto, a number from 1 on"):
-        load_config("config", [f"trainer.devices={devices}"])
+        load_config(TrainConfig, [f"trainer.devices={devices}"])
 
 
 def test_every_limit_is_of_a_key_that_exists():
-    trees = {name: load_config(name, REQUIRED[name]) for name in SCHEMAS}
+    trees = {name: load_config(SCHEMAS[name], REQUIRED[name]) for name in SCHEMAS}
     for key in (*LEGAL_VALUES, *LEAST_VALUES, *MOST_VALUES):
         tree = trees[OWNERS[key]]
         *parents, last = key.split(".")
@@ -450,28 +460,28 @@ def test_every_limit_is_of_a_key_that_exists():
 )
 def test_split_shares(shares):
     with pytest.raises(ConfigError, match=r"split_shares=\[.*\] must be three shares .* sum to 1"):
-        load_config("prepare", [*REQUIRED["prepare"], f"split_shares={shares}"])
-    assert load_config("prepare", [*REQUIRED["prepare"], "split_shares=[1,0,0]"]).split_shares == [1, 0, 0]
+        load_config(PrepareConfig, [*REQUIRED["prepare"], f"split_shares={shares}"])
+    assert load_config(PrepareConfig, [*REQUIRED["prepare"], "split_shares=[1,0,0]"]).split_shares == [1, 0, 0]
 
 
 def test_half_precision_needs_a_gpu():
     with pytest.raises(ConfigError, match="16-mixed needs a GPU: use bf16-mixed or 32-true"):
-        load_config("config", ["trainer=cpu", "trainer.precision=16-mixed"])
-    load_config("config", ["trainer=cpu", "trainer.precision=bf16-mixed"])
-    load_config("config", ["trainer=gpu", "trainer.precision=16-mixed"])
+        load_config(TrainConfig, ["trainer=cpu", "trainer.precision=16-mixed"])
+    load_config(TrainConfig, ["trainer=cpu", "trainer.precision=bf16-mixed"])
+    load_config(TrainConfig, ["trainer=gpu", "trainer.precision=16-mixed"])
 
 
 @pytest.mark.parametrize("loss", ["proxy", "classification"])
 def test_gathering_is_of_triplets(loss):
     with pytest.raises(ConfigError, match=f"loss.gather=true is of loss=triplet: {loss} compares chunks with points"):
-        load_config("config", [f"loss={loss}", "loss.gather=true"])
-    assert load_config("config", ["loss=triplet", "loss.gather=true"]).loss.gather
+        load_config(TrainConfig, [f"loss={loss}", "loss.gather=true"])
+    assert load_config(TrainConfig, ["loss=triplet", "loss.gather=true"]).loss.gather
 
 
 def test_pool_holds_a_batch():
     with pytest.raises(ConfigError, match=r"data.pool_tracks=9 must hold at least data.tracks_per_batch=10"):
-        load_config("config", ["data.pool_tracks=9", "data.tracks_per_batch=10"])
-    load_config("config", ["data.pool_tracks=10", "data.tracks_per_batch=10"])
+        load_config(TrainConfig, ["data.pool_tracks=9", "data.tracks_per_batch=10"])
+    load_config(TrainConfig, ["data.pool_tracks=10", "data.tracks_per_batch=10"])
 
 
 @pytest.mark.parametrize(
@@ -489,11 +499,11 @@ def test_pool_holds_a_batch():
 def test_faults_in_files(conf, file, text, message):
     (conf / file).write_text(text)
     with pytest.raises(ConfigError, match=message):
-        load_config("config", [f"{file.split('/')[0]}=bad"])
+        load_config(TrainConfig, [f"{file.split('/')[0]}=bad"])
 
 
 def test_configuration_is_a_plain_dict_for_checkpoints():
-    plain = OmegaConf.to_container(load_config("config", []))
+    plain = OmegaConf.to_container(load_config(TrainConfig, []))
 
     def types(value):
         yield type(value)
@@ -504,22 +514,22 @@ def test_configuration_is_a_plain_dict_for_checkpoints():
 
 
 def run_main(monkeypatch, main, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["prepare", *arguments])
-    console.run_command(main, "prepare", "prepare", "Purpose.")
+    monkeypatch.setattr("disentangled_ml.prepare.main", main)
+    run(["prepare", *arguments])
 
 
 @pytest.mark.parametrize("word", ["-h", "--help", "help"])
 def test_help_names_every_key_and_runs_nothing(monkeypatch, capsys, word):
     run_main(monkeypatch, lambda _: pytest.fail("ran"), "manifest=m", word)
     out = capsys.readouterr().out
-    assert "usage: python -m disentangled_ml.prepare key=value" in out
-    assert "Purpose." in out
-    for key in SCHEMAS["prepare"].__dataclass_fields__:
+    assert "usage: disentangled prepare key=value" in out
+    assert "Turn recordings and labels" in out
+    for key in PrepareConfig.__dataclass_fields__:
         assert f"\n{key}:" in out
 
 
 def test_help_of_training_names_the_choices():
-    text = console.usage("config", "train", "Train.")
+    text = console.usage("disentangled_ml.train", TrainConfig)
     for group in GROUPS:
         assert f"  {group}={'|'.join(group_choices(group))}\n" in text
 

@@ -12,7 +12,7 @@ from datamodules.corpora.files import CorpusError
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import collect
 from disentangled_ml import config
-from disentangled_ml.config import CONF, CORPORA, ConfigError, corpus_choices, load_config
+from disentangled_ml.config import CONF, CORPORA, ConfigError, PrepareConfig, TrainConfig, corpus_choices, load_config
 from disentangled_ml.prepare import READERS, build_corpus, count_reasons, kind_of
 
 WHERE = ("corpus.metadata=m", "corpus.audio=a")
@@ -45,7 +45,7 @@ def test_the_file_of_a_data_set_names_every_key(name):
     given = OmegaConf.load(CONF / "data" / f"{name}.yaml").corpus
     schema = CORPORA[given.pop("reader")].__dataclass_fields__
     assert set(given) == set(schema)
-    tree = load_config("prepare", [f"data={name}", *WHERE])
+    tree = load_config(PrepareConfig, [f"data={name}", *WHERE])
     assert (tree.data, tree.out, tree.manifest) == (name, f"shards/{name}", None)
     assert set(tree.corpus) == set(schema)
     assert (tree.corpus.metadata, tree.corpus.audio) == ("m", "a")
@@ -53,31 +53,31 @@ def test_the_file_of_a_data_set_names_every_key(name):
 
 @pytest.mark.parametrize("name", corpus_choices())
 def test_training_on_a_data_set_knows_its_shards_alone(name):
-    tree = load_config("config", [f"data={name}"])
+    tree = load_config(TrainConfig, [f"data={name}"])
     assert tree.data.shards == f"shards/{name}"
     assert "corpus" not in tree.data
     with pytest.raises(ConfigError, match=r"'data\.corpus\.audio' is unknown"):
-        load_config("config", [f"data={name}", "data.corpus.audio=a"])
+        load_config(TrainConfig, [f"data={name}", "data.corpus.audio=a"])
 
 
 @pytest.mark.parametrize("arguments", [["out=o"], ["out=o", "data=None"]], ids=["", "data=None"])
 def test_a_manifest_as_ever(tmp_path, arguments):
     (tmp_path / "m.csv").write_text("track_id,path,genre\na,a.wav,rock\n")
-    tree = load_config("prepare", [f"manifest={tmp_path}/m.csv", *arguments])
+    tree = load_config(PrepareConfig, [f"manifest={tmp_path}/m.csv", *arguments])
     assert collect(build_corpus(tree)) == collect(read_manifest(tmp_path / "m.csv", tree.split_shares))
     assert (tree.out, tree.corpus) == ("o", None)
 
 
 def test_arguments_beat_the_file_of_the_data_set():
     tree = load_config(
-        "prepare", ["corpus.edition=low", "out=o", "--data=mtg_jamendo", "--corpus.metadata=007", WHERE[1]]
+        PrepareConfig, ["corpus.edition=low", "out=o", "--data=mtg_jamendo", "--corpus.metadata=007", WHERE[1]]
     )
     assert (tree.corpus.edition, tree.corpus.metadata, tree.out) == ("low", "007", "o")
 
 
 def test_tags_can_be_sorted_otherwise_and_conditions_added():
     keys = ["corpus.tags.genre=[rock]", "corpus.tags={era: [80s, 90s]}"]
-    tags = load_config("prepare", ["data=msd", *WHERE, *keys]).corpus.tags
+    tags = load_config(PrepareConfig, ["data=msd", *WHERE, *keys]).corpus.tags
     assert (list(tags), tags.genre, tags.era) == (["genre", "mood", "instrument", "era"], ["rock"], ["80s", "90s"])
 
 
@@ -101,7 +101,7 @@ def test_tags_can_be_sorted_otherwise_and_conditions_added():
 )
 def test_keys_that_do_not_fit(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        load_config("prepare", arguments)
+        load_config(PrepareConfig, arguments)
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_keys_that_do_not_fit(arguments, message):
 def test_faults_in_the_file_of_a_data_set(conf, text, message):
     (conf / "data" / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
-        load_config("prepare", ["data=mine", *WHERE])
+        load_config(PrepareConfig, ["data=mine", *WHERE])
 
 
 def test_a_data_set_of_ones_own(conf, jamendo, tmp_path):
     text = "shards: s\ncorpus: {reader: mtg_jamendo, subset: autotagging, edition: low, tags: {style: genre}}\n"
     (conf / "data" / "mine.yaml").write_text(text)
-    tree = load_config("prepare", ["data=mine", *jamendo[1:]])
+    tree = load_config(PrepareConfig, ["data=mine", *jamendo[1:]])
     records, _ = collect(build_corpus(tree))
     assert [(record.path, record.labels) for record in records] == [
         (f"{tmp_path}/1/1.low.mp3", {"style": ["rock"]}),
@@ -131,26 +131,28 @@ def test_a_data_set_of_ones_own(conf, jamendo, tmp_path):
 
 
 def test_conditions_choose_among_those_of_the_data_set(jamendo):
-    catalogue = build_corpus(load_config("prepare", [*jamendo, "conditions=[tempo, genre]"]))
+    catalogue = build_corpus(load_config(PrepareConfig, [*jamendo, "conditions=[tempo, genre]"]))
     assert catalogue.conditions == ["tempo", "genre"]
     records, rejected = collect(catalogue)
     assert [record.labels for record in records] == [{"genre": ["rock"]}, {}]
     assert [row.track_id for row in rejected] == ["v"]
-    assert build_corpus(load_config("prepare", jamendo)).conditions == ["genre", "mood", "instrument"]
+    assert build_corpus(load_config(PrepareConfig, jamendo)).conditions == ["genre", "mood", "instrument"]
 
 
 @pytest.mark.parametrize("conditions", ["[gnere]", "[]", "[genre, genre]"])
 def test_conditions_that_the_data_set_has_not(jamendo, conditions):
     with pytest.raises(CorpusError, match=r"are not legal: choose distinct ones of genre, mood, instrument, tempo"):
-        build_corpus(load_config("prepare", [*jamendo, f"conditions={conditions}"]))
+        build_corpus(load_config(PrepareConfig, [*jamendo, f"conditions={conditions}"]))
 
 
 def test_a_folder_of_recordings_that_is_not_there(jamendo):
     with pytest.raises(
         ConfigError, match=r"corpus.audio=/nowhere is not a folder: give the one that holds the recordings"
     ):
-        build_corpus(load_config("prepare", [*jamendo, "corpus.audio=/nowhere"]))
-    build_corpus(load_config("prepare", [*jamendo, "corpus.audio=/nowhere", "merge=true"]))  # which needs no recording
+        build_corpus(load_config(PrepareConfig, [*jamendo, "corpus.audio=/nowhere"]))
+    build_corpus(
+        load_config(PrepareConfig, [*jamendo, "corpus.audio=/nowhere", "merge=true"])
+    )  # which needs no recording
 
 
 def test_rejections_are_counted_by_kind():

@@ -11,18 +11,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.datamodule import build_conditions
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, make_triplets, read_levels
+from disentangled_ml import systems
 from disentangled_ml.baselines import BASELINES, bandwidth
-from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.evaluate import evaluate_split
+from disentangled_ml.config import ConfigError, EvaluateConfig, TrainConfig, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
+from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.structures import SPLITS, TRACK, Member
-from disentangled_ml.systems import BaselineSystem, NetworkSystem, SpecialisedSystem, load_network_system, read_mels
+from disentangled_ml.systems import (
+    BaselineSystem,
+    NetworkSystem,
+    SpecialisedSystem,
+    evaluate_split,
+    network_system,
+    read_mels,
+)
 from disentangled_ml.train import main as train
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 
@@ -45,7 +53,7 @@ def checkpoints(tmp_path_factory, tiny_arguments) -> dict[str, Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv(RUN_DIR_VARIABLE, raising=False)
             given = [*arguments, f"runs={runs}", f"run_name={name}", "training.max_epochs=2"]
-            train(load_config("config", [*tiny_arguments, *given]))
+            train(load_config(TrainConfig, [*tiny_arguments, *given]))
             patch.delenv(RUN_DIR_VARIABLE)
         found[name] = runs / name / "checkpoints" / "best.ckpt"
     return found
@@ -59,12 +67,12 @@ def index(tiny_shards) -> ShardIndex:
 @pytest.fixture(scope="module")
 def load(checkpoints, index):
     """Load a network: ``load("genre")``."""
-    return lambda name: load_network_system(checkpoints[name], index, CPU)[0]
+    return lambda name: network_system(load_model(checkpoints[name]), index)
 
 
 def report_of(tmp_path: Path, *arguments: str) -> dict:
     """Run the command in this process."""
-    evaluate(load_config("evaluate", [*arguments, "accelerator=cpu", f"out={tmp_path}/report.json"]))
+    evaluate(load_config(EvaluateConfig, [*arguments, "accelerator=cpu", f"out={tmp_path}/report.json"]))
     return json.loads((tmp_path / "report.json").read_text())
 
 
@@ -212,14 +220,14 @@ def test_a_checkpoint_is_evaluated_with_matched_triplets(tmp_path, checkpoints, 
 def test_what_is_evaluated_is_said_once(checkpoints, tiny_shards, arguments, match):
     given = [argument.format(best=checkpoints["all"]) for argument in arguments]
     with pytest.raises(ConfigError, match=match):
-        evaluate(load_config("evaluate", [*given, f"shards={tiny_shards}"]))
+        evaluate(load_config(EvaluateConfig, [*given, f"shards={tiny_shards}"]))
 
 
 def test_without_shards_a_checkpoint_takes_its_own_and_a_baseline_asks(tmp_path, checkpoints, tiny_shards):
     best = f"checkpoint={checkpoints['all']}"
     assert report_of(tmp_path, best) == report_of(tmp_path, best, f"shards={tiny_shards}")
     with pytest.raises(ConfigError, match="a baseline needs shards=DIR"):
-        evaluate(load_config("evaluate", ["baseline=vq"]))
+        evaluate(load_config(EvaluateConfig, ["baseline=vq"]))
 
 
 def test_probes_are_reported_where_asked_for(tmp_path, checkpoints, tiny_shards):
@@ -269,7 +277,7 @@ def test_a_list_with_a_condition_that_the_checkpoint_lacks_is_refused(tmp_path, 
     )
     arguments = [f"checkpoint={checkpoints['tempo']}", f"shards={tiny_shards}", f"triplets={tmp_path}/own.csv"]
     with pytest.raises(ConfigError, match=r"has conditions \['genre'\], the checkpoint knows \['tempo', 'track'\]"):
-        evaluate(load_config("evaluate", arguments))
+        evaluate(load_config(EvaluateConfig, arguments))
 
 
 def test_a_baseline_is_fitted_on_the_training_tracks(index):
@@ -281,3 +289,29 @@ def test_a_baseline_is_fitted_on_the_training_tracks(index):
 
     BaselineSystem(Recorder(), index, NAMES, 16)
     assert seen == [info.frames for info in read_infos(index, "train")]
+
+
+@pytest.fixture
+def bandwidths(index, monkeypatch) -> tuple[BaselineSystem, dict[str, torch.Tensor]]:
+    """Make a system that measures the bandwidth of four tracks, and give their spectrograms."""
+    generator = torch.Generator().manual_seed(0)
+    frames = {"a": 50, "b": 16, "c": 10, "d": 47}
+    mels = {name: torch.rand(128, n, generator=generator) for name, n in frames.items()}
+    monkeypatch.setattr(systems, "read_mels", lambda *_: iter(mels.items()))
+    return BaselineSystem(BASELINES["bandwidth"](), index, NAMES, 16), mels
+
+
+def test_a_baseline_embeds_whole_tracks_and_the_wanted_chunks(bandwidths):
+    system, mels = bandwidths
+    chunks = {Member("a", 3), Member("a", 34), Member("b", 0)}
+    table = system.embed("test", {*chunks, Member("e", 5), Member("d")})
+    assert set(table.rows) == {Member(name) for name in mels} | chunks
+    for (name, start), row in table.rows.items():
+        assert torch.equal(row, system.baseline.embed(mels[name][:, start : start and start + 16]))
+    assert set(system.embed("test", set(), frozenset("ad")).rows) == {Member("a"), Member("d")}
+
+
+@pytest.mark.parametrize("start", [-1, 35])
+def test_a_wanted_chunk_outside_of_its_track(bandwidths, start):
+    with pytest.raises(ValueError, match=f"chunk of track a from frame {start} is wanted, legal are 0 to 34"):
+        bandwidths[0].embed("test", {Member("a", start)})

@@ -21,26 +21,27 @@ from omegaconf import OmegaConf
 
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from disentangled_ml import builders
-from disentangled_ml.config import GROUPS, ConfigError, group_choices, load_config
+from disentangled_ml.builders import build_network
+from disentangled_ml.config import GROUPS, ConfigError, EvaluateConfig, TrainConfig, group_choices, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.network.backbones import BACKBONES
-from disentangled_ml.network.checkpoint import build_network, load_network
+from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.network.masks import MASKS
 from disentangled_ml.objective.losses import LOSSES, MEANS, distances_to_points
 from disentangled_ml.structures import AudioSettings, ChunkBatch
 from disentangled_ml.training.checkpointing import WholeCheckpointIO
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE, choose_run_dir
+from tests import warm
 
 SPLIT_KEYS = {f"triplet_accuracy/{name}" for name in ("genre", "mood", "tempo", "track", "mean")} | {"loss"}
 
 
-def command(module: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    """Run an entry point as a user does, without an API key of W&B."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SLURM_", RUN_DIR_VARIABLE))}
+def cold(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run an entry point as a user does."""
     return subprocess.run(
-        [sys.executable, "-m", f"disentangled_ml.{module}", *arguments],
-        env={**inherited, "OMP_NUM_THREADS": "1", **variables},
+        warm.cold(name, *arguments),
+        env=warm.environment(**variables),
         capture_output=True,
         text=True,
         timeout=240,
@@ -49,7 +50,9 @@ def command(module: str, *arguments: str, **variables: str) -> subprocess.Comple
 
 
 def metrics_of(run_dir: Path) -> dict[str, float]:
-    return json.loads((run_dir / "metrics.json").read_text())
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert metrics.pop("train/seconds") > 0
+    return metrics
 
 
 def weights_of(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -58,7 +61,7 @@ def weights_of(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
 
 def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
     arguments = [*tiny_arguments, "wandb.mode=auto", "training.max_epochs=2", "seed=3", f"runs={tmp_path}"]
-    done = command("train", *arguments, HOME=str(tmp_path))
+    done = cold("train", *arguments, HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     (run_dir,) = tmp_path.glob("shards-*")
     assert run_dir.name == "shards-conv-fixed"
@@ -74,7 +77,7 @@ def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
     for split, name in itertools.product(("train", "val", "test"), ("genre", "mood", "tempo", "track", "mean")):
         assert f"{split}/triplet_accuracy/{name}".encode() in logged
     assert b"train/chunks_per_second" in logged
-    again = command("evaluate", f"checkpoint={run_dir}/checkpoints/best.ckpt", f"shards={tiny_arguments[-1][12:]}",
+    again = cold("evaluate", f"checkpoint={run_dir}/checkpoints/best.ckpt", f"shards={tiny_arguments[-1][12:]}",
                     "triplets_per_condition=60", "seed=3", f"out={tmp_path}/out/report.json")  # fmt: skip
     assert again.returncode == 0, again.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -137,13 +140,14 @@ def test_resumed_run_equals_uninterrupted(run, choice):
 @pytest.mark.slow
 def test_two_processes_count_like_one(tmp_path, tiny_arguments, tiny_shards):
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "training.max_epochs=2")
-    done = command("train", *tiny_arguments, *two, f"runs={tmp_path}", "run_name=two")
+    arguments = (*tiny_arguments, *two, f"runs={tmp_path}", "run_name=two")
+    done = warm.run("train", *arguments, timeout=240)
     assert done.returncode == 0, done.stderr
     metrics = metrics_of(tmp_path / "two")
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
     checkpoint = tmp_path / "two" / "checkpoints" / "best.ckpt"
     arguments = [f"checkpoint={checkpoint}", f"shards={tiny_shards}", "triplets_per_condition=60", f"out={tmp_path}/r"]
-    evaluate(load_config("evaluate", arguments))
+    evaluate(load_config(EvaluateConfig, arguments))
     report = json.loads((tmp_path / "r").read_text())
     for name in ("genre", "mood", "tempo"):
         assert report["sub"][name]["accuracy"] == pytest.approx(metrics[f"test/triplet_accuracy/{name}"], abs=1e-6)
@@ -153,7 +157,7 @@ def test_two_processes_count_like_one(tmp_path, tiny_arguments, tiny_shards):
 def test_loading_processes_do_not_change_evaluation(tiny_arguments):
     found = []
     for workers in (0, 2):
-        data = builders.build_data(load_config("config", [*tiny_arguments, f"data.workers={workers}"]))
+        data = builders.build_data(load_config(TrainConfig, [*tiny_arguments, f"data.workers={workers}"]))
         data.setup("test")
         chunks = {}
         for batch in data.test_dataloader():
@@ -211,7 +215,7 @@ def test_every_choice_of_every_group_loads():
     for group in GROUPS:
         for choice in group_choices(group):
             extra = ["data.shards=somewhere"] if (group, choice) == ("data", "shards") else []
-            assert load_config("config", [f"{group}={choice}", *extra]).choices[group] == choice
+            assert load_config(TrainConfig, [f"{group}={choice}", *extra]).choices[group] == choice
     assert set(group_choices("backbone")) == set(BACKBONES)
     assert set(group_choices("frontend")) == set(FRONTENDS)
     assert set(group_choices("mask")) == set(MASKS)
@@ -221,7 +225,7 @@ def test_every_choice_of_every_group_loads():
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_backbone_and_mask_trains_a_step(tiny_arguments, backbone, mask):
-    config = load_config("config", [*tiny_arguments, f"backbone={backbone}", "backbone.width=0.1", f"mask={mask}"])
+    config = load_config(TrainConfig, [*tiny_arguments, f"backbone={backbone}", "backbone.width=0.1", f"mask={mask}"])
     data = builders.build_data(config)
     module = builders.build_module(config, data.conditions, data.index.audio)
     batch: ChunkBatch = next(iter(data.train_dataloader()))
@@ -233,7 +237,7 @@ def test_every_backbone_and_mask_trains_a_step(tiny_arguments, backbone, mask):
 
 def chosen_loss(tiny_arguments, *arguments: str):
     """Give the loss of a configuration, its network's module and a batch."""
-    config = load_config("config", [*tiny_arguments, *arguments])
+    config = load_config(TrainConfig, [*tiny_arguments, *arguments])
     data = builders.build_data(config)
     module = builders.build_module(config, data.conditions, data.index.audio)
     batch: ChunkBatch = next(iter(data.train_dataloader()))
@@ -300,7 +304,7 @@ def test_batch_norm_over_all_processes_is_of_gpus(tmp_path, tiny_arguments, acce
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments = [*tiny_arguments, f"trainer.accelerator={accelerator}", "trainer.sync_batchnorm=true"]
     with pytest.raises(ConfigError, match="sync_batchnorm=true needs GPUs"):
-        builders.build_trainer(load_config("config", arguments), tmp_path)
+        builders.build_trainer(load_config(TrainConfig, arguments), tmp_path)
 
 
 def test_batch_norm_over_all_processes_reaches_the_trainer(tmp_path, tiny_arguments, monkeypatch):
@@ -309,7 +313,7 @@ def test_batch_norm_over_all_processes_reaches_the_trainer(tmp_path, tiny_argume
     monkeypatch.setattr(builders.pl, "Trainer", lambda **options: given.update(options))
     monkeypatch.setattr(builders, "watch_ranks", lambda *_, **__: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    config = load_config("config", [*tiny_arguments, "trainer.accelerator=gpu", "trainer.sync_batchnorm=true"])
+    config = load_config(TrainConfig, [*tiny_arguments, "trainer.accelerator=gpu", "trainer.sync_batchnorm=true"])
     builders.build_trainer(config, tmp_path)
     assert given["sync_batchnorm"] is True
     network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(build_network(config, ["genre"], AudioSettings(n_mels=16)))
@@ -363,7 +367,7 @@ def test_a_run_of_proxies_goes_on(run):
 
 @pytest.mark.parametrize(("arguments", "name"), [([], "mean"), (["loss.condition_weight=0"], "track")])
 def test_the_best_network_is_chosen_by_what_is_trained(tmp_path, tiny_arguments, arguments, name):
-    config = load_config("config", [*tiny_arguments, *arguments, "training.early_stopping_patience=3"])
+    config = load_config(TrainConfig, [*tiny_arguments, *arguments, "training.early_stopping_patience=3"])
     monitors = [c.monitor for c in builders.build_callbacks(config, tmp_path) if getattr(c, "monitor", None)]
     assert monitors[0] == "val/loss"  # of the learning rate
     assert monitors[1:] == [f"val/triplet_accuracy/{name}"] * 2  # of the best checkpoint and of early stopping
@@ -389,14 +393,14 @@ def test_precision_and_layout_train(run, precision, channels_last):
 
 
 def test_indivisible_embedding_is_refused(tiny_arguments):
-    config = load_config("config", [*tiny_arguments, "embedding_dim=256"])
+    config = load_config(TrainConfig, [*tiny_arguments, "embedding_dim=256"])
     data = builders.build_data(config)
     with pytest.raises(ValueError, match=r"embedding_dim=256 cannot be shared equally by 3 conditions.*255"):
         builders.build_module(config, data.conditions, data.index.audio)
 
 
 def test_icassp2020_is_the_papers_recipe_at_full_width():
-    config = load_config("config", ["experiment=icassp2020", "data=shards", "data.shards=nowhere"])
+    config = load_config(TrainConfig, ["experiment=icassp2020", "data=shards", "data.shards=nowhere"])
     network = build_network(config, ["genre", "mood", "instrument", "tempo"], AudioSettings())
     assert sum(p.numel() for p in network.parameters()) == 2_806_464
     assert network.masks().shape == (4, 256)
@@ -406,7 +410,7 @@ def test_icassp2020_is_the_papers_recipe_at_full_width():
 
 
 def test_embedding_has_64_dimensions_per_condition_by_default(tiny_arguments):
-    config = load_config("config", [*tiny_arguments, "embedding_dim=null"])
+    config = load_config(TrainConfig, [*tiny_arguments, "embedding_dim=null"])
     data = builders.build_data(config)
     masks = build_network(config, [c.name for c in data.conditions], data.index.audio).masks()
     assert masks.shape == (3, 192)
@@ -434,7 +438,7 @@ def test_own_triplets_are_evaluated_and_missing_tracks_counted(run, tmp_path, ti
         writer.writerow(["track", "t1", "0", "t1", "0.3715", "t70", "0"])
         writer.writerow(["genre", "t1", "", "nowhere", "", "t70", ""])
     arguments = [f"checkpoint={run_dir}/checkpoints/last.ckpt", f"shards={tiny_shards}", f"triplets={tmp_path}/own.csv"]
-    evaluate(load_config("evaluate", [*arguments, f"out={tmp_path}/own.json"]))
+    evaluate(load_config(EvaluateConfig, [*arguments, f"out={tmp_path}/own.json"]))
     report = json.loads((tmp_path / "own.json").read_text())
     assert report["skipped"] == {"genre": 1, "mood": 0, "tempo": 0, "track": 0}
     assert (report["sub"]["genre"]["n"], report["track"]["n"]) == (1, 1)
@@ -486,7 +490,7 @@ def test_run_folder_is_never_overwritten(run):
 )
 def test_bad_input_ends_the_command_with_one_clear_line(tmp_path, tiny_shards, arguments, message):
     given = [argument.format(tiny=tiny_shards) for argument in arguments]
-    done = command("train", "data=shards", "trainer=cpu", "wandb.mode=disabled", *given, f"runs={tmp_path}/runs")
+    done = warm.run("train", "data=shards", "trainer=cpu", "wandb.mode=disabled", *given, f"runs={tmp_path}/runs")
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -545,16 +549,9 @@ def test_an_interrupted_run_fails_and_says_how_to_go_on(tmp_path, tiny_arguments
         "training.max_epochs=9999",
         "training.lr_reductions=999",
     ]
-    inherited = {key: value for key, value in os.environ.items() if key != RUN_DIR_VARIABLE}
     log = tmp_path / "log"
     with log.open("w") as output:  # a pipe that nobody reads would fill
-        process = subprocess.Popen(
-            [sys.executable, "-m", "disentangled_ml.train", *arguments],
-            env={**inherited, "OMP_NUM_THREADS": "1"},
-            stdout=output,
-            stderr=output,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        process = warm.Popen(warm.cold("train", *arguments), stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "cut/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:

@@ -11,9 +11,10 @@ import soundfile
 import torch
 
 from disentangled_ml import builders
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.builders import build_network
+from disentangled_ml.config import ConfigError, PrepareConfig, TrainConfig, load_config
 from disentangled_ml.network.backbones import BACKBONES
-from disentangled_ml.network.checkpoint import build_network, load_network
+from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.prepare import main as prepare
 from disentangled_ml.train import main as train
@@ -38,7 +39,7 @@ def shards(tmp_path_factory):
             soundfile.write(root / f"{i}.wav", tone if i % 2 else noise, SAMPLE_RATE)
             writer.writerow([f"r{i}", f"{i}.wav", SPLITS[i // 2], "tone" if i % 2 else "noise"])
     settings = ("chunk_frames=16", "store_waveform=true", "tempo=manifest", "tracks_per_shard=5", "workers=1")
-    prepare(load_config("prepare", [f"manifest={root}/manifest.csv", f"out={root}/shards", *settings]))
+    prepare(load_config(PrepareConfig, [f"manifest={root}/manifest.csv", f"out={root}/shards", *settings]))
     return root / "shards"
 
 
@@ -65,14 +66,14 @@ TRAINABLE = {
 
 @pytest.mark.parametrize(("choice", "trained"), TRAINABLE.values(), ids=TRAINABLE)
 def test_filters_are_trained_from_waveforms(arguments, tmp_path, choice, trained):
-    train(load_config("config", [*arguments, *choice]))
+    train(load_config(TrainConfig, [*arguments, *choice]))
     metrics = json.loads((tmp_path / "waveform" / "metrics.json").read_text())
     assert 0 <= metrics["test/triplet_accuracy/genre"] <= 1
     network = load_network(tmp_path / "waveform" / "checkpoints" / "best.ckpt")
     assert network.frontend.source == "waveform"
     embedding = network(torch.rand(3, 15 * 512) - 0.5)
     assert embedding.shape == (3, 8)
-    fresh = build_network(load_config("config", [*arguments, *choice]), ["genre"], network.frontend.audio_settings)
+    fresh = build_network(load_config(TrainConfig, [*arguments, *choice]), ["genre"], network.frontend.audio_settings)
     before = fresh.frontend.state_dict()
     assert {name.split(".")[-1] for name in before} == trained
     for name, weight in network.frontend.state_dict().items():  # trained filters are kept
@@ -89,7 +90,7 @@ def test_a_run_of_filters_goes_on(arguments, tmp_path, monkeypatch):
     for name, epochs in (("whole", 4), ("parts", 2), ("parts", 4)):
         monkeypatch.setenv(RUN_DIR_VARIABLE, "")
         last = [f"run_name={name}", "resume=true", f"training.max_epochs={epochs}"]
-        train(load_config("config", [*arguments, *choice, *last]))
+        train(load_config(TrainConfig, [*arguments, *choice, *last]))
     whole, parts = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "parts")
     )
@@ -102,7 +103,7 @@ def test_a_run_of_filters_goes_on(arguments, tmp_path, monkeypatch):
 
 def test_rates_of_the_frontend(arguments):
     def groups(*choice):
-        config = load_config("config", [*arguments, "training.weight_decay=0.1", *choice])
+        config = load_config(TrainConfig, [*arguments, "training.weight_decay=0.1", *choice])
         data = builders.build_data(config)
         module = builders.build_module(config, data.conditions, data.index.audio)
         return module, module.configure_optimizers().param_groups
@@ -118,7 +119,9 @@ def test_rates_of_the_frontend(arguments):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("frontend", FRONTENDS)
 def test_every_frontend_feeds_every_backbone(arguments, frontend, backbone):
-    config = load_config("config", [*arguments, f"frontend={frontend}", f"backbone={backbone}", "backbone.width=0.1"])
+    config = load_config(
+        TrainConfig, [*arguments, f"frontend={frontend}", f"backbone={backbone}", "backbone.width=0.1"]
+    )
     data = builders.build_data(config)
     module = builders.build_module(config, data.conditions, data.index.audio)
     batch = next(iter(data.train_dataloader()))
@@ -134,7 +137,7 @@ def test_both_frontends_embed_a_recording_alike(arguments):
     torch.manual_seed(0)
     networks, embeddings = {}, {}
     for name in ("nnaudio", "mel"):
-        config = load_config("config", [*arguments, f"frontend={name}"])
+        config = load_config(TrainConfig, [*arguments, f"frontend={name}"])
         data = builders.build_data(config)
         data.setup("test")
         networks[name] = build_network(config, ["genre"], data.index.audio).eval()
@@ -148,9 +151,9 @@ def test_both_frontends_embed_a_recording_alike(arguments):
 
 def test_stored_mel_has_nothing_to_train(arguments):
     with pytest.raises(ConfigError, match="needs frontend=nnaudio"):
-        train(load_config("config", [*arguments, "frontend=mel", "frontend.trainable_mel=true"]))
+        train(load_config(TrainConfig, [*arguments, "frontend=mel", "frontend.trainable_mel=true"]))
 
 
 def test_the_bank_is_always_trained(arguments):
     with pytest.raises(ConfigError, match="filters of frontend=waveform are always trained"):
-        train(load_config("config", [*arguments, "frontend=waveform", "frontend.trainable_mel=true"]))
+        train(load_config(TrainConfig, [*arguments, "frontend=waveform", "frontend.trainable_mel=true"]))

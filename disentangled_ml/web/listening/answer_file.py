@@ -4,8 +4,6 @@ A process that is killed, or a full disk, can leave half a line at the end: it i
 Each answer holds its whole question, so that answers stay right when the list of questions changes.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
@@ -20,7 +18,7 @@ EXCERPTS = ("reference", "first", "second")
 
 
 class AnswerFile:
-    """Append answers to a file, which no other process has open meanwhile.
+    """File of answers, which no other process can open meanwhile.
 
     Args:
         path: Of the file; made where there is none.
@@ -40,7 +38,7 @@ class AnswerFile:
         sync_folder(path.parent)
 
     def append(self, answer: Answer) -> None:
-        """Write an answer; when this returns, it is on the disk.
+        """Append an answer; when this returns, it is on the disk.
 
         Raises:
             OSError: if it cannot be written; then nothing of it is.
@@ -59,12 +57,12 @@ class AnswerFile:
                 raise
 
     def close(self) -> None:
-        """Close the file and let other processes have it."""
+        """Close the file, so that other processes can open it."""
         os.close(self.file)
 
 
 def sync_folder(folder: Path) -> None:
-    """Write the name of a new file in a folder to the disk."""
+    """Flush the directory entry of a new file to the disk."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -73,7 +71,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def as_line(answer: Answer, time: datetime) -> str:
-    """Give the line of an answer.
+    """Return the line of an answer.
 
     >>> question = Question("genre", Excerpt("a"), Excerpt("b"), Excerpt("c", 1.5))
     >>> as_line(Answer("Ann", question, "first"), datetime(2026, 1, 2, tzinfo=UTC))[:68]
@@ -114,7 +112,7 @@ def parse_excerpt(content: Any) -> Excerpt:
 
 
 def read_answers(path: Path) -> tuple[list[Answer], int]:
-    """Read the answers of a file, in order, and count the lines that are none; a missing file has none.
+    """Return the answers of a file, in order, and the number of damaged lines; a missing file has none.
 
     Raises:
         OSError: if it cannot be read.

@@ -4,8 +4,6 @@ Those of a condition are triplets by its labels, so that one candidate should be
 are any three tracks, which only people can order.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 from collections.abc import Mapping, Sequence
@@ -19,7 +17,8 @@ from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Memb
 from disentangled_ml.web.listening.questions import Excerpt, Question
 
 MAX_TRACKS = 5_000  # that questions are drawn from
-Labels = Mapping[str, Any]  # per condition the tags (list of str) or the tempo (float)
+# Tags (list of str) or tempo (float) per condition.
+Labels = Mapping[str, Any]
 logger = logging.getLogger(__name__)
 
 

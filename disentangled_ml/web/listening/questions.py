@@ -10,8 +10,6 @@ candidates is called the first is arbitrary, so alpha is computed over the quest
 candidate then has half of the votes. Otherwise raters who all choose the positive would seem to have a habit instead of an opinion.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections import Counter
@@ -26,14 +24,14 @@ MAX_NAME = 100  # characters of a rater's name
 
 
 class Excerpt(NamedTuple):
-    """Name a recording, or the chunk of it that begins at ``start`` seconds."""
+    """Recording, or the chunk of it that begins at ``start`` seconds."""
 
     track_id: str
     start: float | None = None
 
 
 class Question(NamedTuple):
-    """Ask which of two candidates is more similar to the reference as to a condition."""
+    """Question which of two candidates is more similar to the reference in a condition."""
 
     condition: str
     reference: Excerpt
@@ -42,7 +40,7 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Hold what a rater said: ``chosen`` is one of ``CHOICES``."""
+    """Answer of a rater; ``chosen`` is one of ``CHOICES``."""
 
     rater: str
     question: Question
@@ -53,7 +51,7 @@ Votes = dict[Question, dict[str, str]]  # of each question: what each rater chos
 
 
 def check_rater(name: Any) -> str:
-    """Give the name of a rater without spaces around it.
+    """Return the name of a rater without spaces around it.
 
     Raises:
         ValueError: if it is empty, too long or holds what cannot be printed.
@@ -68,7 +66,7 @@ def check_rater(name: Any) -> str:
 
 
 def lot(*words: Hashable) -> int:
-    """Draw a number by lot, always the same for the same words.
+    """Return a hash of some words as a number, the same in every process.
 
     >>> lot("Ann", 1) == lot("Ann", 1) != lot("Ann", 2)
     True
@@ -77,7 +75,7 @@ def lot(*words: Hashable) -> int:
 
 
 def order_of(questions: Sequence[Question], rater: str) -> list[int]:
-    """Order the questions for a rater, so that not all grow tired at the same ones.
+    """Return the order of the questions for a rater, so that not all raters grow tired at the same ones.
 
     >>> a, b, c = (Question("track", Excerpt(name), Excerpt("x"), Excerpt("y")) for name in "abc")
     >>> sorted(order_of([a, b, c], "Ann"))
@@ -87,12 +85,12 @@ def order_of(questions: Sequence[Question], rater: str) -> list[int]:
 
 
 def first_is_left(question: Question, rater: str) -> bool:
-    """Draw on which side a rater sees the first candidate."""
+    """Return whether a rater sees the first candidate on the left."""
     return lot("side", rater, question) % 2 == 0
 
 
 def collect_votes(questions: Iterable[Question], answers: Iterable[Answer]) -> Votes:
-    """Collect the last answer of each rater to each of the questions; answers to others are left out."""
+    """Return the last answer of each rater to each of the questions; answers to other questions are left out."""
     votes: Votes = {question: {} for question in questions}
     for answer in answers:
         if answer.question in votes:
@@ -101,7 +99,7 @@ def collect_votes(questions: Iterable[Question], answers: Iterable[Answer]) -> V
 
 
 def count_votes(chosen: Mapping[str, str]) -> tuple[int, int]:
-    """Count the votes for the first and for the second candidate.
+    """Return the numbers of votes for the first and for the second candidate.
 
     >>> count_votes({"Ann": "first", "Bob": "first", "Cem": "cannot tell"})
     (2, 0)
@@ -146,7 +144,7 @@ def percent_agreement(units: Iterable[Sequence[Hashable]]) -> float | None:
 
 
 def agreement_figures(votes: Votes) -> dict[str, Any]:
-    """Report how far raters agree: with each other, and with the list, whose first candidate is called positive.
+    """Return how far raters agree with each other, and with the list, whose first candidate is the positive.
 
     Returns:
         ``{"questions", "raters", "answers", "cannot_tell", "judged", "ties", "percent_agreement", "krippendorff_alpha",
@@ -172,14 +170,14 @@ def agreement_figures(votes: Votes) -> dict[str, Any]:
 
 
 def figures_by_condition(votes: Votes) -> dict[str, dict[str, Any]]:
-    """Report the agreement over all questions, under ``all``, and for each condition that is asked for."""
+    """Return the agreement over all questions, under ``all``, and for each condition that is asked about."""
     names = list(dict.fromkeys(question.condition for question in votes))
     parts = {name: {q: chosen for q, chosen in votes.items() if q.condition == name} for name in names}
     return {"all": agreement_figures(votes), **{name: agreement_figures(part) for name, part in parts.items()}}
 
 
 def judged_rows(votes: Votes) -> list[tuple[str, ...]]:
-    """Give the rows of the triplet list that the raters' majority makes; questions without a majority are left out.
+    """Return the rows of the triplet list of the raters' majority; questions without a majority are left out.
 
     >>> question = Question("genre", Excerpt("a"), Excerpt("b", 1.5), Excerpt("c"))
     >>> judged_rows({question: {"Ann": "second"}})
@@ -200,7 +198,7 @@ def judged_rows(votes: Votes) -> list[tuple[str, ...]]:
 
 
 def judged_csv(votes: Votes) -> str:
-    """Write the triplet list that the raters' majority makes, as ``evaluate triplets=FILE`` reads it.
+    """Return the triplet list of the raters' majority, as ``evaluate triplets=FILE`` reads it.
 
     Two columns more, which it does not need, hold the votes for the positive and for the negative.
     """
@@ -211,7 +209,7 @@ def judged_csv(votes: Votes) -> str:
 
 
 def what_is_asked(condition: str) -> str:
-    """Name what a question asks for.
+    """Return the words of what a question asks about.
 
     >>> what_is_asked("genre"), what_is_asked("track")
     ('as to genre', 'as a whole')

@@ -3,8 +3,6 @@
 Its folder holds ``triplets.csv``, the list that is asked about, and ``answers.jsonl``, what was answered.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +22,12 @@ from disentangled_ml.web.listening.questions import (
 )
 
 LIST_FILE, ANSWERS_FILE = "triplets.csv", "answers.jsonl"
-MAX_RATERS = 1000  # names that a test takes; beyond, somebody is filling the disk
+# More names than this only fill the disk.
+MAX_RATERS = 1000
 
 
 class Turn(NamedTuple):
-    """Hold what a rater is shown: the question and its number in the list, or None at the end, and how far she is."""
+    """What a rater is shown: the question and its number in the list, or None at the end, and her progress."""
 
     number: int | None
     question: Question | None
@@ -39,7 +38,7 @@ class Turn(NamedTuple):
 
 
 class ListeningTest:
-    """Ask the questions of a list, and keep the answers.
+    """Running listening test: its questions and their answers.
 
     Args:
         questions: To ask.
@@ -56,7 +55,7 @@ class ListeningTest:
         self.votes = collect_votes(self.questions, answers)
 
     def turn(self, rater: str, number: int | None = None) -> Turn:
-        """Give the first question that a rater has not answered, or the one of a number.
+        """Return the first question that a rater has not answered, or the one of a number.
 
         Raises:
             ValueError: for a name that is none, or a number that no question has.
@@ -73,7 +72,7 @@ class ListeningTest:
         return Turn(number, question, first_is_left(question, rater), self.votes[question].get(rater), done, total)
 
     def question(self, number: Any) -> Question:
-        """Give the question of a number.
+        """Return the question of a number.
 
         Raises:
             ValueError: if there is none.
@@ -83,7 +82,7 @@ class ListeningTest:
         return self.questions[number]
 
     def answer(self, rater: str, number: int, chosen: str) -> None:
-        """Keep an answer; when this returns, it is on the disk.
+        """Save an answer; when this returns, it is on the disk.
 
         Raises:
             ValueError: for a name, number or choice that is none.
@@ -100,15 +99,15 @@ class ListeningTest:
             self.votes[question][rater] = chosen
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """Report the agreement so far."""
+        """Return the agreement so far."""
         with self.lock:
             return figures_by_condition(self.votes)
 
     def judged(self) -> str:
-        """Write the triplet list that the majority makes so far."""
+        """Return the triplet list of the majority so far."""
         with self.lock:
             return judged_csv(self.votes)
 
     def close(self) -> None:
-        """Let another server go on with the test."""
+        """Close the file of answers, so that another server can continue the test."""
         self.file.close()

@@ -14,7 +14,7 @@ from datamodules.audio.spectrogram import log_mel
 from datamodules.batches import streams
 from datamodules.batches.composer import BatchPlan
 from datamodules.batches.streams import EvaluationStream, Source, TrainingStream
-from datamodules.datamodule import build_conditions
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardsError
 from datamodules.shards.tar import write_shard
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable

@@ -10,7 +10,7 @@ import pytest
 from datamodules.corpora.files import CorpusError
 from datamodules.corpora.magnatagatune import read_magnatagatune
 from datamodules.corpora.records import collect
-from disentangled_ml.config import load_config
+from disentangled_ml.config import PrepareConfig, load_config
 from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord
 
 COLUMNS = ("no voice", "clasical", "classical", "guitars", "classical guitar", "sad", "slow")
@@ -184,7 +184,7 @@ def test_artists_of_another_form(read, tmp_path):
 
 
 def configured() -> dict[str, dict[str, list[str]]]:
-    corpus = load_config("prepare", ["data=magnatagatune", "corpus.metadata=m", "corpus.audio=a"]).corpus
+    corpus = load_config(PrepareConfig, ["data=magnatagatune", "corpus.metadata=m", "corpus.audio=a"]).corpus
     return {"tags": corpus.tags, "synonyms": corpus.synonyms}
 
 

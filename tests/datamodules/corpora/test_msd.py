@@ -11,7 +11,7 @@ import pytest
 from datamodules.corpora.files import CorpusError
 from datamodules.corpora.msd import COLUMNS, read_artists, read_msd
 from datamodules.corpora.records import collect
-from disentangled_ml.config import load_config
+from disentangled_ml.config import PrepareConfig, load_config
 from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord
 
 TAGS = {"genre": ["rock", "Hip-Hop"], "mood": ["sad"]}
@@ -84,7 +84,7 @@ def test_every_column_is_the_tag_of_its_place(read):
 
 
 def test_the_configuration_sorts_all_tags_but_the_decades():
-    tags = load_config("prepare", ["data=msd", "corpus.metadata=m", "corpus.audio=a"]).corpus.tags
+    tags = load_config(PrepareConfig, ["data=msd", "corpus.metadata=m", "corpus.audio=a"]).corpus.tags
     named = [tag for names in tags.values() for tag in names]
     assert {name: len(names) for name, names in tags.items()} == {"genre": 28, "mood": 12, "instrument": 5}
     assert sorted([*named, "00s", "90s", "80s", "70s", "60s"]) == sorted(COLUMNS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.corpora.records import collect
-from disentangled_ml.config import load_config
+from disentangled_ml.config import PrepareConfig, load_config
 from disentangled_ml.prepare import build_corpus
 from disentangled_ml.structures import TrackRecord
 
@@ -28,7 +28,7 @@ COUNTS = {  # per split: tracks, and those with a label of genre, mood and instr
 
 def read_sample(data: str, folder: str, *arguments: str) -> tuple[list[TrackRecord], int]:
     keys = [f"data={data}", f"corpus.metadata={SAMPLES}/{folder}", f"corpus.audio={SAMPLES}"]
-    records, rejected = collect(build_corpus(load_config("prepare", [*keys, *arguments])))
+    records, rejected = collect(build_corpus(load_config(PrepareConfig, [*keys, *arguments])))
     return records, len(rejected)
 
 

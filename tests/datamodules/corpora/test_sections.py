@@ -12,8 +12,8 @@ from datamodules.audio.decoding import UnusableAudio, decode, encode_flac, encod
 from datamodules.audio.spectrogram import log_mel
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import collect, draw_split
-from datamodules.datamodule import build_conditions
 from datamodules.shards import workers
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.plan import plan_shards
 from datamodules.shards.preparation import PreparationSettings, prepare_shards
 from datamodules.shards.tar import decode_mel, read_infos, read_samples, share_slices

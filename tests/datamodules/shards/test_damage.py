@@ -12,7 +12,8 @@ import pytest
 from datamodules.batches.composer import BatchPlan
 from datamodules.batches.loaders import StreamLoader
 from datamodules.batches.streams import EvaluationStream, Source, TrainingStream
-from datamodules.datamodule import SimilarityDataModule, build_conditions
+from datamodules.datamodule import SimilarityDataModule
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
 
 CHUNK_FRAMES = 16

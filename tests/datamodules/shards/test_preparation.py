@@ -40,6 +40,7 @@ from datamodules.shards.tar import decode_mel, read_infos, read_samples, share_s
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import write_json
 from disentangled_ml.structures import SPLITS, AudioSettings, Rejected, TrackInfo, TrackRecord
+from tests import warm
 
 ROOT = Path(__file__).parents[3]
 SAMPLE_RATE = 22050
@@ -452,7 +453,7 @@ def test_records_are_held_a_few_shards_at_a_time(tmp_path, threads, prepare, mak
 
 def command(manifest: Path, out: Path, workers: int, *more: str) -> list[str]:
     keys = [f"manifest={manifest}", f"out={out}", f"workers={workers}", "tempo=manifest", "chunk_frames=16"]
-    return [sys.executable, "-m", "disentangled_ml.prepare", *keys, "tracks_per_shard=4", *more]
+    return warm.cold("prepare", *keys, "tracks_per_shard=4", *more)
 
 
 def start_and_kill(manifest: Path, out: Path, n_tars: int, how: Callable[[int], None], *more: str) -> subprocess.Popen:

@@ -14,7 +14,7 @@ import torch
 from datamodules.batches.composer import BatchPlan
 from datamodules.batches.loaders import StreamLoader
 from datamodules.batches.streams import Source, TrainingStream
-from datamodules.datamodule import build_conditions
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.shards.storage import Forward, opened, parse_root
 from datamodules.shards.tar import read_infos

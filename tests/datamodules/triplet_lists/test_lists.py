@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.datamodule import build_conditions
+from datamodules.shards.conditions import build_conditions
 from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists import lists as triplet_lists
 from datamodules.triplet_lists.lists import (

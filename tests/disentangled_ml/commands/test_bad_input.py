@@ -16,9 +16,11 @@ from omegaconf import OmegaConf
 
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.__main__ import COMMANDS
+from disentangled_ml.builders import build_network
+from disentangled_ml.config import ConfigError, TableConfig, TrainConfig, load_config
 from disentangled_ml.files import read_json, writable, write_json
-from disentangled_ml.network.checkpoint import build_network, load_checkpoint
+from disentangled_ml.network.checkpoint import load_checkpoint
 from disentangled_ml.objective.conditions import TagCondition
 from disentangled_ml.reporting.report_page import read_figures
 from disentangled_ml.structures import AudioSettings
@@ -32,7 +34,8 @@ VOTES = (
 
 def run(command: str, *arguments: str) -> None:
     """Run a command in this process."""
-    importlib.import_module(f"disentangled_ml.{command}").main(load_config(command, list(arguments)))
+    module, schema = COMMANDS[command]
+    importlib.import_module(module).main(load_config(schema, list(arguments)))
 
 
 def write_shards(root: Path, conditions: list[dict] | None = None, **splits: list[dict]) -> Path:
@@ -64,7 +67,7 @@ def own_signals(monkeypatch):
 @pytest.fixture(scope="module")
 def parts(tiny_shards) -> dict:
     """Give the parts of a checkpoint, untrained."""
-    config, names = load_config("config", [*TINY, f"data.shards={tiny_shards}"]), ["genre", "mood", "tempo"]
+    config, names = load_config(TrainConfig, [*TINY, f"data.shards={tiny_shards}"]), ["genre", "mood", "tempo"]
     audio = AudioSettings(n_mels=N_MELS)
     network = build_network(config, names, audio)
     return {
@@ -291,10 +294,10 @@ def test_a_damaged_table_is_named_and_gone_on_with(tmp_path, small):
 def test_specialised_networks_get_conditions_of_any_name(tmp_path, name):
     table = importlib.import_module("disentangled_ml.commands.table")
     index = ShardIndex(tmp_path, AudioSettings(), False, [{"name": name, "kind": "tempo"}], {})
-    config = load_config("table", [f"shards={tmp_path}", "systems=[specialised]"])
+    config = load_config(TableConfig, [f"shards={tmp_path}", "systems=[specialised]"])
     made = table.Table(config, index, tmp_path / "out", config)
     (run,) = made.runs("specialised", 0)
-    trained = load_config("config", made.arguments(run))
+    trained = load_config(TrainConfig, made.arguments(run))
     assert list(trained.data.conditions) == [name]
     assert Path(trained.run_name).name == trained.run_name
 

@@ -12,24 +12,15 @@ import pytest
 import soundfile
 import torch
 
-from disentangled_ml.commands.changes import (
-    ANY,
-    MEL,
-    NONE,
-    WHOLE,
-    ChangingTrack,
-    change_report,
-    main,
-    mel_means,
-    read_changes,
-    report_lines,
-)
+from disentangled_ml.commands.changes import main, report_lines
 from disentangled_ml.commands.trajectory import main as follow
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ChangesConfig, ConfigError, TrajectoryConfig, load_config
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import AudioSettings
 from disentangled_ml.trajectories.change_metrics import boundary_f
 from disentangled_ml.trajectories.change_points import Novelty
+from disentangled_ml.trajectories.change_report import NONE, change_report
+from disentangled_ml.trajectories.changing_tracks import ANY, MEL, WHOLE, ChangingTrack, mel_means, read_changes
 from disentangled_ml.trajectories.recordings import Recording, embed_recording, read_recording
 from tests.conftest import N_MELS
 from tests.disentangled_ml.catalogues import NAMES, save_checkpoint
@@ -74,7 +65,7 @@ def quick(one_thread) -> None:
 
 def score(folder: Path, out: Path, *arguments: str) -> dict:
     given = [f"checkpoint={folder}/tiny.ckpt", f"changes={folder}", f"out={out}"]
-    main(load_config("changes", [*given, *SETTINGS, *arguments]))
+    main(load_config(ChangesConfig, [*given, *SETTINGS, *arguments]))
     return json.loads(out.read_text())
 
 
@@ -88,7 +79,7 @@ def test_changes_are_scored_and_their_thresholds_followed(folder, tmp_path, caps
     assert all(name in shown for name in (*NAMES, "wrong subspaces", "all pieces"))
     out = tmp_path / "followed"
     given = [f"checkpoint={folder}/tiny.ckpt", f"path={folder}/4.flac", f"out={out}"]
-    follow(load_config("trajectory", [*given, *SETTINGS, f"thresholds={tmp_path}/changes.json"]))
+    follow(load_config(TrajectoryConfig, [*given, *SETTINGS, f"thresholds={tmp_path}/changes.json"]))
     trajectory = json.loads((out / "trajectory.json").read_text())
     assert {name: entry["threshold"] for name, entry in trajectory["conditions"].items()} == {
         name: report["thresholds"][name] for name in NAMES
@@ -99,7 +90,7 @@ def test_changes_are_scored_and_their_thresholds_followed(folder, tmp_path, caps
 def test_a_trajectory_holds_what_it_says(folder, tmp_path, capsys):
     out = tmp_path / "out"
     given = [f"checkpoint={folder}/tiny.ckpt", f"path={folder}/0.flac", f"out={out}", "threshold=0.0001"]
-    follow(load_config("trajectory", [*given, *SETTINGS]))
+    follow(load_config(TrajectoryConfig, [*given, *SETTINGS]))
     trajectory = json.loads((out / "trajectory.json").read_text())
     assert sorted(path.name for path in out.iterdir()) == ["trajectory.json", "trajectory.png"]
     assert (out / "trajectory.png").read_bytes().startswith(b"\x89PNG")
@@ -123,7 +114,7 @@ def test_a_trajectory_holds_what_it_says(folder, tmp_path, capsys):
 @pytest.mark.parametrize("frontend", ["mel", "nnaudio"])
 def test_chunks_are_embedded_as_if_each_were_a_recording(folder, tmp_path, frontend):
     embedder = Embedder(save_checkpoint(tmp_path / "tiny.ckpt", "shards/x", 0, f"frontend={frontend}"))
-    recording = read_recording(folder / "1.flac", embedder.notes)
+    recording = read_recording(folder / "1.flac", embedder.model)
     starts, embedding = embed_recording(embedder, recording, hop_frames=3)
     assert starts.tolist() == [AUDIO.seconds(3 * i) for i in range(len(starts))]
     assert len(starts) == (recording.mel.shape[1] - 16) // 3 + 1 > 64  # more than a batch
@@ -282,14 +273,14 @@ def test_bad_input_of_a_trajectory(folder, tmp_path, arguments, message):
     given = [f"checkpoint={folder}/tiny.ckpt", f"path={folder}/0.flac", f"out={tmp_path}/out", *SETTINGS]
     given += [argument.format(folder=folder, tmp=tmp_path) for argument in arguments]
     with pytest.raises((ValueError, OSError), match=message):
-        follow(load_config("trajectory", given))
+        follow(load_config(TrajectoryConfig, given))
     assert not (tmp_path / "out" / "trajectory.json").exists()
 
 
 def test_a_recording_of_exactly_a_chunk_has_a_trajectory(folder, tmp_path):
     soundfile.write(tmp_path / "short.wav", tone(440, 15 * 512 / RATE), RATE)
     given = [f"checkpoint={folder}/tiny.ckpt", f"path={tmp_path}/short.wav", f"out={tmp_path}/out", *SETTINGS]
-    follow(load_config("trajectory", given))
+    follow(load_config(TrajectoryConfig, given))
     entry = json.loads((tmp_path / "out" / "trajectory.json").read_text())["conditions"]["mood"]
     assert entry["novelty"] == {"times": [], "values": []}
     assert (entry["changes"], entry["curves"]) == ([], [[0.0], [0.0]])
@@ -297,6 +288,6 @@ def test_a_recording_of_exactly_a_chunk_has_a_trajectory(folder, tmp_path):
 
 def test_illegal_keys():
     with pytest.raises(ConfigError, match=r"threshold=3\.0 is too large"):
-        load_config("trajectory", ["checkpoint=x", "path=y", "threshold=3"])
+        load_config(TrajectoryConfig, ["checkpoint=x", "path=y", "threshold=3"])
     with pytest.raises(ConfigError, match="no value for checkpoint"):
-        load_config("changes", [])
+        load_config(ChangesConfig, [])

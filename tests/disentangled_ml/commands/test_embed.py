@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import errno
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,13 +17,14 @@ import torch
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import read_infos
 from disentangled_ml.commands import embed
-from disentangled_ml.config import load_config
-from disentangled_ml.network.checkpoint import load_checkpoint, network_from
+from disentangled_ml.config import EmbedConfig, load_config
+from disentangled_ml.network.checkpoint import load_checkpoint, load_model, network_from
 from disentangled_ml.search import build
-from disentangled_ml.search.catalogue import EMBEDDING, HEADER, INDEX, TRACKS, read_catalogue
+from disentangled_ml.search.catalogue import EMBEDDING, HEADER, INDEX, TRACKS, describe_model, read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import SPLITS
-from disentangled_ml.systems import load_network_system
+from disentangled_ml.systems import network_system
+from tests import warm
 from tests.disentangled_ml.catalogues import save_checkpoint, write_recordings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,7 +34,7 @@ MINUTE = 60.0
 
 
 def run(*arguments: str | Path) -> None:
-    embed.main(load_config("embed", [*map(str, arguments), "workers=1", "accelerator=cpu"]))
+    embed.main(load_config(EmbedConfig, [*map(str, arguments), "workers=1", "accelerator=cpu"]))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def test_shards_are_embedded_as_evaluation_embeds_them(tmp_path, checkpoint, tin
     assert len(catalogue) == len(infos) == 84
     for track, info in zip(catalogue.tracks(range(84)), infos, strict=True):
         assert track == (info.track_id, info.artist, None, info.labels)
-    system, _ = load_network_system(checkpoint, index, torch.device("cpu"))
+    system = network_system(load_model(checkpoint), index)
     for split in SPLITS:
         ids, expected = system.embed(split, set()).tracks()
         rows = [catalogue.find(track_id) for track_id in ids]
@@ -91,7 +90,7 @@ def test_a_manifest_is_embedded_with_what_it_says(tmp_path, checkpoint, manifest
         assert Path(track.path) == manifest.parent.absolute() / f"{row}.flac"
         assert track.labels == {"genre": [("jazz", "rock")[row % 2]], "tempo": 60.0 + row}
         np.testing.assert_allclose(catalogue.embedding[row], model.embed(track.path), atol=BATCH_ATOL)
-    assert catalogue.model.as_json() == model.notes.as_json()
+    assert describe_model(catalogue.model) == describe_model(model.model)
     assert "12 tracks, 24 dimensions, searched exactly; conditions: genre, mood, tempo" in capsys.readouterr().out
     assert not (tmp_path / "index" / INDEX).exists()
 
@@ -327,19 +326,10 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path, checkpoint, tiny_shard
 @pytest.mark.slow
 def test_a_killed_command_goes_on_and_makes_the_same(tmp_path, checkpoint):
     manifest = write_recordings(tmp_path / "recordings", 280, seconds=0.5)
-    command = [
-        sys.executable,
-        "-m",
-        "disentangled_ml.commands.embed",
-        f"checkpoint={checkpoint}",
-        f"manifest={manifest}",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
-    def start(out: Path) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*command, f"out={out}", "workers=1"], env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL
-        )
+    def start(out: Path) -> warm.Popen:
+        command = warm.cold("embed", f"checkpoint={checkpoint}", f"manifest={manifest}", f"out={out}", "workers=1")
+        return warm.Popen(command, env=warm.environment(PYTHONPATH=str(ROOT)), cwd=tmp_path, stderr=subprocess.DEVNULL)
 
     assert start(tmp_path / "whole").wait(5 * MINUTE) == 0
     killed, first = start(tmp_path / "killed"), tmp_path / "killed" / "pieces" / "rows-000000.npz"

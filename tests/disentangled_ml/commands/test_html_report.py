@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,14 +18,15 @@ from omegaconf import OmegaConf
 from datamodules.audio.decoding import decode, encode_flac, encode_mp3
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
+from disentangled_ml.builders import build_network
 from disentangled_ml.commands import html_report
-from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.network.checkpoint import build_network
+from disentangled_ml.config import ConfigError, HtmlReportConfig, TrainConfig, load_config
 from disentangled_ml.reporting.neighbours import nearest
-from disentangled_ml.reporting.report_page import Cell, accuracy_cell, comparison_tables, evaluation_tables
+from disentangled_ml.reporting.page_tables import Cell, accuracy_cell, comparison_tables, evaluation_tables
 from disentangled_ml.structures import AudioSettings, TrackInfo
 from disentangled_ml.train import main as train
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from tests import warm
 
 CHROMIUM = shutil.which("chromium")
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
@@ -40,6 +40,7 @@ NAMES = (
     "日本語 \u202e ö",
     "--><img src=x onerror=boom()>",
 )
+
 TAGS = ("<i>rock</i>", '"pop" onload="boom()"')
 ENTRY = {"accuracy": 0.75, "ci95": [0.7, 0.8], "n": 100}
 
@@ -65,19 +66,12 @@ class Elements(HTMLParser):
 
 def make_page(run: Path, *arguments: str) -> str:
     """Make the page of a folder in this process."""
-    html_report.main(load_config("html_report", [f"run={run}", *arguments]))
+    html_report.main(load_config(HtmlReportConfig, [f"run={run}", *arguments]))
     return (run / "report.html").read_text(encoding="utf-8")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "disentangled_ml.commands.html_report", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    return warm.run("html_report", *arguments, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +83,7 @@ def trained(tmp_path_factory, tiny_shards) -> Path:
                  "data.tracks_per_batch=8", "data.chunks_per_track=2"]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(RUN_DIR_VARIABLE, raising=False)
-        train(load_config("config", arguments))
+        train(load_config(TrainConfig, arguments))
         patch.delenv(RUN_DIR_VARIABLE, raising=False)
     return runs / "tiny"
 
@@ -126,7 +120,7 @@ def hostile(tmp_path) -> Path:
     ]
     splits = {"train": [], "val": [], "test": [Shard("test-000000.tar", count)]}
     ShardIndex(root, AUDIO, True, conditions, splits).write()
-    config = load_config("config", [*SETTINGS, f"data.shards={root}", "run_name=<script>boom()</script>"])
+    config = load_config(TrainConfig, [*SETTINGS, f"data.shards={root}", "run_name=<script>boom()</script>"])
     network = build_network(config, [entry["name"] for entry in conditions], AUDIO)
     run = tmp_path / "<b>run"
     (run / "checkpoints").mkdir(parents=True)

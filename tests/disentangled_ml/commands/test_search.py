@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from disentangled_ml.commands import search
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, SearchConfig, load_config
+from tests import warm
 from tests.disentangled_ml.catalogues import embed_recordings, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,7 +24,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> None:
-    search.main(load_config("search", [f"index={folder}/index", *arguments]))
+    search.main(load_config(SearchConfig, [f"index={folder}/index", *arguments]))
 
 
 def test_a_ranked_table_and_json(folder, capsys, tmp_path):
@@ -108,7 +108,7 @@ def test_no_index(tmp_path):
 
 
 def test_a_command_fails_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "disentangled_ml.commands.search", f"index={tmp_path}", "like=a"]
+    command = warm.cold("search", f"index={tmp_path}", "like=a")  # as a user's: the one that imports for itself
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 from wandb import wandb_agent
 
 from disentangled_ml import builders
-from disentangled_ml.config import CONF, load_config
+from disentangled_ml.config import CONF, TrainConfig, load_config
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.masks import MASKS
+from tests import warm
 
 SWEEPS = ("bayes", "grid", "random")
 SEARCHES = ("bayes", "random")
@@ -92,14 +93,9 @@ def with_arguments(sweep: Sweep, *arguments: str) -> Sweep:
 def run_agents_command(
     command: list[str], environment: dict[str, str], user_environment: dict[str, str]
 ) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        command,
-        env={**user_environment, **environment, "WANDB_MODE": "offline"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    assert command[:4] == ["/usr/bin/env", "python", "-m", "disentangled_ml.train"]
+    env = {**user_environment, **environment, "WANDB_MODE": "offline"}
+    done = warm.run("train", *command[4:], env=env, timeout=240)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -111,7 +107,7 @@ def test_every_combination_is_what_the_command_line_says(agent, tiny_arguments, 
     for values in draws(sweep):
         command, _ = agent(sweep, values)
         assert command[:4] == ["/usr/bin/env", "python", "-m", "disentangled_ml.train"]
-        config = load_config("config", command[4:])
+        config = load_config(TrainConfig, command[4:])
         assert {key: OmegaConf.select(config, key) for key in values} == values
         data = builders.build_data(config)
         module = builders.build_module(config, data.conditions, data.index.audio)
@@ -139,7 +135,7 @@ def test_the_searches_differ_in_their_method_only(name):
 
 def test_the_sweep_files_are_those_that_are_tested():
     assert sorted(path.stem for path in (CONF / "sweep").glob("*.yaml")) == sorted(SWEEPS)
-    assert load_config("config", ["data=demo"]).wandb.project == read("grid")["project"]
+    assert load_config(TrainConfig, ["data=demo"]).wandb.project == read("grid")["project"]
 
 
 @pytest.mark.slow

@@ -13,12 +13,14 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from disentangled_ml import processes
 from disentangled_ml.commands import table
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, EvaluateConfig, TableConfig, TrainConfig, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.files import locked
 from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.reporting.comparison import SPACES
+from tests import warm
 
 NAMES = ("genre", "mood", "tempo")
 TRAIN = (
@@ -26,6 +28,7 @@ TRAIN = (
     *("data.chunks_per_track=2", "data.triplets_per_condition=32", "data.track_triplets=32"),
     *("evaluation.triplets_per_condition=60", "training.max_epochs=1", "trainer=cpu", "wandb.mode=disabled"),
 )
+
 SYSTEMS = ("random", "category", "disentangled_track", "specialised")
 RUNS = ("category-seed0", "disentangled_track-seed0", *(f"specialised-{name}-seed0" for name in NAMES))
 
@@ -41,7 +44,15 @@ def same_signals():
 def make(shards: Path, out: Path, *arguments: str) -> None:
     """Run the command in this process; the trainings have theirs."""
     given = [f"shards={shards}", f"out={out}", f"systems=[{','.join(SYSTEMS)}]", f"train=[{','.join(TRAIN)}]"]
-    table.main(load_config("table", [*given, "triplets_per_condition=60", "jobs=2", *arguments]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "start", start_warm)
+        table.main(load_config(TableConfig, [*given, "triplets_per_condition=60", "jobs=2", *arguments]))
+
+
+def start_warm(job: processes.Job, environment: dict[str, str], lock: int) -> warm.Popen:
+    """Start a training; what a job holds and what its environment lacks is tested in test_jobs."""
+    with open(job.log, "w") as log:
+        return warm.Popen(job.command, env={**processes.own_environment(), **environment}, stdout=log, stderr=log)
 
 
 def written(out: Path) -> dict[str, int]:
@@ -114,7 +125,7 @@ def test_rows_are_what_the_networks_give_when_evaluated(made, tiny_shards, tmp_p
     for system, spaces in (("category", ["all"]), ("disentangled_track", ["all", "sub"])):
         best = made.out / "runs" / f"{system}-seed0" / "checkpoints" / "best.ckpt"
         arguments = [f"checkpoint={best}", f"shards={tiny_shards}", "triplets_per_condition=60", "probe=true"]
-        evaluate(load_config("evaluate", [*arguments, f"out={tmp_path}/report.json", "accelerator=cpu"]))
+        evaluate(load_config(EvaluateConfig, [*arguments, f"out={tmp_path}/report.json", "accelerator=cpu"]))
         report, cell = read(tmp_path / "report.json"), read(made.out / "cells" / f"{system}-seed0.json")
         assert {key: cell[key] for key in report} == report
         for space in spaces:
@@ -146,8 +157,11 @@ def test_specialised_networks_are_counted_together(made):
     cell = read(made.out / "cells" / "specialised-seed0.json")
     seconds = 0.0
     for name in NAMES:
-        last = torch.load(made.out / f"runs/specialised-{name}-seed0/checkpoints/last.ckpt", weights_only=True)
-        seconds += last["callbacks"]["Throughput"]["seconds"]
+        run = made.out / f"runs/specialised-{name}-seed0"
+        took = read(run / "metrics.json")["train/seconds"]
+        last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        assert took == pytest.approx(last["callbacks"]["Throughput"]["seconds"], abs=1)
+        seconds += took
     assert cell["seconds"] == pytest.approx(seconds)
     one = read(made.out / "cells" / "category-seed0.json")  # one network of three times the dimensions
     assert 2 * one["parameters"] < cell["parameters"] < 3 * one["parameters"]
@@ -304,7 +318,7 @@ def test_a_folder_of_something_else_is_left_alone(tiny_shards, tmp_path, name):
 def test_seeds_are_trained_one_by_one_and_of_baselines_one_is_enough(tiny_shards, tmp_path):
     """Which cells and trainings there are, without making them."""
     given = [f"shards={tiny_shards}", "systems=[vq,category,specialised]", "seeds=[3,5]"]
-    config = load_config("table", given)
+    config = load_config(TableConfig, given)
     index = SimpleNamespace(conditions=[{"name": name} for name in NAMES])
     whole = table.Table(config, index, tmp_path, None)
     systems = [(system, seed) for system in ("category", "specialised") for seed in (3, 5)]
@@ -314,7 +328,7 @@ def test_seeds_are_trained_one_by_one_and_of_baselines_one_is_enough(tiny_shards
     assert names == ["category-seed3", "category-seed5", *of_specialised]
     for cell in systems:
         for run in whole.runs(*cell):
-            tree = load_config("config", whole.arguments(run))
+            tree = load_config(TrainConfig, whole.arguments(run))
             assert (tree.seed, tree.run_name, tree.resume) == (cell[1], run.name, True)
             assert tree.choices.experiment == f"table,{cell[0]}"
             assert Path(tree.runs) == tmp_path / "runs"

@@ -18,14 +18,13 @@ from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
 from datamodules.triplet_lists.comparisons import IDS, VOTES, read_comparisons
 from datamodules.triplet_lists.dim_sim import COLUMNS
-from disentangled_ml.builders import checkpoint_notes
+from disentangled_ml.builders import build_network, model_settings
 from disentangled_ml.commands.human_triplets import add_wholes, main, parse_weights, recordings
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, HumanTripletsConfig, TrainConfig, load_config
 from disentangled_ml.evaluation.human import check_weights, fit_weights, human_report
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
-from disentangled_ml.network.checkpoint import build_network, load_network
+from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.network.masks import MASKS
-from disentangled_ml.objective.conditions import TagCondition
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member, TrackInfo
 
 NAMES = ["genre", "mood", "tempo"]
@@ -251,12 +250,12 @@ def make_checkpoint(tmp_path, tiny_arguments):
     """Save a network as it is born: ``make_checkpoint("nnaudio")`` gives the file."""
 
     def make(frontend: str) -> Path:
-        config = load_config("config", [*tiny_arguments, f"frontend={frontend}"])
+        config = load_config(TrainConfig, [*tiny_arguments, f"frontend={frontend}"])
         torch.manual_seed(0)
         network = build_network(config, NAMES, AUDIO)
-        notes = checkpoint_notes(config, [TagCondition(name, ("x",)) for name in NAMES], AUDIO)
+        settings = model_settings(config, NAMES, AUDIO)
         weights = {f"network.{key}": value for key, value in network.state_dict().items()}
-        torch.save({"state_dict": weights, **notes}, tmp_path / f"{frontend}.ckpt")
+        torch.save({"state_dict": weights, **settings}, tmp_path / f"{frontend}.ckpt")
         return tmp_path / f"{frontend}.ckpt"
 
     return make
@@ -264,7 +263,7 @@ def make_checkpoint(tmp_path, tiny_arguments):
 
 def compare(corpus: Path, checkpoint: Path, *arguments: str) -> dict:
     given = [f"checkpoint={checkpoint}", f"triplets={corpus}/triplets.csv", f"out={corpus}/out/report.json"]
-    main(load_config("human_triplets", [*given, "accelerator=cpu", *arguments]))
+    main(load_config(HumanTripletsConfig, [*given, "accelerator=cpu", *arguments]))
     return json.loads((corpus / "out" / "report.json").read_text())
 
 

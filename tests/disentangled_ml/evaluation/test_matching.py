@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, EvaluateConfig, load_config
 from disentangled_ml.evaluate import main
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
 from disentangled_ml.evaluation.matching import MATCHES, PAIRS_PER_BLOCK, match_distances
@@ -173,7 +173,7 @@ def test_evaluate_by_matching_stretches(tiny_shards, tmp_path, capsys, one_threa
     reports = {}
     for match in ("mean", "best", "dtw"):
         out = tmp_path / f"{match}.json"
-        main(load_config("evaluate", [*given, "accelerator=cpu", f"match={match}", f"out={out}"]))
+        main(load_config(EvaluateConfig, [*given, "accelerator=cpu", f"match={match}", f"out={out}"]))
         reports[match] = json.loads(out.read_text())
     assert {name: report.get("match") for name, report in reports.items()} == {
         "mean": None,
@@ -204,9 +204,9 @@ def test_evaluate_by_matching_stretches(tiny_shards, tmp_path, capsys, one_threa
 )
 def test_what_does_not_go_together(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        main(load_config("evaluate", arguments))
+        main(load_config(EvaluateConfig, arguments))
 
 
 def test_an_unknown_match_names_the_legal_ones():
     with pytest.raises(ConfigError, match="match=nearest is not legal: choose one of mean, best, dtw"):
-        load_config("evaluate", ["match=nearest"])
+        load_config(EvaluateConfig, ["match=nearest"])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import soundfile
 from disentangled_ml.commands.tempo_check import known_tempi
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.tempo_metrics import FACTORS, is_hit, tempo_report
+from tests import warm
 
 SAMPLE_RATE = 22050
 
@@ -134,14 +133,7 @@ def test_a_manifest_without_tempi_is_refused(tmp_path):
 
 
 def tempo_check(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "disentangled_ml.commands.tempo_check", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    return warm.run("tempo_check", *arguments, timeout=240)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from disentangled_ml.config import load_config
+from disentangled_ml.config import TableConfig, load_config
 from disentangled_ml.reporting.comparison import TITLES, assemble, markdown, write_comparison
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
 from disentangled_ml.reporting.published import ACCURACIES, COLUMNS, published
@@ -260,7 +260,7 @@ def test_the_papers_figures_are_consistent():
         assert len(values) == len(COLUMNS)
         assert mean(values[:-1]) == pytest.approx(values[-1], abs=0.0011), key
     assert {system for space, system in ACCURACIES if space == "all"} == set(PAPERS_TRACK)
-    systems = set(load_config("table", ["shards=d"]).systems)
+    systems = set(load_config(TableConfig, ["shards=d"]).systems)
     assert {system for _, system in ACCURACIES} <= systems <= set(TITLES)
 
 

@@ -60,7 +60,7 @@ def test_a_file_and_its_waveform_are_embedded_alike(model, folder):
 def test_an_embedding_is_the_normalised_mean_of_the_chunks(folder, tmp_path, frontend):
     model = disentangled_ml.load(save_checkpoint(tmp_path / "x.ckpt", "shards/x", 0, f"frontend={frontend}"))
     path = folder / "recordings" / "4.flac"
-    waveform, audio, frames = decode(path)[0], model.notes.audio, model.notes.chunk_frames
+    waveform, audio, frames = decode(path)[0], model.model.audio, model.model.chunk_frames
     mel, total, start = log_mel(waveform, audio), torch.zeros(24), 0
     while start + frames <= mel.shape[1]:
         first = start * audio.hop_length

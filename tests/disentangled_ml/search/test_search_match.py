@@ -13,7 +13,7 @@ import torch
 
 from datamodules.batches.recordings import cut_record
 from disentangled_ml.commands import embed, search
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, EmbedConfig, SearchConfig, load_config
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import TrackRecord
 from tests.disentangled_ml.catalogues import save_checkpoint
@@ -37,14 +37,14 @@ def folder(tmp_path_factory) -> Path:
         lines += [f"r{number},{number}.flac,,", f"r{number},{number}.flac,1.5,"]
     (folder / "m.csv").write_text("\n".join(lines) + "\n")
     arguments = [f"checkpoint={folder}/x.ckpt", f"manifest={folder}/m.csv", f"out={folder}/index", "workers=1"]
-    embed.main(load_config("embed", arguments))
+    embed.main(load_config(EmbedConfig, arguments))
     return folder
 
 
 def found(folder: Path, tmp_path: Path, *arguments: str) -> list[dict]:
     given = [f"index={folder}/index", f"checkpoint={folder}/x.ckpt", f"out={tmp_path}/found.json"]
     given += [f"weights.{name}={weight}" for name, weight in WEIGHTS.items()]
-    search.main(load_config("search", [*given, *arguments]))
+    search.main(load_config(SearchConfig, [*given, *arguments]))
     return json.loads((tmp_path / "found.json").read_text())["results"]
 
 
@@ -52,7 +52,7 @@ def sequence(folder: Path, track_id: str, embedder: Embedder) -> list[list[float
     """Embed the chunks of a track, weighted and masked."""
     name, at, _ = track_id.partition("@")
     record = TrackRecord(track_id, f"{folder}/{name[1:]}.flac", None, "", {}, (1.5, None) if at else (0.0, None))
-    notes = embedder.notes
+    notes = embedder.model
     chunks = cut_record(record, notes.audio, embedder.source, notes.chunk_frames)
     scale = sum(w * notes.masks[notes.condition_names.index(name)] ** 2 for name, w in WEIGHTS.items())
     with torch.inference_mode():
@@ -108,7 +108,7 @@ def test_sections_are_embedded_by_themselves(folder):
 
 def test_it_needs_the_checkpoint(folder):
     with pytest.raises(ConfigError, match=r"match=best embeds recordings anew: give checkpoint=FILE, that of"):
-        search.main(load_config("search", [f"index={folder}/index", "like=r1", "match=best"]))
+        search.main(load_config(SearchConfig, [f"index={folder}/index", "like=r1", "match=best"]))
 
 
 def test_it_needs_the_recordings(folder, tmp_path):
@@ -124,7 +124,7 @@ def test_it_needs_the_recordings(folder, tmp_path):
 
 def test_a_catalogue_of_shards_has_no_recordings(tiny_shards, tmp_path):
     checkpoint = save_checkpoint(tmp_path / "tiny.ckpt")
-    embed.main(load_config("embed", [f"checkpoint={checkpoint}", f"shards={tiny_shards}", f"out={tmp_path}/index"]))
+    embed.main(load_config(EmbedConfig, [f"checkpoint={checkpoint}", f"shards={tiny_shards}", f"out={tmp_path}/index"]))
     given = [f"index={tmp_path}/index", f"checkpoint={checkpoint}", "like=t3", "match=best"]
     with pytest.raises(ConfigError, match=r"needs the recordings, but .* was embedded from shards"):
-        search.main(load_config("search", given))
+        search.main(load_config(SearchConfig, given))

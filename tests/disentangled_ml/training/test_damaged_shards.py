@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.shards.index import ShardIndex, ShardsError, labels_name
 from datamodules.shards.tar import read_infos
-from disentangled_ml.config import load_config
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.files import as_json
 from disentangled_ml.train import main as train
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
@@ -43,7 +43,7 @@ def run(shards: Path, tiny_arguments: tuple[str, ...], monkeypatch, *arguments: 
     runs = shards.parent / "runs"
     where = [f"data.shards={shards}", f"runs={runs}", "run_name=damaged", "training.max_epochs=2"]
     try:
-        train(load_config("config", [*tiny_arguments, *where, *arguments]))
+        train(load_config(TrainConfig, [*tiny_arguments, *where, *arguments]))
     finally:
         monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
     return runs / "damaged"

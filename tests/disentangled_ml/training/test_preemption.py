@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -21,10 +19,11 @@ from pytorch_lightning.loggers.logger import Logger
 
 from callbacks.preemption import SIGNALS, Preempted, Preemption
 from disentangled_ml import builders
-from disentangled_ml.config import load_config
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.files import read_json
 from disentangled_ml.train import main as train
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from tests import warm
 from tests.disentangled_ml.real_runs import parent_of
 
 EPOCHS, BATCHES = 3, 12  # of the tiny shards
@@ -37,6 +36,7 @@ SETTINGS = (  # so that the rate falls on the way, and early stopping counts
     "run_name=run",
     "resume=true",
 )
+
 # Hook, and the how-manieth call of it in the whole training: an epoch has 12 training batches and 2 of validation.
 PLACES = {
     "before the first batch": ("on_train_start", 1),
@@ -135,7 +135,7 @@ def run(
         patch.setattr(builders, "build_logger", lambda *a: Recorder(lines))
         patch.setattr("disentangled_ml.train.start", lambda logger: None)  # Recorder is no W&B
         try:
-            train(load_config("config", [*arguments, *settings, f"runs={runs}"]))
+            train(load_config(TrainConfig, [*arguments, *settings, f"runs={runs}"]))
         finally:
             os.environ.pop(RUN_DIR_VARIABLE, None)
     return runs / "run"
@@ -149,8 +149,15 @@ def whole(tmp_path_factory, tiny_arguments) -> tuple[Path, list]:
     return run(tmp_path_factory.mktemp("whole"), tiny_arguments, lines), lines
 
 
+def metrics_of(run_dir: Path) -> dict[str, float]:
+    """Read what was reached, without the time it took."""
+    metrics = read_json(run_dir / "metrics.json")
+    assert metrics.pop("train/seconds") > 0
+    return metrics
+
+
 def assert_equals_whole(run_dir: Path, lines: list, whole: tuple[Path, list]) -> None:
-    assert read_json(run_dir / "metrics.json") == read_json(whole[0] / "metrics.json")
+    assert metrics_of(run_dir) == metrics_of(whole[0])
     for name in ("last", "best"):
         assert_equal(checkpoint_of(run_dir, name), checkpoint_of(whole[0], name), name)
     once = [line for i, line in enumerate(lines) if line not in lines[:i]]  # validation and test may be done again
@@ -227,20 +234,13 @@ def command_line(many_shards, tiny_arguments) -> list[str]:
     """Give the command of a run with long epochs, which can be hit within by the clock; runs=DIR is missing."""
     long = (f"data.shards={many_shards}", f"training.max_epochs={LONG_EPOCHS}", "wandb.mode=offline")
     arguments = (*tiny_arguments, *SETTINGS, *long)
-    return [sys.executable, "-m", "disentangled_ml.train", *arguments]
+    return warm.cold("train", *arguments)
 
 
-def start(command: list[str], runs: Path) -> subprocess.Popen:
+def start(command: list[str], runs: Path) -> warm.Popen:
     """Start a run in the background, which says what it says in a file."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SLURM_", RUN_DIR_VARIABLE))}
     with open(runs / "log", "a") as log:
-        return subprocess.Popen(
-            [*command, f"runs={runs}"],
-            env={**inherited, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
+        return warm.Popen([*command, f"runs={runs}"], stdout=log, stderr=log)
 
 
 def finish(command: list[str], runs: Path) -> Path:
@@ -271,7 +271,7 @@ RECEIVERS = {
 }
 
 
-def interrupt(process: subprocess.Popen, runs: Path, number: int, receivers: str) -> int:
+def interrupt(process: warm.Popen, runs: Path, number: int, receivers: str) -> int:
     """Send a signal within the second epoch, and give the status with which the run ends."""
     try:
         wait_for(lambda: re.search(r"Epoch 1: .* 50/", (runs / "log").read_text()), process)  # of 100 or 200 batches
@@ -284,7 +284,7 @@ def interrupt(process: subprocess.Popen, runs: Path, number: int, receivers: str
         process.kill()
 
 
-def wait_for(what: Callable[[], object], process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(what: Callable[[], object], process: warm.Popen, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, "the run has ended"
@@ -330,7 +330,7 @@ def test_processes_go_on_within_the_epoch(tmp_path, command_line, uninterrupted,
     assert RESTORED in (tmp_path / "parts" / "log").read_text()
     for name in ("last", "best"):
         assert_equal(checkpoint_of(parts, name), checkpoint_of(whole, name), name)
-    assert read_json(parts / "metrics.json") == read_json(whole / "metrics.json")
+    assert metrics_of(parts) == metrics_of(whole)
     wandb_runs = [path.name.rpartition("-")[2] for path in parts.glob("wandb/offline-run-*")]
     assert wandb_runs == [(parts / "wandb_run_id").read_text()] * 2
 
@@ -368,4 +368,4 @@ def test_the_same_command_goes_on_after_sigkill(tmp_path, command_line, uninterr
     parts, whole = finish(command, tmp_path / "parts"), uninterrupted(*arguments)
     for name in ("last", "best"):
         assert_equal(checkpoint_of(parts, name), checkpoint_of(whole, name), name)
-    assert read_json(parts / "metrics.json") == read_json(whole / "metrics.json")
+    assert metrics_of(parts) == metrics_of(whole)

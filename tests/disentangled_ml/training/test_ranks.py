@@ -45,7 +45,7 @@ def test_killing_rank_1_ends_rank_0_and_the_run_goes_on(tmp_path, tiny_arguments
 
 
 def test_killing_rank_0_ends_rank_1(tmp_path, tiny_arguments):
-    with RealRun(tmp_path, *tiny_arguments, *TWO, *ENDLESS, "data.workers=1") as run:
+    with RealRun(tmp_path, *tiny_arguments, *TWO, *ENDLESS, "data.workers=1", cold=True) as run:
         run.wait_until(has_checkpoint)
         os.kill(run.rank(0), signal.SIGKILL)
         assert run.end() == -signal.SIGKILL
@@ -106,7 +106,7 @@ def test_a_rank_ends_though_nothing_fails_in_it(tmp_path, victim):
     """As where a backend waits for the peer that is gone; also a rank that is killed before there is a group."""
     script = tmp_path / "hanging.py"
     script.write_text(HANGING)
-    with RealRun(tmp_path, program=(str(script),)) as run:
+    with RealRun(tmp_path, script=script) as run:
         run.wait_until(lambda run: {"0", "1"} <= set(run.said().split()))
         start = time.monotonic()
         os.kill(run.rank(victim), signal.SIGKILL)

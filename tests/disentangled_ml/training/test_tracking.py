@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ import wandb
 from pytorch_lightning.utilities import rank_zero_only
 
 from disentangled_ml.training.tracking import build_logger, start
+from tests import warm
 
 METRIC = "val/triplet_accuracy/mean"
 SHORT = 5.0  # seconds of patience, by W&B's own variables, in place of START_SECONDS and FINISH_SECONDS
@@ -43,22 +42,15 @@ def dead_server() -> Iterator[Callable[[str], dict[str, str]]]:
 
 
 @pytest.fixture
-def begin(tmp_path, tiny_arguments, user_environment) -> Iterator[Callable[..., subprocess.Popen]]:
+def begin(tmp_path, tiny_arguments, user_environment) -> Iterator[Callable[..., warm.Popen]]:
     """Begin a training in a process: ``begin({"WANDB_...": "..."}, "key=value", ...)``; it writes to ``tmp_path / "log"``."""
     processes = []
 
-    def train(environment: dict[str, str], *arguments: str) -> subprocess.Popen:
+    def train(environment: dict[str, str], *arguments: str) -> warm.Popen:
         given = [*tiny_arguments, "wandb.mode=online", f"runs={tmp_path}", "run_name=run", *arguments]
         with open(tmp_path / "log", "w") as log:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "disentangled_ml.train", *given],
-                    env={**user_environment, **environment},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
-            )
+            command, env = warm.cold("train", *given), {**user_environment, **environment}
+            processes.append(warm.Popen(command, env=env, stdout=log, stderr=log))
         return processes[-1]
 
     yield train
@@ -150,7 +142,7 @@ def test_the_parts_of_a_resumed_run_are_uploaded_as_one(tmp_path, begin, dead_se
     assert steps == sorted(steps)
 
 
-def processes_of(process: subprocess.Popen, name: str) -> list[int]:
+def processes_of(process: warm.Popen, name: str) -> list[int]:
     """Find the processes of a training by their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from disentangled_ml import builders
-from disentangled_ml.config import load_config
+from disentangled_ml.config import EvaluateConfig, TrainConfig, load_config
 from disentangled_ml.evaluate import main as evaluate
 from tests.conftest import TINY, write_tiny_shards
 from tests.disentangled_ml.real_runs import MINUTE, TWO, RealRun
@@ -45,7 +45,7 @@ def test_a_single_shard_one_loading_process_each_and_one_wandb_run(tmp_path, gat
     metrics = metrics_of(run_dir)
     checkpoint = f"checkpoint={run_dir}/checkpoints/best.ckpt"
     given = [checkpoint, f"shards={shards}", "triplets_per_condition=60", f"out={tmp_path}/one.json"]
-    evaluate(load_config("evaluate", given))
+    evaluate(load_config(EvaluateConfig, given))
     report = json.loads((tmp_path / "one.json").read_text())
     assert report["track_recall"]["n"] == 19  # every track of test, once
     assert report == json.loads((run_dir / "evaluation.json").read_text())
@@ -59,7 +59,7 @@ def by_hand(*arguments: str) -> dict[str, torch.Tensor]:
     Two loading processes of one rank read the same shares, in turn. As in DDP the gradients of both batches are averaged, batch
     norm takes each batch by itself, and its running statistics are those of the first rank.
     """
-    config = load_config("config", [*TINY, *arguments, "data.workers=2"])
+    config = load_config(TrainConfig, [*TINY, *arguments, "data.workers=2"])
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = builders.build_data(config)
     module = builders.build_module(config, data.conditions, data.index.audio)

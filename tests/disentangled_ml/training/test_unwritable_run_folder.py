@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.train import main as train
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests.disentangled_ml.real_runs import MINUTE, TWO, RealRun, has_checkpoint
@@ -77,14 +77,14 @@ def test_a_disk_that_fills_up(small_disk, tiny_arguments, arguments):
 
 
 @pytest.fixture
-def run_here(tmp_path, tiny_arguments, monkeypatch):
+def run_here(tmp_path, tiny_arguments, quick_figures, monkeypatch):
     """Train in this process into ``folder/run``."""
 
     def run(folder: Path = tmp_path, *arguments: str) -> Path:
         monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
         given = [*tiny_arguments, f"runs={folder}", "run_name=run", "training.max_epochs=1", *arguments]
         try:
-            train(load_config("config", given))
+            train(load_config(TrainConfig, given))
         finally:
             monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
         return folder / "run"

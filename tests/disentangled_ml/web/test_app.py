@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from datamodules.audio.bounded_decoding import Bounds
 from disentangled_ml.commands.serve import bind_socket, main, open_listening_test, upload_embedder, warm_up_index
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, ServeConfig, load_config
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import HEADERS
@@ -97,7 +97,7 @@ def test_the_catalogue_is_summed_up(client):
 def test_results_are_those_of_a_plain_loop(client, embedder):
     weights = {"genre": 1.0, "mood": 0.25, "tempo": 0.0}
     answer = client.post("/api/search", json={"track": "t3", "weights": weights, "k": 100}).json()
-    embedding, masks = embedder.catalogue.embedding.astype(float), embedder.notes.masks.astype(float)
+    embedding, masks = embedder.catalogue.embedding.astype(float), embedder.model.masks.astype(float)
     query = embedding[IDS.index("t3")]
     expected = {}
     for track_id, row in zip(IDS, embedding, strict=True):
@@ -670,7 +670,7 @@ def test_questions_without_a_recording_are_left_out(view, tmp_path, caplog):
 def test_what_cannot_be_served_is_refused(made, arguments, match):
     given = [argument.format(made.folder) for argument in arguments]
     with pytest.raises(ValueError, match=match):
-        main(load_config("serve", made.arguments("port=0", *given)))
+        main(load_config(ServeConfig, made.arguments("port=0", *given)))
 
 
 def test_a_port_that_is_taken_is_said():

@@ -15,7 +15,7 @@ import pytest
 from datamodules.triplet_lists.lists import read_triplets
 from disentangled_ml.commands import listening_results
 from disentangled_ml.commands.human_triplets import read_judgements
-from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config import ConfigError, ListeningResultsConfig, load_config
 from disentangled_ml.objective.conditions import TagCondition, TempoCondition, label_conditions
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member
 from disentangled_ml.web.listening.answer_file import AnswerFile, as_line, parse_line, read_answers
@@ -314,7 +314,7 @@ def test_starts_come_back_as_they_were(tmp_path):
 
 
 def results(*arguments: str) -> None:
-    listening_results.main(load_config("listening_results", list(arguments)))
+    listening_results.main(load_config(ListeningResultsConfig, list(arguments)))
 
 
 def test_the_command_shows_figures_and_writes_the_list(tmp_path, capsys):

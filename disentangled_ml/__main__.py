@@ -1,0 +1,49 @@
+"""All commands: ``disentangled NAME key=value ...``, the same as ``python -m disentangled_ml NAME key=value ...``."""
+
+import difflib
+import sys
+
+from disentangled_ml import config
+from disentangled_ml.console import HELP, purpose, run_command
+
+COMMANDS = {  # in the order of the help: the module, whose main is run, and the schema of its keys
+    "demo": ("disentangled_ml.commands.demo", config.DemoConfig),
+    "prepare": ("disentangled_ml.prepare", config.PrepareConfig),
+    "train": ("disentangled_ml.train", config.TrainConfig),
+    "evaluate": ("disentangled_ml.evaluate", config.EvaluateConfig),
+    "table": ("disentangled_ml.commands.table", config.TableConfig),
+    "html_report": ("disentangled_ml.commands.html_report", config.HtmlReportConfig),
+    "embed": ("disentangled_ml.commands.embed", config.EmbedConfig),
+    "search": ("disentangled_ml.commands.search", config.SearchConfig),
+    "serve": ("disentangled_ml.commands.serve", config.ServeConfig),
+    "listening_results": ("disentangled_ml.commands.listening_results", config.ListeningResultsConfig),
+    "human_triplets": ("disentangled_ml.commands.human_triplets", config.HumanTripletsConfig),
+    "trajectory": ("disentangled_ml.commands.trajectory", config.TrajectoryConfig),
+    "changes": ("disentangled_ml.commands.changes", config.ChangesConfig),
+    "tempo_check": ("disentangled_ml.commands.tempo_check", config.TempoCheckConfig),
+}
+
+
+def overview() -> str:
+    """List the commands, one line each."""
+    lines = ["usage: disentangled NAME key=value ...", ""]
+    for name, (module, _) in COMMANDS.items():
+        lines.append(f"  {name:<18} {purpose(module).split(':')[0]}")
+    return "\n".join([*lines, "", "disentangled NAME --help lists the keys of a command."])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command that the first argument names, by default of those that the program was started with."""
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in HELP:
+        sys.stdout.write(overview() + "\n")
+    elif name in COMMANDS:
+        run_command(*COMMANDS[name], arguments)
+    else:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise SystemExit((f"error: command {name!r} is unknown{hint}\n\n" if name else "") + overview())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Commands without the seconds in which an interpreter imports: a process that has imported everything forks one for each.
+
+A forked command is what a shell would start: a process with its own number, session, signals, environment, working directory,
+random numbers and exit status, whose module runs as ``__main__`` and whose interpreter ends in the ordinary way. Two things
+differ: ``/proc/PID/cmdline`` and ``/proc/PID/environ`` show those of the server, and all have the same hashes of strings.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import pkgutil
+import random
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from tests.quick_figures import save_quickly
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("disentangled_ml", "datamodules", "callbacks")
+OF_OTHERS = ("WANDB_", "SLURM_", RUN_DIR_VARIABLE)  # what would make a command take itself for a part of another job
+LONGEST_REQUEST = 1 << 20
+
+
+def program(name: str) -> list[str]:
+    """Return what follows ``python -m`` for a command."""
+    return [f"disentangled_ml.{name}"] if name in ("prepare", "train", "evaluate") else ["disentangled_ml", name]
+
+
+def cold(name: str, *arguments: object) -> list[str]:
+    """Return the command line of a command, for those who start a whole interpreter."""
+    return [sys.executable, "-m", *program(name), *map(str, arguments)]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment of a user who has no W&B and no SLURM, computes on one thread, and sets some variables."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}
+    return {**inherited, "OMP_NUM_THREADS": "1", **variables}
+
+
+@cache
+def server() -> socket.socket:
+    """Start the server of this process; it ends when this process does."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+        )
+    return ours
+
+
+class Popen:
+    """A forked command, with the methods of ``subprocess.Popen``.
+
+    Args:
+        command: As ``cold`` returns it.
+        env: Its whole environment; by default ``environment()``.
+        cwd: Its working directory.
+        stdout: File of its output, by default none. ``PIPE`` keeps it for ``communicate``.
+        stderr: The same for errors.
+    """
+
+    def __init__(self, command, *, env=None, cwd=ROOT, stdin=None, stdout=None, stderr=None, **_):
+        assert command[:2] == [sys.executable, "-m"], command
+        self.args, self.returncode = command, None
+        self.stdout, self.stderr = (
+            tempfile.TemporaryFile("w+") if to == subprocess.PIPE else None  # noqa: SIM115
+            for to in (stdout, stderr)
+        )
+        request = {"command": command[2:], "env": env or environment(), "cwd": str(cwd)}
+        status, theirs = os.pipe()
+        with open(os.devnull, "w") as nowhere:
+            files = [
+                self.stdout or (nowhere if stdout in (None, subprocess.DEVNULL) else stdout),
+                self.stderr or (nowhere if stderr in (None, subprocess.DEVNULL) else stderr),
+            ]
+            socket.send_fds(server(), [json.dumps(request).encode()], [*(file.fileno() for file in files), theirs])
+        os.close(theirs)
+        self._status = os.fdopen(status, "rb", buffering=0)
+        self.pid = int(self._status.readline())
+
+    def poll(self) -> int | None:
+        """Return the exit status, or minus the signal; None while it runs."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        if self.returncode is None:
+            if not select.select([self._status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self.returncode = os.waitstatus_to_exitcode(int(self._status.readline()))
+            self._status.close()
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str | None, str | None]:
+        """Wait for its end and return what it wrote to each ``PIPE``."""
+        self.wait(timeout)
+        return tuple(file and (file.seek(0), file.read())[1] for file in (self.stdout, self.stderr))
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+
+def run(name: str, *arguments: object, timeout: float = 120, check: bool = False, **how) -> subprocess.CompletedProcess:
+    """Run a command to its end and return its status and what it wrote: ``run("train", "seed=1", env=environment)``."""
+    process = Popen(cold(name, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
+    try:
+        done = subprocess.CompletedProcess(process.args, process.wait(timeout), *process.communicate())
+    finally:
+        process.kill()
+    if check:
+        done.check_returncode()
+    return done
+
+
+def import_everything() -> None:
+    """Import our packages, and by that theirs."""
+    for package in map(importlib.import_module, PACKAGES):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    Figure.savefig = save_quickly
+    threads = os.listdir("/proc/self/task")
+    assert len(threads) == 1, f"{len(threads)} threads run, of which a fork would have one"
+    gc.freeze()  # or each end of a command would look through all that is imported
+
+
+def serve(control: socket.socket) -> dict | None:
+    """Fork for each request, and report number and status; return the request in the new process, None at the end here."""
+    running = {}
+    while True:
+        ready, _, _ = select.select([control, *running], [], [])
+        for ended in running.keys() & set(ready):
+            pid, status = running.pop(ended)
+            report(status, os.waitpid(pid, 0)[1])
+            os.close(status)
+            os.close(ended)
+        if control not in ready:
+            continue
+        content, files, *_ = socket.recv_fds(control, LONGEST_REQUEST, 3)
+        if not content:
+            return None
+        if not (pid := os.fork()):
+            control.detach()
+            take_streams(*files[:2])
+            return json.loads(content)
+        report(files[2], pid)
+        running[os.pidfd_open(pid)] = pid, files[2]
+        for file in files[:2]:
+            os.close(file)
+
+
+def report(status: int, number: int) -> None:
+    """Write a number to whoever waits for it, if anyone does."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(status, b"%d\n" % number)
+
+
+def take_streams(output: int, errors: int) -> None:
+    """Read from nowhere, write to two files, and have no other open."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+
+
+def become(command: list[str], env: dict[str, str], cwd: str) -> None:
+    """Run a module as ``__main__`` in this process, as if Python had just been started with it."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    random.seed()
+    np.random.seed()  # noqa: NPY002 (libraries use it)
+    multiprocessing.current_process().authkey = os.urandom(32)
+    sys.path[0], sys.argv, sys.orig_argv = cwd, command, [sys.executable, "-m", *command]
+    sys.modules.pop(command[0], None)
+    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    import_everything()
+    request = serve(socket.socket(fileno=int(sys.argv[1])))
+    if request is not None:
+        become(**request)
