@@ -45,7 +45,7 @@ def decode(
 ) -> tuple[np.ndarray, int]:
     """Decode a recording (wav, flac, ogg, mp3, ...), or a section of it, to mono, the mean of its channels.
 
-    The length is that of what decodes, whatever the header says. Of a file cut off in the middle, what the decoder gives is
+    The length is that of what decodes, whatever the header says. Of a file cut off in the middle, what can be decoded is
     kept (wav, ogg, mp3; FLAC raises an error, as the decoder does). Channels of opposite phase cancel in the mean: such a
     recording has no mono signal, and silence is then the reason it is given.
 
@@ -122,7 +122,7 @@ def encode_flac(waveform: np.ndarray, sample_rate: int, comment: str = "") -> by
     Args:
         waveform: To encode.
         sample_rate: In Hz.
-        comment: Kept in the stream; ``read_comment`` gives it back.
+        comment: Kept in the stream; ``read_comment`` reads it.
 
     Shape:
         waveform: (n,) floating point.

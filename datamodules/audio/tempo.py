@@ -3,8 +3,8 @@
 S. Boeck, F. Krebs, G. Widmer, "Accurate tempo estimation based on recurrent neural networks and resonating comb filters",
 ISMIR 2015. The networks are run in torch, several recordings at a time (beat_networks.py), or by madmom itself, which is the
 reference; the tempo is read from their activations by madmom's comb filters. madmom's models are licensed CC BY-NC-SA 4.0 (not
-for commercial use): they are used where the installed package keeps them, never copied. Who may not use them gives the tempo in
-the manifest.
+for commercial use): they are used where the installed package keeps them, never copied. Without that right, give each
+track's tempo in the manifest.
 """
 
 import importlib.metadata
@@ -174,7 +174,7 @@ def estimate_tempi(excerpts: Sequence[np.ndarray], estimator: str = "torch") -> 
     """Estimate the strongest tempo of each of some excerpts, which does not depend on the others.
 
     Args:
-        excerpts: As ``excerpt_of`` gives them.
+        excerpts: Made by ``excerpt_of``.
         estimator: What runs madmom's networks, of ``ESTIMATORS``.
 
     Returns:

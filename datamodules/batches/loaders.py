@@ -34,7 +34,7 @@ class StreamLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator:
-        """Start an iteration over the batches, at once: what the stream is set to is sent to loading processes here.
+        """Start an iteration at once, not at its first batch: the settings of the stream are sent to the loading processes here.
 
         Raises:
             OSError: if a loading process dies, here or later.

@@ -69,7 +69,7 @@ def find_splits(files: Mapping[str, list[Path]], way_out: str) -> dict[str, list
 
     Args:
         files: The files of each split.
-        way_out: What to give if there is none, for the error.
+        way_out: What the error advises if there is none.
 
     Raises:
         CorpusError: if a split is there in part, or there is none.

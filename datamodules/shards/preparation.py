@@ -1,9 +1,8 @@
 """Recordings to shards, in parallel, in parts, resumable, with a list of what was rejected.
 
-The way of a run: plan which track goes into which shard (plan.py), make those shards of the part that are not there yet, then,
-when all parts are made, write the labels, ``rejected.csv`` and ``index.json``. A shard is written under another name and renamed;
-beside it, in ``.prepare/``, a note tells what is in it. A killed run loses the shards it was at, no more. Any number of processes
-may work in one folder, on different parts or on the same: what they write is the same.
+A run plans which track goes into which shard (plan.py), prepares the shards of its part that are missing and, when all parts are
+finished, writes the labels, ``rejected.csv`` and ``index.json``. Beside a shard, in ``.prepare/``, a note tells what is in it (see
+resumable.py). Any number of processes may work in one folder, on different parts or on the same: they write the same.
 """
 
 import csv
@@ -56,7 +55,7 @@ class Part(NamedTuple):
     count: int
 
 
-WHOLE = Part(1, 1)
+UNDIVIDED = Part(1, 1)
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class PreparationSettings:
         audio: Of the spectrogram.
         min_frames: Shorter tracks are rejected.
         store_waveform: Keep the waveform as FLAC too.
-        tempo: Where the records give none: ``torch`` or ``madmom``, which estimate it, or ``manifest``, to leave it out.
+        tempo: Where the records have none: ``torch`` or ``madmom``, which estimate it, or ``manifest``, to leave it out.
         tracks_per_shard: Tracks in a tar.
     """
 
@@ -207,9 +206,9 @@ class ShardStore(BatchStore):
 
 
 def prepare_part(
-    corpus: Corpus, out: Path, settings: PreparationSettings, workers: int, part: Part = WHOLE
+    corpus: Corpus, out: Path, settings: PreparationSettings, workers: int, part: Part = UNDIVIDED
 ) -> ShardPlan:
-    """Make the shards of a part; those that are there already are kept.
+    """Prepare the shards of a part; finished ones are kept.
 
     Raises:
         ShardsError: if the folder holds something else.
@@ -237,7 +236,7 @@ def prepare_part(
 
 
 def prepare_shards(corpus: Corpus, out: Path, settings: PreparationSettings, workers: int) -> ShardIndex:
-    """Make all shards, the labels, ``rejected.csv`` and ``index.json``; shards that are there already are kept.
+    """Prepare all shards, the labels, ``rejected.csv`` and ``index.json``; finished shards are kept.
 
     Raises:
         ShardsError: if the folder holds something else, or no track is usable.

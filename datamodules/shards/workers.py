@@ -1,4 +1,4 @@
-"""Processes that work on recordings, and what becomes of a recording that they cannot be made to survive."""
+"""Processes that work on recordings, and survive those that crash a decoder."""
 
 import signal
 from collections import deque
@@ -55,7 +55,7 @@ def start_worker() -> None:
 
 
 class Workers:
-    """Processes that work on groups of recordings, in order; a recording whose decoder takes its process down is rejected.
+    """Processes that work on groups of recordings, in order; a recording whose decoder crashes its process is rejected.
 
     Args:
         n: Number of processes.
@@ -88,7 +88,7 @@ class Workers:
             yield from self.results(*waiting.popleft())
 
     def submit(self, group: Sequence[TrackRecord]) -> Future:
-        """Hand a group to a process, new ones where the last were taken down."""
+        """Submit a group; the processes are replaced if they have crashed."""
         try:
             return self.pool.submit(self.task, group)
         except BrokenProcessPool:
@@ -96,7 +96,7 @@ class Workers:
             return self.pool.submit(self.task, group)
 
     def results(self, group: Sequence[TrackRecord], future: Future) -> list[Any | Rejected]:
-        """Wait for the results of a group; where a process died, find out of each record alone whether it did it."""
+        """Wait for the results of a group; where a process died, try each record alone to find the one that killed it."""
         try:
             return future.result()
         except BrokenProcessPool:

@@ -83,7 +83,7 @@ def make_triplets(
     """Draw the triplets of every condition between whole tracks, and the track triplets between their chunks.
 
     The chunks of a track triplet are non-overlapping ones, which the whole tracks' embeddings need anyway. A condition
-    without any valid triplet gives none, and says so in the log.
+    without any valid triplet adds none and is named in the log.
 
     Args:
         infos: Of the tracks.
@@ -167,7 +167,7 @@ def kept_triplets(
     Args:
         index: Of the shards.
         split: Of them.
-        infos: Of its tracks, as ``read_infos`` gives them.
+        infos: Of its tracks, as ``read_infos`` returns them.
         conditions: In order.
         settings: Of the list.
         level: Bandwidth of a spectrogram (n_mels, frames), which a matched list is made with; asked only then.

@@ -41,8 +41,8 @@ from datamodules.corpora.demo.score import (
     LEAD_PROGRAMS,
     MOODS,
     TEMPO_RANGE,
+    InstrumentPart,
     Note,
-    Part,
     Piece,
     balanced_cells,
     compose,
@@ -175,7 +175,7 @@ def draw_other(piece: Piece, condition: str, rng: Generator) -> str | float:
     return others[rng.integers(len(others))]
 
 
-def compose_change(piece: ChangingPiece, seconds: float) -> tuple[dict[str, Part], dict[str, Part]]:
+def compose_change(piece: ChangingPiece, seconds: float) -> tuple[dict[str, InstrumentPart], dict[str, InstrumentPart]]:
     """Write a piece: the parts before and after the change, in seconds from the first bar line on.
 
     Args:
@@ -196,7 +196,7 @@ def compose_change(piece: ChangingPiece, seconds: float) -> tuple[dict[str, Part
         before[name] = part._replace(notes=[note for note in part.notes if note.start < change - SLACK])
         moved = [note._replace(start=note.start + shift) for note in second[name].notes]
         program = second[name].program if name == "lead" else part.program
-        after[name] = Part(
+        after[name] = InstrumentPart(
             program, part.is_drum, [clip(note, change) for note in moved if note.start >= change - SLACK]
         )
     return before, after

@@ -35,7 +35,7 @@ import symusic
 from tqdm import tqdm
 
 from datamodules.audio.decoding import encode_flac, read_comment
-from datamodules.corpora.demo.score import MOODS, Note, Part, Piece, compose, plan_pieces
+from datamodules.corpora.demo.score import MOODS, InstrumentPart, Note, Piece, compose, plan_pieces
 from disentangled_ml.files import atomic_write, remove_unfinished, write_text
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def levelled(samples: np.ndarray, level: float, within: slice = slice(None)) -> 
     return samples * (10 ** (level / 20) / np.sqrt(np.mean(samples[within] ** 2)))
 
 
-def render_part(part: Part, seconds: float, soundfont: Path) -> np.ndarray:
+def render_part(part: InstrumentPart, seconds: float, soundfont: Path) -> np.ndarray:
     """Render one part in mono, at its own level.
 
     A closing note behind the end makes every rendering long enough.

@@ -266,7 +266,7 @@ class Note(NamedTuple):
     velocity: int
 
 
-class Part(NamedTuple):
+class InstrumentPart(NamedTuple):
     """What one player plays, in order of time."""
 
     program: int
@@ -346,7 +346,7 @@ def _balanced_splits(cells: list[tuple[str, str, str]], tempos: list[float]) -> 
 # --------------------------------------------------------------------------------------------------------- composition
 
 
-def compose(piece: Piece, seconds: float, rng: Generator) -> dict[str, Part]:
+def compose(piece: Piece, seconds: float, rng: Generator) -> dict[str, InstrumentPart]:
     """Write a piece from its first bar on, for at least ``seconds`` seconds.
 
     Args:
@@ -368,7 +368,7 @@ def compose(piece: Piece, seconds: float, rng: Generator) -> dict[str, Part]:
     }
     swing = rng.uniform(*style.swing)
     return {
-        name: Part(program, name == "drums", _perform(notes, piece.tempo, style.subdivision, swing, rng))
+        name: InstrumentPart(program, name == "drums", _perform(notes, piece.tempo, style.subdivision, swing, rng))
         for name, (program, notes) in grid.items()
     }
 
