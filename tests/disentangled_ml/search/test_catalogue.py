@@ -19,6 +19,7 @@ from disentangled_ml.search.catalogue import (
     read_catalogue,
     read_description,
 )
+from disentangled_ml.structures import UNKNOWN
 from tests.disentangled_ml.catalogues import NAMES, disjoint_masks, track_of, unit_rows, write_catalogue
 
 N = 30
@@ -41,7 +42,7 @@ def test_a_catalogue_is_read_as_it_was_written(folder):
     assert describe_model(read_description(describe_model(catalogue.model))) == describe_model(catalogue.model)
     columns = catalogue.columns
     assert [np.isnan(bpm) for bpm in columns["tempo"]] == [row % 4 == 0 for row in range(N)]
-    assert [key == module.UNKNOWN for key in columns["artist"]] == [row % 3 == 0 for row in range(N)]
+    assert [key == UNKNOWN for key in columns["artist"]] == [row % 3 == 0 for row in range(N)]
 
 
 def test_masks_survive_exactly(tmp_path):
