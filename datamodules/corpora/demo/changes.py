@@ -12,8 +12,6 @@ tempo of the first; and ``triplets.csv``, a list of test triplets of whole piece
 change in the anchor, in the positive it changes from or to what it is in the anchor, in the negative between two others.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -30,6 +28,7 @@ from datamodules.corpora.demo.corpus import (
     SAMPLE_RATE,
     STEM_DB,
     STEM_SPREAD_DB,
+    csv_text,
     decibels,
     file_name,
     levelled,
@@ -302,10 +301,3 @@ def triplet_rows(pieces: Sequence[ChangingPiece], seed: int) -> list[Sequence[An
             members = [anchor, *(side[rng.integers(len(side))] for side in sides)]
             rows.append([name, *(cell for member in members for cell in (member.track_id, ""))])
     return rows
-
-
-def csv_text(rows: Sequence[Sequence[Any]]) -> str:
-    """Format a table."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()

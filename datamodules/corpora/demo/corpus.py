@@ -21,14 +21,14 @@ import io
 import logging
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from itertools import groupby, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import symusic
@@ -92,7 +92,7 @@ def generate_demo(out: Path, n_pieces: int = 360, seed: int = 0, seconds: float 
             raise ValueError(f"{name} is {value}, must be at least 1")
     pieces = plan_pieces(n_pieces, seed)
     out = Path(out)
-    manifest, text = out / "manifest.csv", _manifest_text(pieces)
+    manifest, text = out / "manifest.csv", csv_text([COLUMNS, *map(_manifest_row, pieces)])
     if manifest.exists() and manifest.read_text(encoding="utf-8") != text:
         manifest.unlink()  # it describes other audio
     render_missing(out / "audio", pieces, seconds, workers, render_piece)
@@ -263,12 +263,10 @@ def file_name(piece: Composed) -> str:
 
 
 def _recipe(piece: Composed, seconds: float) -> str:
-    """State all that the audio depends on."""
     return f"recipe {RECIPE}, {seconds:g} s: {piece}"
 
 
 def _is_written(path: Path, piece: Composed, seconds: float) -> bool:
-    """Tell whether the file is there and made by the recipe of this piece."""
     return read_comment(path) == _recipe(piece, seconds)
 
 
@@ -279,18 +277,18 @@ def _write_piece(
     render: Callable[[Composed, float, Path], np.ndarray],
     piece: Composed,
 ) -> None:
-    """Render a piece and write it atomically."""
     samples = render(piece, seconds, soundfont)
     with atomic_write(folder / file_name(piece), "wb") as file:
         file.write(encode_flac(samples, SAMPLE_RATE, _recipe(piece, seconds)))
 
 
-def _manifest_text(pieces: list[Piece]) -> str:
-    """Format the manifest."""
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Format a table."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for piece in pieces:
-        path = f"audio/{file_name(piece)}"
-        writer.writerow([piece.track_id, path, piece.split, piece.genre, piece.mood, piece.instrument, piece.tempo])
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
+
+
+def _manifest_row(piece: Piece) -> Sequence[Any]:
+    path = f"audio/{file_name(piece)}"
+    return piece.track_id, path, piece.split, piece.genre, piece.mood, piece.instrument, piece.tempo
