@@ -11,7 +11,8 @@ OUT = shards/demo
 SWEEP = random
 SWEEP_ID =
 COUNT =
-TEST_JOBS = 4
+# One more than cores, as some tests wait
+TEST_JOBS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 7 ? n + 1 : 8)))
 RUN = $(shell ls -td runs/*/ 2>/dev/null | head -n 1)
 # Of `make slurm`
 JOB = train
@@ -136,8 +137,8 @@ slurm-prepare: .venv/ready $(demo-manifest)
 		--dependency=afterok:$${parts%%;*} --kill-on-invalid-dep=yes \
 		$(SBATCH) conf/slurm/prepare.sbatch $(prepared) $(ARGS)
 
-test: .venv/ready ## run all tests, in as many processes as there are cores, at most TEST_JOBS (ARGS="-m 'not slow'": the quick ones)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses=$(TEST_JOBS) --dist worksteal $(ARGS)
+test: .venv/ready ## run all tests, in TEST_JOBS processes, one more than there are cores (ARGS="-m 'not slow'": the quick ones)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slurm: .venv/ready ## run the tests that need a SLURM cluster (SLURM_CONF says which)
 	@if sinfo >/dev/null 2>&1; then $(PY) -m pytest -m slurm $(ARGS); else echo 'skipped: no SLURM cluster answers sinfo'; fi

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,10 +14,16 @@ from matplotlib.figure import Figure
 
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.structures import AudioSettings, TrackInfo
+from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests.quick_figures import save_quickly
 
 N_MELS, CHUNK_FRAMES = 16, 16
+LONGEST = (  # files of tests, by their time
+    *("test_ranks.py", "test_train.py", "test_tracking.py", "test_table.py", "test_preemption.py", "test_sweeps.py"),
+    *("test_unwritable_run_folder.py", "test_two_processes.py", "test_systems.py", "test_waveform.py", "test_serve.py"),
+)
 GENRES, MOODS = ("bass", "treble"), ("dark", "bright", "plain")
 TINY = (
     f"data.chunk_frames={CHUNK_FRAMES}",
@@ -68,6 +76,12 @@ def write_tiny_shards(root: Path, chunk_frames: int = CHUNK_FRAMES, tracks_per_s
     return root
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, which else might be left to one process at the end."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory) -> Path:
     """Give a folder of shards with 48, 16 and 20 tracks."""
@@ -81,21 +95,36 @@ def long_shards(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def many_shards(tmp_path_factory) -> Path:
-    """Give a folder of shards with 800, 16 and 20 tracks: an epoch of 200 batches takes some seconds."""
-    return write_tiny_shards(tmp_path_factory.mktemp("many") / "shards", train=800, val=16, test=20)
-
-
-@pytest.fixture(scope="session")
 def tiny_arguments(tiny_shards) -> tuple[str, ...]:
     """Give the arguments of ``train`` for a run of about a second per epoch."""
     return (*TINY, f"data.shards={tiny_shards}")
 
 
+def train_here(*arguments: str) -> None:
+    """Train in this process, with figures that nobody looks at."""
+    from disentangled_ml.train import main  # here: most tests do not train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(RUN_DIR_VARIABLE, raising=False)
+        patch.setattr(Figure, "savefig", save_quickly)
+        try:
+            main(load_config(TrainConfig, list(arguments)))
+        finally:
+            os.environ.pop(RUN_DIR_VARIABLE, None)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, tiny_arguments) -> Path:
+    """Train for an epoch, once for all that need any run, and return its folder, which nobody changes."""
+    runs = tmp_path_factory.mktemp("trained")
+    train_here(*tiny_arguments, f"runs={runs}", "run_name=trained", "training.max_epochs=1")
+    return runs / "trained"
+
+
 @pytest.fixture
-def quick_figures(monkeypatch) -> None:
-    """Draw no figure nicely."""
-    monkeypatch.setattr(Figure, "savefig", save_quickly)
+def copy_of_trained(trained, tmp_path) -> Path:
+    """Return a copy of ``trained``, in ``tmp_path``."""
+    return Path(shutil.copytree(trained, tmp_path / "trained"))
 
 
 @pytest.fixture(autouse=True)

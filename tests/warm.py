@@ -15,11 +15,13 @@ import pkgutil
 import random
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -33,6 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("disentangled_ml", "datamodules", "callbacks")
 OF_OTHERS = ("WANDB_", "SLURM_", RUN_DIR_VARIABLE)  # what would make a command take itself for a part of another job
 LONGEST_REQUEST = 1 << 20
+# What is registered first is called last, behind all that the command has registered.
+START = "import atexit; atexit.register(lambda: warm.leave()); from tests import warm; warm.main()"
 
 
 def program(name: str) -> list[str]:
@@ -53,18 +57,30 @@ def environment(**variables: str) -> dict[str, str]:
 
 @cache
 def server() -> socket.socket:
-    """Start the server of this process; it ends when this process does."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
-            cwd=ROOT,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-        )
-    return ours
+    """Connect to the server of this run of the tests: the first of its processes starts it, and it ends with the last."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    address = Path(tempfile.gettempdir(), f"warm-{run}")
+    with contextlib.suppress(FileExistsError):
+        address.mkdir(mode=0o700)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(address / "socket"))
+            listener.listen()
+            number = listener.fileno()
+            command = [sys.executable, "-c", START, str(number), str(address)]
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[number],
+            )
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    until = time.monotonic() + 60
+    while control.connect_ex(str(address / "socket")):
+        assert time.monotonic() < until, "the first process starts no server"
+        time.sleep(0.05)
+    return control
 
 
 class Popen:
@@ -76,16 +92,17 @@ class Popen:
         cwd: Its working directory.
         stdout: File of its output, by default none. ``PIPE`` keeps it for ``communicate``.
         stderr: The same for errors.
+        before: Python source that is run in the new process before the command, to change what it will do.
     """
 
-    def __init__(self, command, *, env=None, cwd=ROOT, stdin=None, stdout=None, stderr=None, **_):
+    def __init__(self, command, *, env=None, cwd=ROOT, stdout=None, stderr=None, before="", **_):
         assert command[:2] == [sys.executable, "-m"], command
         self.args, self.returncode = command, None
         self.stdout, self.stderr = (
             tempfile.TemporaryFile("w+") if to == subprocess.PIPE else None  # noqa: SIM115
             for to in (stdout, stderr)
         )
-        request = {"command": command[2:], "env": env or environment(), "cwd": str(cwd)}
+        request = {"command": command[2:], "env": env or environment(), "cwd": str(cwd), "before": before}
         status, theirs = os.pipe()
         with open(os.devnull, "w") as nowhere:
             files = [
@@ -144,6 +161,38 @@ def run(name: str, *arguments: object, timeout: float = 120, check: bool = False
     return done
 
 
+def hold_before(ending: str, n: int) -> str:
+    """Return what makes a command wait for its end before the n-th file of an ending is put in its place."""
+    return f"""
+import itertools, os, time
+
+def replace_or_wait(source, target, *, replace=os.replace, numbers=itertools.count(1)):
+    if str(target).endswith({ending!r}) and next(numbers) == {n}:
+        time.sleep(3600)
+    replace(source, target)
+
+os.replace = replace_or_wait
+"""
+
+
+def hold_training(folder: Path, epoch: int, batch: int) -> str:
+    """Return what makes ``train`` write ``folder/held`` before a batch, and wait until ``folder/go`` is there."""
+    return f"""
+import time
+from pathlib import Path
+from callbacks.preemption import Preemption
+
+def wait(self, trainer, pl_module, data, batch):
+    if (trainer.current_epoch, batch) == ({epoch}, {batch}):
+        Path({str(folder)!r}, "held").touch()
+        while not Path({str(folder)!r}, "go").exists():
+            time.sleep(0.01)
+
+assert "on_train_batch_start" not in vars(Preemption)
+Preemption.on_train_batch_start = wait
+"""
+
+
 def import_everything() -> None:
     """Import our packages, and by that theirs."""
     for package in map(importlib.import_module, PACKAGES):
@@ -156,29 +205,34 @@ def import_everything() -> None:
     gc.freeze()  # or each end of a command would look through all that is imported
 
 
-def serve(control: socket.socket) -> dict | None:
+def serve(listener: socket.socket) -> dict | None:
     """Fork for each request, and report number and status; return the request in the new process, None at the end here."""
-    running = {}
-    while True:
-        ready, _, _ = select.select([control, *running], [], [])
+    clients, running = [listener.accept()[0]], {}
+    while clients:
+        ready, _, _ = select.select([listener, *clients, *running], [], [])
         for ended in running.keys() & set(ready):
             pid, status = running.pop(ended)
             report(status, os.waitpid(pid, 0)[1])
             os.close(status)
             os.close(ended)
-        if control not in ready:
-            continue
-        content, files, *_ = socket.recv_fds(control, LONGEST_REQUEST, 3)
-        if not content:
-            return None
-        if not (pid := os.fork()):
-            control.detach()
-            take_streams(*files[:2])
-            return json.loads(content)
-        report(files[2], pid)
-        running[os.pidfd_open(pid)] = pid, files[2]
-        for file in files[:2]:
-            os.close(file)
+        if listener in ready:
+            clients.append(listener.accept()[0])
+        for client in set(clients) & set(ready):
+            content, files, *_ = socket.recv_fds(client, LONGEST_REQUEST, 3)
+            if not content:
+                clients.remove(client)
+                client.close()
+                continue
+            if not (pid := os.fork()):
+                for other in (listener, *clients):
+                    other.detach()
+                take_streams(*files[:2])
+                return json.loads(content)
+            report(files[2], pid)
+            running[os.pidfd_open(pid)] = pid, files[2]
+            for file in files[:2]:
+                os.close(file)
+    return None
 
 
 def report(status: int, number: int) -> None:
@@ -195,7 +249,7 @@ def take_streams(output: int, errors: int) -> None:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 
 
-def become(command: list[str], env: dict[str, str], cwd: str) -> None:
+def become(command: list[str], env: dict[str, str], cwd: str, before: str) -> None:
     """Run a module as ``__main__`` in this process, as if Python had just been started with it."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -209,12 +263,36 @@ def become(command: list[str], env: dict[str, str], cwd: str) -> None:
     np.random.seed()  # noqa: NPY002 (libraries use it)
     multiprocessing.current_process().authkey = os.urandom(32)
     sys.path[0], sys.argv, sys.orig_argv = cwd, command, [sys.executable, "-m", *command]
-    sys.modules.pop(command[0], None)
-    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    if "." in command[0]:
+        sys.modules.pop(command[0], None)  # it is imported as the module that it is, too
+    exec(before, {})
+    try:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+        statuses.append(0)
+    except SystemExit as end:
+        statuses.append(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+    except Exception:
+        statuses.append(1)
+        raise
 
 
-if __name__ == "__main__":
+def leave() -> None:
+    """End a process that has done all but take its modules apart, which would take longer than many a command."""
+    if statuses:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(statuses[0] & 255)
+
+
+def main() -> None:
+    """Import, fork, and in each new process run a command."""
     import_everything()
     request = serve(socket.socket(fileno=int(sys.argv[1])))
-    if request is not None:
+    if request is None:
+        shutil.rmtree(sys.argv[2])
+    else:
         become(**request)
+
+
+statuses: list[int] = []

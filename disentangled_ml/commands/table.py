@@ -1,8 +1,9 @@
 """Compare systems as the paper does: ``disentangled table shards=DIR key=value ...``.
 
-Every network is trained by ``disentangled_ml.train`` in a process of its own and evaluated, like every baseline, on one list of
-test triplets; the networks are chosen by validation, as ever. Leaves in OUT: table.md, table.csv, table.json, table.png,
-matrices.png; runs/ (run folders), cells/ (the report of each system and seed), logs/. Run again, it goes on with what is missing.
+Every network is trained by ``disentangled train`` in a process of its own, which chooses the best checkpoint by validation.
+Networks and baselines are evaluated on the same list of test triplets. OUT then holds table.md, table.csv, table.json, table.png,
+matrices.png, runs/ (the run folders), cells/ (the report of each system and seed) and logs/. Repeat the command to continue with
+what is missing.
 """
 
 import json
@@ -38,7 +39,8 @@ from disentangled_ml.systems import (
 )
 from disentangled_ml.training.resume import check_same, fixed_on_resume
 
-FIXED_KEYS = ("base", "train", "triplets_per_condition", "match_bandwidth")  # of a table that is gone on with
+# Keys that must not change when a table is continued.
+FIXED_KEYS = ("base", "train", "triplets_per_condition", "match_bandwidth")
 MADE = ("table.md", "table.csv", "table.json", "table.png", "matrices.png", "cells", "runs")
 # Not to be given in ``train``: what makes the systems differ, or what the table sets.
 SYSTEMS_OWN = (
@@ -57,7 +59,7 @@ class Run(NamedTuple):
     conditions: list[str] | None = None
 
 
-class Table(NamedTuple):
+class SystemsTable(NamedTuple):
     """Table of systems: its configuration, and what follows from it.
 
     Attributes:
@@ -143,34 +145,15 @@ def check_settings(config: DictConfig) -> None:
             )
 
 
-def begin(table: Table) -> None:
+def begin(table: SystemsTable) -> None:
     """Make the folder of a table, or check that what it holds was made with the same settings.
 
     Raises:
         ConfigError: naming what differs, or what else is there; or if the shards cannot be compared on.
     """
     check_shards(table)
-    path = table.out / "settings.json"
-    made = [name for name in MADE if (table.out / name).is_file() or any((table.out / name).glob("*"))]
-    if made and not path.is_file():
-        raise ConfigError(f"out={table.out} holds {', '.join(made)}, but not of a table: give another folder")
-    try:
-        for name in ("cells", "logs", "runs"):
-            (table.out / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out={table.out} cannot be made ({error.strerror}): give another folder") from error
     plain = OmegaConf.to_container(table.config)
-    settings = {"shards": table.index.fingerprint(), **{key: plain[key] for key in FIXED_KEYS}}
-    try:
-        kept = read_json(path) if path.is_file() else settings
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged, it said what the table was begun with: give another out") from error
-    for key, value in settings.items():
-        if kept.get(key) != value:
-            raise ConfigError(
-                f"{table.out} was begun with {key}={kept.get(key)}, not {value}: give that, or another out"
-            )
-    write_json(path, settings)
+    claim_folder(table.out, {"shards": table.index.fingerprint(), **{key: plain[key] for key in FIXED_KEYS}})
     for run in (run for cell in table.cells() for run in table.runs(*cell)):
         given = load_config(TrainConfig, table.arguments(run))
         path = table.run_dir(run) / "config.yaml"
@@ -178,7 +161,32 @@ def begin(table: Table) -> None:
             check_same(table.run_dir(run), run_settings(path), fixed_on_resume(OmegaConf.to_container(given)))
 
 
-def check_shards(table: Table) -> None:
+def claim_folder(out: Path, settings: dict[str, Any]) -> None:
+    """Make the folder of a table and write its settings, or compare them with those that it was begun with.
+
+    Raises:
+        ConfigError: if they differ, or if something else is in the folder.
+    """
+    path = out / "settings.json"
+    made = [name for name in MADE if (out / name).is_file() or any((out / name).glob("*"))]
+    if made and not path.is_file():
+        raise ConfigError(f"out={out} holds {', '.join(made)}, but not of a table: give another folder")
+    try:
+        for name in ("cells", "logs", "runs"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={out} cannot be made ({error.strerror}): give another folder") from error
+    try:
+        kept = read_json(path) if path.is_file() else settings
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged, it said what the table was begun with: give another out") from error
+    for key, value in settings.items():
+        if kept.get(key) != value:
+            raise ConfigError(f"{out} was begun with {key}={kept.get(key)}, not {value}: give that, or another out")
+    write_json(path, settings)
+
+
+def check_shards(table: SystemsTable) -> None:
     """Check what would otherwise fail only after all trainings.
 
     Raises:
@@ -206,7 +214,7 @@ def run_settings(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged: delete {path.parent}, it is trained anew") from error
 
 
-def train_missing(table: Table, lock: int) -> list[str]:
+def train_missing(table: SystemsTable, lock: int) -> list[str]:
     """Train what is not finished, several at a time; return the names of the trainings that failed."""
     missing = [run for cell in table.cells() for run in table.runs(*cell) if not table.is_trained(run)]
     jobs = [
@@ -222,7 +230,7 @@ def train_missing(table: Table, lock: int) -> list[str]:
     return run_jobs(jobs, slots(table.config.jobs, gpus, os.cpu_count() or 1), lock)
 
 
-def load_system(table: Table, system: str, seed: int) -> System:
+def load_system(table: SystemsTable, system: str, seed: int) -> System:
     """Load the trained networks of a system, or fit a baseline."""
     if system in BASELINES:
         chunk_frames = table.reference.data.chunk_frames
@@ -233,13 +241,13 @@ def load_system(table: Table, system: str, seed: int) -> System:
     return SpecialisedSystem(networks) if system == SPECIALISED else networks[0]
 
 
-def training_seconds(table: Table, system: str, seed: int) -> float | None:
-    """Sum the time that the trainings took; None where nothing is trained."""
+def training_seconds(table: SystemsTable, system: str, seed: int) -> float | None:
+    """Return the seconds that the trainings took; None where nothing is trained."""
     runs = [read_json(table.run_dir(run) / "metrics.json") for run in table.runs(system, seed)]
     return sum(metrics["train/seconds"] for metrics in runs) if runs else None
 
 
-def evaluate_cell(table: Table, system: str, seed: int) -> dict[str, Any]:
+def evaluate_cell(table: SystemsTable, system: str, seed: int) -> dict[str, Any]:
     """Evaluate a system, or read its report unless a network was trained since."""
     path = table.out / "cells" / f"{system}-seed{seed}.json"
     made = [(table.run_dir(run) / "evaluation.json").stat().st_mtime for run in table.runs(system, seed)]
@@ -284,7 +292,7 @@ def main(config: DictConfig) -> None:
     signal.signal(signal.SIGTERM, interrupt)
     index = ShardIndex.read(config.shards)
     out = Path(config.out or Path("tables") / Path(config.shards).resolve().name)
-    table = Table(config, index, out, load_config(TrainConfig, common_arguments(config)))
+    table = SystemsTable(config, index, out, load_config(TrainConfig, common_arguments(config)))
     begin(table)
     with locked(out) as lock:
         failed = train_missing(table, lock)

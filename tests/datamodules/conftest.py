@@ -6,6 +6,7 @@ Row 0 of a spectrogram holds the number of its track, row 1 the number of each f
 import csv
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,26 +155,28 @@ def as_worker(monkeypatch) -> Callable[[object, int], list]:
     return run
 
 
+def write_catalogue(folder: Path, n: int, *extra: dict, seconds: float = 0.5, extension: str = "wav") -> Path:
+    """Write recordings of noise and the manifest of them; ``extra`` rows are appended as they are."""
+    root = folder / "catalogue"
+    root.mkdir()
+    rows = []
+    for i in range(n):
+        soundfile.write(root / f"{i}.{extension}", noise(i, int(seconds * SAMPLE_RATE)), SAMPLE_RATE)
+        label = {"genre": "jazz;blues" if i % 3 else "rock", "tempo": "" if i % 4 else str(60 + i)}
+        rows.append({"track_id": f"t{i}", "path": f"{i}.{extension}", "artist": f"a{i % 9}", **label})
+    manifest = root / "manifest.csv"
+    with open(manifest, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["track_id", "path", "artist", "split", "genre", "tempo"])
+        writer.writeheader()
+        writer.writerows([*rows, *extra])
+    return manifest
+
+
 @pytest.fixture
 def make_catalogue(tmp_path) -> Callable[..., Path]:
     """Write recordings of noise and the manifest of them; ``extra`` rows are appended as they are."""
 
-    def make(n: int, *extra: dict, seconds: float = 0.5, extension: str = "wav") -> Path:
-        root = tmp_path / "catalogue"
-        root.mkdir()
-        rows = []
-        for i in range(n):
-            soundfile.write(root / f"{i}.{extension}", noise(i, int(seconds * SAMPLE_RATE)), SAMPLE_RATE)
-            label = {"genre": "jazz;blues" if i % 3 else "rock", "tempo": "" if i % 4 else str(60 + i)}
-            rows.append({"track_id": f"t{i}", "path": f"{i}.{extension}", "artist": f"a{i % 9}", **label})
-        manifest = root / "manifest.csv"
-        with open(manifest, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["track_id", "path", "artist", "split", "genre", "tempo"])
-            writer.writeheader()
-            writer.writerows([*rows, *extra])
-        return manifest
-
-    return make
+    return partial(write_catalogue, tmp_path)
 
 
 @pytest.fixture

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
-
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not make wandb_server importable
 
 from wandb_server import WandbServer
 
 from tests import warm
+from tests.conftest import train_here
 
 
 @pytest.fixture
@@ -61,17 +60,11 @@ def sync(tmp_path, user_environment) -> Callable[..., WandbServer]:
 
 
 @pytest.fixture
-def run(tmp_path, tiny_arguments, quick_figures):
+def run(tmp_path, tiny_arguments) -> Callable[..., Path]:
     """Train in this process: ``run("name", "key=value", ...)`` gives the run folder."""
 
-    from disentangled_ml.config import TrainConfig, load_config
-    from disentangled_ml.train import main as train  # here: most tests do not train
-
     def train_run(name: str, *arguments: str) -> Path:
-        try:
-            train(load_config(TrainConfig, [*tiny_arguments, f"runs={tmp_path}", f"run_name={name}", *arguments]))
-        finally:
-            os.environ.pop(RUN_DIR_VARIABLE, None)
+        train_here(*tiny_arguments, f"runs={tmp_path}", f"run_name={name}", *arguments)
         return tmp_path / name
 
     return train_run

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests import warm
@@ -27,6 +28,7 @@ class RealRun:
         arguments: Of the command.
         script: What Python is to run in place of ``train``.
         cold: Whether it starts as a user's does, by an interpreter of its own.
+        before: As for ``warm.Popen``.
         log: File of what it writes; ``folder/log`` by default.
     """
 
@@ -36,12 +38,13 @@ class RealRun:
         *arguments: str,
         script: Path | None = None,
         cold: bool = False,
+        before: str = "",
         log: Path | None = None,
     ):
         self.dir, self.log, mark = folder / "run", log or folder / "log", secrets.token_hex(8)
         self.mark = f"{MARK}={mark}"
         given = (*arguments, f"runs={folder}", "run_name=run")
-        start = subprocess.Popen if script or cold else warm.Popen
+        start = subprocess.Popen if script or cold else partial(warm.Popen, before=before)
         with self.log.open("w") as output:  # a pipe that nobody reads would fill
             self.process = start(
                 [sys.executable, str(script), *given] if script else warm.cold("train", *given),
@@ -96,7 +99,7 @@ class RealRun:
             assert time.monotonic() < until, f"not so after {seconds} s:\n{self.said()[-3000:]}"
             time.sleep(0.05)
 
-    def end(self, seconds: float = MINUTE) -> int:
+    def end(self, seconds: float = 2 * MINUTE) -> int:
         """Wait until not one of its processes lives; give the exit status."""
         until = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < until:

@@ -17,7 +17,7 @@ from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, make_triplets, read_levels
 from disentangled_ml import systems
 from disentangled_ml.baselines import BASELINES, bandwidth
-from disentangled_ml.config import ConfigError, EvaluateConfig, TrainConfig, load_config
+from disentangled_ml.config import ConfigError, EvaluateConfig, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
 from disentangled_ml.network.checkpoint import load_model
@@ -31,8 +31,7 @@ from disentangled_ml.systems import (
     network_system,
     read_mels,
 )
-from disentangled_ml.train import main as train
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from tests.conftest import train_here
 
 NAMES = ["genre", "mood", "tempo"]
 SETTINGS = ListSettings(60, 0, 16)
@@ -50,11 +49,8 @@ def checkpoints(tmp_path_factory, tiny_arguments) -> dict[str, Path]:
         "wide": ["experiment=specialised", "embedding_dim=16", "data.conditions=[tempo]"],
     }
     for name, arguments in systems.items():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.delenv(RUN_DIR_VARIABLE, raising=False)
-            given = [*arguments, f"runs={runs}", f"run_name={name}", "training.max_epochs=2"]
-            train(load_config(TrainConfig, [*tiny_arguments, *given]))
-            patch.delenv(RUN_DIR_VARIABLE)
+        given = (*arguments, f"runs={runs}", f"run_name={name}", "training.max_epochs=2")
+        train_here(*tiny_arguments, *given)
         found[name] = runs / name / "checkpoints" / "best.ckpt"
     return found
 
@@ -307,7 +303,8 @@ def test_a_baseline_embeds_whole_tracks_and_the_wanted_chunks(bandwidths):
     table = system.embed("test", {*chunks, Member("e", 5), Member("d")})
     assert set(table.rows) == {Member(name) for name in mels} | chunks
     for (name, start), row in table.rows.items():
-        assert torch.equal(row, system.baseline.embed(mels[name][:, start : start and start + 16]))
+        excerpt = mels[name] if start is None else mels[name][:, start : start + 16]
+        assert torch.equal(row, system.baseline.embed(excerpt))
     assert set(system.embed("test", set(), frozenset("ad")).rows) == {Member("a"), Member("d")}
 
 

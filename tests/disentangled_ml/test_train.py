@@ -115,10 +115,8 @@ def test_tiny_network_learns(run, choice):
     assert metrics["test/triplet_accuracy/track"] > 0.6
 
 
-def test_seed_repeats_a_run_and_another_does_not(run):
-    first, second, other = (
-        run(name, "training.max_epochs=1", f"seed={seed}") for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    )
+def test_seed_repeats_a_run_and_another_does_not(run, trained):
+    first, second, other = trained, run("b", "training.max_epochs=1"), run("c", "training.max_epochs=1", "seed=2")
     assert metrics_of(first) == metrics_of(second)
     assert all(torch.equal(a, b) for a, b in zip(weights_of(first).values(), weights_of(second).values(), strict=True))
     assert metrics_of(first) != metrics_of(other)
@@ -178,11 +176,10 @@ def test_inference_needs_no_lightning():
 
 
 @pytest.mark.parametrize("change", ["seed=9", "loss.margin=0.3", "mask=learned", "data.tracks_per_batch=6"])
-def test_resuming_with_other_settings_is_refused(run, change):
-    run("one", "training.max_epochs=1")
+def test_resuming_with_other_settings_is_refused(run, copy_of_trained, change):
     key = change.partition("=")[0]
     with pytest.raises(ConfigError, match=rf"last\.ckpt was trained with {key}"):
-        run("one", "training.max_epochs=2", "resume=true", change)
+        run("trained", "training.max_epochs=2", "resume=true", change)
 
 
 @pytest.mark.parametrize(
@@ -383,8 +380,7 @@ def test_track_triplets_alone_train(run):
     assert json.loads((run_dir / "evaluation.json").read_text())["disentanglement"] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("precision", "channels_last"), [("32-true", False), ("bf16-mixed", True)])
 def test_precision_and_layout_train(run, precision, channels_last):
     name = f"{precision}-{channels_last}"
     run_dir = run(name, "training.max_epochs=1", f"trainer.precision={precision}", "training.gradient_clip=1.0",
@@ -427,8 +423,7 @@ def test_loaded_network_gives_the_embeddings_of_the_run(run, tiny_shards):
     assert network.condition_names == ["genre", "mood", "tempo"]
 
 
-def test_own_triplets_are_evaluated_and_missing_tracks_counted(run, tmp_path, tiny_shards, capsys):
-    run_dir = run("own", "training.max_epochs=1")
+def test_own_triplets_are_evaluated_and_missing_tracks_counted(trained, tmp_path, tiny_shards, capsys):
     with open(tmp_path / "own.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
@@ -437,7 +432,7 @@ def test_own_triplets_are_evaluated_and_missing_tracks_counted(run, tmp_path, ti
         writer.writerow(["genre", "t1", "", "t50", "", "t70", ""])  # of three splits
         writer.writerow(["track", "t1", "0", "t1", "0.3715", "t70", "0"])
         writer.writerow(["genre", "t1", "", "nowhere", "", "t70", ""])
-    arguments = [f"checkpoint={run_dir}/checkpoints/last.ckpt", f"shards={tiny_shards}", f"triplets={tmp_path}/own.csv"]
+    arguments = [f"checkpoint={trained}/checkpoints/last.ckpt", f"shards={tiny_shards}", f"triplets={tmp_path}/own.csv"]
     evaluate(load_config(EvaluateConfig, [*arguments, f"out={tmp_path}/own.json"]))
     report = json.loads((tmp_path / "own.json").read_text())
     assert report["skipped"] == {"genre": 1, "mood": 0, "tempo": 0, "track": 0}
@@ -472,10 +467,9 @@ def test_pickled_checkpoint_is_not_executed(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_run_folder_is_never_overwritten(run):
-    run("twice", "training.max_epochs=1")
+def test_run_folder_is_never_overwritten(run, copy_of_trained):
     with pytest.raises(ConfigError, match=r"holds a run already.*resume=true"):
-        run("twice", "training.max_epochs=1")
+        run("trained", "training.max_epochs=1")
 
 
 @pytest.mark.parametrize(
@@ -502,9 +496,8 @@ def test_run_name_is_that_of_a_folder(run, name):
         run(name)
 
 
-def test_resuming_needs_the_same_network_and_a_whole_checkpoint(run, tmp_path):
-    run_dir = run("one", "training.max_epochs=1")
-    before = (run_dir / "config.yaml").read_text()
+def test_resuming_needs_the_same_network_and_a_whole_checkpoint(run, copy_of_trained):
+    before = (copy_of_trained / "config.yaml").read_text()
     for argument, match in [
         ("backbone=resnet", "was trained with backbone.name="),
         ("mask=learned", "was trained with mask.name="),
@@ -512,12 +505,12 @@ def test_resuming_needs_the_same_network_and_a_whole_checkpoint(run, tmp_path):
         ("embedding_dim=48", "was trained with embedding_dim=24, not 48"),
     ]:
         with pytest.raises(ConfigError, match=match):
-            run("one", "resume=true", "training.max_epochs=2", argument)
-    last = run_dir / "checkpoints" / "last.ckpt"
+            run("trained", "resume=true", "training.max_epochs=2", argument)
+    last = copy_of_trained / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"last\.ckpt cannot be read"):
-        run("one", "resume=true", "training.max_epochs=2")
-    assert (run_dir / "config.yaml").read_text() == before
+        run("trained", "resume=true", "training.max_epochs=2")
+    assert (copy_of_trained / "config.yaml").read_text() == before
 
 
 def test_divergence_is_said_so(run):

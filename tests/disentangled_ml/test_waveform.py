@@ -17,8 +17,7 @@ from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.prepare import main as prepare
-from disentangled_ml.train import main as train
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from tests.conftest import train_here
 
 SAMPLE_RATE = 22050
 SPLITS = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
@@ -44,9 +43,8 @@ def shards(tmp_path_factory):
 
 
 @pytest.fixture
-def arguments(shards, tmp_path, monkeypatch):
+def arguments(shards, tmp_path):
     """Give the arguments of a tiny run with the nnAudio frontend."""
-    monkeypatch.setenv(RUN_DIR_VARIABLE, "")
     return [
         *("data=shards", f"data.shards={shards}", "data.chunk_frames=16", "data.tracks_per_batch=6"),
         *("data.chunks_per_track=2", "data.triplets_per_condition=16", "data.track_triplets=16"),
@@ -66,7 +64,7 @@ TRAINABLE = {
 
 @pytest.mark.parametrize(("choice", "trained"), TRAINABLE.values(), ids=TRAINABLE)
 def test_filters_are_trained_from_waveforms(arguments, tmp_path, choice, trained):
-    train(load_config(TrainConfig, [*arguments, *choice]))
+    train_here(*arguments, *choice)
     metrics = json.loads((tmp_path / "waveform" / "metrics.json").read_text())
     assert 0 <= metrics["test/triplet_accuracy/genre"] <= 1
     network = load_network(tmp_path / "waveform" / "checkpoints" / "best.ckpt")
@@ -83,14 +81,13 @@ def test_filters_are_trained_from_waveforms(arguments, tmp_path, choice, trained
 
 
 @pytest.mark.slow
-def test_a_run_of_filters_goes_on(arguments, tmp_path, monkeypatch):
+def test_a_run_of_filters_goes_on(arguments, tmp_path):
     """With the rate of the filters lowered, noise and gain drawn, it equals the uninterrupted run."""
     choice = ["frontend=waveform", "augmentation=waveform", "augmentation.mask_frames=4"]
     choice += ["training.lr_patience=0", "frontend.learning_rate_scale=0.5"]
     for name, epochs in (("whole", 4), ("parts", 2), ("parts", 4)):
-        monkeypatch.setenv(RUN_DIR_VARIABLE, "")
         last = [f"run_name={name}", "resume=true", f"training.max_epochs={epochs}"]
-        train(load_config(TrainConfig, [*arguments, *choice, *last]))
+        train_here(*arguments, *choice, *last)
     whole, parts = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "parts")
     )
@@ -151,9 +148,9 @@ def test_both_frontends_embed_a_recording_alike(arguments):
 
 def test_stored_mel_has_nothing_to_train(arguments):
     with pytest.raises(ConfigError, match="needs frontend=nnaudio"):
-        train(load_config(TrainConfig, [*arguments, "frontend=mel", "frontend.trainable_mel=true"]))
+        train_here(*arguments, "frontend=mel", "frontend.trainable_mel=true")
 
 
 def test_the_bank_is_always_trained(arguments):
     with pytest.raises(ConfigError, match="filters of frontend=waveform are always trained"):
-        train(load_config(TrainConfig, [*arguments, "frontend=waveform", "frontend.trainable_mel=true"]))
+        train_here(*arguments, "frontend=waveform", "frontend.trainable_mel=true")

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ from datamodules.shards.workers import Workers
 from disentangled_ml.files import write_json
 from disentangled_ml.structures import SPLITS, AudioSettings, Rejected, TrackInfo, TrackRecord
 from tests import warm
+from tests.datamodules.conftest import write_catalogue
 
 ROOT = Path(__file__).parents[3]
 SAMPLE_RATE = 22050
@@ -48,7 +50,7 @@ AUDIO = AudioSettings()
 SETTINGS = PreparationSettings(AUDIO, min_frames=16, tempo="manifest", tracks_per_shard=4)
 SHARES = [0.6, 0.2, 0.2]
 PATIENCE = 90.0  # seconds, for a command on a busy machine
-SLOW = 1.5  # seconds of recordings: a run of hundreds must not be over before it is killed, on however busy a machine
+N_TRACKS = 84  # of runs in processes: each of seven parts has some shards of four
 
 
 @pytest.fixture
@@ -451,19 +453,29 @@ def test_records_are_held_a_few_shards_at_a_time(tmp_path, threads, prepare, mak
     assert sum(map(len, held)) == sum(len(shards) for shards in whole.splits.values())
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory) -> SimpleNamespace:
+    """Prepare a catalogue in one go, by a command as a user starts it, with one worker; return its manifest and shards."""
+    folder = tmp_path_factory.mktemp("once")
+    extra = [{"track_id": "gone", "path": "gone.wav"}, {"track_id": "t7", "path": "7.wav"}]
+    manifest, out = write_catalogue(folder, N_TRACKS, *extra), folder / "out"
+    subprocess.run(command(manifest, out, 1), cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
+    return SimpleNamespace(manifest=manifest, out=out)
+
+
 def command(manifest: Path, out: Path, workers: int, *more: str) -> list[str]:
     keys = [f"manifest={manifest}", f"out={out}", f"workers={workers}", "tempo=manifest", "chunk_frames=16"]
     return warm.cold("prepare", *keys, "tracks_per_shard=4", *more)
 
 
-def start_and_kill(manifest: Path, out: Path, n_tars: int, how: Callable[[int], None], *more: str) -> subprocess.Popen:
-    """Start a run in a process group of its own, and end it when it has made some shards."""
-    process = subprocess.Popen(
-        command(manifest, out, 2, *more), cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+def start_and_kill(manifest: Path, out: Path, n_tars: int, how: Callable[[int], None], *more: str) -> warm.Popen:
+    """Start a run, and end it when some more shards are made: before the next one is put in its place it waits for that."""
+    hold = warm.hold_before(".tar", n_tars + 1)
+    n_tars += len(list(out.glob("*.tar")))
+    process = warm.Popen(command(manifest, out, 2, *more), stderr=subprocess.PIPE, before=hold)
     deadline = time.monotonic() + PATIENCE
     while len(list(out.glob("*.tar"))) < n_tars:
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
     how(process.pid)
@@ -498,65 +510,57 @@ def wait_for_the_end(process: subprocess.Popen) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_killed_runs_continue_and_end_as_one_that_was_not(tmp_path, make_catalogue):
+def test_killed_runs_continue_and_end_as_one_that_was_not(tmp_path, once):
     """Ctrl-C, then a hard kill, then to the end by two workers; against one run by one worker."""
-    extra = [{"track_id": "gone", "path": "gone.wav"}, {"track_id": "t7", "path": "7.wav"}]
-    manifest, out = make_catalogue(240, *extra, seconds=SLOW), tmp_path / "out"
-    n_shards = 0
+    out = tmp_path / "out"
     made: dict[str, tuple[int, int]] = {}
     for how in (lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGKILL)):
-        process = start_and_kill(manifest, out, n_shards + 1, how)
+        process = start_and_kill(once.manifest, out, 2, how)
         wait_for_the_end(process)
         assert process.returncode != 0
-        assert not (out / "index.json").exists(), "the run was over before it was killed"
+        assert not (out / "index.json").exists()
         for name, (inode, mtime) in made.items():
             assert (out / name).stat().st_ino == inode
             assert (out / name).stat().st_mtime_ns == mtime
         noted = [path for path in out.glob("*.tar") if (out / ".prepare" / f"{path.stem}.json").exists()]
         made = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in noted}
-        n_shards = len(list(out.glob("*.tar")))
-    subprocess.run(command(manifest, out, 2), cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
+    warm.run("prepare", *command(once.manifest, out, 2)[3:], check=True, timeout=PATIENCE)
     for name, (inode, mtime) in made.items():
         assert (out / name).stat().st_ino == inode, f"{name} was made again"
         assert (out / name).stat().st_mtime_ns == mtime
-    once = tmp_path / "once"
-    subprocess.run(command(manifest, once, 1), cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
-    assert contents(out) == contents(once)
+    assert contents(out) == contents(once.out)
     index = ShardIndex.read(out)
-    assert sorted(info.track_id for info in all_infos(index)) == sorted(f"t{i}" for i in range(240))
+    assert sorted(info.track_id for info in all_infos(index)) == sorted(f"t{i}" for i in range(N_TRACKS))
     assert rejections(out) == {"gone": "missing file", "t7": "duplicate track_id, the first one is kept"}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_seven_parts_by_several_processes_one_killed_make_what_one_run_makes(tmp_path, make_catalogue):
+def test_seven_parts_by_several_processes_one_killed_make_what_one_run_makes(tmp_path, once):
     """In any order, two processes on one part, and one killed hard and started again."""
-    extra = [{"track_id": "gone", "path": "gone.wav"}, {"track_id": "t7", "path": "7.wav"}]
-    manifest, out, once = make_catalogue(240, *extra, seconds=SLOW), tmp_path / "out", tmp_path / "once"
+    manifest, out = once.manifest, tmp_path / "out"
 
-    def finish(*processes: subprocess.Popen) -> None:
+    def finish(*processes: warm.Popen) -> None:
         for process in processes:
             _, errors = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, errors
 
-    def start(part: str) -> subprocess.Popen:
-        arguments = command(manifest, out, 1, f"part={part}")
-        return subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    def start(part: str) -> warm.Popen:
+        return warm.Popen(command(manifest, out, 1, f"part={part}"), stderr=subprocess.PIPE)
 
-    killed = start_and_kill(manifest, out, 2, lambda pid: os.kill(pid, signal.SIGKILL), "part=5/7")
+    killed = start_and_kill(manifest, out, 1, lambda pid: os.kill(pid, signal.SIGKILL), "part=5/7")
     wait_for_the_end(killed)
     for pair in (("6/7", "2/7"), ("3/7", "3/7"), ("5/7", "1/7")):
         finish(*map(start, pair))
-    merge = command(manifest, out, 1, "merge=true")
-    early = subprocess.run(merge, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    merge = command(manifest, out, 1, "merge=true")[3:]
+    early = warm.run("prepare", *merge, timeout=PATIENCE)
     assert early.returncode != 0
     assert "run prepare with part=4/7, 7/7 first" in early.stderr
     finish(*map(start, ("7/7", "4/7")))
-    subprocess.run(merge, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
-    subprocess.run(command(manifest, once, 2), cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
-    assert contents(out) == contents(once)
+    warm.run("prepare", *merge, check=True, timeout=PATIENCE)
+    assert contents(out) == contents(once.out)
     infos = all_infos(ShardIndex.read(out))
-    assert sorted(info.track_id for info in infos) == sorted(f"t{i}" for i in range(240))
+    assert sorted(info.track_id for info in infos) == sorted(f"t{i}" for i in range(N_TRACKS))
 
 
 def test_a_shard_is_kept_where_others_of_its_recordings_are_gone(tmp_path, threads, prepare, make_catalogue, caplog):

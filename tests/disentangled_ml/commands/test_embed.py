@@ -6,7 +6,6 @@ import csv
 import errno
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -327,12 +326,13 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path, checkpoint, tiny_shard
 def test_a_killed_command_goes_on_and_makes_the_same(tmp_path, checkpoint):
     manifest = write_recordings(tmp_path / "recordings", 280, seconds=0.5)
 
-    def start(out: Path) -> warm.Popen:
+    def start(out: Path, before: str = "") -> warm.Popen:
         command = warm.cold("embed", f"checkpoint={checkpoint}", f"manifest={manifest}", f"out={out}", "workers=1")
-        return warm.Popen(command, env=warm.environment(PYTHONPATH=str(ROOT)), cwd=tmp_path, stderr=subprocess.DEVNULL)
+        return warm.Popen(command, env=warm.environment(PYTHONPATH=str(ROOT)), cwd=tmp_path, before=before)
 
     assert start(tmp_path / "whole").wait(5 * MINUTE) == 0
-    killed, first = start(tmp_path / "killed"), tmp_path / "killed" / "pieces" / "rows-000000.npz"
+    killed = start(tmp_path / "killed", before=warm.hold_before(".npz", 2))
+    first = tmp_path / "killed" / "pieces" / "rows-000000.npz"
     until = time.monotonic() + 5 * MINUTE
     while not first.exists():
         assert killed.poll() is None

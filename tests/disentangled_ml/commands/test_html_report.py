@@ -24,8 +24,6 @@ from disentangled_ml.config import ConfigError, HtmlReportConfig, TrainConfig, l
 from disentangled_ml.reporting.neighbours import nearest
 from disentangled_ml.reporting.page_tables import Cell, accuracy_cell, comparison_tables, evaluation_tables
 from disentangled_ml.structures import AudioSettings, TrackInfo
-from disentangled_ml.train import main as train
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests import warm
 
 CHROMIUM = shutil.which("chromium")
@@ -72,20 +70,6 @@ def make_page(run: Path, *arguments: str) -> str:
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     return warm.run("html_report", *arguments, timeout=240)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, tiny_shards) -> Path:
-    """Train for an epoch, once for all tests."""
-    runs = tmp_path_factory.mktemp("runs")
-    arguments = [*SETTINGS, f"data.shards={tiny_shards}", f"runs={runs}", "run_name=tiny", "training.max_epochs=1",
-                 "evaluation.triplets_per_condition=60", "trainer=cpu", "wandb.mode=disabled",
-                 "data.tracks_per_batch=8", "data.chunks_per_track=2"]  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(RUN_DIR_VARIABLE, raising=False)
-        train(load_config(TrainConfig, arguments))
-        patch.delenv(RUN_DIR_VARIABLE, raising=False)
-    return runs / "tiny"
 
 
 @pytest.fixture

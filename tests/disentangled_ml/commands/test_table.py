@@ -320,7 +320,7 @@ def test_seeds_are_trained_one_by_one_and_of_baselines_one_is_enough(tiny_shards
     given = [f"shards={tiny_shards}", "systems=[vq,category,specialised]", "seeds=[3,5]"]
     config = load_config(TableConfig, given)
     index = SimpleNamespace(conditions=[{"name": name} for name in NAMES])
-    whole = table.Table(config, index, tmp_path, None)
+    whole = table.SystemsTable(config, index, tmp_path, None)
     systems = [(system, seed) for system in ("category", "specialised") for seed in (3, 5)]
     assert whole.cells() == [("vq", 3), *systems]
     names = [run.name for cell in whole.cells() for run in whole.runs(*cell)]

@@ -9,10 +9,8 @@ import pytest
 
 from datamodules.shards.index import ShardIndex, ShardsError, labels_name
 from datamodules.shards.tar import read_infos
-from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.files import as_json
-from disentangled_ml.train import main as train
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
+from tests.conftest import train_here
 
 SPLITS = ("train", "val", "test")
 
@@ -38,26 +36,22 @@ def damage(shards: Path, *splits: str) -> None:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def run(shards: Path, tiny_arguments: tuple[str, ...], monkeypatch, *arguments: str) -> Path:
-    monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
+def run(shards: Path, tiny_arguments: tuple[str, ...], *arguments: str) -> Path:
     runs = shards.parent / "runs"
-    where = [f"data.shards={shards}", f"runs={runs}", "run_name=damaged", "training.max_epochs=2"]
-    try:
-        train(load_config(TrainConfig, [*tiny_arguments, *where, *arguments]))
-    finally:
-        monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
+    where = (f"data.shards={shards}", f"runs={runs}", "run_name=damaged", "training.max_epochs=2")
+    train_here(*tiny_arguments, *where, *arguments)
     return runs / "damaged"
 
 
 @pytest.mark.parametrize("with_labels", [True, False], ids=["with labels", "tars alone"])
-def test_damage_within_the_limit_is_skipped_and_reported(shards, tiny_arguments, monkeypatch, caplog, with_labels):
+def test_damage_within_the_limit_is_skipped_and_reported(shards, tiny_arguments, caplog, with_labels):
     """The list is of all tracks where their labels are known; else it is of those that are left, and is not kept."""
     if not with_labels:
         for path in shards.glob("labels-*.jsonl"):
             path.unlink()
     damage(shards, *SPLITS)
     with caplog.at_level(logging.WARNING):
-        run_dir = run(shards, tiny_arguments, monkeypatch, "data.max_damaged=0.5")
+        run_dir = run(shards, tiny_arguments, "data.max_damaged=0.5")
     messages = [record.getMessage() for record in caplog.records]
     for name in ("train-000001.tar", "val-000000.tar", "test-000000.tar"):
         assert any(f"skipped: shard {shards / name} " in message for message in messages), name
@@ -69,7 +63,7 @@ def test_damage_within_the_limit_is_skipped_and_reported(shards, tiny_arguments,
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_damage_beyond_the_limit_ends_the_run(shards, tiny_arguments, monkeypatch, split):
+def test_damage_beyond_the_limit_ends_the_run(shards, tiny_arguments, split):
     damage(shards, split)
     with pytest.raises(ShardsError, match=rf"shard .*{split}-00000..tar .*more than data.max_damaged=0.01 allows"):
-        run(shards, tiny_arguments, monkeypatch)
+        run(shards, tiny_arguments)

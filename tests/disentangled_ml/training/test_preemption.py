@@ -19,15 +19,12 @@ from pytorch_lightning.loggers.logger import Logger
 
 from callbacks.preemption import SIGNALS, Preempted, Preemption
 from disentangled_ml import builders
-from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.files import read_json
-from disentangled_ml.train import main as train
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests import warm
+from tests.conftest import train_here
 from tests.disentangled_ml.real_runs import parent_of
 
 EPOCHS, BATCHES = 3, 12  # of the tiny shards
-LONG_EPOCHS = 2  # of the runs in processes of their own
 SETTINGS = (  # so that the rate falls on the way, and early stopping counts
     f"training.max_epochs={EPOCHS}",
     "training.learning_rate=0.03",
@@ -129,15 +126,11 @@ def run(
 ) -> Path:
     """Train in this process, from where an earlier call in the folder was interrupted."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(RUN_DIR_VARIABLE, raising=False)
         build = builders.build_callbacks
         patch.setattr(builders, "build_callbacks", lambda *a: [*build(*a), *further])
         patch.setattr(builders, "build_logger", lambda *a: Recorder(lines))
         patch.setattr("disentangled_ml.train.start", lambda logger: None)  # Recorder is no W&B
-        try:
-            train(load_config(TrainConfig, [*arguments, *settings, f"runs={runs}"]))
-        finally:
-            os.environ.pop(RUN_DIR_VARIABLE, None)
+        train_here(*arguments, *settings, f"runs={runs}")
     return runs / "run"
 
 
@@ -230,17 +223,15 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path, tiny_arguments, one_th
 
 
 @pytest.fixture(scope="module")
-def command_line(many_shards, tiny_arguments) -> list[str]:
-    """Give the command of a run with long epochs, which can be hit within by the clock; runs=DIR is missing."""
-    long = (f"data.shards={many_shards}", f"training.max_epochs={LONG_EPOCHS}", "wandb.mode=offline")
-    arguments = (*tiny_arguments, *SETTINGS, *long)
-    return warm.cold("train", *arguments)
+def command_line(tiny_arguments) -> list[str]:
+    """Return the command of a run; runs=DIR is missing."""
+    return warm.cold("train", *tiny_arguments, *SETTINGS, "wandb.mode=offline")
 
 
-def start(command: list[str], runs: Path) -> warm.Popen:
+def start(command: list[str], runs: Path, before: str = "") -> warm.Popen:
     """Start a run in the background, which says what it says in a file."""
     with open(runs / "log", "a") as log:
-        return warm.Popen([*command, f"runs={runs}"], stdout=log, stderr=log)
+        return warm.Popen([*command, f"runs={runs}"], stdout=log, stderr=log, before=before)
 
 
 def finish(command: list[str], runs: Path) -> Path:
@@ -271,15 +262,18 @@ RECEIVERS = {
 }
 
 
-def interrupt(process: warm.Popen, runs: Path, number: int, receivers: str) -> int:
-    """Send a signal within the second epoch, and give the status with which the run ends."""
+def interrupt(command: list[str], runs: Path, number: int, receivers: str) -> tuple[int, list[int]]:
+    """Start a run, send it a signal within the second epoch, and return its status and what processes it had started."""
+    runs.mkdir()
+    process = start(command, runs, warm.hold_training(runs, epoch=1, batch=HELD_BATCH))
     try:
-        wait_for(lambda: re.search(r"Epoch 1: .* 50/", (runs / "log").read_text()), process)  # of 100 or 200 batches
-        found = RECEIVERS[receivers](process.pid)
+        wait_for((runs / "held").exists, process)
+        found, started = RECEIVERS[receivers](process.pid), descendants(process.pid)
         assert found
         for pid in found:
             os.kill(pid, number)
-        return process.wait(timeout=60)
+        (runs / "go").touch()
+        return process.wait(timeout=60), started
     finally:
         process.kill()
 
@@ -292,6 +286,7 @@ def wait_for(what: Callable[[], object], process: warm.Popen, seconds: float = 1
         time.sleep(0.05)
 
 
+HELD_BATCH = 2
 RESTORED = "Restored all states from the checkpoint"
 ONE = ("trainer.devices=1",)
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
@@ -303,7 +298,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def uninterrupted(command_line, tmp_path_factory) -> Callable[..., Path]:
-    """Give the run folder of an uninterrupted run of a command: ``uninterrupted(*processes)``; it is run once."""
+    """Return the run folder of an uninterrupted run of a command: ``uninterrupted(*processes)``; it is run once."""
 
     @cache
     def run_once(*arguments: str) -> Path:
@@ -316,18 +311,17 @@ def uninterrupted(command_line, tmp_path_factory) -> Callable[..., Path]:
 @pytest.mark.parametrize(("number", "receivers", "processes", "workers"), CASES)
 def test_processes_go_on_within_the_epoch(tmp_path, command_line, uninterrupted, number, receivers, processes, workers):
     arguments = (*processes, f"data.workers={workers}")
-    command = [*command_line, *arguments]
-    (tmp_path / "parts").mkdir()
-    assert interrupt(start(command, tmp_path / "parts"), tmp_path / "parts", number, receivers) == 1
-    log = (tmp_path / "parts" / "log").read_text()
+    command, runs = [*command_line, *arguments], tmp_path / "parts"
+    assert interrupt(command, runs, number, receivers)[0] == 1
+    log = (runs / "log").read_text()
     assert "Traceback" not in log.partition("interrupted: ")[0]  # behind it W&B's, if its own process was ended
     assert log.count("interrupted: run_name=run resume=true goes on with") == 1
     assert RESTORED not in log
     (step,) = re.findall(rf"{number.name}: saved step (\d+) in", log)
-    parts, whole = finish(command, tmp_path / "parts"), uninterrupted(*arguments)
-    batches = checkpoint_of(whole)["global_step"] // LONG_EPOCHS
-    assert int(step) % batches, "the signal did not come within an epoch"
-    assert RESTORED in (tmp_path / "parts" / "log").read_text()
+    parts, whole = finish(command, runs), uninterrupted(*arguments)
+    batches = checkpoint_of(whole)["global_step"] // EPOCHS
+    assert int(step) == batches + HELD_BATCH + 1
+    assert RESTORED in (runs / "log").read_text()
     for name in ("last", "best"):
         assert_equal(checkpoint_of(parts, name), checkpoint_of(whole, name), name)
     assert metrics_of(parts) == metrics_of(whole)
@@ -336,14 +330,13 @@ def test_processes_go_on_within_the_epoch(tmp_path, command_line, uninterrupted,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_that_comes_when_all_is_done_makes_no_failure(tmp_path, command_line, number):
+def test_a_signal_that_comes_when_all_is_done_makes_no_failure(tmp_path, command_line):
     """A rank that is done waits for no other: it must not die of the signal that is meant for the others."""
     process = start([*command_line, *ONE, "training.max_epochs=1"], tmp_path)
     try:
         wait_for((tmp_path / "run" / "evaluation.json").exists, process)
         while process.poll() is None:
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
             time.sleep(0.01)
     finally:
         process.kill()
@@ -354,18 +347,15 @@ def test_a_signal_that_comes_when_all_is_done_makes_no_failure(tmp_path, command
 def test_the_same_command_goes_on_after_sigkill(tmp_path, command_line, uninterrupted):
     """It goes on from the end of the epoch before, so a part of an epoch is done again; no process is left behind."""
     arguments = (*ONE, "data.workers=2")
-    command = [*command_line, *arguments]
-    (tmp_path / "parts").mkdir()
-    process = start(command, tmp_path / "parts")
-    wait_for((tmp_path / "parts" / "run" / "checkpoints" / "last.ckpt").exists, process)
-    started = descendants(process.pid)
+    command, runs = [*command_line, *arguments], tmp_path / "parts"
+    status, started = interrupt(command, runs, signal.SIGKILL, "rank 0")
+    assert status == -signal.SIGKILL
     assert len(started) >= 4  # two that load, one that forks them, and W&B's
-    assert interrupt(process, tmp_path / "parts", signal.SIGKILL, "rank 0") == -signal.SIGKILL
     deadline = time.monotonic() + 30
     while left := [pid for pid in started if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
         time.sleep(0.2)
-    parts, whole = finish(command, tmp_path / "parts"), uninterrupted(*arguments)
+    parts, whole = finish(command, runs), uninterrupted(*arguments)
     for name in ("last", "best"):
         assert_equal(checkpoint_of(parts, name), checkpoint_of(whole, name), name)
     assert metrics_of(parts) == metrics_of(whole)

@@ -46,11 +46,11 @@ def begin(tmp_path, tiny_arguments, user_environment) -> Iterator[Callable[..., 
     """Begin a training in a process: ``begin({"WANDB_...": "..."}, "key=value", ...)``; it writes to ``tmp_path / "log"``."""
     processes = []
 
-    def train(environment: dict[str, str], *arguments: str) -> warm.Popen:
+    def train(environment: dict[str, str], *arguments: str, before: str = "") -> warm.Popen:
         given = [*tiny_arguments, "wandb.mode=online", f"runs={tmp_path}", "run_name=run", *arguments]
         with open(tmp_path / "log", "w") as log:
             command, env = warm.cold("train", *given), {**user_environment, **environment}
-            processes.append(warm.Popen(command, env=env, stdout=log, stderr=log))
+            processes.append(warm.Popen(command, env=env, stdout=log, stderr=log, before=before))
         return processes[-1]
 
     yield train
@@ -104,11 +104,14 @@ def test_a_server_that_goes_away_costs_a_bounded_time_and_nothing_logged(tmp_pat
     server = wandb_server()
     limit = {"WANDB_FINISH_TIMEOUT": str(SHORT)}
     process = begin(
-        {**server.environment, **QUICK_STREAM, **limit}, "training.max_epochs=20", "training.lr_reductions=99"
+        {**server.environment, **QUICK_STREAM, **limit},
+        "training.max_epochs=4",
+        before=warm.hold_training(tmp_path, epoch=2, batch=0),
     )
     run_dir = tmp_path / "run"
-    wait_for(lambda: list(run_dir.glob("checkpoints/last.ckpt")) and list(server.history))
+    wait_for(lambda: (tmp_path / "held").exists() and list(server.history))
     server.stop()
+    (tmp_path / "go").touch()
     wait_for((run_dir / "evaluation.json").exists)
     ended = time.monotonic()
     assert process.wait(timeout=300) == 0
@@ -117,12 +120,12 @@ def test_a_server_that_goes_away_costs_a_bounded_time_and_nothing_logged(tmp_pat
     assert "W&B is not reached any more" in said
     assert "Traceback" not in said
     run_id = (run_dir / "wandb_run_id").read_text()
-    assert len(server.values(run_id, METRIC)) < 20
+    assert len(server.values(run_id, METRIC)) < 4
     later = wandb_server()
     sync(later, *advised(said))
     assert later.finished == [run_id]
     values = later.values(run_id, METRIC)
-    assert len(values) == 20 + 1
+    assert len(values) == 4 + 1
     assert values[-1] == pytest.approx(json.loads((run_dir / "metrics.json").read_text())[METRIC], abs=1e-6)
 
 
@@ -158,10 +161,12 @@ def processes_of(process: warm.Popen, name: str) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_training_outlives_wandbs_process(tmp_path, begin, number):
-    process = begin({}, "wandb.mode=offline", "training.max_epochs=20", "training.lr_reductions=99")
-    wait_for(lambda: (tmp_path / "run/checkpoints/last.ckpt").exists())
+    held = warm.hold_training(tmp_path, epoch=1, batch=0)
+    process = begin({}, "wandb.mode=offline", "training.max_epochs=3", before=held)
+    wait_for((tmp_path / "held").exists)
     (wandb_core,) = processes_of(process, "wandb-core")
     os.kill(wandb_core, number)
+    (tmp_path / "go").touch()
     assert process.wait(timeout=120) == 0
     said = (tmp_path / "log").read_text()
     assert said.count("training goes on, and nothing more is logged to W&B") == 1

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from disentangled_ml.config import ConfigError, TrainConfig, load_config
-from disentangled_ml.train import main as train
-from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
-from tests.disentangled_ml.real_runs import MINUTE, TWO, RealRun, has_checkpoint
+from disentangled_ml.config import ConfigError
+from tests import warm
+from tests.conftest import train_here
+from tests.disentangled_ml.real_runs import MINUTE, TWO, RealRun
 
-EPOCHS = ("training.max_epochs=12", "training.lr_reductions=999")
+LAST = 3
+EPOCHS = (f"training.max_epochs={LAST + 1}", "training.lr_reductions=999")
 FULL = r"cannot be written to \((No space left on device|the checkpoint cannot be written, is the disk full\?)"
 
 
@@ -57,36 +58,34 @@ def fill(disk: Path, leave: int = 0) -> Path:
 )
 def test_a_disk_that_fills_up(small_disk, tiny_arguments, arguments):
     """The run ends, all of it, and says which folder; the checkpoint before is whole; with room again the run finishes."""
-    with RealRun(small_disk, *tiny_arguments, *EPOCHS, *arguments, log=small_disk.parent / "log") as run:
-        run.wait_until(has_checkpoint)
+    elsewhere = small_disk.parent
+    held = warm.hold_training(elsewhere, epoch=2, batch=0)
+    with RealRun(small_disk, *tiny_arguments, *EPOCHS, *arguments, log=elsewhere / "log", before=held) as run:
+        run.wait_until(lambda _: (elsewhere / "held").exists())
         ballast = fill(small_disk)
+        (elsewhere / "go").touch()
         assert run.end(MINUTE) == 1
     assert re.search(f"error: the run folder {run.dir} {FULL}", run.said())
     assert "resume=true goes on" in run.said()
     assert "Traceback" not in run.said()
     assert "Logging error" not in run.said()
     for name in ("best", "last"):
-        assert torch.load(run.dir / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"] < 11
+        assert torch.load(run.dir / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"] < LAST
     assert not list(run.dir.rglob("*.tmp"))
     ballast.unlink()
     again = [*tiny_arguments, *EPOCHS, *arguments, "resume=true"]
-    with RealRun(small_disk, *again, log=small_disk.parent / "log") as run:
+    with RealRun(small_disk, *again, log=elsewhere / "log") as run:
         assert run.end(2 * MINUTE) == 0, run.said()
-    assert torch.load(run.dir / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 11
+    assert torch.load(run.dir / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == LAST
     assert json.loads((run.dir / "metrics.json").read_text())["test/triplet_accuracy/track"] > 0
 
 
 @pytest.fixture
-def run_here(tmp_path, tiny_arguments, quick_figures, monkeypatch):
+def run_here(tmp_path, tiny_arguments):
     """Train in this process into ``folder/run``."""
 
     def run(folder: Path = tmp_path, *arguments: str) -> Path:
-        monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
-        given = [*tiny_arguments, f"runs={folder}", "run_name=run", "training.max_epochs=1", *arguments]
-        try:
-            train(load_config(TrainConfig, given))
-        finally:
-            monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
+        train_here(*tiny_arguments, f"runs={folder}", "run_name=run", "training.max_epochs=1", *arguments)
         return folder / "run"
 
     return run
