@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from datamodules.corpora.files import CorpusError, opened_table
 from datamodules.corpora.tags import check_tags, sort_tags
+from datamodules.corpora.text_files import CorpusError, opened_table
 from disentangled_ml.structures import Corpus, Rejected, TrackRecord
 
 ANNOTATIONS, ARTISTS = "annotations_final.csv", "clip_info_final.csv"

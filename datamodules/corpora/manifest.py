@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from datamodules.corpora.files import LineReader
 from datamodules.corpora.records import draw_split
+from datamodules.corpora.text_files import LineReader
 from disentangled_ml.structures import (
     MAX_BPM,
     MIN_BPM,

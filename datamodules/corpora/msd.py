@@ -16,9 +16,9 @@ from tokenize import TokenError
 
 import numpy as np
 
-from datamodules.corpora.files import CorpusError, find_splits, opened
 from datamodules.corpora.lastfm import database_tags, known_tags
 from datamodules.corpora.tags import check_tags, sort_tags
+from datamodules.corpora.text_files import CorpusError, find_splits, opened
 from disentangled_ml.structures import Corpus, Rejected, TrackRecord
 
 SPLIT_OF = {"train": "train", "valid": "val", "test": "test"}  # by the publisher's name

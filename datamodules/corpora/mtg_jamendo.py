@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from datamodules.corpora.files import CorpusError, find_splits, opened
 from datamodules.corpora.tags import check_names
+from datamodules.corpora.text_files import CorpusError, find_splits, opened
 from disentangled_ml.structures import Corpus, Rejected, TrackRecord
 
 SPLIT_OF = {"train": "train", "validation": "val", "test": "test"}  # by the publisher's name

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from datamodules.corpora.files import CorpusError
+from datamodules.corpora.text_files import CorpusError
 from disentangled_ml.structures import RESERVED_NAMES, TEMPO, Corpus, Rejected, TrackRecord
 
 

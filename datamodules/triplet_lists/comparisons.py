@@ -9,9 +9,9 @@ other than like the odd one; as they rest on the same votes they are one group. 
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from datamodules.corpora.files import opened_table
+from datamodules.corpora.text_files import opened_table
 from datamodules.triplet_lists.judgements import HUMAN, HumanTriplet, Judgements, parse_votes
-from datamodules.triplet_lists.table import TripletListError, check_length
+from datamodules.triplet_lists.rows import TripletListError, check_length
 from disentangled_ml.structures import ListedTriplet, Member
 
 IDS = ("clip1_id", "clip2_id", "clip3_id")

@@ -9,7 +9,7 @@ judgement: it is counted and left out.
 from pathlib import Path
 
 from datamodules.triplet_lists.judgements import HUMAN, HumanTriplet, Judgements, parse_votes
-from datamodules.triplet_lists.table import TripletListError, parse_start, read_rows
+from datamodules.triplet_lists.rows import TripletListError, parse_start, read_rows
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member
 
 ROLES = ("anchor", "song1", "song2")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datamodules.triplet_lists.judgements import HUMAN, HumanTriplet, Judgements, parse_votes
 from datamodules.triplet_lists.lists import TripletParser
-from datamodules.triplet_lists.table import read_rows
+from datamodules.triplet_lists.rows import read_rows
 from disentangled_ml.structures import TRIPLET_COLUMNS, VOTE_COLUMNS, AudioSettings
 
 LEAST_VOTES = 1

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from datamodules.triplet_lists.table import TripletListError, parse_number
+from datamodules.triplet_lists.rows import TripletListError, parse_number
 from disentangled_ml.structures import ListedTriplet
 
 # The condition of these triplets: similar to people, whatever they listened for.

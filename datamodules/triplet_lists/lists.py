@@ -20,7 +20,7 @@ from torch import Tensor
 
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_mel, read_samples, sample_context, share_slices
-from datamodules.triplet_lists.table import TripletListError, parse_start, read_rows
+from datamodules.triplet_lists.rows import TripletListError, parse_start, read_rows
 from disentangled_ml.files import atomic_write
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.triplets import draw_columns, draw_from_split, nearest_columns, seeded_generator

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datamodules.batches.composer import StreamedTrack
-from datamodules.batches.recordings import cut_recordings
+from datamodules.batches.cutting import cut_recordings
 from datamodules.batches.streams import Source
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.resumable import Batch, BatchStore, counted, usable, work_through

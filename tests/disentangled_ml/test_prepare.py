@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from datamodules.corpora.files import CorpusError
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import collect
+from datamodules.corpora.text_files import CorpusError
 from disentangled_ml import config
 from disentangled_ml.config import CONF, CORPORA, ConfigError, PrepareConfig, TrainConfig, corpus_choices, load_config
 from disentangled_ml.prepare import READERS, build_corpus, count_reasons, kind_of

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.corpora.files import CorpusError
 from datamodules.corpora.magnatagatune import read_magnatagatune
 from datamodules.corpora.records import collect
+from datamodules.corpora.text_files import CorpusError
 from disentangled_ml.config import PrepareConfig, load_config
 from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.corpora.files import CorpusError
 from datamodules.corpora.msd import COLUMNS, read_artists, read_msd
 from datamodules.corpora.records import collect
+from datamodules.corpora.text_files import CorpusError
 from disentangled_ml.config import PrepareConfig, load_config
 from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.corpora.files import CorpusError
+from datamodules.corpora.text_files import CorpusError
 from datamodules.triplet_lists.comparisons import IDS, VOTES, read_comparisons
 from datamodules.triplet_lists.judgements import HumanTriplet
-from datamodules.triplet_lists.table import TripletListError
+from datamodules.triplet_lists.rows import TripletListError
 from disentangled_ml.structures import ListedTriplet, Member
 
 HEADER = "\t".join([*IDS, *VOTES, "clip1_mp3_path", "clip2_mp3_path", "clip3_mp3_path"])

@@ -6,7 +6,7 @@ import pytest
 
 from datamodules.triplet_lists.dim_sim import COLUMNS, read_dim_sim
 from datamodules.triplet_lists.judgements import HumanTriplet
-from datamodules.triplet_lists.table import TripletListError
+from datamodules.triplet_lists.rows import TripletListError
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member
 
 AUDIO = AudioSettings()

@@ -20,7 +20,7 @@ from datamodules.triplet_lists.lists import (
     read_triplets,
     write_triplets,
 )
-from datamodules.triplet_lists.table import TripletListError
+from datamodules.triplet_lists.rows import TripletListError
 from disentangled_ml.objective.conditions import TagCondition, TempoCondition
 from disentangled_ml.structures import TRIPLET_COLUMNS, AudioSettings, ListedTriplet, Member, TrackInfo
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from datamodules.batches.recordings import cut_record
+from datamodules.batches.cutting import cut_record
 from disentangled_ml.commands import embed, search
 from disentangled_ml.config import ConfigError, EmbedConfig, SearchConfig, load_config
 from disentangled_ml.search.embedder import Embedder
