@@ -121,13 +121,6 @@ def test_slots(n_jobs, gpus, cores, expected):
     assert slots(n_jobs, gpus, cores) == expected
 
 
-def test_a_folder_is_held_by_one_and_let_go(tmp_path):
-    with locked(tmp_path), pytest.raises(ConfigError, match="being worked in by another process"), locked(tmp_path):
-        pass
-    with locked(tmp_path):
-        pass
-
-
 def test_children_hold_the_folder_of_a_killed_parent(tmp_path):
     with locked(tmp_path) as lock:
         child = processes.start(job(tmp_path, "child", "import time; time.sleep(60)"), {}, lock)
