@@ -49,7 +49,7 @@ class StreamLoader(DataLoader):
             yield from batches
 
     def describe_death(self, error: Exception) -> str | None:
-        """Describe torch's error for a loading process that died, and how to go on."""
+        """Describe torch's error for a loading process that died, and how to resume."""
         # Raised by torch in a loading process that lives.
         if not self.num_workers or str(error).startswith("Caught"):
             return None

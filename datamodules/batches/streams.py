@@ -74,7 +74,7 @@ class Source:
     def consumer(self, first_batch: int = 0) -> int:
         """Return the number of this loading process, or of the one that it stands in for.
 
-        A loader takes batches from its workers in turn and always begins with worker 0. To go on from a later batch, that
+        A loader takes batches from its workers in turn and always begins with worker 0. To resume from a later batch, that
         worker stands in for the one whose turn it is, the next for the next.
         """
         worker, workers = get_worker_info(), max(1, self.workers)
@@ -88,7 +88,7 @@ class Source:
         Args:
             shards: In order.
             share: Its number.
-            tell_lost: Told of which shard how many samples are skipped, whenever some are.
+            tell_lost: Called with a shard and the number of its samples that are skipped, whenever some are.
 
         Raises:
             ShardsError: if too many samples are damaged, or a track is shorter than a chunk.

@@ -2,8 +2,8 @@
 
 The lists of a split are parallel, one value per line: ``SPLIT_x_msd_id.txt`` (the track id), ``SPLIT_x_filename.txt``, where
 ``6/0/6010476.npy`` stands for the preview ``6/0/6010476.clip.mp3``, and ``SPLIT_y.npy`` (bool, one of the top-50 Last.fm tags per
-column); ``SPLIT_x_7d_id.txt`` says nothing that the file names do not. With a database the tags come from ``lastfm_tags.db``
-instead. The data set's ``unique_tracks.txt``, if it lies beside the lists, tells the artists.
+column); ``SPLIT_x_7d_id.txt`` repeats the file names. With a database the tags come from ``lastfm_tags.db``
+instead. The data set's ``unique_tracks.txt``, if it lies beside the lists, has the artists.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Tags of a data set, sorted into conditions as its configuration says."""
+"""Tags of a data set, sorted into conditions by its configuration."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial

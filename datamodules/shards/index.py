@@ -57,7 +57,7 @@ class ShardIndex:
         return sum(shard.samples for shard in self.splits[split])
 
     def fingerprint(self) -> str:
-        """Identify the content; changes when the folder is prepared anew from other data."""
+        """Return a digest of the content, which changes when the folder is prepared again from other data."""
         content = json.dumps(self.as_json(), sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 

@@ -1,7 +1,7 @@
 """Recordings to shards, in parallel, in parts, resumable, with a list of what was rejected.
 
 A run plans which track goes into which shard (plan.py), prepares the shards of its part that are missing and, when all parts are
-finished, writes the labels, ``rejected.csv`` and ``index.json``. Beside a shard, in ``.prepare/``, a note tells what is in it (see
+finished, writes the labels, ``rejected.csv`` and ``index.json``. Beside a shard, in ``.prepare/``, a note lists what is in it (see
 resumable.py). Any number of processes may work in one folder, on different parts or on the same: they write the same.
 """
 
@@ -129,7 +129,7 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepare
 
 
 class ShardNote(NamedTuple):
-    """What the note of a shard tells: the size of its tar, and which tracks are in it and which were rejected."""
+    """The note of a shard: the size of its tar, and which tracks are in it and which were rejected."""
 
     bytes: int
     rejected: list[Rejected]
@@ -174,7 +174,7 @@ class ShardStore(BatchStore):
         return note if note.bytes == (tar.stat().st_size if tar.is_file() else 0) else None
 
     def write(self, batch: Batch, results: Iterable[dict[str, Any] | Rejected]) -> None:
-        """Write one tar, and the note that tells what is in it and what was rejected."""
+        """Write one tar, and the note of what is in it and what was rejected."""
         rejected: list[Rejected] = []
         tracks: list[dict[str, Any]] = []
 
@@ -191,7 +191,7 @@ class ShardStore(BatchStore):
         write_json(self.note_path(batch), {"bytes": size, "rejected": rejected, "tracks": tracks}, indent=None)
 
     def is_kept(self, batch: Batch, rows: Sequence[TrackRecord]) -> bool:
-        """Tell whether a shard stays: it is finished, or holds tracks whose recordings are gone, which would be lost."""
+        """Return whether a shard is left as it is: it is finished, or holds tracks whose recordings are gone and would be lost."""
         if self.is_finished(batch):
             return True
         note = self.read(batch)

@@ -99,17 +99,17 @@ class BatchStore:
         return finished
 
     def is_finished(self, batch: Batch) -> bool:
-        """Tell whether a batch is there, and nothing in it is worth another try."""
+        """Return whether a batch is finished, and nothing in it is worth a retry."""
         finished = self.read(batch)
         return finished is not None and not any(map(is_retryable, finished.rejected))
 
     def is_kept(self, batch: Batch, rows: Rows) -> bool:
-        """Tell whether a batch stays as it is when its turn comes."""
+        """Return whether a batch is left as it is when its turn comes."""
         return self.is_finished(batch)
 
 
 def is_retryable(rejected: Rejected) -> bool:
-    """Tell whether a row is worth another try: its recording was missing and is there now, or a shard was damaged."""
+    """Return whether a row is worth a retry: its recording was missing and exists now, or a shard was damaged."""
     return not rejected.track_id or (rejected.reason == MISSING_FILE and Path(rejected.path).is_file())
 
 

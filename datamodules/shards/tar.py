@@ -119,7 +119,7 @@ def tar_files(stream: IO[bytes], url: str, endings: tuple[str, ...]) -> Iterator
     webdataset's own iterator reads the tar in blocks of 10 KB, which it joins: that takes three times as long.
 
     Raises:
-        TarError: if the tar ends within a file, or tells an impossible size.
+        TarError: if the tar ends within a file, or names an impossible size.
     """
     with tarfile.open(fileobj=stream, mode="r:", tarinfo=PlainHeader) as tar:
         for member in tar:
@@ -150,7 +150,7 @@ def read_samples(
         root: Folder or address.
         slices: What to read, in this order.
         members: Of each sample.
-        on_damage: Told what is wrong and how many samples are lost by it; where it does not raise, reading goes on behind them.
+        on_damage: Called with the error and the number of samples that it loses; unless it raises, reading continues behind them.
 
     Raises:
         ShardsError: naming the shard, if it is missing, damaged, or lacks a sample or a member.

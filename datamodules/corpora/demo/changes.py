@@ -1,6 +1,6 @@
 """Make pieces of the demo corpus in which one factor changes in the middle, at a time that is known exactly.
 
-Of five pieces in a row one changes its genre, one its mood, one its instrument, one its tempo, and one nothing. All else goes on
+Of five pieces in a row one changes its genre, one its mood, one its instrument, one its tempo, and one nothing. All else continues
 over the change: the other factors, key, accompanying programs, drum kit, loudness of each part and, but for a change of genre,
 the patterns, since both halves are composed from the same random numbers. The change comes at the bar line that is nearest to
 a point drawn in the middle third. Every third group of five is for validation, the others for test; none is for training.
