@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from datamodules.audio.decoding import UnusableAudio, decode, encode_flac
 from datamodules.audio.spectrogram import log_mel, resample
-from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of, grouped
+from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of
 from datamodules.shards.index import Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, unusable_rows
 from datamodules.shards.resumable import Batch, BatchStore, usable, work_through
@@ -230,7 +230,7 @@ def prepare_part(
         for first in range(0, len(todo), held):
             members = read_members(corpus, plan, todo[first : first + held])
             wanted = ((batches[shard], records) for shard, records in members.items())
-            for batch, _, results in work_through(wanted, store, pool, grouped, progress):
+            for batch, _, results in work_through(wanted, store, pool, progress):
                 store.write(batch, results)
     return plan
 

@@ -6,7 +6,7 @@ one job: its fingerprint is written first, and other work in the folder is refus
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from tqdm import tqdm
 
 from datamodules.audio.decoding import MISSING_FILE
+from datamodules.audio.tempo import grouped
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import read_object, write_json
 from disentangled_ml.structures import Rejected
@@ -117,7 +118,6 @@ def work_through(
     batches: Iterable[tuple[Batch, Rows]],
     store: BatchStore,
     workers: Workers,
-    group: Callable[[Rows], Iterable[Rows]],
     progress: tqdm,
 ) -> Iterator[tuple[Batch, Rows, Iterator[Any]]]:
     """Yield each batch that is not finished with its rows and their results, which must be used up before the next batch.
@@ -126,7 +126,6 @@ def work_through(
         batches: With their rows.
         store: Of the finished ones.
         workers: Work on groups of rows.
-        group: Divides rows into groups.
         progress: Counts rows.
     """
     begun: deque[tuple[Batch, Rows]] = deque()
@@ -137,7 +136,7 @@ def work_through(
                 progress.update(batch.size)
             else:
                 begun.append((batch, rows))
-                yield from group(rows)
+                yield from grouped(rows)
 
     results = workers.map(groups())
     for first in results:

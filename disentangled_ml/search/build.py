@@ -44,7 +44,6 @@ from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import DUPLICATE, Corpus, Rejected, TrackInfo, TrackRecord, chunk_grid, name_code
 
 ROWS_PER_BATCH = 256  # of a manifest: some minutes of decoding
-ROWS_PER_GROUP = 4  # recordings per process
 Chunks = tuple[CatalogueTrack, np.ndarray]
 
 
@@ -126,14 +125,9 @@ def embed_manifest(
     work = partial(cut_recordings, audio=notes.audio, source=embedder.source, frames=notes.chunk_frames)
     total = sum(batch.size for batch in batches)
     with Workers(workers, work) as pool, tqdm(total=total, unit="track", desc="embed") as progress:
-        for batch, rows, results in work_through(manifest_batches(corpus, split), store, pool, in_groups, progress):
+        for batch, rows, results in work_through(manifest_batches(corpus, split), store, pool, progress):
             store.write(batch, embed_batch(embedder, map(with_record, rows, results)))
     return batches
-
-
-def in_groups(rows: Sequence[TrackRecord | Rejected]) -> Iterator[Sequence[TrackRecord | Rejected]]:
-    """Divide rows into the groups that a process works on at a time."""
-    return (rows[first : first + ROWS_PER_GROUP] for first in range(0, len(rows), ROWS_PER_GROUP))
 
 
 def with_record(row: TrackRecord | Rejected, result: np.ndarray | Rejected) -> Chunks | Rejected:
