@@ -25,8 +25,8 @@ from benchmarks.table import as_text
 from disentangled_ml.objective.all_triplets import sum_all_triplets
 from disentangled_ml.objective.gathering import EveryTriplet
 from disentangled_ml.objective.losses import DisentangledTripletLoss
-from disentangled_ml.objective.triplets import TripletMiner, seeded_generator
-from disentangled_ml.structures import AllTriplets
+from disentangled_ml.objective.triplets import TripletMiner
+from disentangled_ml.structures import AllTriplets, seeded_generator
 
 PEER = "pytorch-metric-learning"
 MARGIN, CLASSES = 0.1, 16

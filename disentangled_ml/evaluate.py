@@ -8,7 +8,9 @@ if __name__ == "__main__":
 
     sys.exit(run(["evaluate", *sys.argv[1:]]))
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -18,8 +20,6 @@ from disentangled_ml.baselines import BASELINES
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.files import writable, write_json
-from disentangled_ml.network.checkpoint import choose_device, load_model
-from disentangled_ml.objective.conditions import TempoCondition
 from disentangled_ml.reporting.report import accuracy_table, retrieval_table
 from disentangled_ml.systems import (
     BaselineSystem,
@@ -27,7 +27,7 @@ from disentangled_ml.systems import (
     evaluate_list,
     evaluate_split,
     list_conditions,
-    network_system,
+    load_network_system,
 )
 
 
@@ -53,31 +53,32 @@ def check_settings(config: DictConfig) -> None:
         )
 
 
-def load_system(config: DictConfig) -> tuple[System, ShardIndex, TempoCondition]:
-    """Load what is evaluated, the shards, and the tempo relation that its triplets follow (of a baseline: the default one)."""
+def load_system(config: DictConfig) -> tuple[System, Mapping[str, Any]]:
+    """Load what is evaluated, and how tempi are related in its triplets: as it was trained, or for a baseline by default."""
+    index = None if config.shards is None else ShardIndex.read(config.shards)
     if config.checkpoint is not None:
-        model = load_model(config.checkpoint, choose_device(config.accelerator))
-        index = ShardIndex.read(model.shards if config.shards is None else config.shards)
-        system = network_system(model, index, config.tracks_per_batch, keep_sequences=config.match != MEAN)
-        return system, index, TempoCondition(**model.tempo)
+        keep_sequences = config.match != MEAN
+        system, model = load_network_system(
+            config.checkpoint, index, config.accelerator, config.tracks_per_batch, keep_sequences
+        )
+        return system, model.tempo
     baseline = BASELINES[config.baseline](seed=config.seed)
-    index = ShardIndex.read(config.shards)
     data = load_config(TrainConfig, ["data=shards", f"data.shards={index.root}"]).data
     names = [entry["name"] for entry in index.conditions]
-    return BaselineSystem(baseline, index, names, data.chunk_frames), index, TempoCondition(**data.tempo)
+    return BaselineSystem(baseline, index, names, data.chunk_frames), data.tempo
 
 
 def main(config: DictConfig) -> None:
     """Evaluate the checkpoint or the baseline of a configuration."""
     out = None if config.out is None else writable(config.out)
     check_settings(config)
-    system, index, tempo = load_system(config)
+    system, tempo = load_system(config)
     if config.triplets is not None:
-        report = evaluate_list(system, index, Path(config.triplets), config.match)
+        report = evaluate_list(system, Path(config.triplets), config.match)
     else:
         settings = ListSettings(config.triplets_per_condition, config.seed, system.chunk_frames, config.match_bandwidth)
-        conditions = list_conditions(index, system.condition_names, tempo)
-        report = evaluate_split(system, index, conditions, settings, config.probe, config.match)
+        conditions = list_conditions(system.index, system.condition_names, tempo)
+        report = evaluate_split(system, conditions, settings, config.probe, config.match)
     if out is not None:
         write_json(out, report)
     sys.stdout.write(accuracy_table(report) + "\n")

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor
+import numpy as np
+from torch import Generator, Tensor
 
 TRACK = "track"  # condition "from the same recording"
 # Of no condition: reports and logs have entries of these names.
@@ -268,3 +269,9 @@ def requested_starts(members: Iterable[Member]) -> dict[str, set[int]]:
         if member.start is not None:
             starts.setdefault(member.track_id, set()).add(member.start)
     return starts
+
+
+def seeded_generator(*numbers: int) -> Generator:
+    """Return a generator seeded by several numbers, such as (seed, epoch, consumer)."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return Generator().manual_seed(int(state) >> 1)

@@ -29,7 +29,7 @@ from disentangled_ml.evaluation.listed_triplets import (
 )
 from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.files import error_context
-from disentangled_ml.network.checkpoint import TrainedModel
+from disentangled_ml.network.checkpoint import TrainedModel, choose_device, load_model
 from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.network.model import ConditionalSimilarityNetwork, embed_in_passes
 from disentangled_ml.objective.conditions import Condition, TempoCondition
@@ -41,6 +41,7 @@ logger = logging.getLogger("evaluate")
 class System(Protocol):
     """Something that embeds tracks, and knows which part of the embedding each condition looks at."""
 
+    index: ShardIndex
     condition_names: list[str]
     chunk_frames: int
     n_parameters: int | None  # None: nothing is trained
@@ -73,7 +74,7 @@ class NetworkSystem:
         keep_sequences: bool = False,
     ):
         self.network, self.tracks_per_batch, self.keep_sequences = network, tracks_per_batch, keep_sequences
-        self.condition_names, self.chunk_frames = network.condition_names, chunk_frames
+        self.index, self.condition_names, self.chunk_frames = index, network.condition_names, chunk_frames
         self.n_parameters = sum(parameter.numel() for parameter in network.parameters())
         masks = network.masks()
         self.has_subspaces = not bool((masks == masks[0]).all())
@@ -86,7 +87,7 @@ class NetworkSystem:
         stream = EvaluationStream(self.source, split, self.tracks_per_batch, requested_starts(wanted), only)
         for chunks in tqdm(stream, desc=f"embed {split}", unit="batch"):
             table.add(chunks, embed_in_passes(self.network, chunks.audio))
-        check_finite(table.rows, str(self.source.index.root))
+        check_finite(table.rows, str(self.index.root))
         return table
 
     def masks(self, embedding_dim: int) -> Tensor:
@@ -113,7 +114,8 @@ class SpecialisedSystem:
         sizes = [system.masks(0).shape[1] for system in systems]
         if len(set(sizes)) > 1:
             raise ConfigError(f"specialised networks need as many dimensions each, given are {sizes}")
-        self.systems, self.condition_names, self.chunk_frames = systems, names, systems[0].chunk_frames
+        self.systems, self.condition_names = systems, names
+        self.index, self.chunk_frames = systems[0].index, systems[0].chunk_frames
         self.n_parameters = sum(system.n_parameters for system in systems)
 
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
@@ -220,21 +222,28 @@ def read_mels(index: ShardIndex, split: str) -> Iterator[tuple[str, Tensor]]:
         yield info.track_id, mel
 
 
-def network_system(
-    model: TrainedModel, index: ShardIndex, tracks_per_batch: int = 8, keep_sequences: bool = False
-) -> NetworkSystem:
-    """Make a system of a trained model, to evaluate it on shards.
+def load_network_system(
+    checkpoint: str | Path,
+    index: ShardIndex | None = None,
+    accelerator: str = "auto",
+    tracks_per_batch: int = 8,
+    keep_sequences: bool = False,
+) -> tuple[NetworkSystem, TrainedModel]:
+    """Load a checkpoint to evaluate it on shards, those that it was trained on by default.
 
     Raises:
+        ValueError: if it is no checkpoint of this project.
         ConfigError: if the shards were prepared otherwise than those it was trained on.
     """
+    model = load_model(checkpoint, choose_device(accelerator))
+    index = index or ShardIndex.read(model.shards)
     if index.audio != model.audio:
         raise ConfigError(f"{index.root} was prepared with {index.audio}, the checkpoint with {model.audio}")
-    return NetworkSystem(model.network, index, model.chunk_frames, tracks_per_batch, keep_sequences)
+    return NetworkSystem(model.network, index, model.chunk_frames, tracks_per_batch, keep_sequences), model
 
 
-def list_conditions(index: ShardIndex, names: list[str], tempo: TempoCondition) -> list[Condition]:
-    """Build those of the named conditions that the shards have.
+def list_conditions(index: ShardIndex, names: list[str], tempo: Mapping[str, Any]) -> list[Condition]:
+    """Build those of the named conditions that the shards have; ``tempo`` says how tempi are related.
 
     Raises:
         ConfigError: if they have none of them.
@@ -245,22 +254,18 @@ def list_conditions(index: ShardIndex, names: list[str], tempo: TempoCondition) 
         raise ConfigError(f"{index.root} has labels of {', '.join(sorted(known))}, none of {', '.join(names)}")
     if len(common) < len(names):
         logger.warning("%s has no labels of: %s", index.root, ", ".join(sorted(set(names) - known)))
-    return build_conditions(index, common, tempo)
+    return build_conditions(index, common, TempoCondition(**tempo))
 
 
 def evaluate_split(
-    system: System,
-    index: ShardIndex,
-    conditions: list[Condition],
-    settings: ListSettings,
-    probe: bool,
-    match: str = MEAN,
+    system: System, conditions: list[Condition], settings: ListSettings, probe: bool, match: str = MEAN
 ) -> dict[str, Any]:
     """Evaluate on the kept list of the test split; with probes, if asked for, which are trained on the training tracks.
 
     Raises:
         ShardsError: if there are no such tracks.
     """
+    index = system.index
     for split in ("train", "test") if probe else ("test",):
         if not index.count(split):
             raise ShardsError(f"{index.root} has no {split} tracks: check the manifest's split column")
@@ -281,13 +286,14 @@ def evaluate_split(
     return report
 
 
-def evaluate_list(system: System, index: ShardIndex, path: Path, match: str = MEAN) -> dict[str, Any]:
+def evaluate_list(system: System, path: Path, match: str = MEAN) -> dict[str, Any]:
     """Evaluate on a given list, whose tracks may be of any split.
 
     Raises:
         ConfigError: for a condition that the system does not know, or if the tracks of no triplet are there.
     """
-    triplets, names = read_triplets(path, index.audio), system.condition_names
+    index, names = system.index, system.condition_names
+    triplets = read_triplets(path, index.audio)
     unknown = {triplet.condition for triplet in triplets} - {*names, TRACK}
     if unknown:
         raise ConfigError(f"triplets={path} has conditions {sorted(unknown)}, the checkpoint knows {[*names, TRACK]}")

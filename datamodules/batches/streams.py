@@ -21,8 +21,15 @@ from datamodules.shards.damage import DamageBudget
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, read_samples, sample_context, share_slices
 from disentangled_ml.objective.conditions import Condition
-from disentangled_ml.objective.triplets import seeded_generator
-from disentangled_ml.structures import AudioSettings, ChunkBatch, TrackChunks, TrackInfo, chunk_grid, name_code
+from disentangled_ml.structures import (
+    AudioSettings,
+    ChunkBatch,
+    TrackChunks,
+    TrackInfo,
+    chunk_grid,
+    name_code,
+    seeded_generator,
+)
 
 
 def mel_chunk(mel: np.ndarray, frames: int, start: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from datamodules.shards.tar import decode_mel, read_samples, sample_context, sha
 from datamodules.triplet_lists.rows import TripletListError, parse_start, read_rows
 from disentangled_ml.files import atomic_write
 from disentangled_ml.objective.conditions import Condition
-from disentangled_ml.objective.triplets import draw_columns, draw_from_split, nearest_columns, seeded_generator
+from disentangled_ml.objective.triplets import draw_columns, draw_from_split, nearest_columns
 from disentangled_ml.structures import (
     ROLES,
     TRACK,
@@ -33,6 +33,7 @@ from disentangled_ml.structures import (
     Member,
     TrackInfo,
     name_code,
+    seeded_generator,
 )
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans, kmeans_plusplus
 from torch import Tensor
 
 from disentangled_ml.baselines.base import Baseline
@@ -72,6 +71,8 @@ def find_words(frames: np.ndarray, n_words: int, generator: np.random.Generator)
     >>> np.sort(find_words(np.array([[0], [0], [4], [6]], np.float32), 2, np.random.default_rng(0)), axis=0).tolist()
     [[0.0], [5.0]]
     """
+    from sklearn.cluster import KMeans, kmeans_plusplus  # here, for it takes a second to import
+
     distinct = len(np.unique(frames, axis=0))
     if distinct < n_words:
         raise ValueError(f"words={n_words}, but there are only {distinct} distinct training frames: use fewer words")

@@ -21,8 +21,6 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_info, read_infos, read_samples, share_slices
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import writable, write_text
-from disentangled_ml.network.checkpoint import choose_device, load_model
-from disentangled_ml.objective.conditions import TempoCondition
 from disentangled_ml.reporting.neighbours import (
     EmbeddedTracks,
     choose_queries,
@@ -39,7 +37,7 @@ from disentangled_ml.reporting.report_page import (
     table_page,
 )
 from disentangled_ml.structures import TEMPO, TrackRecord
-from disentangled_ml.systems import NetworkSystem, list_conditions, network_system
+from disentangled_ml.systems import NetworkSystem, list_conditions, load_network_system
 
 logger = logging.getLogger("html_report")
 # Any of them makes a folder a run.
@@ -102,9 +100,8 @@ def embed_test_tracks(checkpoint: Path, index: ShardIndex) -> tuple[NetworkSyste
     Raises:
         ValueError: if the checkpoint is missing, or does not fit the shards.
     """
-    model = load_model(checkpoint, choose_device("auto"))
-    system = network_system(model, index)
-    conditions = list_conditions(index, system.condition_names, TempoCondition(**model.tempo))
+    system, model = load_network_system(checkpoint, index)
+    conditions = list_conditions(index, system.condition_names, model.tempo)
     ids, embedding = system.embed("test", set()).tracks()
     if not ids:
         raise ConfigError(f"{index.root} has no test tracks: check the manifest's split column")

@@ -6,44 +6,39 @@ Instead of ``shards=DIR``, ``audio=DIR`` names a folder of recordings ``ID.wav``
 recording is missing, unusable or too short for its chunk is skipped, and listed with the reason.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from itertools import islice
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
-from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.audio.spectrogram import log_mel, resample
-from datamodules.batches.streams import mel_chunk, waveform_chunk
-from datamodules.shards.index import ShardIndex, ShardsError
-from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, read_samples, sample_context, share_slices
+from datamodules.batches.composer import StreamedTrack
+from datamodules.batches.streams import Source, mel_chunk
+from datamodules.shards.index import ShardIndex
+from datamodules.shards.tar import MEMBERS, read_samples, sample_context, share_slices
 from datamodules.triplet_lists import comparisons, dim_sim, judged
 from datamodules.triplet_lists.judgements import Judgements
 from disentangled_ml.config import ConfigError
-from disentangled_ml.evaluation.human import check_weights, human_report
-from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
+from disentangled_ml.evaluation.human import condition_weights, human_report
+from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, track_means
 from disentangled_ml.files import writable, write_json
-from disentangled_ml.network.checkpoint import choose_device, load_checkpoint, network_from
-from disentangled_ml.network.model import ConditionalSimilarityNetwork
+from disentangled_ml.network.checkpoint import TrainedModel, choose_device, load_model
+from disentangled_ml.network.model import embed_in_passes
 from disentangled_ml.reporting.cells import accuracy_text, aligned
 from disentangled_ml.structures import SPLITS, VOTE_COLUMNS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a folder has several of one recording, the first is taken
-CHUNKS_PER_BATCH = 64
 SHOWN = 5  # reasons on the screen; the report has all
-Chunk = np.ndarray | str  # (1, n_mels, frames) or (samples,); or the reason why there is none
 logger = logging.getLogger("human_triplets")
 
 
@@ -82,20 +77,8 @@ def too_late(audio: AudioSettings, start: int, chunk_frames: int, frames: int) -
     return f"too short: the chunk from {begin:.2f} s on ends at {end:.2f} s, the recording at {length:.2f} s"
 
 
-def wanted_starts(members: Iterable[Member]) -> dict[str, set[int | None]]:
-    """Collect what is wanted of each track: starts of chunks, None for the whole.
-
-    >>> wanted_starts([Member("a", 0), Member("b"), Member("a", 129)])
-    {'a': {0, 129}, 'b': {None}}
-    """
-    wanted: dict[str, set[int | None]] = {}
-    for track_id, start in members:
-        wanted.setdefault(track_id, set()).add(start)
-    return wanted
-
-
 def chunk_starts(wanted: set[int | None], frames: int, chunk_frames: int) -> list[int]:
-    """List the first frames of the chunks to embed: those wanted and, for the whole track, its non-overlapping ones.
+    """List the first frames of the chunks to embed: those wanted and, for the whole track (None), its non-overlapping ones.
 
     >>> chunk_starts({None, 7}, frames=300, chunk_frames=129), chunk_starts({None}, frames=99, chunk_frames=129)
     ([0, 7, 129], [0])
@@ -104,60 +87,41 @@ def chunk_starts(wanted: set[int | None], frames: int, chunk_frames: int) -> lis
     return sorted({*grid, *(start for start in wanted if start is not None)})
 
 
-def stored_chunks(
-    index: ShardIndex, wanted: dict[str, set[int | None]], source: str, chunk_frames: int
-) -> Iterator[tuple[Member, Chunk]]:
-    """Read the wanted chunks (starts, None for the whole, per track) from the shards; a track that is in none gives nothing."""
-    for split in SPLITS:
-        slices = share_slices(index.splits[split], consumer=0, n_consumers=1)
-        for sample in read_samples(index.root, slices, ("json", MEMBERS[source])):
-            with sample_context(index.root, sample):
-                info = decode_info(sample["json"])
-                starts = chunk_starts(wanted.get(info.track_id, set()), info.frames, chunk_frames)
-                read_chunk = chunk_reader(sample, info.frames, index.audio, source, chunk_frames) if starts else None
-            for start in starts:
-                reason = too_late(index.audio, start, chunk_frames, info.frames)
-                yield Member(info.track_id, start), read_chunk(start) if reason is None else reason
-
-
-def chunk_reader(
-    sample: dict[str, Any], frames: int, audio: AudioSettings, source: str, chunk_frames: int
-) -> Callable[[int], np.ndarray]:
-    """Prepare to cut chunks, by their start, out of a sample of the shards.
+def stored_tracks(index: ShardIndex, source: str, chunk_frames: int) -> Iterator[tuple[str, StreamedTrack]]:
+    """Yield the ids and tracks of shards.
 
     Raises:
-        ShardsError: if its spectrogram is damaged.
+        ShardsError: if a sample is damaged.
     """
-    data = sample[MEMBERS[source]]
-    if source == "waveform":
-        return partial(waveform_chunk, data, audio, chunk_frames)
-    mel = decode_mel(data)
-    if mel.shape != (audio.n_mels, frames):
-        raise ShardsError(f"its spectrogram has shape {mel.shape}, its labels say {frames} frames")
-    return partial(mel_chunk, mel, chunk_frames)
+    stored = Source(index, [], source, chunk_frames)
+    for split in SPLITS:
+        for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("json", MEMBERS[source])):
+            with sample_context(index.root, sample):
+                info, track = stored.decode(sample)
+            yield info.track_id, track
 
 
-def recorded_chunks(
-    folder: Path, wanted: dict[str, set[int | None]], source: str, chunk_frames: int, audio: AudioSettings
-) -> Iterator[tuple[Member, Chunk]]:
-    """Cut the wanted chunks (starts, None for the whole, per track) out of the recordings of a folder."""
+def recorded_tracks(
+    folder: Path, track_ids: Iterable[str], source: str, chunk_frames: int, audio: AudioSettings
+) -> Iterator[tuple[str, StreamedTrack | str]]:
+    """Yield ids and the tracks recorded in a folder, or the reason why there is none."""
     files = recordings(folder)
-    for track_id, starts in wanted.items():
+    for track_id in track_ids:
         try:
             if track_id not in files:
                 raise UnusableAudio(f"{folder} has no file {track_id} with one of {', '.join(EXTENSIONS)}")
             waveform = resample(*decode(files[track_id]), audio.sample_rate)
-            spect = log_mel(waveform, audio) if source == "mel" else None
+            chunk_of = partial(mel_chunk, log_mel(waveform, audio), chunk_frames) if source == "mel" else None
         except UnusableAudio as error:
-            yield from ((Member(track_id, start), str(error)) for start in starts)
+            yield track_id, str(error)
             continue
-        frames = 1 + len(waveform) // audio.hop_length
-        for start in chunk_starts(starts, frames, chunk_frames):
-            reason = too_late(audio, start, chunk_frames, frames)
-            first = start * audio.hop_length
-            samples = waveform[first : first + audio.chunk_samples(chunk_frames)]
-            chunk = samples if spect is None else mel_chunk(spect, chunk_frames, start)
-            yield Member(track_id, start), chunk if reason is None else reason
+        chunk_of = chunk_of or partial(samples_from, waveform, audio, chunk_frames)
+        yield track_id, StreamedTrack(1 + len(waveform) // audio.hop_length, chunk_of, {}, -1)
+
+
+def samples_from(waveform: np.ndarray, audio: AudioSettings, chunk_frames: int, start: int) -> np.ndarray:
+    """Cut the chunk that begins at a frame out of a waveform."""
+    return waveform[start * audio.hop_length :][: audio.chunk_samples(chunk_frames)]
 
 
 def recordings(folder: Path) -> dict[str, Path]:
@@ -179,36 +143,40 @@ def recordings(folder: Path) -> dict[str, Path]:
 
 
 @torch.inference_mode()
-def embed_chunks(
-    network: ConditionalSimilarityNetwork, chunks: Iterator[tuple[Member, Chunk]]
+def embed_members(
+    model: TrainedModel, tracks: Iterable[tuple[str, StreamedTrack | str]], wanted: Mapping[str, set[int | None]]
 ) -> tuple[EmbeddingTable, dict[str, str]]:
-    """Embed chunks; give their table, and the reasons per track why there are others not."""
-    device = next(network.parameters()).device
-    table, reasons = EmbeddingTable(), {}
+    """Embed the wanted chunks and whole tracks; return them, and per track the reason why others are missing.
 
-    def usable() -> Iterator[tuple[Member, np.ndarray]]:
-        for member, chunk in chunks:
-            if isinstance(chunk, str):
-                reasons.setdefault(member.track_id, chunk)
-            else:
-                yield member, chunk
+    Args:
+        model: To embed by.
+        tracks: By id; a reason instead of one that cannot be used. Others than the wanted ones are ignored.
+        wanted: First frames of the chunks of each track, None for the whole.
+    """
+    members: list[Member] = []
+    reasons: dict[str, str] = {}
 
-    found = usable()
-    while batch := list(islice(found, CHUNKS_PER_BATCH)):
-        audio = torch.from_numpy(np.stack([chunk for _, chunk in batch])).to(device)
-        table.rows.update(zip([member for member, _ in batch], network(audio).float().cpu(), strict=True))
+    def chunks() -> Iterator[np.ndarray]:
+        for track_id, track in tracks:
+            if isinstance(track, str):
+                reasons[track_id] = track
+                continue
+            for start in chunk_starts(wanted.get(track_id, set()), track.frames, model.chunk_frames):
+                if reason := too_late(model.audio, start, model.chunk_frames, track.frames):
+                    reasons.setdefault(track_id, reason)
+                else:
+                    members.append(Member(track_id, start))
+                    yield track.read_chunk(start)
+
+    embedding = embed_in_passes(model.network, chunks()).cpu()
+    table = EmbeddingTable(rows=dict(zip(members, embedding, strict=True)))
+    is_whole = [None in wanted[track_id] and start % model.chunk_frames == 0 for track_id, start in members]
+    ids = [member.track_id for member in compress(members, is_whole)]
+    number = {track_id: i for i, track_id in enumerate(dict.fromkeys(ids))}
+    rows = torch.tensor([number[track_id] for track_id in ids], dtype=torch.int64)
+    means = track_means(embedding[torch.tensor(is_whole, dtype=torch.bool)], rows, len(number))
+    table.rows.update(zip(map(Member, number), means, strict=True))
     return table, reasons
-
-
-def add_wholes(table: EmbeddingTable, wanted: dict[str, set[int | None]], chunk_frames: int) -> None:
-    """Add the wanted whole tracks: the mean of their non-overlapping chunks, normalised, as everywhere in evaluation."""
-    grid: dict[str, list[Tensor]] = {track_id: [] for track_id, starts in wanted.items() if None in starts}
-    for member, row in table.rows.items():
-        if member.track_id in grid and member.start % chunk_frames == 0:
-            grid[member.track_id].append(row)
-    for track_id, rows in grid.items():
-        if rows:
-            table.rows[Member(track_id)] = normalize(torch.stack(rows).sum(dim=0), dim=0)
 
 
 def read_judgements(path: Path, audio: AudioSettings, least_votes: int | None) -> Judgements:
@@ -274,28 +242,25 @@ def check_source(config: DictConfig, audio: AudioSettings, source: str) -> Shard
 def main(config: DictConfig) -> None:
     """Compare the checkpoint of a configuration with people."""
     out = None if config.out is None else writable(config.out)
-    device = choose_device(config.accelerator)
-    checkpoint = load_checkpoint(Path(config.checkpoint))
-    network = network_from(checkpoint, config.checkpoint).to(device)
-    audio, source = AudioSettings(**checkpoint["audio"]), network.frontend.source
-    chunk_frames = checkpoint["config"]["data"]["chunk_frames"]
+    model = load_model(config.checkpoint, choose_device(config.accelerator))
+    source, names, masks = model.network.frontend.source, model.condition_names, model.network.masks()
     weights = parse_weights(config.weights)
-    check_weights(weights, network.condition_names)  # before anything long begins
-    index = check_source(config, audio, source)
-    judgements = read_judgements(Path(config.triplets), audio, config.least_votes)
+    condition_weights(weights, names)  # before anything long begins
+    index = check_source(config, model.audio, source)
+    judgements = read_judgements(Path(config.triplets), model.audio, config.least_votes)
     triplets = [judgement.triplet for judgement in judgements.triplets]
-    wanted = wanted_starts(member for _, *members in triplets for member in members)
+    wanted: dict[str, set[int | None]] = {}
+    for track_id, start in (member for _, *members in triplets for member in members):
+        wanted.setdefault(track_id, set()).add(start)
     if index is not None:
-        chunks = stored_chunks(index, wanted, source, chunk_frames)
+        tracks = stored_tracks(index, source, model.chunk_frames)
     else:
-        chunks = recorded_chunks(Path(config.audio), wanted, source, chunk_frames, audio)
-    table, reasons = embed_chunks(network, tqdm(chunks, desc="embed", unit="chunk"))
+        tracks = recorded_tracks(Path(config.audio), wanted, source, model.chunk_frames, model.audio)
+    table, reasons = embed_members(model, tqdm(tracks, desc="embed", unit="track"), wanted)
     check_finite(table.rows, config.shards or config.audio)
-    add_wholes(table, wanted, chunk_frames)
     agreement = [judgement.agreement for judgement in judgements.triplets]
     groups = [judgement.group for judgement in judgements.triplets]
-    names, high = network.condition_names, config.high_agreement
-    report = human_report(table, triplets, agreement, network.masks(), names, weights, high, groups)
+    report = human_report(table, triplets, agreement, masks, names, weights, config.high_agreement, groups)
     report["reasons"] = {track_id: reasons.get(track_id, "not in the shards") for track_id in report["missing"]}
     report["undecided"] = judgements.undecided
     tell_missing(report)

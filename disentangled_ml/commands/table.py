@@ -24,8 +24,6 @@ from datamodules.triplet_lists.lists import ListSettings
 from disentangled_ml.baselines import BASELINES
 from disentangled_ml.config import ConfigError, TrainConfig, group_choices, load_config
 from disentangled_ml.files import locked, read_json, write_json
-from disentangled_ml.network.checkpoint import choose_device, load_model
-from disentangled_ml.objective.conditions import TempoCondition
 from disentangled_ml.processes import Job, run_jobs, slots
 from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
@@ -35,7 +33,7 @@ from disentangled_ml.systems import (
     System,
     evaluate_split,
     list_conditions,
-    network_system,
+    load_network_system,
 )
 from disentangled_ml.training.resume import check_same, fixed_on_resume
 
@@ -193,7 +191,7 @@ def check_shards(table: SystemsTable) -> None:
         ShardsError: if the shards have no conditions, or no training or test tracks.
         ConfigError: if a condition has a name that the table needs.
     """
-    list_conditions(table.index, table.names, TempoCondition(**table.reference.data.tempo))
+    list_conditions(table.index, table.names, table.reference.data.tempo)
     for split in ("train", "test"):
         if not table.index.count(split):
             raise ShardsError(f"{table.index.root} has no {split} tracks: check the manifest's split column")
@@ -235,9 +233,8 @@ def load_system(table: SystemsTable, system: str, seed: int) -> System:
     if system in BASELINES:
         chunk_frames = table.reference.data.chunk_frames
         return BaselineSystem(BASELINES[system](seed=seed), table.index, table.names, chunk_frames)
-    device = choose_device("auto")
     paths = [table.run_dir(run) / "checkpoints" / "best.ckpt" for run in table.runs(system, seed)]
-    networks = [network_system(load_model(path, device), table.index) for path in paths]
+    networks = [load_network_system(path, table.index)[0] for path in paths]
     return SpecialisedSystem(networks) if system == SPECIALISED else networks[0]
 
 
@@ -260,14 +257,14 @@ def evaluate_cell(table: SystemsTable, system: str, seed: int) -> dict[str, Any]
     loaded = load_system(table, system, seed)
     config = table.config
     settings = ListSettings(config.triplets_per_condition, 0, table.reference.data.chunk_frames, config.match_bandwidth)
-    conditions = list_conditions(table.index, table.names, TempoCondition(**table.reference.data.tempo))
+    conditions = list_conditions(table.index, table.names, table.reference.data.tempo)
     cell = {
         "system": system,
         "seed": seed,
         "has_subspaces": loaded.has_subspaces,
         "parameters": loaded.n_parameters,
         "seconds": training_seconds(table, system, seed),
-        **evaluate_split(loaded, table.index, conditions, settings, probe=True),
+        **evaluate_split(loaded, conditions, settings, probe=True),
     }
     write_json(path, cell)
     return cell

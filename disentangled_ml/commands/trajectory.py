@@ -14,9 +14,9 @@ import torch
 from omegaconf import DictConfig
 
 from disentangled_ml.config import ConfigError
+from disentangled_ml.evaluation.retrieval import subspaces
 from disentangled_ml.files import atomic_write, write_json
 from disentangled_ml.network.checkpoint import choose_device
-from disentangled_ml.network.masks import subspaces
 from disentangled_ml.reporting.cells import aligned
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_points import self_similarity
@@ -35,7 +35,7 @@ def main(config: DictConfig) -> None:
     """Follow the recording of a configuration."""
     path = Path(config.path)
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
-    names, notes = embedder.condition_names, embedder.model
+    names, model = embedder.condition_names, embedder.model
     hop_frames = hop_of(embedder, config.hop_seconds)
     check_context(embedder, config.context_seconds)
     settings = {key: config[key] for key in ("hop_seconds", "context_seconds")}
@@ -44,13 +44,13 @@ def main(config: DictConfig) -> None:
         thresholds = read_thresholds(config.thresholds, embedder, settings)
     out = Path(config.out or Path("trajectories") / path.stem)
     make_folder(out)
-    recording = read_recording(path, notes)
+    recording = read_recording(path, embedder)
     starts, embedding = embed_recording(embedder, recording, hop_frames)
-    step = notes.audio.seconds(hop_frames)
+    step = model.audio.seconds(hop_frames)
     trajectory = {
         "path": path.name,
-        "seconds": round(len(recording.waveform) / notes.audio.sample_rate, DIGITS),
-        "times": rounded(starts + chunk_seconds(notes) / 2),
+        "seconds": round(len(recording.waveform) / model.audio.sample_rate, DIGITS),
+        "times": rounded(starts + chunk_seconds(embedder) / 2),
         "conditions": describe(
             embedding, starts, embedder, thresholds, step, config.context_seconds, config.min_gap_seconds
         ),
@@ -58,12 +58,12 @@ def main(config: DictConfig) -> None:
             **settings,
             "min_gap_seconds": config.min_gap_seconds,
             "thresholds": config.thresholds,
-            "chunk_seconds": round(chunk_seconds(notes), DIGITS),
+            "chunk_seconds": round(chunk_seconds(embedder), DIGITS),
         },
         "checkpoint": config.checkpoint,
-        "fingerprint": notes.fingerprint,
+        "fingerprint": model.fingerprint,
     }
-    parts = subspaces(embedding, torch.from_numpy(notes.masks))
+    parts = subspaces(embedding, torch.from_numpy(model.masks))
     similarity = dict(zip(names, map(self_similarity, parts), strict=True))
     with atomic_write(out / "trajectory.png", "wb") as file:
         draw_trajectory(trajectory, recording.waveform, similarity, file)

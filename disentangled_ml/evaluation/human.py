@@ -61,7 +61,7 @@ def human_report(
     Raises:
         ValueError: if the agreements are not one per triplet, or the weights not one per condition.
     """
-    given = check_weights(weights, condition_names)
+    given = condition_weights(weights, condition_names)
     groups = [t.anchor.track_id for t in triplets] if groups is None else groups
     judged = list(zip(triplets, agreement, groups, strict=True))
     present = [judgement for judgement in judged if all(member in table.rows for member in judgement[0][1:])]
@@ -87,13 +87,13 @@ def human_report(
     )
 
 
-def check_weights(weights: Mapping[str, float] | None, condition_names: Sequence[str]) -> list[float]:
+def condition_weights(weights: Mapping[str, float] | None, condition_names: Sequence[str]) -> list[float]:
     """Give the weights in the order of the conditions.
 
     Raises:
         ValueError: if they are not one per condition, or negative, not finite or all zero.
 
-    >>> check_weights({"mood": 2.0, "genre": 1.0}, ["genre", "mood"])
+    >>> condition_weights({"mood": 2.0, "genre": 1.0}, ["genre", "mood"])
     [1.0, 2.0]
     """
     if weights is None:

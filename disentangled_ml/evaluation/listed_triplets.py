@@ -49,9 +49,8 @@ class EmbeddingTable:
         """Add the embeddings (B, D) of a batch; a track that comes again replaces itself."""
         embedding = embedding.detach().float().cpu()
         track, start, in_mean = batch.track.cpu(), batch.start.cpu(), batch.in_mean.cpu()
-        total = torch.zeros(len(batch.track_ids), embedding.shape[1])
-        total.index_add_(0, track[in_mean], embedding[in_mean])
-        for track_id, row in zip(batch.track_ids, normalize(total, dim=1), strict=True):
+        means = track_means(embedding[in_mean], track[in_mean], len(batch.track_ids))
+        for track_id, row in zip(batch.track_ids, means, strict=True):
             self.rows[Member(track_id)] = row
         if self.keep_sequences:
             for row, track_id in enumerate(batch.track_ids):
@@ -77,6 +76,18 @@ class EmbeddingTable:
             return torch.empty(0, 0), torch.empty(0, 0)
         first = torch.stack([self.rows[Member(track_id, start)] for track_id, start, _ in pairs])
         return first, torch.stack([self.rows[Member(track_id, start)] for track_id, _, start in pairs])
+
+
+def track_means(embedding: Tensor, track: Tensor, n_tracks: int) -> Tensor:
+    """Compute the embeddings of whole tracks: the normalised mean of their chunks' unit embeddings.
+
+    Shape:
+        embedding: (B, D); track: (B,) int64, number of each chunk's track; returns: (n_tracks, D).
+
+    >>> track_means(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0]), 2).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return normalize(torch.zeros(n_tracks, embedding.shape[1]).index_add_(0, track, embedding), dim=1)
 
 
 def listed_chunks(triplets: Iterable[ListedTriplet]) -> set[Member]:
@@ -167,7 +178,7 @@ def space_distances(rows: ListedRows, masks: Tensor) -> tuple[Tensor, Tensor]:
         returns: dist_ap, dist_an, both (M, T).
     """
     dist_ap, dist_an = torch.empty(2, len(masks), len(rows.indices))
-    spaces = [heard(mask) for mask in masks]
+    spaces = [mask_support(mask) for mask in masks]
     for first in range(0, len(rows.indices), TRIPLETS_PER_BLOCK):
         block = slice(first, first + TRIPLETS_PER_BLOCK)
         anchor, positive, negative = (rows.embedding.index_select(0, member) for member in rows.indices[block].T)
@@ -179,12 +190,12 @@ def space_distances(rows: ListedRows, masks: Tensor) -> tuple[Tensor, Tensor]:
     return dist_ap, dist_an
 
 
-def heard(mask: Tensor) -> tuple[slice, Tensor | None]:
+def mask_support(mask: Tensor) -> tuple[slice, Tensor | None]:
     """Give the dimensions from the first to the last that a mask (D,) hears, and their weights; None where all are 1.
 
-    >>> heard(torch.tensor([0.0, 0.5, 0.0, 1.0, 0.0]))
+    >>> mask_support(torch.tensor([0.0, 0.5, 0.0, 1.0, 0.0]))
     (slice(1, 4, None), tensor([0.5000, 0.0000, 1.0000]))
-    >>> heard(torch.tensor([0.0, 1.0, 1.0])), heard(torch.zeros(2))
+    >>> mask_support(torch.tensor([0.0, 1.0, 1.0])), mask_support(torch.zeros(2))
     ((slice(1, 3, None), None), (slice(0, 0, None), None))
     """
     dims = mask.nonzero()[:, 0].tolist()
@@ -334,33 +345,6 @@ def split_report(
     found = track_recall(*table.ends())
     report["track_recall"] = {"accuracy": found.accuracy, "ci95": list(found.ci95), "n": found.n}
     return without_nan(report)
-
-
-def condition_matrix(
-    table: EmbeddingTable, triplets: Sequence[ListedTriplet], masks: Tensor, condition_names: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Compute the accuracy of every condition's triplets in every subspace.
-
-    A disentangled embedding is accurate on the diagonal and near chance, 0.5, off it (as far as the labels are independent).
-
-    Args:
-        table: Of the embeddings.
-        triplets: The list; track triplets are left out.
-        masks: Condition masks.
-        condition_names: Of the masks, in order.
-
-    Shape:
-        masks: (C, D).
-
-    Returns:
-        ``{condition of the triplets: {condition of the subspace: accuracy}}``, NaN for conditions without triplets.
-
-    Raises:
-        ValueError: for a condition that the model does not have.
-    """
-    rows = find_rows(table, (triplet for triplet in triplets if triplet.condition != TRACK), condition_names)
-    dist_ap, dist_an = space_distances(rows, masks.detach().float().cpu())
-    return matrix_of(dist_ap < dist_an, rows.condition, condition_names)
 
 
 def matrix_of(correct: Tensor, condition: Tensor, condition_names: Sequence[str]) -> dict[str, dict[str, float]]:

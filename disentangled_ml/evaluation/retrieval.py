@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 
 from disentangled_ml.evaluation.metrics import Accuracy, triplet_accuracy
-from disentangled_ml.network.masks import subspaces
 from disentangled_ml.objective.conditions import Condition, TagCondition, group_numbers
 from disentangled_ml.structures import TrackInfo
 
@@ -169,6 +168,15 @@ def distances_between(a: Tensor, b: Tensor) -> Tensor:
     [[5.0, 0.0]]
     """
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def subspaces(embedding: Tensor, masks: Tensor) -> list[Tensor]:
+    """Return the part of an embedding (N, D) that each mask of (C, D) lets through, without the dimensions it shuts out.
+
+    >>> [part.tolist() for part in subspaces(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))]
+    [[[3.0]], [[8.0]]]
+    """
+    return [embedding[:, mask > 0] * mask[mask > 0] for mask in masks]
 
 
 def check_finite(embedding: Tensor, what: str) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchaudio.functional import mask_along_axis_iid
 
-from disentangled_ml.objective.triplets import seeded_generator
+from disentangled_ml.structures import seeded_generator
 
 SALT = 2  # sets apart what is drawn here from other draws of a seed and a step
 BANDS, FRAMES = 2, 3  # axes of a spectrogram (B, 1, bands, frames)

@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from nnAudio.features import MelSpectrogram
 from torch import Tensor, nn
 
 from disentangled_ml.network.filter_bank import FilterBank, Filters, spectrogram_filters
 from disentangled_ml.structures import AudioSettings
+
+MEAN, DEVIATION = 0.2, 0.25  # of a log-mel, about
 
 
 def compress(mel: Tensor) -> Tensor:
@@ -33,31 +34,23 @@ def compress(mel: Tensor) -> Tensor:
     return torch.log10(1 + 10 * mel.clamp(min=0))
 
 
+def standardise(log_mel: Tensor) -> Tensor:
+    """Shift and scale a log-mel to about zero mean and unit deviation."""
+    return (log_mel - MEAN) / DEVIATION
+
+
 class Frontend(nn.Module):
-    """Hold what all frontends share: the audio settings and the standardisation.
+    """Base of all frontends.
 
     Args:
-        audio_settings: of the stored log-mel or of the spectrogram to compute.
-        mean: subtracted from the log-mel.
-        std: divides the log-mel, then.
-
-    Raises:
-        ValueError: if ``std`` is not positive.
+        audio_settings: Of the stored log-mel or of the spectrogram to compute.
     """
 
     source: ClassVar[Literal["mel", "waveform"]]
 
-    def __init__(self, audio_settings: AudioSettings, mean: float = 0.2, std: float = 0.25):
+    def __init__(self, audio_settings: AudioSettings):
         super().__init__()
-        if not std > 0:
-            raise ValueError(f"std is {std}; it divides the log-mel and must be greater than 0")
         self.audio_settings = audio_settings
-        self.mean = mean
-        self.std = std
-
-    def standardise(self, log_mel: Tensor) -> Tensor:
-        """Shift and scale a log-mel to about zero mean and unit deviation."""
-        return (log_mel - self.mean) / self.std
 
     def filters(self) -> Filters | None:
         """Describe the filters as they are now, on the CPU; None where there are none."""
@@ -84,7 +77,7 @@ class MelFrontend(Frontend):
             raise ValueError(
                 f"the mel frontend expects log-mel chunks (B, 1, {n_mels}, frames), got the shape {tuple(log_mel.shape)}"
             )
-        return self.standardise(log_mel.float())
+        return standardise(log_mel.float())
 
 
 class NnAudioFrontend(Frontend):
@@ -97,27 +90,17 @@ class NnAudioFrontend(Frontend):
         audio_settings: of the spectrogram.
         trainable_stft: train the Fourier kernels (they need a small learning rate).
         trainable_mel: train the mel filters.
-        mean: subtracted from the log-mel.
-        std: divides the log-mel, then.
 
     Shape:
         waveform: (B, samples), samples > n_fft / 2; output: (B, 1, n_mels, samples // hop_length + 1), float32.
-
-    Raises:
-        ValueError: if ``std`` is not positive.
     """
 
     source = "waveform"
 
-    def __init__(
-        self,
-        audio_settings: AudioSettings,
-        trainable_stft: bool = False,
-        trainable_mel: bool = False,
-        mean: float = 0.2,
-        std: float = 0.25,
-    ):
-        super().__init__(audio_settings, mean, std)
+    def __init__(self, audio_settings: AudioSettings, trainable_stft: bool = False, trainable_mel: bool = False):
+        super().__init__(audio_settings)
+        from nnAudio.features import MelSpectrogram  # here, for it imports scipy
+
         self.mel_spectrogram = MelSpectrogram(
             sr=audio_settings.sample_rate,
             n_fft=audio_settings.n_fft,
@@ -150,7 +133,7 @@ class NnAudioFrontend(Frontend):
             )
         with torch.autocast(waveform.device.type, enabled=False):
             mel = self.mel_spectrogram(waveform.float())
-            return self.standardise(compress(mel)).unsqueeze(1)
+            return standardise(compress(mel)).unsqueeze(1)
 
     @torch.no_grad()
     def filters(self) -> Filters:
@@ -167,20 +150,15 @@ class WaveformFrontend(Frontend):
 
     Args:
         audio_settings: Of the spectrogram that it stands for.
-        mean: Subtracted from the compressed magnitudes.
-        std: Divides them, then.
 
     Shape:
         waveform: (B, samples), samples > n_fft / 2 + hop_length; output: (B, 1, n_mels, samples // hop_length + 1), float32.
-
-    Raises:
-        ValueError: if ``std`` is not positive.
     """
 
     source = "waveform"
 
-    def __init__(self, audio_settings: AudioSettings, mean: float = 0.2, std: float = 0.25):
-        super().__init__(audio_settings, mean, std)
+    def __init__(self, audio_settings: AudioSettings):
+        super().__init__(audio_settings)
         self.bank = FilterBank(audio_settings)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -190,7 +168,7 @@ class WaveformFrontend(Frontend):
             ValueError: if the shape is not (B, samples), or with too few samples to reflect at the edges.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            return self.standardise(compress(self.bank(waveform.float()))).unsqueeze(1)
+            return standardise(compress(self.bank(waveform.float()))).unsqueeze(1)
 
     @torch.no_grad()
     def filters(self) -> Filters:

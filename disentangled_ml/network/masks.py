@@ -14,15 +14,6 @@ DISJOINT_OFF = 0.1  # value of a learned mask outside its own block at the disjo
 RANDOM_MEAN, RANDOM_DEVIATION = 0.9, 0.7  # of a learned mask at the random start (the same)
 
 
-def subspaces(embedding: Tensor, masks: Tensor) -> list[Tensor]:
-    """Give the part of an embedding (N, D) that each mask of (C, D) lets through, without the dimensions it shuts out.
-
-    >>> [part.tolist() for part in subspaces(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))]
-    [[[3.0]], [[8.0]]]
-    """
-    return [embedding[:, mask > 0] * mask[mask > 0] for mask in masks]
-
-
 def disjoint_blocks(n_conditions: int, embedding_dim: int) -> Tensor:
     """Give every condition an equal, contiguous block of the dimensions.
 

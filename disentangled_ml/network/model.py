@@ -5,8 +5,10 @@ embedding = network(mel)                                        # (B, D), unit l
 genre = embedding * network.masks()[0]                          # its genre subspace
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,16 +49,23 @@ class ConditionalSimilarityNetwork(nn.Module):
         return nn.functional.normalize(self.raw_embedding(audio), dim=1)
 
 
-def embed_in_passes(network: ConditionalSimilarityNetwork, chunks: Tensor | Iterable[Tensor]) -> Tensor:
-    """Embed any number of chunks with bounded memory.
+def embed_in_passes(network: ConditionalSimilarityNetwork, chunks: Tensor | Iterable[np.ndarray]) -> Tensor:
+    """Embed any number of chunks, ``CHUNKS_PER_PASS`` at a time.
 
     Args:
-        network: On any device, which each pass is moved to.
-        chunks: All of them, or the passes themselves, which may be made on the way; at least one.
+        network: On any device.
+        chunks: In one tensor, on any device, or one after the other, perhaps cut on the way.
 
     Shape:
-        chunks: (N, ...), or passes (n, ...) that sum to N; returns: (N, D), on the network's device.
+        chunks: (N, ...), or N of (...); returns: (N, D), on the network's device.
     """
-    device = next(network.parameters()).device
-    passes = chunks.split(CHUNKS_PER_PASS) if isinstance(chunks, Tensor) else chunks
-    return torch.cat([network(part.to(device)) for part in passes])
+    masks, device = network.masks(), next(network.parameters()).device
+    passes = chunks.split(CHUNKS_PER_PASS) if isinstance(chunks, Tensor) else stack_passes(chunks)
+    return torch.cat([masks.new_empty(0, masks.shape[1]), *(network(part.to(device)) for part in passes)])
+
+
+def stack_passes(chunks: Iterable[np.ndarray]) -> Iterator[Tensor]:
+    """Yield chunks stacked, ``CHUNKS_PER_PASS`` at a time."""
+    chunks = iter(chunks)
+    while part := list(islice(chunks, CHUNKS_PER_PASS)):
+        yield torch.from_numpy(np.stack(part))

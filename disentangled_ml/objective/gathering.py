@@ -22,8 +22,8 @@ from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import pad
 
 from disentangled_ml.objective.conditions import Condition
-from disentangled_ml.objective.triplets import TripletMiner, relate_chunks, seeded_generator
-from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch
+from disentangled_ml.objective.triplets import TripletMiner, relate_chunks
+from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch, seeded_generator
 
 SALT = 1  # sets these triplets apart from what the streams draw by (seed, epoch, consumer)
 

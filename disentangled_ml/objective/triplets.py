@@ -20,12 +20,6 @@ from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch
 ANCHORS_PER_BLOCK = 256  # rows of a relation held at a time when a whole split is related
 
 
-def seeded_generator(*numbers: int) -> Generator:
-    """Make a generator from several numbers, such as (seed, epoch, consumer)."""
-    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
-    return Generator().manual_seed(int(state) >> 1)
-
-
 def nth_column(rank: Tensor, number: Tensor) -> Tensor:
     """Give the column of the True of a given number in each row.
 
@@ -99,15 +93,15 @@ def draw_batch(relations: Sequence[Relation], counts: Sequence[int], generator: 
     """
     n_rows = len(relations[0].positive)
     listed = [listed_columns(np.concatenate(kind)) for kind in zip(*relations, strict=True)]
-    able = np.logical_and(*(count > 0 for _, _, count in listed)).reshape(len(relations), n_rows)
-    anchors, first, n_able = listed_columns(able)
-    sizes = [n if able else 0 for n, able in zip(counts, n_able, strict=True)]
+    has_triplet = np.logical_and(*(count > 0 for _, _, count in listed)).reshape(len(relations), n_rows)
+    anchors, first, n_anchors = listed_columns(has_triplet)
+    sizes = [n if available else 0 for n, available in zip(counts, n_anchors, strict=True)]
     if not any(sizes):
         return no_triplets()
     number, chance = [], []
-    for n, able in zip(sizes, n_able.tolist(), strict=True):
+    for n, available in zip(sizes, n_anchors.tolist(), strict=True):
         if n:
-            number.append(torch.randint(able, (n,), generator=generator).numpy())
+            number.append(torch.randint(available, (n,), generator=generator).numpy())
             chance.append(torch.rand(2, n, generator=generator, dtype=torch.float64).numpy())
     condition = np.repeat(np.arange(len(relations)), sizes)
     members = [anchors[first[condition] + np.concatenate(number)]]
@@ -133,10 +127,10 @@ def relate_conditions(
     ]
 
 
-def of_chunks(relation: Tensor, k: int) -> Tensor:
+def expand_to_chunks(relation: Tensor, k: int) -> Tensor:
     """Give each of k chunks per track what relates the tracks; (..., A, N) to (..., A * k, N * k).
 
-    >>> of_chunks(torch.tensor([[True, False]]), 2).int().tolist()
+    >>> expand_to_chunks(torch.tensor([[True, False]]), 2).int().tolist()
     [[1, 1, 0, 0], [1, 1, 0, 0]]
     """
     *further, a, n = relation.shape
@@ -158,7 +152,7 @@ def relate_chunks(conditions: Sequence[Condition], tracks: BatchTracks, min_gap:
     between = zip(*relate_conditions(conditions, tracks, own), strict=True)
     within = relate_tracks(number, tracks.start.flatten(), min_gap, anchors)
     related = [
-        torch.cat([of_chunks(torch.stack(kind), k), of_track[None]])
+        torch.cat([expand_to_chunks(torch.stack(kind), k), of_track[None]])
         for kind, of_track in zip(between, within, strict=True)
     ]
     return AllTriplets(*related, anchors.start)

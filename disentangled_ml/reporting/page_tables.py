@@ -205,8 +205,8 @@ def probe_table(evaluation: Mapping[str, Any]) -> ReportTable:
 
 def metrics_table(metrics: Mapping[str, Any]) -> ReportTable:
     """Return the flat metrics of a run, validation beside test."""
-    names = list({key.partition("/")[2]: None for key in metrics if "/" in key})
-    splits = list({key.partition("/")[0]: None for key in metrics if "/" in key})
+    scores = [key.partition("/") for key in metrics if key.startswith(("val/", "test/"))]
+    names, splits = (list(dict.fromkeys(key[part] for key in scores)) for part in (2, 0))
     rows = [([name], [value_cell(metrics.get(f"{split}/{name}")) for split in splits]) for name in names]
     note = "Of the best checkpoint; accuracies in the subspace of their condition."
     return ReportTable("Validation and test", note, ["metric", *splits], rows)

@@ -57,7 +57,7 @@ class CatalogueTrack(NamedTuple):
 
 
 def describe_model(model: ModelDescription) -> dict[str, Any]:
-    """Return what a catalogue keeps of the model that embedded it, as plain values; ``read_description`` undoes it."""
+    """Return what a catalogue stores of the model that embedded it, as plain values, the inverse of ``read_description``."""
     return {
         "model": model.fingerprint,
         "conditions": model.condition_names,
@@ -166,7 +166,7 @@ def parse_track(line: bytes, where: str) -> CatalogueTrack:
 
 
 def read_description(content: dict[str, Any]) -> ModelDescription:
-    """Read the description of a model from plain values.
+    """Return the model that plain values describe.
 
     Raises:
         ValueError, KeyError, TypeError: for one that is not legal.

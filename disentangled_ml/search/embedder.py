@@ -90,9 +90,9 @@ class Embedder:
         return normalize(sums, dim=1).numpy()
 
     @torch.inference_mode()
-    def embed_chunks(self, chunks: np.ndarray) -> Tensor:
-        """Embed chunks by themselves: (n, ...) to (n, D) float32, on the CPU."""
-        return embed_in_passes(self.network, torch.from_numpy(chunks)).cpu()
+    def embed_chunks(self, chunks: Iterable[np.ndarray]) -> Tensor:
+        """Embed chunks by themselves, n of (...) to (n, D) float32, on the CPU; they may be cut on the way."""
+        return embed_in_passes(self.network, chunks).cpu()
 
     def embed(self, recording: str | Path | np.ndarray, sample_rate: int | None = None) -> np.ndarray:
         """Embed a recording.

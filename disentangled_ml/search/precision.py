@@ -17,8 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from disentangled_ml.evaluation.retrieval import QUERIES_PER_BLOCK, artist_numbers, check_finite, distances_between
-from disentangled_ml.network.masks import subspaces
+from disentangled_ml.evaluation.retrieval import (
+    QUERIES_PER_BLOCK,
+    artist_numbers,
+    check_finite,
+    distances_between,
+    subspaces,
+)
 from disentangled_ml.objective.conditions import Condition, group_numbers
 from disentangled_ml.structures import TrackInfo
 

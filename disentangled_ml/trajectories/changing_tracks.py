@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from disentangled_ml.config import ConfigError
-from disentangled_ml.network.masks import subspaces
+from disentangled_ml.evaluation.retrieval import subspaces
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_points import Novelty, chunk_starts, novelty
 from disentangled_ml.trajectories.recordings import Recording, chunk_seconds, embed_recording, read_recording
@@ -112,7 +112,7 @@ def measure(track: ChangingTrack, embedder: Embedder, hop_frames: int, context: 
     Raises:
         ValueError: if the recording cannot be used, or ends before a change.
     """
-    recording = read_recording(track.path, embedder.model)
+    recording = read_recording(track.path, embedder)
     track.seconds = len(recording.waveform) / embedder.model.audio.sample_rate
     if late := [time for time in track.times(ANY) if time >= track.seconds]:
         raise ValueError(f"{track.path} ends at {track.seconds:.2f} s, before its change at {late[0]:g} s")
@@ -122,7 +122,7 @@ def measure(track: ChangingTrack, embedder: Embedder, hop_frames: int, context: 
     sources |= {WHOLE: embedding, MEL: mel_means(recording, embedder.model.chunk_frames, hop_frames)}
     step = embedder.model.audio.seconds(hop_frames)
     track.curves = {
-        name: novelty(rows, starts, chunk_seconds(embedder.model), context, step) for name, rows in sources.items()
+        name: novelty(rows, starts, chunk_seconds(embedder), context, step) for name, rows in sources.items()
     }
 
 

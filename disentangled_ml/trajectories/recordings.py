@@ -11,8 +11,6 @@ from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.batches.streams import mel_chunk
 from disentangled_ml.config import ConfigError
-from disentangled_ml.network.checkpoint import ModelDescription
-from disentangled_ml.network.model import CHUNKS_PER_PASS
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_points import chunk_starts
 
@@ -29,9 +27,9 @@ class Recording:
     mel: np.ndarray
 
 
-def chunk_seconds(model: ModelDescription) -> float:
-    """Return the length of a chunk in seconds, from its first frame to that of the next chunk."""
-    return model.audio.seconds(model.chunk_frames)
+def chunk_seconds(embedder: Embedder) -> float:
+    """Return the length of a model's chunk in seconds, from its first frame to that of the next chunk."""
+    return embedder.model.audio.seconds(embedder.model.chunk_frames)
 
 
 def hop_of(embedder: Embedder, hop_seconds: float) -> int:
@@ -43,7 +41,7 @@ def hop_of(embedder: Embedder, hop_seconds: float) -> int:
     frames = max(1, embedder.model.audio.frames(hop_seconds))
     if frames > embedder.model.chunk_frames:
         raise ConfigError(
-            f"hop_seconds={hop_seconds} is longer than a chunk, {chunk_seconds(embedder.model):.2f} s: give less"
+            f"hop_seconds={hop_seconds} is longer than a chunk, {chunk_seconds(embedder):.2f} s: give less"
         )
     return frames
 
@@ -54,26 +52,26 @@ def check_context(embedder: Embedder, context_seconds: float) -> None:
     Raises:
         ConfigError: if it does not.
     """
-    if context_seconds < chunk_seconds(embedder.model):
+    if context_seconds < chunk_seconds(embedder):
         raise ConfigError(
-            f"context_seconds={context_seconds} is shorter than a chunk: give at least {chunk_seconds(embedder.model):.2f}"
+            f"context_seconds={context_seconds} is shorter than a chunk: give at least {chunk_seconds(embedder):.2f}"
         )
 
 
-def read_recording(path: Path, model: ModelDescription) -> Recording:
+def read_recording(path: Path, embedder: Embedder) -> Recording:
     """Decode a recording for a model.
 
     Raises:
         UnusableAudio: naming it, if it cannot be used or is shorter than a chunk.
     """
-    audio = model.audio
+    audio, chunk_frames = embedder.model.audio, embedder.model.chunk_frames
     try:
         waveform = resample(*decode(path), audio.sample_rate)
         mel = log_mel(waveform, audio)
     except UnusableAudio as error:
         raise UnusableAudio(f"{path}: {error}") from error
-    if mel.shape[1] < model.chunk_frames:
-        needed, seconds = audio.seconds(model.chunk_frames - 1), len(waveform) / audio.sample_rate
+    if mel.shape[1] < chunk_frames:
+        needed, seconds = audio.seconds(chunk_frames - 1), len(waveform) / audio.sample_rate
         raise UnusableAudio(f"{path}: shorter than a chunk: {seconds:.2f} s, {needed:.2f} s needed")
     return Recording(waveform, mel)
 
@@ -96,8 +94,7 @@ def embed_recording(embedder: Embedder, recording: Recording, hop_frames: int) -
         return recording.waveform[start * audio.hop_length :][:samples]
 
     starts = chunk_starts(recording.mel.shape[1], frames, hop_frames)
-    passes = (starts[first : first + CHUNKS_PER_PASS] for first in range(0, len(starts), CHUNKS_PER_PASS))
-    embedding = torch.cat([embedder.embed_chunks(np.stack([cut(start) for start in part])) for part in passes])
+    embedding = embedder.embed_chunks(cut(start) for start in starts)
     if not embedding.isfinite().all():
         raise ValueError("an embedding of the recording is not finite: the checkpoint is damaged")
     return torch.tensor([audio.seconds(start) for start in starts], dtype=torch.float64), embedding

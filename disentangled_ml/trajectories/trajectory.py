@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from disentangled_ml.config import ConfigError
+from disentangled_ml.evaluation.retrieval import subspaces
 from disentangled_ml.files import read_json
-from disentangled_ml.network.masks import subspaces
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_points import change_points, novelty, principal_curves
 from disentangled_ml.trajectories.recordings import chunk_seconds
@@ -73,7 +73,7 @@ def describe(
     conditions = {}
     masks = torch.from_numpy(embedder.model.masks)
     for name, rows in zip(embedder.condition_names, subspaces(embedding, masks), strict=True):
-        curve = novelty(rows, starts, chunk_seconds(embedder.model), context, step)
+        curve = novelty(rows, starts, chunk_seconds(embedder), context, step)
         changes = change_points(curve, thresholds[name], min_gap)
         conditions[name] = {
             "curves": rounded(principal_curves(rows)),

@@ -20,7 +20,6 @@ from disentangled_ml.baselines import BASELINES, bandwidth
 from disentangled_ml.config import ConfigError, EvaluateConfig, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
-from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.structures import SPLITS, TRACK, Member
 from disentangled_ml.systems import (
@@ -28,14 +27,13 @@ from disentangled_ml.systems import (
     NetworkSystem,
     SpecialisedSystem,
     evaluate_split,
-    network_system,
+    load_network_system,
     read_mels,
 )
 from tests.conftest import train_here
 
 NAMES = ["genre", "mood", "tempo"]
 SETTINGS = ListSettings(60, 0, 16)
-CPU = torch.device("cpu")
 CHANCE = 0.15  # 3.6 standard deviations of 150 triplets
 
 
@@ -63,7 +61,7 @@ def index(tiny_shards) -> ShardIndex:
 @pytest.fixture(scope="module")
 def load(checkpoints, index):
     """Load a network: ``load("genre")``."""
-    return lambda name: network_system(load_model(checkpoints[name]), index)
+    return lambda name: load_network_system(checkpoints[name], index, "cpu")[0]
 
 
 def report_of(tmp_path: Path, *arguments: str) -> dict:
@@ -77,7 +75,7 @@ def test_specialised_networks_side_by_side_are_as_accurate_as_each_alone(load, i
     system = SpecialisedSystem([alone[name] for name in ("tempo", "genre", "mood")])  # in another order than the shards
     assert system.n_parameters == sum(one.n_parameters for one in alone.values()) > 0
     conditions = build_conditions(index)
-    report = evaluate_split(system, index, conditions, SETTINGS, probe=False)
+    report = evaluate_split(system, conditions, SETTINGS, probe=False)
     triplets = kept_triplets(index, "test", read_infos(index, "test"), conditions, SETTINGS)
     tables = {name: one.embed("test", listed_chunks(triplets)) for name, one in alone.items()}
     for own in NAMES:
@@ -119,7 +117,7 @@ def test_networks_that_do_not_stand_side_by_side(load, names, match):
 def test_conditions_in_another_order_or_fewer_keep_their_masks(load, index):
     system, infos = load("all"), read_infos(index, "test")
     conditions = build_conditions(index, ["tempo", "genre"])
-    report = evaluate_split(system, index, conditions, SETTINGS, probe=False)
+    report = evaluate_split(system, conditions, SETTINGS, probe=False)
     triplets = kept_triplets(index, "test", infos, conditions, SETTINGS)
     masks = system.masks(24)[[2, 0]]
     assert not torch.equal(masks[0], masks[1])

@@ -59,6 +59,7 @@ def weights_of(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
     return torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
     arguments = [*tiny_arguments, "wandb.mode=auto", "training.max_epochs=2", "seed=3", f"runs={tmp_path}"]
     done = cold("train", *arguments, HOME=str(tmp_path))
@@ -98,12 +99,14 @@ def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
     assert last["callbacks"]["Throughput"]["seconds"] > 0
 
 
-TRIPLETS = {
-    "drawn": [],
-    "drawn-together": ["loss.gather=true"],
-    "all": ["loss.triplets=all", "loss.mean=violating"],
-}
-triplet_choices = pytest.mark.parametrize("choice", TRIPLETS.values(), ids=TRIPLETS)
+triplet_choices = pytest.mark.parametrize(
+    "choice",
+    [
+        pytest.param([], id="drawn"),
+        pytest.param(["loss.gather=true"], id="drawn-together", marks=pytest.mark.slow),
+        pytest.param(["loss.triplets=all", "loss.mean=violating"], id="all", marks=pytest.mark.slow),
+    ],
+)
 
 
 @triplet_choices
@@ -125,13 +128,13 @@ def test_seed_repeats_a_run_and_another_does_not(run, trained):
 @triplet_choices
 def test_resumed_run_equals_uninterrupted(run, choice):
     schedule = ("training.lr_patience=0", "training.learning_rate=0.03", *choice)  # the rate falls
-    whole = run("whole", "training.max_epochs=6", *schedule)
-    run("parts", "training.max_epochs=3", *schedule)
-    parts = run("parts", "training.max_epochs=6", "resume=true", *schedule)
+    whole = run("whole", "training.max_epochs=4", *schedule)
+    run("parts", "training.max_epochs=2", *schedule)
+    parts = run("parts", "training.max_epochs=4", "resume=true", *schedule)
     assert metrics_of(whole) == metrics_of(parts)
     for name, weight in weights_of(whole).items():
         assert torch.equal(weight, weights_of(parts)[name]), name
-    assert torch.load(whole / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 5
+    assert torch.load(whole / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 3
 
 
 @pytest.mark.ddp
@@ -352,10 +355,11 @@ def test_tiny_network_learns_by_classes(run, loss):
     assert network(torch.rand(2, 1, 16, 16)).shape == (2, 24)
 
 
+@pytest.mark.slow
 def test_a_run_of_proxies_goes_on(run):
-    whole = run("whole", "loss=proxy", "training.max_epochs=4")
-    run("parts", "loss=proxy", "training.max_epochs=2")
-    parts = run("parts", "loss=proxy", "training.max_epochs=4", "resume=true")
+    whole = run("whole", "loss=proxy", "training.max_epochs=2")
+    run("parts", "loss=proxy", "training.max_epochs=1")
+    parts = run("parts", "loss=proxy", "training.max_epochs=2", "resume=true")
     assert metrics_of(whole) == metrics_of(parts)
     assert all(torch.equal(weight, weights_of(parts)[name]) for name, weight in weights_of(whole).items())
     with pytest.raises(ConfigError, match=r"was trained with loss.name=proxy, not triplet"):

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from disentangled_ml.objective.conditions import Condition
-from disentangled_ml.objective.triplets import draw_from_split, seeded_generator
-from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member
+from disentangled_ml.objective.triplets import draw_from_split
+from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member, seeded_generator
 from disentangled_ml.web.listening.questions import Excerpt, Question
 
 MAX_TRACKS = 5_000  # that questions are drawn from

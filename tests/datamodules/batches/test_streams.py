@@ -18,8 +18,7 @@ from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardsError
 from datamodules.shards.tar import write_shard
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
-from disentangled_ml.objective.triplets import seeded_generator
-from disentangled_ml.structures import AudioSettings, ChunkBatch, Member, TrackInfo, name_code
+from disentangled_ml.structures import AudioSettings, ChunkBatch, Member, TrackInfo, name_code, seeded_generator
 
 CHUNK_FRAMES = 16
 PLAN = BatchPlan(

@@ -114,7 +114,7 @@ def test_a_trajectory_holds_what_it_says(folder, tmp_path, capsys):
 @pytest.mark.parametrize("frontend", ["mel", "nnaudio"])
 def test_chunks_are_embedded_as_if_each_were_a_recording(folder, tmp_path, frontend):
     embedder = Embedder(save_checkpoint(tmp_path / "tiny.ckpt", "shards/x", 0, f"frontend={frontend}"))
-    recording = read_recording(folder / "1.flac", embedder.model)
+    recording = read_recording(folder / "1.flac", embedder)
     starts, embedding = embed_recording(embedder, recording, hop_frames=3)
     assert starts.tolist() == [AUDIO.seconds(3 * i) for i in range(len(starts))]
     assert len(starts) == (recording.mel.shape[1] - 16) // 3 + 1 > 64  # more than a batch

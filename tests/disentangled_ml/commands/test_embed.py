@@ -17,12 +17,12 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import read_infos
 from disentangled_ml.commands import embed
 from disentangled_ml.config import EmbedConfig, load_config
-from disentangled_ml.network.checkpoint import load_checkpoint, load_model, network_from
+from disentangled_ml.network.checkpoint import load_checkpoint, network_from
 from disentangled_ml.search import build
 from disentangled_ml.search.catalogue import EMBEDDING, HEADER, INDEX, TRACKS, describe_model, read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import SPLITS
-from disentangled_ml.systems import network_system
+from disentangled_ml.systems import load_network_system
 from tests import warm
 from tests.disentangled_ml.catalogues import save_checkpoint, write_recordings
 
@@ -62,7 +62,7 @@ def test_shards_are_embedded_as_evaluation_embeds_them(tmp_path, checkpoint, tin
     assert len(catalogue) == len(infos) == 84
     for track, info in zip(catalogue.tracks(range(84)), infos, strict=True):
         assert track == (info.track_id, info.artist, None, info.labels)
-    system = network_system(load_model(checkpoint), index)
+    system, _ = load_network_system(checkpoint, index, "cpu")
     for split in SPLITS:
         ids, expected = system.embed(split, set()).tracks()
         rows = [catalogue.find(track_id) for track_id in ids]

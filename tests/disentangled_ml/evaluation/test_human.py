@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,18 @@ import torch
 
 from datamodules.audio.decoding import encode_flac
 from datamodules.audio.spectrogram import log_mel
-from datamodules.batches.streams import EvaluationStream, Source
+from datamodules.batches.composer import StreamedTrack
+from datamodules.batches.streams import EvaluationStream, Source, mel_chunk
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
 from datamodules.triplet_lists.comparisons import IDS, VOTES, read_comparisons
 from datamodules.triplet_lists.dim_sim import COLUMNS
 from disentangled_ml.builders import build_network, model_settings
-from disentangled_ml.commands.human_triplets import add_wholes, main, parse_weights, recordings
+from disentangled_ml.commands.human_triplets import embed_members, main, parse_weights, recordings
 from disentangled_ml.config import ConfigError, HumanTripletsConfig, TrainConfig, load_config
-from disentangled_ml.evaluation.human import check_weights, fit_weights, human_report
+from disentangled_ml.evaluation.human import condition_weights, fit_weights, human_report
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
-from disentangled_ml.network.checkpoint import load_network
+from disentangled_ml.network.checkpoint import load_model, load_network
 from disentangled_ml.network.masks import MASKS
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member, TrackInfo
 
@@ -195,7 +197,7 @@ def test_too_few_anchors_for_fitting(triplets):
 )
 def test_illegal_weights(weights, match):
     with pytest.raises(ValueError, match=match):
-        check_weights(weights, NAMES)
+        condition_weights(weights, NAMES)
 
 
 @pytest.mark.parametrize("text", ["genre:1,mood:2", "{genre:1,mood:2}", " { genre : 1 , 'mood': 2.0 } "])
@@ -331,14 +333,15 @@ def test_whole_clips_are_compared_as_evaluation_does(corpus, comparisons, make_c
     assert "2 rows without a judgement, 4 triplets skipped" in capsys.readouterr().out
 
 
-def test_a_whole_track_is_the_mean_of_its_non_overlapping_chunks_alone():
-    east, north, other = torch.eye(3)
-    table = EmbeddingTable(
-        rows={Member("a", 0): east, Member("a", 5): other, Member("a", 16): north, Member("b", 0): other}
-    )
-    add_wholes(table, {"a": {None, 5}, "b": {0}, "gone": {None}}, chunk_frames=16)
-    torch.testing.assert_close(table.rows[Member("a")], (east + north) / 2**0.5)
-    assert set(table.rows) - {Member("a")} == {Member("a", 0), Member("a", 5), Member("a", 16), Member("b", 0)}
+def test_a_whole_track_is_the_mean_of_its_non_overlapping_chunks_alone(make_checkpoint):
+    model = load_model(make_checkpoint("mel"))
+    mels = {name: np.random.default_rng(i).random((N_MELS, 40), np.float32) for i, name in enumerate("abc")}
+    tracks = [(name, StreamedTrack(40, partial(mel_chunk, mel, CHUNK_FRAMES), {}, -1)) for name, mel in mels.items()]
+    table, reasons = embed_members(model, tracks, {"a": {None, 5}, "b": {0, 25}, "gone": {None}})
+    assert set(table.rows) == {Member("a"), Member("a", 0), Member("a", 5), Member("a", 16), Member("b", 0)}
+    total = table.rows[Member("a", 0)] + table.rows[Member("a", 16)]
+    torch.testing.assert_close(table.rows[Member("a")], total / total.norm())
+    assert list(reasons) == ["b"]
 
 
 def test_the_least_number_of_votes_is_asked_of_either_file(corpus, comparisons, make_checkpoint):

@@ -117,11 +117,10 @@ def test_frames(frames):
 
 
 def test_silence_and_standardisation():
-    spect = NnAudioFrontend(SMALL, mean=1.0, std=0.5)(torch.zeros(1, 2048))
-    torch.testing.assert_close(spect, torch.full_like(spect, -2.0))
+    spect = NnAudioFrontend(SMALL)(torch.zeros(1, 2048))
+    torch.testing.assert_close(spect, torch.full_like(spect, -0.8))
     stored = torch.tensor([0.2, 0.45, -0.05]).expand(2, 1, 128, 3)
     assert torch.allclose(MelFrontend(SETTINGS)(stored), torch.tensor([0.0, 1.0, -1.0]), atol=1e-6)
-    assert torch.allclose(MelFrontend(SETTINGS, mean=0.45, std=0.5)(stored), torch.tensor([-0.5, 0.0, -1.0]), atol=1e-6)
 
 
 def test_mel_computes_half_in_float32():
@@ -138,13 +137,6 @@ def test_registry_and_source(name):
     assert frontend(audio).shape == (2, 1, 128, 17)
     compiled = torch.compile(frontend, backend="eager", fullgraph=True)
     assert torch.equal(compiled(audio), frontend(audio))
-
-
-@pytest.mark.parametrize("name", FRONTENDS)
-@pytest.mark.parametrize("std", [0, -1.0, float("nan")])
-def test_rejects_std(name, std):
-    with pytest.raises(ValueError, match=r"std is .* greater than 0"):
-        FRONTENDS[name](SMALL, std=std)
 
 
 @pytest.mark.parametrize("shape", [(2, 65_536), (2, 128, 129), (2, 2, 128, 129), (2, 1, 96, 129)], ids=str)

@@ -14,8 +14,8 @@ from disentangled_ml.network.masks import FixedMasks, LearnedMasks, NoMasks
 from disentangled_ml.objective.all_triplets import count_triplets, pair_distances, sum_all_triplets
 from disentangled_ml.objective.conditions import TagCondition, TempoCondition
 from disentangled_ml.objective.losses import MEANS, DisentangledTripletLoss, ProxyLoss, masked_distance, with_track
-from disentangled_ml.objective.triplets import TripletMiner, relate_chunks, seeded_generator
-from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch
+from disentangled_ml.objective.triplets import TripletMiner, relate_chunks
+from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch, seeded_generator
 
 LOSS_ERROR = 1e-5  # relative: float32 embeddings against Python's float64
 DISTANCE_ERROR = 1e-6  # absolute: float32 differences of unit vectors, whose squares are summed in another order

@@ -49,6 +49,7 @@ PLACES = {
     "when training ends": ("on_train_end", 1),
     "in the test": ("on_test_batch_start", 2),
 }
+QUICK = ("within an epoch", "in validation")  # what is tested every time
 
 
 class Signal(pl.Callback):
@@ -157,7 +158,9 @@ def assert_equals_whole(run_dir: Path, lines: list, whole: tuple[Path, list]) ->
     assert_equal(once, whole[1], "logged")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [pytest.param(place, marks=[] if place in QUICK else pytest.mark.slow) for place in PLACES]
+)
 def test_a_run_goes_on_from_where_a_signal_ended_it(tmp_path, tiny_arguments, whole, one_thread, place):
     lines: list = []
     batches = Batches()
@@ -168,6 +171,7 @@ def test_a_run_goes_on_from_where_a_signal_ended_it(tmp_path, tiny_arguments, wh
     assert batches.n == EPOCHS * BATCHES, "some were done twice"
 
 
+@pytest.mark.slow
 def test_two_signals_and_a_run_that_is_interrupted_again_and_again(tmp_path, tiny_arguments, whole, one_thread):
     """The second signal comes while the first is dealt with; then each of many processes does a few steps."""
     lines: list = []

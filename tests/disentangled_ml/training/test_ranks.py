@@ -14,7 +14,7 @@ import time
 import pytest
 import torch
 
-from disentangled_ml.objective.triplets import seeded_generator
+from disentangled_ml.structures import seeded_generator
 from tests.conftest import TINY, write_tiny_shards
 from tests.disentangled_ml.real_runs import ENDLESS, MINUTE, TWO, RealRun, has_checkpoint, validates
 

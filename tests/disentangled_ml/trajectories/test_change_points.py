@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.signal import find_peaks
 
-from disentangled_ml.network.masks import subspaces
+from disentangled_ml.evaluation.retrieval import subspaces
 from disentangled_ml.trajectories.change_points import (
     Novelty,
     candidate_thresholds,
