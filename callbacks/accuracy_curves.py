@@ -1,6 +1,4 @@
-"""The course of triplet accuracy over the epochs, drawn when training ends."""
-
-from __future__ import annotations
+"""Triplet accuracy over the epochs, drawn when training ends."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,7 +13,8 @@ from disentangled_ml.structures import TRACK
 
 CHANCE = 0.5
 PANELS = {"train": "Training batches", "val": "Validation list"}
-LABEL_GAP = 0.055  # between two labels, as a share of the panel's height
+# Between two labels, as a share of the panel's height.
+LABEL_GAP = 0.055
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
@@ -35,20 +34,20 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
 
 
 class AccuracyCurves(pl.Callback):
-    """Keep what ``TripletAccuracy`` (which must come before it) logs, and draw ``figures/triplet_accuracy.png``.
+    """Record what ``TripletAccuracy`` (which must come before it) logs, and draw ``figures/triplet_accuracy.png``.
 
-    The history, ``{key: [[epoch, value], ...]}``, is in the checkpoint: a resumed run draws the whole course.
+    The history, ``{key: [[epoch, value], ...]}``, is in the checkpoint: a resumed run draws all epochs.
     """
 
     def __init__(self) -> None:
         self.history: dict[str, list[list[float]]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the history."""
+        """Return the history."""
         return {"history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the history."""
         self.history = state_dict["history"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -61,7 +60,7 @@ class AccuracyCurves(pl.Callback):
         self.keep(trainer, "train")
 
     def keep(self, trainer: pl.Trainer, split: str) -> None:
-        """Append the current values; an epoch that is done again replaces what it gave before."""
+        """Append the current values; an epoch that is repeated replaces its earlier values."""
         epoch = trainer.current_epoch + 1
         for key, value in trainer.callback_metrics.items():
             if key.startswith(f"{split}/triplet_accuracy/") and isfinite(value):

@@ -1,7 +1,5 @@
 """The test tracks in the subspace of each condition, brought to two dimensions and coloured by the condition's labels."""
 
-from __future__ import annotations
-
 from collections import Counter
 from math import ceil, sqrt
 from typing import Any
@@ -31,7 +29,8 @@ class EmbeddingMap(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the test tracks of all ranks."""
-        track_ids, embedding = pl_module.evaluated()[0].tracks()  # on every rank: the ranks may have to gather
+        # On every rank: the ranks may have to gather.
+        track_ids, embedding = pl_module.evaluated()[0].tracks()
         if not trainer.is_global_zero or not track_ids:
             return
         chosen = np.sort(np.random.default_rng(SEED).permutation(len(track_ids))[: self.max_tracks])
@@ -77,7 +76,8 @@ def draw_condition(figure: Any, panel: Any, name: str, places: np.ndarray, infos
     if panel.get_legend_handles_labels()[0]:
         panel.legend(
             loc="upper left",
-            bbox_to_anchor=(0.0, 0.0) if known else (1.0, 1.0),  # beside the panel is the colour bar's place
+            # Beside the panel is the colour bar's place.
+            bbox_to_anchor=(0.0, 0.0) if known else (1.0, 1.0),
             borderaxespad=0.2,
             frameon=False,
             fontsize=8.5,

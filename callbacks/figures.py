@@ -1,7 +1,5 @@
 """How all figures look, and where they go. The one file that imports matplotlib; no pyplot, so no global state."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +17,7 @@ TAG_COLORS = ("#332288", "#CC6677", "#44AA99", "#DDCC77", "#AA4499", "#117733", 
 
 
 def condition_colors(names: Sequence[str]) -> dict[str, str]:
-    """Give each condition its colour, the same in every figure; beyond six conditions the colours come again.
+    """Map each condition to its colour, the same in every figure; beyond six conditions the colours repeat.
 
     >>> condition_colors(["genre", "mood"])
     {'genre': '#0072B2', 'mood': '#D55E00'}
@@ -56,7 +54,7 @@ def new_mosaic(
 
 
 def style(panel: Axes) -> None:
-    """Give a panel the look of all."""
+    """Apply the common style to a panel."""
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(GREY)
     panel.tick_params(colors=INK, length=3, labelsize=9)

@@ -1,7 +1,5 @@
 """What the filters of a trained frontend let through, against where they began."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytorch_lightning as pl

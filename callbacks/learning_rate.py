@@ -1,7 +1,5 @@
 """The learning rate schedule of J. Lee et al. (ICASSP 2020): divided by 5 on a plateau, up to 5 times; then training stops."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,12 +10,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 class ReduceLearningRate(pl.Callback):
     """Lower the learning rate when a value has stopped falling, and stop when it has been lowered often enough.
 
-    The reduced rates themselves are in the optimiser's state; the callback's holds the rest, so a resumed run goes on exactly,
+    The reduced rates themselves are in the optimiser's state; the callback's holds the rest, so a resumed run continues exactly,
     and one that has stopped stays so unless ``reductions`` is raised. Logs ``train/learning_rate``, the rate of each epoch.
 
     Args:
         factor: Multiplies the learning rate.
-        patience: Validations in a row without a lower value that are borne.
+        patience: Validations in a row without a lower value before the rate is lowered.
         reductions: How often the rate is lowered; when it would be once more, training stops.
         monitor: The value; its validation must log it on every rank.
     """
@@ -29,7 +27,7 @@ class ReduceLearningRate(pl.Callback):
         self.scheduler: ReduceLROnPlateau | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take hold of the optimiser, which a resumed run has restored by now."""
+        """Make the scheduler of the optimiser, which a resumed run has restored by now."""
         # eps: the smallest change that torch makes; the default would keep small rates from being lowered.
         self.scheduler = ReduceLROnPlateau(trainer.optimizers[0], factor=self.factor, patience=self.patience, eps=0.0)
         self.scheduler.best, self.scheduler.num_bad_epochs = self.best, self.bad_epochs
@@ -59,10 +57,10 @@ class ReduceLearningRate(pl.Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Give plain values."""
+        """Return plain values."""
         return {"plateaus": self.plateaus, "best": self.best, "bad_epochs": self.bad_epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back; the scheduler gets them once there is an optimiser."""
+        """Restore them; the scheduler takes them once there is an optimiser."""
         self.plateaus, self.best = state_dict["plateaus"], state_dict["best"]
         self.bad_epochs = state_dict["bad_epochs"]

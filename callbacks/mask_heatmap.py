@@ -1,7 +1,5 @@
 """Which dimensions of the embedding each condition looks at, drawn when training ends."""
 
-from __future__ import annotations
-
 import pytorch_lightning as pl
 
 from callbacks.figures import GREY, INK, condition_colors, new_panels, save_figure

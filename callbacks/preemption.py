@@ -1,4 +1,4 @@
-"""SIGUSR1 and SIGTERM: a run saves where it is, to the step, and ends. The one place where signals are handled.
+"""SIGUSR1 and SIGTERM: a run saves its state, to the step, and ends. The one place where signals are handled.
 
 SLURM sends SIGUSR1 before the time limit (``--signal``) and SIGTERM on ``scancel`` and preemption, to the processes at different
 times, perhaps to one of them only. So a signal sets a flag and nothing else, and after each batch, where all ranks have done the
@@ -21,9 +21,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)  # the last wins where several are received: who cancels wants no requeue
+# The last wins if several are received: who cancels wants no requeue.
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 VALIDATION = "epoch_loop.val_loop.batch_progress"
-AT_ITS_BEGINNING = {  # how Lightning marks a validation that is to be run (again)
+# How Lightning marks a validation that is yet to run.
+AT_ITS_BEGINNING = {
     "total": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
     "current": {"ready": 0, "started": 0, "processed": 0, "completed": 0},
     "is_last_batch": False,
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Preempted(Exception):
-    """Tell that a run has ended because of a signal, whose number it holds, and can go on from its last checkpoint."""
+    """Raised when a run ends because of a signal, with its number; the run can be resumed from its last checkpoint."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -56,20 +58,19 @@ class Preemption(pl.Callback):
         self.received = 0
 
     def listen(self) -> None:
-        """Take note of signals until the process ends: one that comes when all is done must not make a failure of it."""
+        """Handle signals until the process ends: one that comes when all is done must not make it fail."""
         atexit.register(kill_children)
         for number in SIGNALS:
             signal.signal(number, self.receive)
-            atexit.register(
-                signal.signal, number, signal.SIG_IGN
-            )  # behind it Python has no handlers any more, and dies
+            # After the exit handlers Python has no signal handlers any more, and would be killed.
+            atexit.register(signal.signal, number, signal.SIG_IGN)
 
     def receive(self, number: int, frame: Any = None) -> None:
-        """Take note of a signal."""
+        """Record a signal."""
         self.received = max(self.received, number)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Keep Lightning from handling signals: it would save at any point of a step, and call on the other ranks from there."""
+        """Disable Lightning's signal handlers, which would save at any point of a step, with collectives."""
         trainer._signal_connector.register_signal_handlers = lambda: None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -92,12 +93,12 @@ class Preemption(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Mark a validation that a checkpoint was made in; Lightning would take it for done."""
+        """Mark a validation as unfinished if the checkpoint is made within it; Lightning would take it for done."""
         if trainer.validating:
             checkpoint["loops"]["fit_loop"][VALIDATION] = AT_ITS_BEGINNING
 
     def end_if_told(self, trainer: pl.Trainer, save: bool = False) -> None:
-        """End on all ranks if any was told to; call it on all.
+        """End on all ranks if any has received a signal. A collective: call it on all.
 
         Raises:
             Preempted: then.
@@ -112,7 +113,7 @@ class Preemption(pl.Callback):
         raise Preempted(told)
 
     def agreed(self, trainer: pl.Trainer) -> int:
-        """Give the largest number that any rank had received; what comes while they talk is left for the next time."""
+        """Return the largest signal number that any rank had received; later ones are left for the next time."""
         if trainer.world_size == 1:
             return self.received
         number = torch.tensor(self.received, device=trainer.strategy.root_device)

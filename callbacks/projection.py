@@ -1,17 +1,16 @@
-"""Points of an embedding to points of a plane, for maps."""
-
-from __future__ import annotations
+"""Projection of an embedding to a plane, for maps."""
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 SEED = 0
-MIN_TRACKS = 10  # fewer have no neighbourhoods that t-SNE could keep
+# Fewer have no neighbourhoods that t-SNE could keep.
+MIN_TRACKS = 10
 
 
 def plane(points: np.ndarray) -> np.ndarray:
-    """Bring points to two dimensions: by t-SNE, or by PCA where they are few or do not vary.
+    """Project points to two dimensions: by t-SNE, or by PCA where they are few or do not vary.
 
     Shape:
         points: (N, D), N >= 1; returns: (N, 2).

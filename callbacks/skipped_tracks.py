@@ -1,6 +1,4 @@
-"""How many tracks could not be read: damage that is borne must not go unseen."""
-
-from __future__ import annotations
+"""The number of tracks that could not be read: tolerated damage must not go unnoticed."""
 
 import pytorch_lightning as pl
 import torch

@@ -1,7 +1,5 @@
 """How fast training is, and whether the data keep up with the device."""
 
-from __future__ import annotations
-
 from time import perf_counter
 from typing import Any
 
@@ -37,12 +35,12 @@ class Throughput(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take it back, the measurements when training starts."""
+        """Restore the time; the measurements are restored when training starts."""
         state = checkpoint["callbacks"].get(self.state_key, {})
         self.seconds, self.resumed = state.get("seconds", 0.0), state.get("measured", self.resumed)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin at zero, or at what a resumed run has measured; that is the sum of all ranks, so one of them takes it."""
+        """Start at zero, or at what a resumed run has measured: the sum of all ranks, which rank zero takes."""
         self.begin_epoch()
         if trainer.is_global_zero:
             self.chunks, self.waiting, self.working = self.resumed
@@ -60,7 +58,7 @@ class Throughput(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: ChunkBatch, batch_idx: int
     ) -> None:
-        """Count the time since the last batch as waiting."""
+        """Add the time since the last batch to the waiting time."""
         self.waiting += self.lap()
 
     def on_train_batch_end(
@@ -68,7 +66,8 @@ class Throughput(pl.Callback):
     ) -> None:
         """Count a batch."""
         if trainer.is_last_batch and pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)  # once per epoch: what is still queued belongs to it
+            # Once per epoch: what is still queued belongs to it.
+            torch.cuda.synchronize(pl_module.device)
         self.working += self.lap()
         self.chunks += len(batch.audio)
 
@@ -89,11 +88,11 @@ class Throughput(pl.Callback):
         self.begin_epoch()
 
     def sum_of_ranks(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Tensor:
-        """Sum chunks, seconds of waiting and seconds of work over the ranks; gives (3,) float64."""
+        """Sum chunks, seconds of waiting and seconds of work over the ranks; returns (3,) float64."""
         own = torch.tensor([self.chunks, self.waiting, self.working], dtype=torch.float64, device=pl_module.device)
         return trainer.strategy.reduce(own, reduce_op="sum")
 
     def lap(self) -> float:
-        """Give the seconds since the last lap."""
+        """Return the seconds since the last lap."""
         before, self.since = self.since, perf_counter()
         return self.since - before

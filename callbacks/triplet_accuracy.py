@@ -5,8 +5,6 @@ summed over batches and ranks before they are divided. Every rank logs the same 
 for a condition without a triplet on any rank), so nothing is left for Lightning to synchronise.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytorch_lightning as pl
@@ -27,7 +25,7 @@ class TripletAccuracy(pl.Callback):
         self.resumed: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin at zero, or at what a resumed run has counted; that is the sum of all ranks, so one of them takes it."""
+        """Start at zero, or at what a resumed run has counted: the sum of all ranks, which rank zero takes."""
         self.begin_epoch(pl_module)
         if self.resumed and trainer.is_global_zero:
             self.counts += self.resumed["counts"].to(pl_module.device)
@@ -50,7 +48,7 @@ class TripletAccuracy(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep it until training starts."""
+        """Keep the counts until training starts."""
         self.resumed = checkpoint["callbacks"].get(self.state_key, {})
 
     def on_train_batch_end(

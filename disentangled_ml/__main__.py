@@ -3,24 +3,25 @@
 import difflib
 import sys
 
-from disentangled_ml import config
+from disentangled_ml.commands import schemas
+from disentangled_ml.config import TrainConfig
 from disentangled_ml.console import HELP, purpose, run_command
 
 COMMANDS = {  # in the order of the help: the module, whose main is run, and the schema of its keys
-    "demo": ("disentangled_ml.commands.demo", config.DemoConfig),
-    "prepare": ("disentangled_ml.prepare", config.PrepareConfig),
-    "train": ("disentangled_ml.train", config.TrainConfig),
-    "evaluate": ("disentangled_ml.evaluate", config.EvaluateConfig),
-    "table": ("disentangled_ml.commands.table", config.TableConfig),
-    "html_report": ("disentangled_ml.commands.html_report", config.HtmlReportConfig),
-    "embed": ("disentangled_ml.commands.embed", config.EmbedConfig),
-    "search": ("disentangled_ml.commands.search", config.SearchConfig),
-    "serve": ("disentangled_ml.commands.serve", config.ServeConfig),
-    "listening_results": ("disentangled_ml.commands.listening_results", config.ListeningResultsConfig),
-    "human_triplets": ("disentangled_ml.commands.human_triplets", config.HumanTripletsConfig),
-    "trajectory": ("disentangled_ml.commands.trajectory", config.TrajectoryConfig),
-    "changes": ("disentangled_ml.commands.changes", config.ChangesConfig),
-    "tempo_check": ("disentangled_ml.commands.tempo_check", config.TempoCheckConfig),
+    "demo": ("disentangled_ml.commands.demo", schemas.DemoConfig),
+    "prepare": ("disentangled_ml.prepare", schemas.PrepareConfig),
+    "train": ("disentangled_ml.train", TrainConfig),
+    "evaluate": ("disentangled_ml.evaluate", schemas.EvaluateConfig),
+    "table": ("disentangled_ml.commands.table", schemas.TableConfig),
+    "html_report": ("disentangled_ml.commands.html_report", schemas.HtmlReportConfig),
+    "embed": ("disentangled_ml.commands.embed", schemas.EmbedConfig),
+    "search": ("disentangled_ml.commands.search", schemas.SearchConfig),
+    "serve": ("disentangled_ml.commands.serve", schemas.ServeConfig),
+    "listening_results": ("disentangled_ml.commands.listening_results", schemas.ListeningResultsConfig),
+    "human_triplets": ("disentangled_ml.commands.human_triplets", schemas.HumanTripletsConfig),
+    "trajectory": ("disentangled_ml.commands.trajectory", schemas.TrajectoryConfig),
+    "changes": ("disentangled_ml.commands.changes", schemas.ChangesConfig),
+    "tempo_check": ("disentangled_ml.commands.tempo_check", schemas.TempoCheckConfig),
 }
 
 

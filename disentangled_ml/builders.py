@@ -1,4 +1,4 @@
-"""Configuration to objects: the one place that knows all three packages. Nothing below it receives a configuration."""
+"""Configuration to objects. Nothing below this module receives a configuration."""
 
 import logging
 import os
@@ -42,15 +42,18 @@ from disentangled_ml.training.ranks import watch_ranks
 from disentangled_ml.training.tracking import build_logger
 
 MONITOR = "val/triplet_accuracy/mean"
-TRACK_MONITOR = "val/triplet_accuracy/track"  # where the conditions' labels are not used
-LOG_REFRESH = 50  # steps from one state of the progress bar to the next in a file, which keeps them all
-MAX_WORKERS = 8  # loading processes per GPU that are started unasked
+# If the conditions' labels are not used.
+TRACK_MONITOR = "val/triplet_accuracy/track"
+# Steps between two states of the progress bar in a file, which keeps them all.
+LOG_REFRESH = 50
+# Loading processes per GPU, unless configured.
+MAX_WORKERS = 8
 
 logger = logging.getLogger(__name__)
 
 
 def build_plan(config: DictConfig) -> BatchPlan:
-    """Build the plan of the batches of a training configuration; where all triplets are taken, none is drawn with them."""
+    """Build the plan of the batches of a training configuration; it draws no triplets if the loss takes all."""
     data = config.data
     drawn = config.loss.triplets == "sampled"
     return BatchPlan(
@@ -124,7 +127,7 @@ def build_loss(config: DictConfig, conditions: list[Condition]) -> DisentangledL
 
 
 def build_selection(config: DictConfig, conditions: list[Condition]) -> Selection | None:
-    """Build what chooses the triplets of a step; None where those are taken that are drawn with the batches."""
+    """Build what chooses the triplets of a step; None: those drawn with the batches."""
     miner, loss = build_plan(config).miner(conditions), config.loss
     if loss.triplets == "all":
         return EveryTriplet(conditions, miner.min_gap, loss.gather)
@@ -132,10 +135,10 @@ def build_selection(config: DictConfig, conditions: list[Condition]) -> Selectio
 
 
 def build_augmentation(config: DictConfig, audio: AudioSettings) -> Augmentation | None:
-    """Build what changes the training chunks of a configuration; None where nothing does.
+    """Build the augmentation of a training configuration; None: there is none.
 
     Raises:
-        ConfigError: if waveforms are to be changed that the frontend does not read, or all of a chunk may be blanked.
+        ConfigError: if it changes waveforms that the frontend does not read, or may mask a whole chunk.
     """
     keys = config.augmentation
     for key, value, size in (
@@ -174,7 +177,7 @@ def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSe
 
 
 def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
-    """Build what logs, draws, saves and ends a run."""
+    """Build the callbacks of a run."""
     training = config.training
     monitor = MONITOR if config.loss.condition_weight else TRACK_MONITOR
     checkpoint = partial(
@@ -191,7 +194,8 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
         EmbeddingMap(),
         FilterPlot(),
         checkpoint(filename="best", monitor=monitor, mode="max"),
-        checkpoint(filename="last"),  # by its own callback: save_last=True saves only in epochs that are the best
+        # A callback of its own, since save_last=True saves only in epochs that are the best.
+        checkpoint(filename="last"),
     ]
     if training.early_stopping_patience:
         callbacks.append(EarlyStopping(monitor, patience=training.early_stopping_patience, mode="max"))
@@ -199,7 +203,7 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
 
 
 def build_trainer(config: DictConfig, run_dir: Path, *further: Callback) -> pl.Trainer:
-    """Build the trainer of a configuration, with its own callbacks and some further ones behind them.
+    """Build the trainer of a configuration, with further callbacks behind its own.
 
     Raises:
         ConfigError: if a GPU is asked for, or needed, and there is none.
@@ -208,7 +212,8 @@ def build_trainer(config: DictConfig, run_dir: Path, *further: Callback) -> pl.T
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu, but there is no CUDA device: use trainer=auto or trainer=cpu")
     accelerator = trainer.accelerator
-    if accelerator == "auto":  # Lightning's own "auto" takes Apple's GPUs, which lack float64
+    # Lightning's own "auto" takes Apple's GPUs, which lack float64.
+    if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if trainer.sync_batchnorm and accelerator == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true needs GPUs: torch has no such batch norm for the CPU")

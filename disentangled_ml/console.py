@@ -8,7 +8,8 @@ from importlib.util import find_spec
 
 from tqdm import tqdm
 
-from disentangled_ml.config import CONF, GROUPS, ConfigError, conf_name, group_choices, load_config
+from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.config.loading import GROUPS, conf_file, group_choices
 from disentangled_ml.processes import keep_freed_memory
 
 HELP = ("-h", "--help", "help")
@@ -25,9 +26,7 @@ def usage(module: str, schema: type) -> str:
     if "choices" in schema.__dataclass_fields__:
         lines += ["Choices, each a file of conf/GROUP/:"]
         lines += [f"  {group}={'|'.join(group_choices(group))}" for group in GROUPS] + [""]
-    return "\n".join(
-        [*lines, "Keys, with their defaults:", "", (CONF / f"{conf_name(schema)}.yaml").read_text().strip()]
-    )
+    return "\n".join([*lines, "Keys, with their defaults:", "", conf_file(schema).read_text(encoding="utf-8").strip()])
 
 
 def run_command(module: str, schema: type, argv: list[str]) -> None:

@@ -54,7 +54,7 @@ def check_settings(config: DictConfig) -> None:
 
 
 def load_system(config: DictConfig) -> tuple[System, Mapping[str, Any]]:
-    """Load what is evaluated, and how tempi are related in its triplets: as it was trained, or for a baseline by default."""
+    """Load the system, and the tempo relation of its triplets: the trained one, or the default for a baseline."""
     index = None if config.shards is None else ShardIndex.read(config.shards)
     if config.checkpoint is not None:
         keep_sequences = config.match != MEAN

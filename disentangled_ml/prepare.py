@@ -23,26 +23,19 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from pkgutil import resolve_name
 
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.audio.decoding import MISSING_FILE
-from datamodules.corpora.magnatagatune import read_magnatagatune
 from datamodules.corpora.manifest import read_manifest
-from datamodules.corpora.msd import read_msd
-from datamodules.corpora.mtg_jamendo import read_mtg_jamendo
 from datamodules.corpora.tags import choose_conditions
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
-from disentangled_ml.config import ConfigError, MagnaTagATuneConfig, MsdConfig, MtgJamendoConfig
+from disentangled_ml.config import ConfigError
 from disentangled_ml.files import output_context
 from disentangled_ml.structures import SPLITS, AudioSettings, Corpus
 
-READERS = {  # by the schema of their keys, which are their arguments
-    MsdConfig: read_msd,
-    MtgJamendoConfig: read_mtg_jamendo,
-    MagnaTagATuneConfig: read_magnatagatune,
-}
 DETAIL = re.compile(r"""'[^']*'|"[^"]*"|\d+(\.\d+)?""")  # what tells one rejection from others of its kind
 logger = logging.getLogger("prepare")
 
@@ -57,7 +50,7 @@ def build_corpus(config: DictConfig) -> Corpus:
         return read_manifest(Path(config.manifest), config.split_shares, config.conditions)
     if not config.merge and not Path(config.corpus.audio).is_dir():  # every track would be rejected, one by one
         raise ConfigError(f"corpus.audio={config.corpus.audio} is not a folder: give the one that holds the recordings")
-    corpus = READERS[OmegaConf.get_type(config.corpus)](**OmegaConf.to_container(config.corpus))
+    corpus = resolve_name(OmegaConf.get_type(config.corpus).reader)(**OmegaConf.to_container(config.corpus))
     return corpus if config.conditions is None else choose_conditions(corpus, config.conditions)
 
 

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -35,8 +34,6 @@ OF_ANOTHER_JOB = (
     "NODE_RANK",
     "WORLD_SIZE",
 )
-# A pool's processes run the module that Python was started with again, under another name, after it was imported for all.
-warnings.filterwarnings("ignore", ".* found in sys.modules after import of package", RuntimeWarning)
 logger = logging.getLogger("jobs")
 
 
@@ -69,11 +66,11 @@ def new_pool(n: int, preloaded: str, initializer: Callable[[], None]) -> Process
 
     Args:
         n: Number of processes.
-        preloaded: Module that is imported once for all of them, as is the one that Python was started with.
+        preloaded: Module that is imported once for all of them.
         initializer: Run by each process first.
     """
-    context, program = get_context("forkserver"), sys.modules["__main__"].__spec__
-    context.set_forkserver_preload([preloaded, *([program.name] if program else [])])
+    context = get_context("forkserver")
+    context.set_forkserver_preload([preloaded])
     return ProcessPoolExecutor(n, context, initializer=initializer)
 
 

@@ -52,7 +52,7 @@ class AudioSettings:
         return frames * self.hop_length / self.sample_rate
 
     def frames(self, seconds: float) -> int:
-        """Return the frame nearest to a time in seconds; the inverse of ``seconds``.
+        """Return the frame nearest to a time in seconds, the inverse of ``seconds``.
 
         >>> AudioSettings().frames(AudioSettings().seconds(77))
         77
@@ -81,7 +81,7 @@ class TripletBatch(NamedTuple):
 
 
 class AllTriplets(NamedTuple):
-    """All triplets of a batch of B chunks, without a list of them: each positive of an anchor meets each negative of it.
+    """All triplets of a batch of B chunks, without a list of them: each positive of an anchor with each of its negatives.
 
     Shape:
         positive: (C + 1, A, B) bool, which chunks are positives of each anchor, per condition and for track.
@@ -97,7 +97,7 @@ class AllTriplets(NamedTuple):
 class BatchTracks(NamedTuple):
     """Labels, artists and chunk starts of a batch, stored track by track (k chunks of each of N tracks, B = N * k).
 
-    On the CPU they may be NumPy arrays, to be related in less time.
+    On the CPU they may be NumPy arrays, whose relations take less time.
 
     Shape:
         labels: C tensors (N, V_c), as encoded by each condition.
@@ -111,14 +111,14 @@ class BatchTracks(NamedTuple):
 
 
 class ChunkBatch(NamedTuple):
-    """The chunks of a training batch, each embedded once, and their triplets.
+    """Chunks of a training batch, each to be embedded once, and their triplets.
 
     Shape:
         audio: (B, 1, n_mels, frames) log-mel, or (B, samples) waveform.
         triplets: rows into ``audio``.
         targets: C tensors (B, K_c) float32, shares of a chunk in the classes of each condition, zero where unlabelled; none where
             the loss knows no classes.
-        tracks: what relates the chunks, for triplets over the batches of all ranks.
+        tracks: labels, artists and starts of the chunks, for triplets over the batches of all ranks.
     """
 
     audio: Tensor
@@ -146,14 +146,14 @@ class TrackChunks(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A member of a listed triplet: a track, or the chunk of it that begins at frame ``start``."""
+    """Member of a listed triplet: a track, or its chunk that begins at frame ``start``."""
 
     track_id: str
     start: int | None = None
 
 
 class TrackInfo(NamedTuple):
-    """What is known about one track besides its audio.
+    """What is known about a track besides its audio.
 
     Attributes:
         track_id: Unique name.
@@ -218,7 +218,7 @@ class Corpus(NamedTuple):
 
 
 class ListedTriplet(NamedTuple):
-    """A triplet of a fixed list; the condition may be ``track``."""
+    """Triplet of a fixed list; the condition may be ``track``."""
 
     condition: str
     anchor: Member

@@ -1,7 +1,4 @@
-"""What can be evaluated: a network, a set of specialised networks, a baseline; and the reports on them.
-
-Each embeds the tracks of a split of shards.
-"""
+"""What can be evaluated on shards: a network, a set of specialised networks, a baseline; and the reports on them."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,13 +36,14 @@ logger = logging.getLogger("evaluate")
 
 
 class System(Protocol):
-    """Something that embeds tracks, and knows which part of the embedding each condition looks at."""
+    """Anything that embeds tracks and has condition masks."""
 
     index: ShardIndex
     condition_names: list[str]
     chunk_frames: int
     n_parameters: int | None  # None: nothing is trained
-    has_subspaces: bool  # whether the conditions look at different parts
+    # Whether the conditions look at different parts.
+    has_subspaces: bool
 
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
         """Embed the tracks of a split, or those named, with the wanted chunks."""
@@ -260,7 +258,7 @@ def list_conditions(index: ShardIndex, names: list[str], tempo: Mapping[str, Any
 def evaluate_split(
     system: System, conditions: list[Condition], settings: ListSettings, probe: bool, match: str = MEAN
 ) -> dict[str, Any]:
-    """Evaluate on the kept list of the test split; with probes, if asked for, which are trained on the training tracks.
+    """Evaluate on the stored list of the test split, optionally with probes, which are trained on the training tracks.
 
     Raises:
         ShardsError: if there are no such tracks.

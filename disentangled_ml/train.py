@@ -3,11 +3,9 @@
 Leaves in runs/RUN_NAME/: config.yaml, checkpoints/{best,last}.ckpt, metrics.json and evaluation.json (the best checkpoint on
 validation and test), figures/*.png and the W&B files.
 
-SIGTERM or SIGUSR1 ends it after the batch that it is at; ``resume=true`` goes on with the next one. Under SLURM, SIGUSR1 also
+SIGTERM or SIGUSR1 ends it after the current batch; ``resume=true`` continues with the next one. Under SLURM, SIGUSR1 also
 requeues the job.
 """
-
-from __future__ import annotations
 
 import sys
 
@@ -71,7 +69,7 @@ def main(config: DictConfig) -> None:
         write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     try:
         train_and_test(trainer, module, data, run_dir, last)
-    except (Preempted, SystemExit) as error:  # SystemExit is how Lightning ends on Ctrl-C
+    except (Preempted, SystemExit) as error:  # SystemExit: Lightning's on Ctrl-C
         raise SystemExit(end_early(error, run_dir, trainer.is_global_zero)) from error
     finish()
 
@@ -98,9 +96,9 @@ def train_and_test(
 
 
 def end_early(reason: Preempted | SystemExit, run_dir: Path, is_first: bool) -> str | int:
-    """Do what is to be done when a run is interrupted, and give what the process exits with.
+    """Close an interrupted run and return the exit status or message.
 
-    Ranks above zero end quietly: who started them, Lightning or ``srun``, would kill the first for the failure of another.
+    Ranks above zero exit with 0: otherwise Lightning or ``srun``, which started them, would kill the first.
     """
     if isinstance(reason, Preempted):
         if not is_first:
@@ -108,15 +106,12 @@ def end_early(reason: Preempted | SystemExit, run_dir: Path, is_first: bool) -> 
         finish_interrupted()
         job = slurm.job_id()
         if job and reason.number == signal.SIGUSR1:
-            logger.info(slurm.requeue(job))  # the last thing: it kills what still runs
+            logger.info(slurm.requeue(job))  # last, since it kills this job
     return f"interrupted: run_name={run_dir.name} resume=true goes on with {run_dir}"
 
 
 def quieten() -> None:
-    """Silence advice that does not apply here.
-
-    Our streams shard themselves and choose their workers; what is logged is equal on all ranks already.
-    """
+    """Silence warnings that do not apply: our streams shard themselves, and logged values are equal on all ranks already."""
     for message in (
         ".*does not have many workers.*",
         ".*IterableDataset.*__len__.*",
@@ -126,6 +121,6 @@ def quieten() -> None:
         ".*litlogger.*",
     ):
         warnings.filterwarnings("ignore", message)
-    # Where the disk is full W&B's service ends, and W&B says so for every value logged, and that it cannot say so in its log.
+    # On a full disk W&B's service ends; W&B would report that, and that it cannot log it, for every value.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.raiseExceptions = False

@@ -32,7 +32,7 @@ ONE_PLACE = {  # a third-party framework and the files that may import it
     "uvicorn": ("disentangled_ml/commands/serve.py",),
 }
 # The formulas: what they may import of ours, and no framework of configuration, training or logging.
-FORMULAS = ("objective", "evaluation", "baselines", "structures")
+FORMULAS = ("network", "objective", "evaluation", "baselines", "structures")
 NOT_IN_FORMULAS = ("pytorch_lightning", "lightning", "omegaconf", "wandb", "datamodules", "callbacks")
 PEERS = ("pytorch_metric_learning", "benchmarks")  # of the benchmarks, which users do not install
 
@@ -129,13 +129,12 @@ def strays(imports: dict[str, set[str]], framework: str, files: tuple[str, ...] 
 
 def foreign_to_formulas(imports: dict[str, set[str]]) -> list[tuple[str, str]]:
     rooms = [f"disentangled_ml.{room}" for room in FORMULAS]
-    legal = (*rooms, "disentangled_ml.network")
     return [
         (module, name)
         for module, names in imports.items()
         if within(module, *rooms)
         for name in sorted(names)
-        if within(name, *NOT_IN_FORMULAS) or (within(name, *OURS) and not within(name, *legal))
+        if within(name, *NOT_IN_FORMULAS) or (within(name, *OURS) and not within(name, *rooms))
     ]
 
 

@@ -64,11 +64,13 @@ class Workers:
 
     def __init__(self, n: int, work: Work):
         self.n, self.task = n, partial(do_together, work=work)
+        # Imported once for all processes, with all that it needs
+        self.module = getattr(work, "func", work).__module__
         self.start()
 
     def start(self) -> None:
         """Start the processes."""
-        self.pool = new_pool(self.n, __name__, start_worker)
+        self.pool = new_pool(self.n, self.module, start_worker)
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +106,7 @@ class Workers:
 
     def alone(self, record: TrackRecord) -> Any | Rejected:
         """Work on one record in a process of its own."""
-        with new_pool(1, __name__, start_worker) as one:
+        with new_pool(1, self.module, start_worker) as one:
             try:
                 return one.submit(self.task, [record]).result()[0]
             except BrokenProcessPool:

@@ -1,14 +1,12 @@
 """What all baselines have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import Tensor
 
 
 class Baseline:
-    """Turn a stored spectrogram into a vector, to be compared by Euclidean distance.
+    """Map from a stored spectrogram to a vector, to be compared by Euclidean distance.
 
     Args:
         seed: Of whatever the baseline draws.
@@ -31,7 +29,7 @@ class Baseline:
 
 
 def check_mel(mel: Tensor, min_bands: int = 1) -> None:
-    """Refuse what is no spectrogram of at least one frame and ``min_bands`` bands.
+    """Check that a spectrogram has at least one frame and ``min_bands`` bands.
 
     Raises:
         ValueError: for any other shape.

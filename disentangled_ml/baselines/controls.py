@@ -4,8 +4,6 @@ Low-rate codecs empty the top bands, so two excerpts of one file can be told fro
 listening to the music.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
@@ -35,7 +33,7 @@ def top_levels(mel: Tensor) -> Tensor:
 
 
 def bandwidth(mel: Tensor) -> float:
-    """Give one number for how much of the top bands is left: their mean level in dB.
+    """Compute the mean level of the top bands in dB, a measure of the bandwidth.
 
     Shape:
         mel: (n_mels, F) log-mel as stored.

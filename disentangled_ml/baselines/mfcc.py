@@ -6,8 +6,6 @@ second differences are torchaudio's, over five frames with repeated ends. Coeffi
 as long as nothing is cut.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 
@@ -17,14 +15,16 @@ from torchaudio.functional import amplitude_to_DB, compute_deltas, create_dct
 
 from disentangled_ml.baselines.base import Baseline, check_mel
 
-MIN_MAGNITUDE = 1e-5  # -100 dB, the floor of torchaudio's and librosa's decibels
+# -100 dB, the floor of torchaudio's and librosa's decibels.
+MIN_MAGNITUDE = 1e-5
 TOP_DB = 80.0
 N_COEFFICIENTS = 13
-MIN_DEVIATION = 1e-3  # in dB; what is less is the rounding of a constant
+# In dB; what is less is the rounding of a constant.
+MIN_DEVIATION = 1e-3
 
 
 def magnitude(mel: Tensor) -> Tensor:
-    """Undo the stored compression: log10(1 + 10 S) to S, any shape, in float32.
+    """Invert the stored compression: log10(1 + 10 S) to S, any shape, in float32.
 
     >>> magnitude(torch.tensor([0.0, 1.0])).tolist()
     [0.0, 0.8999999761581421]
@@ -33,7 +33,7 @@ def magnitude(mel: Tensor) -> Tensor:
 
 
 def decibels(magnitudes: Tensor, top_db: float | None = None) -> Tensor:
-    """Give the level in dB, at least that of ``MIN_MAGNITUDE`` and at most ``top_db`` below the highest; (bands, F) to the same.
+    """Convert to dB, at least that of ``MIN_MAGNITUDE`` and at most ``top_db`` below the highest; (bands, F) to the same.
 
     >>> decibels(torch.tensor([[1.0, 0.1, 0.0]])).tolist()
     [[0.0, -20.0, -100.0]]

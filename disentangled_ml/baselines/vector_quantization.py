@@ -13,8 +13,6 @@ the iterations), and stops after ``MAX_ITERATIONS``, when the mean squared dista
 would end (measured on Emotify: 353,260 frames, 14 s on one core).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np
@@ -26,7 +24,8 @@ from disentangled_ml.baselines.mfcc import mfcc_frames
 
 MAX_ITERATIONS = 20
 FRAMES_PER_WORD = 20  # among which k-means++ chooses
-FRAMES_PER_BLOCK = 4096  # compared with all words at a time: 16 MB with 1024 words
+# Compared with all words at a time: 16 MB with 1024 words.
+FRAMES_PER_BLOCK = 4096
 
 
 def sample_frames(tracks: Iterable[np.ndarray], max_frames: int, generator: np.random.Generator) -> np.ndarray:
@@ -51,7 +50,8 @@ def sample_frames(tracks: Iterable[np.ndarray], max_frames: int, generator: np.r
         number = np.arange(seen, seen + len(frames))
         slot = np.where(number < max_frames, number, generator.integers(number + 1))
         kept = slot < max_frames
-        reservoir[slot[kept]] = frames[kept]  # of two frames for one slot NumPy keeps the later, as the algorithm does
+        # Of two frames for one slot NumPy keeps the later, as the algorithm does.
+        reservoir[slot[kept]] = frames[kept]
         seen += len(frames)
     if not seen:
         raise ValueError("there are no training frames, expected at least 1")
@@ -98,7 +98,8 @@ def word_histogram(frames: Tensor, words: Tensor, nearest: int = 1) -> Tensor:
     >>> word_histogram(torch.tensor([[1.0], [14.0]]), words, nearest=2).tolist()
     [0.25, 0.5, 0.25]
     """
-    center = words.mean(0)  # in float32, differences of large squares would lose digits
+    # In float32, differences of large squares would lose digits.
+    center = words.mean(0)
     words = words - center
     half_square = words.square().sum(1) / 2
     count = torch.zeros(len(words), dtype=torch.int64)

@@ -37,8 +37,10 @@ from disentangled_ml.reporting.cells import accuracy_text, aligned
 from disentangled_ml.structures import SPLITS, VOTE_COLUMNS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a folder has several of one recording, the first is taken
-SHOWN = 5  # reasons on the screen; the report has all
+# Where a folder has several of one recording, the first is taken.
+EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")
+# Reasons on the screen; the report has all.
+SHOWN = 5
 logger = logging.getLogger("human_triplets")
 
 
@@ -64,7 +66,7 @@ def parse_weights(text: str | None) -> dict[str, float] | None:
 
 
 def too_late(audio: AudioSettings, start: int, chunk_frames: int, frames: int) -> str | None:
-    """Say why a recording of ``frames`` frames has no chunk at a start; None if it has one.
+    """Return why a recording of ``frames`` frames has no chunk at a start; None if it has one.
 
     >>> too_late(AudioSettings(), 129, 129, 258) is None
     True
@@ -198,7 +200,7 @@ def read_judgements(path: Path, audio: AudioSettings, least_votes: int | None) -
 
 
 def human_table(report: dict[str, Any]) -> str:
-    """Show a report as a table: a line per way of comparing, over all triplets and those of high agreement."""
+    """Format a report as a table: a line per way of comparing, over all triplets and those of high agreement."""
     spaces, high = report["all"], report["high_agreement"]
     ways = [("whole", spaces["whole"], high["whole"])]
     ways += [(name, entry, high["subspaces"][name]) for name, entry in spaces["subspaces"].items()]

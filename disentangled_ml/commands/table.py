@@ -22,7 +22,8 @@ from yaml import YAMLError
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.triplet_lists.lists import ListSettings
 from disentangled_ml.baselines import BASELINES
-from disentangled_ml.config import ConfigError, TrainConfig, group_choices, load_config
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
+from disentangled_ml.config.loading import group_choices
 from disentangled_ml.files import locked, read_json, write_json
 from disentangled_ml.processes import Job, run_jobs, slots
 from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison

@@ -6,8 +6,6 @@ ones are not negative, and each triplet is judged by weights that were fitted wi
 track, or of the same votes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +22,8 @@ from disentangled_ml.objective.losses import with_track
 from disentangled_ml.structures import TRACK, ListedTriplet
 
 FOLDS = 5
-RIDGE = 1e-3  # keeps the weights finite where they separate the judgements perfectly
+# Keeps the weights finite where they separate the judgements perfectly.
+RIDGE = 1e-3
 
 
 def human_report(
@@ -88,7 +87,7 @@ def human_report(
 
 
 def condition_weights(weights: Mapping[str, float] | None, condition_names: Sequence[str]) -> list[float]:
-    """Give the weights in the order of the conditions.
+    """Return the weights in the order of the conditions.
 
     Raises:
         ValueError: if they are not one per condition, or negative, not finite or all zero.
@@ -111,7 +110,7 @@ def condition_weights(weights: Mapping[str, float] | None, condition_names: Sequ
 def outcomes(
     dist_ap: Tensor, dist_an: Tensor, condition_names: Sequence[str], given: Sequence[float], fitted: Tensor | None
 ) -> dict[str, Tensor]:
-    """Tell by every way of comparing which triplets agree with people; ``sub NAME`` is a subspace.
+    """Return which triplets agree with people, by every way of comparing; ``sub NAME`` is a subspace.
 
     Shape:
         dist_ap, dist_an: (T, C + 1), the whole embedding last; fitted: (T, C).

@@ -5,8 +5,6 @@ masked distance is that of the loss (J. Lee et al., ICASSP 2020, section 3.3). T
 instead (``match``, see matching.py).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,13 +23,15 @@ from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.losses import masked_mean, triplet_violation, with_track
 from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks, TrackInfo
 
-TRIPLETS_PER_BLOCK = 1024  # whose differences stay in the cache while they are masked for one space after the other
-SPACES = ("sub", "all")  # the subspace of a triplet's own condition, all dimensions
+# Their differences stay in the cache while they are masked for one space after the other.
+TRIPLETS_PER_BLOCK = 1024
+# The subspace of a triplet's own condition, all dimensions.
+SPACES = ("sub", "all")
 
 
 @dataclass
 class EmbeddingTable:
-    """Collect embeddings of whole tracks and of single chunks, on the CPU.
+    """Embeddings of whole tracks and of single chunks, on the CPU.
 
     Attributes:
         wanted: Chunks to keep by themselves.
@@ -61,12 +61,12 @@ class EmbeddingTable:
                 self.rows[member] = chunk.clone()
 
     def tracks(self) -> tuple[list[str], Tensor]:
-        """Give the ids and embeddings (N, D) of the whole tracks, sorted by id."""
+        """Return the ids and embeddings (N, D) of the whole tracks, sorted by id."""
         ids = sorted(member.track_id for member in self.rows if member.start is None)
         return ids, torch.stack([self.rows[Member(track_id)] for track_id in ids]) if ids else torch.empty(0, 0)
 
     def ends(self) -> tuple[Tensor, Tensor]:
-        """Give the embeddings (N, D) of the first and of the last chunk kept of each track that has two, sorted by id."""
+        """Return the embeddings (N, D) of the first and of the last kept chunk of each track that has two, sorted by id."""
         starts: dict[str, list[int]] = {}
         for member in self.rows:
             if member.start is not None:
@@ -96,7 +96,7 @@ def listed_chunks(triplets: Iterable[ListedTriplet]) -> set[Member]:
 
 
 def end_chunks(infos: Iterable[TrackInfo], chunk_frames: int) -> set[Member]:
-    """Name the first and the last of the non-overlapping chunks of tracks that have two.
+    """Return the first and the last of the non-overlapping chunks of tracks that have two.
 
     >>> sorted(member.start for member in end_chunks([TrackInfo("a", None, 400, {}), TrackInfo("b", None, 200, {})], 129))
     [0, 258]
@@ -107,14 +107,14 @@ def end_chunks(infos: Iterable[TrackInfo], chunk_frames: int) -> set[Member]:
 
 @dataclass(frozen=True)
 class Distances:
-    """Hold the distances of listed triplets whose members are all there.
+    """Distances of the listed triplets whose members are all present.
 
     Shape:
         dist_ap, dist_an: (T,); condition: (T,) int64, C for track.
 
     Attributes:
         anchors: Anchor track of each triplet.
-        skipped: Number of triplets left out per condition, for want of a member.
+        skipped: Number of triplets per condition with a missing member.
     """
 
     dist_ap: Tensor
@@ -126,14 +126,14 @@ class Distances:
 
 @dataclass(frozen=True)
 class ListedRows:
-    """Hold listed triplets whose members are all there as rows of a matrix, found once for all spaces they are compared in.
+    """Listed triplets whose members are all present, as rows of a matrix, looked up once for all spaces.
 
     Shape:
         embedding: (N, D); indices: (T, 3) int64, rows of it; condition: (T,) int64, C for track.
 
     Attributes:
         anchors: Anchor track of each triplet.
-        skipped: Number of triplets left out per condition, for want of a member.
+        skipped: Number of triplets per condition with a missing member.
     """
 
     embedding: Tensor
@@ -191,7 +191,7 @@ def space_distances(rows: ListedRows, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mask_support(mask: Tensor) -> tuple[slice, Tensor | None]:
-    """Give the dimensions from the first to the last that a mask (D,) hears, and their weights; None where all are 1.
+    """Return the dimensions from the first to the last nonzero one of a mask (D,), and their weights; None if all are 1.
 
     >>> mask_support(torch.tensor([0.0, 0.5, 0.0, 1.0, 0.0]))
     (slice(1, 4, None), tensor([0.5000, 0.0000, 1.0000]))
@@ -204,7 +204,7 @@ def mask_support(mask: Tensor) -> tuple[slice, Tensor | None]:
 
 
 def matched_distances(table: EmbeddingTable, rows: ListedRows, masks: Tensor, match: str) -> tuple[Tensor, Tensor]:
-    """Compute the distances of all triplets in each of several spaces, stretch by stretch where their members are whole tracks.
+    """Compute the distances of all triplets in each of several spaces, whole tracks chunk by chunk.
 
     Args:
         table: That ``rows`` were found in, with sequences.
@@ -336,7 +336,7 @@ def split_report(
 
     Returns:
         That of ``evaluation_report``, with ``"recall"`` (see ``retrieval_report``) and ``"track_recall"``: track Recall@1. Both are
-        left out where tracks are not compared by their means, which they are of.
+        of the tracks' means, and left out where tracks are compared otherwise.
     """
     report = evaluation_report(table, triplets, masks, [condition.name for condition in conditions], match)
     if match != MEAN:

@@ -11,8 +11,6 @@ Both are 0 for equal sequences; for two sequences of one chunk each they are the
 too but where paths of different lengths are as cheap. ``mean`` stands for the comparison by one mean, which is not done here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +18,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 MEAN = "mean"
-PAIRS_PER_BLOCK = 256  # bounds the memory: 256 pairs of 100 chunks each are 10 MB of distances
+# Bounds the memory: 256 pairs of 100 chunks each are 10 MB of distances.
+PAIRS_PER_BLOCK = 256
 
 
 def best_match(distance: Tensor, n: Tensor, m: Tensor) -> Tensor:
@@ -43,7 +42,7 @@ def best_match(distance: Tensor, n: Tensor, m: Tensor) -> Tensor:
 
 
 def warped(distance: Tensor, n: Tensor, m: Tensor) -> Tensor:
-    """Give the cost of the cheapest warping path per cell of it; all pairs at once, one antidiagonal after the other.
+    """Compute the cost of the cheapest warping path per cell of it; all pairs at once, one antidiagonal after the other.
 
     Shape:
         distance: (P, N, M), of which the first n x m of each pair count.

@@ -5,8 +5,6 @@ are divided: never means of means. Intervals are 95 % bootstrap intervals over t
 anchor are not independent.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from torch import Tensor
 from disentangled_ml.structures import TRACK
 
 N_RESAMPLES = 1000
-DRAWN_AT_A_TIME = 1 << 22  # items: bounds the memory of many resamples of many anchors
+# Items: bounds the memory of many resamples of many anchors.
+DRAWN_AT_A_TIME = 1 << 22
 ONE = torch.ones((), dtype=torch.float64)
 
 
@@ -64,7 +63,7 @@ def mean_accuracy(accuracies: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Hold a triplet accuracy with its 95 % interval and the number of triplets; NaN where there are none."""
+    """Triplet accuracy with its 95 % interval and the number of triplets; NaN without any."""
 
     accuracy: float
     ci95: tuple[float, float]
@@ -72,7 +71,7 @@ class Accuracy:
 
 
 def resample(n: int, seed: int) -> Iterator[Tensor]:
-    """Draw ``N_RESAMPLES`` times n of n items with replacement: how often each, some (R, n) float64 at a time."""
+    """Draw n of n items with replacement ``N_RESAMPLES`` times; yield how often each was drawn, some (R, n) float64 at a time."""
     generator = torch.Generator().manual_seed(seed)
     for size in torch.arange(N_RESAMPLES).split(max(1, DRAWN_AT_A_TIME // n)):
         drawn = torch.randint(n, (len(size), n), generator=generator)
@@ -80,7 +79,7 @@ def resample(n: int, seed: int) -> Iterator[Tensor]:
 
 
 def interval(values: Tensor) -> tuple[float, float]:
-    """Give the middle 95 % of resampled values."""
+    """Return the middle 95 % of resampled values."""
     low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
@@ -101,10 +100,10 @@ def count_by_anchor(correct: Tensor, anchors: Sequence[str], condition: Tensor) 
 
 
 def resampled_shares(counts: Tensor, seed: int) -> Tensor:
-    """Draw anchors with replacement, again and again, and give the share of correct triplets each time.
+    """Resample the anchors ``N_RESAMPLES`` times and return the share of correct triplets each time.
 
     Shape:
-        counts: (A, C, S + 1) as ``count_by_anchor`` gives them.
+        counts: (A, C, S + 1) as returned by ``count_by_anchor``.
         returns: (S, ``N_RESAMPLES``, C) float64, NaN where a condition was left without a triplet.
     """
     drawn = torch.cat([times @ counts.flatten(1) for times in resample(len(counts), seed)]).unflatten(
@@ -116,7 +115,7 @@ def resampled_shares(counts: Tensor, seed: int) -> Tensor:
 def mean_intervals(
     correct: Tensor, anchors: Sequence[str], condition: Tensor, seed: int = 0
 ) -> list[tuple[float, float]]:
-    """Give the 95 % interval of the mean accuracy over the conditions in each of several spaces, by bootstrap over anchor tracks.
+    """Compute the 95 % interval of the mean accuracy over the conditions in each space, by bootstrap over anchor tracks.
 
     An anchor is drawn with its triplets of all conditions; a resample that leaves a condition without a triplet counts the others.
 

@@ -9,8 +9,6 @@ Standardising undoes the mask's weights, so they are left out; where a (learned)
 Chance is 0.5 for ROC-AUC and the share of test tracks with the tag for PR-AUC; a collapsed embedding scores just that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,14 +81,14 @@ def probe_features(
 def labelled_features(
     condition: TagCondition, embedding: Tensor, infos: Sequence[TrackInfo]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give the embedding (N, D) and tags (N, V) of the tracks that have a tag of the condition."""
+    """Return the embedding (N, D) and tags (N, V) of the tracks that have a tag of the condition."""
     tags = condition.encode([info.labels.get(condition.name) for info in infos])
     labelled = tags.any(1)
     return embedding.detach().double().cpu()[labelled].numpy(), tags[labelled].numpy()
 
 
 def check_probe(split: str, embedding: Tensor, infos: Sequence[TrackInfo], masks: Tensor) -> None:
-    """Refuse an embedding that does not fit.
+    """Check the shape and values of an embedding.
 
     Raises:
         ValueError: for a wrong shape or a value that is not finite.

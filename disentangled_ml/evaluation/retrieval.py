@@ -22,8 +22,6 @@ Chance is exact: in a random order of a gallery of G with m carriers one is amon
 1 - C(G - m, K) / C(G, K).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -36,11 +34,12 @@ from disentangled_ml.objective.conditions import Condition, TagCondition, group_
 from disentangled_ml.structures import TrackInfo
 
 KS = (1, 2, 4, 8)
-QUERIES_PER_BLOCK = 64  # bounds the memory: 8 MB of distances per block among 30,000 tracks, times the tags of a query
+# Bounds the memory: 8 MB of distances per block among 30,000 tracks, times the tags of a query.
+QUERIES_PER_BLOCK = 64
 
 
 class Aspects(NamedTuple):
-    """Hold what Q queries look for among N tracks; queries that do not count have no aspect.
+    """What Q queries look for among N tracks; queries that do not count have no aspect.
 
     Shape:
         gallery: (Q, N) bool.
@@ -180,7 +179,7 @@ def subspaces(embedding: Tensor, masks: Tensor) -> list[Tensor]:
 
 
 def check_finite(embedding: Tensor, what: str) -> Tensor:
-    """Give the embedding (N, D) as float32 on the CPU.
+    """Return the embedding (N, D) as float32 on the CPU.
 
     Raises:
         ValueError: for a value that is not finite.
@@ -227,7 +226,7 @@ def track_recall(first: Tensor, last: Tensor) -> Accuracy:
 
 
 def infos_of(track_ids: Sequence[str], infos: Sequence[TrackInfo]) -> list[TrackInfo]:
-    """Give the infos of the tracks, in their order.
+    """Return the infos of the tracks, in their order.
 
     Raises:
         ValueError: for a track that comes twice or has no info.

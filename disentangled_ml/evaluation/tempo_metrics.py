@@ -4,8 +4,6 @@
 (the only file that imports it). A recording without an estimate counts as wrong. Tempi are in BPM.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +18,7 @@ FACTORS = {"accuracy_1": (1.0,), "accuracy_2": (1 / 3, 1 / 2, 1.0, 2.0, 3.0)}
 
 
 def is_hit(true: float, estimated: float | None, factors: Sequence[float] = (1.0,)) -> bool:
-    """Tell whether an estimate is within the tolerance of the true tempo times one of the factors.
+    """Return whether an estimate is within the tolerance of the true tempo times one of the factors.
 
     mir_eval compares two tempi with two, 0 standing for none.
 

@@ -1,7 +1,7 @@
-"""Changes of the training chunks: gain and noise of the waveform, blanks in the spectrogram. None changes pitch or tempo.
+"""Augmentation of the training chunks: gain and noise on the waveform, masking of the spectrogram. None changes pitch or tempo.
 
-What is drawn depends on (seed, step, rank) alone, so a run that is gone on with draws what the uninterrupted one would have. A
-network that is evaluated sees no changed chunk: only the training step asks for one.
+What is drawn depends on (seed, step, rank) alone, so a resumed run draws what an uninterrupted one would have. Only the training
+step augments: evaluation sees the chunks as they are.
 
 Gain and noise need the waveform: in ``log10(1 + 10 S)`` of a stored magnitude neither is a sum. Time stretching is not offered: it
 would make the label of a tempo wrong.
@@ -19,23 +19,22 @@ from torchaudio.functional import mask_along_axis_iid
 
 from disentangled_ml.structures import seeded_generator
 
-SALT = 2  # sets apart what is drawn here from other draws of a seed and a step
-BANDS, FRAMES = 2, 3  # axes of a spectrogram (B, 1, bands, frames)
+# Separates these draws from others of the same seed and step.
+SALT = 2
+# Axes of a spectrogram (B, 1, bands, frames).
+BANDS, FRAMES = 2, 3
 
 
 @contextmanager
 def drawing_from(device: torch.device, *numbers: int) -> Iterator[None]:
-    """Have torch draw from these numbers meanwhile, on the CPU and the device, and as before afterwards.
-
-    torchaudio's masks take no generator.
-    """
+    """Seed torch by these numbers within the context, on the CPU and the device: torchaudio's masks take no generator."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seeded_generator(*numbers).initial_seed())
         yield
 
 
 def uniform(like: Tensor, low: float, high: float) -> Tensor:
-    """Draw a number for each chunk of a batch (B, samples); gives (B, 1)."""
+    """Draw a number for each chunk of a batch; (B, samples) to (B, 1)."""
     return low + (high - low) * torch.rand(len(like), 1, device=like.device)
 
 
@@ -68,15 +67,15 @@ def add_noise(waveform: Tensor, lowest: float, highest: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Change the chunks of a step.
+    """Random changes of the chunks of a step.
 
     Attributes:
         gain_db: Largest change of the level; 0: none.
         snr_db: Lowest and highest signal-to-noise ratio; None: no noise.
-        mask_bands: Largest number of neighbouring bands that are blanked in each chunk; 0: none.
-        mask_frames: Largest number of frames in a row that are blanked in each chunk; 0: none.
+        mask_bands: Largest number of neighbouring bands masked in each chunk; 0: none.
+        mask_frames: Largest number of consecutive frames masked in each chunk; 0: none.
         seed: Of what is drawn.
-        place: Further numbers that it is drawn from, such as step and rank.
+        place: Further numbers to draw from, such as step and rank.
     """
 
     gain_db: float = 0.0
@@ -87,7 +86,7 @@ class Augmentation:
     place: tuple[int, ...] = ()
 
     def at(self, *place: int) -> Augmentation:
-        """Give the changes of a place in the training, such as (step, rank)."""
+        """Return the augmentation at a place in the training, such as (step, rank)."""
         return replace(self, place=place)
 
     def change_audio(self, audio: Tensor) -> Tensor:
@@ -106,9 +105,9 @@ class Augmentation:
             return audio if self.snr_db is None else add_noise(audio, *self.snr_db)
 
     def change_spect(self, spect: Tensor) -> Tensor:
-        """Blank bands and frames of standardised spectrograms (B, 1, n_mels, frames), each its own: SpecAugment, without warping.
+        """Mask bands and frames of standardised spectrograms (B, 1, n_mels, frames), each its own: SpecAugment without warping.
 
-        D. S. Park et al., "SpecAugment", Interspeech 2019. Blanks are 0, about the mean.
+        D. S. Park et al., "SpecAugment", Interspeech 2019. Masked values are 0, about the mean.
         """
         with drawing_from(spect.device, self.seed, *self.place, SALT, 1):
             spect = mask_along_axis_iid(spect, self.mask_bands, 0.0, BANDS)

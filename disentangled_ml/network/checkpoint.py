@@ -21,7 +21,8 @@ from disentangled_ml.network.masks import MASKS
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
 from disentangled_ml.structures import AudioSettings
 
-SUBSPACE_DIM = 64  # dimensions of a condition where embedding_dim is None (J. Lee et al., ICASSP 2020)
+# Dimensions of a condition where embedding_dim is None (J. Lee et al., ICASSP 2020).
+SUBSPACE_DIM = 64
 
 
 @dataclass(frozen=True)

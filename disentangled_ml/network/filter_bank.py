@@ -7,8 +7,6 @@ where the mel spectrogram has its magnitude. Each filter learns its centre, band
 four numbers. After N. Zeghidour et al., "LEAF: A Learnable Frontend for Audio Classification", ICLR 2021.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -18,20 +16,23 @@ from torch.nn.functional import conv1d, pad
 
 from disentangled_ml.structures import AudioSettings
 
-LINEAR_HZ, LINEAR_MELS = 200.0 / 3.0, 15.0  # Slaney's scale: linear up to 1 kHz, which are 15 mels,
-LOG_STEP = math.log(6.4) / 27.0  # logarithmic above
+# Slaney's scale: linear up to 1 kHz, which is 15 mels, logarithmic above.
+LINEAR_HZ, LINEAR_MELS = 200.0 / 3.0, 15.0
+LOG_STEP = math.log(6.4) / 27.0
 SHORTEST = 16  # samples of a kernel
 ROOT_LN2 = math.sqrt(math.log(2.0))
 BANDWIDTHS = (6 * ROOT_LN2 / math.pi, 24 * ROOT_LN2 / math.pi)  # of a kernel, in sample_rate / its length
 WIDTHS = (1 / 16, 1 / 2)  # of the Gaussian in time, in hops
 FIRST_BANDWIDTH = 1.0  # in distances between mel bands
 FIRST_WIDTH = 1 / 4
-TINY = 1e-12  # energy at which the root's slope ends; 16 bits resolve 1e-9
-RESPONSE_POINTS = 4  # frequencies per bin at which responses are computed
+# Energy at which the root's slope ends; 16 bits resolve 1e-9.
+TINY = 1e-12
+# Frequencies per bin at which responses are computed.
+RESPONSE_POINTS = 4
 
 
 def hz_to_mel(hz: Tensor) -> Tensor:
-    """Turn frequencies in Hz into mels on Slaney's scale.
+    """Convert frequencies in Hz to mels on Slaney's scale.
 
     >>> hz_to_mel(torch.tensor([0.0, 200.0, 1000.0, 6400.0])).tolist()
     [0.0, 3.0, 15.0, 42.0]
@@ -41,7 +42,7 @@ def hz_to_mel(hz: Tensor) -> Tensor:
 
 
 def mel_to_hz(mel: Tensor) -> Tensor:
-    """Turn mels on Slaney's scale into frequencies in Hz; undoes ``hz_to_mel``.
+    """Convert mels on Slaney's scale to frequencies in Hz, the inverse of ``hz_to_mel``.
 
     >>> mel_to_hz(torch.tensor([0.0, 3.0, 15.0, 42.0])).round().tolist()
     [0.0, 200.0, 1000.0, 6400.0]
@@ -51,7 +52,7 @@ def mel_to_hz(mel: Tensor) -> Tensor:
 
 
 def mel_bands(n_mels: int, sample_rate: int) -> tuple[Tensor, Tensor]:
-    """Give the centres of the mel bands in mels, (n_mels,), and how far they lie apart, (n_mels,) in Hz.
+    """Return the centres of the mel bands in mels, (n_mels,), and their distances in Hz, (n_mels,).
 
     >>> centre, distance = mel_bands(3, 2000)
     >>> centre.tolist(), distance.round().tolist()
@@ -64,7 +65,7 @@ def mel_bands(n_mels: int, sample_rate: int) -> tuple[Tensor, Tensor]:
 
 
 def within(value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """Limit values, but let gradients through as if they were not limited: one at its limit can come back.
+    """Clamp values, with the gradient of the identity, so that a value at its limit can come back.
 
     >>> value = torch.tensor([-1.0, 0.5], requires_grad=True)
     >>> limited = within(value, 0.0, 1.0)
@@ -117,7 +118,7 @@ def pool(energy: Tensor, deviation: Tensor, stride: int, hop_length: int) -> Ten
 
 
 def longest_step(hop_length: int, size: int) -> int:
-    """Give the longest step that is at most an eighth of a kernel's size and divides a hop.
+    """Return the longest step that divides a hop and is at most an eighth of a kernel.
 
     >>> longest_step(512, 1024), longest_step(441, 2048), longest_step(1, 16)
     (128, 147, 1)
@@ -125,8 +126,8 @@ def longest_step(hop_length: int, size: int) -> int:
     return max(step for step in range(1, max(1, size // 8) + 1) if hop_length % step == 0)
 
 
-class Filters(NamedTuple):
-    """Describe filters by where they let energy through.
+class FilterResponse(NamedTuple):
+    """Where filters let energy through.
 
     Shape:
         centre: (K,), in Hz.
@@ -137,7 +138,7 @@ class Filters(NamedTuple):
     bandwidth: Tensor
 
 
-def describe_responses(response: Tensor, frequencies: Tensor) -> Filters:
+def describe_responses(response: Tensor, frequencies: Tensor) -> FilterResponse:
     """Describe filters of any form: by the mean of their energy response over frequency, and by how much white noise they pass.
 
     The bandwidth is that of the Gaussian that passes as much, with the same peak. It depends little on what leaks in far from the
@@ -156,10 +157,10 @@ def describe_responses(response: Tensor, frequencies: Tensor) -> Filters:
     total = energy.sum(dim=1)
     centre = (energy @ frequencies) / total.clamp(min=tiny)
     passed = total * (frequencies[1] - frequencies[0]) / energy.max(dim=1).values.clamp(min=tiny)
-    return Filters(centre, 2 * ROOT_LN2 / math.sqrt(math.pi) * passed)
+    return FilterResponse(centre, 2 * ROOT_LN2 / math.sqrt(math.pi) * passed)
 
 
-def spectrogram_filters(cosines: Tensor, sines: Tensor, mel_basis: Tensor, sample_rate: int) -> Filters:
+def spectrogram_filters(cosines: Tensor, sines: Tensor, mel_basis: Tensor, sample_rate: int) -> FilterResponse:
     """Describe what the bands of a magnitude mel spectrogram let through: to tones, Fourier kernels and mel filters together.
 
     Shape:
@@ -172,7 +173,7 @@ def spectrogram_filters(cosines: Tensor, sines: Tensor, mel_basis: Tensor, sampl
 
 
 class Octave(NamedTuple):
-    """Say which filters share a length: rows ``first`` to ``stop``, kernels of ``size`` samples in steps of ``stride``."""
+    """Filters of one length: rows ``first`` to ``stop``, kernels of ``size`` samples in steps of ``stride``."""
 
     first: int
     stop: int
@@ -181,7 +182,7 @@ class Octave(NamedTuple):
 
 
 class FilterBank(nn.Module):
-    """Filter waveforms and pool the energies to frames; the filters begin as mel bands.
+    """Learned filters on the waveform, whose energies are pooled to frames; they are initialised as mel bands.
 
     The kernels are convolved with the waveform in steps, not at every sample. To lose nothing between two steps, wide filters,
     which are short in time, take small ones: kernels have ``n_fft``, ``n_fft / 2``, ``n_fft / 4``, ... samples and move by an eighth
@@ -217,30 +218,32 @@ class FilterBank(nn.Module):
         self.register_buffer("widest", (BANDWIDTHS[1] * unit).log(), persistent=False)
         log_bandwidth = wanted.log().clamp(self.narrowest, self.widest)
         deviation = ROOT_LN2 / math.pi * rate / log_bandwidth.exp()
-        noise = (1 / (2 * math.sqrt(math.pi) * deviation)).sqrt()  # root of the energy that white noise gives
-        mel_noise = math.sqrt(math.pi / 4 * 3 / 8 * n_fft) * n_fft / rate  # what it gives in Slaney's mel spectrogram
+        # Root of the energy that white noise gives.
+        noise = (1 / (2 * math.sqrt(math.pi) * deviation)).sqrt()
+        # What it gives in Slaney's mel spectrogram.
+        mel_noise = math.sqrt(math.pi / 4 * 3 / 8 * n_fft) * n_fft / rate
         self.centre_mel = nn.Parameter(centre)
         self.log_bandwidth = nn.Parameter(log_bandwidth)
         self.log_gain = nn.Parameter((mel_noise / noise).log())
         self.log_width = nn.Parameter(torch.full_like(centre, FIRST_WIDTH).log())
 
     def centre(self) -> Tensor:
-        """Give the centre frequencies (K,) in Hz, from 0 to the Nyquist frequency."""
+        """Return the centre frequencies (K,) in Hz, from 0 to the Nyquist frequency."""
         nyquist = torch.tensor(self.audio_settings.sample_rate / 2)
         return mel_to_hz(within(self.centre_mel, 0.0, hz_to_mel(nyquist).item()))
 
     def bandwidth(self) -> Tensor:
-        """Give the bandwidths (K,) in Hz."""
+        """Return the bandwidths (K,) in Hz."""
         return within(self.log_bandwidth, self.narrowest, self.widest).exp()
 
     def width(self) -> Tensor:
-        """Give the deviations (K,) of the Gaussians in time, in samples."""
+        """Return the deviations (K,) of the Gaussians in time, in samples."""
         low, high = (math.log(width) for width in WIDTHS)
         return within(self.log_width, low, high).exp() * self.audio_settings.hop_length
 
-    def filters(self) -> Filters:
+    def filters(self) -> FilterResponse:
         """Describe the filters as they are now."""
-        return Filters(self.centre().detach(), self.bandwidth().detach())
+        return FilterResponse(self.centre().detach(), self.bandwidth().detach())
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Filter a batch of waveforms.

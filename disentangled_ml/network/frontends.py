@@ -1,6 +1,6 @@
 """Frontends: what turns the audio of a batch into the spectrogram that a backbone reads.
 
-Every frontend is built as ``FRONTENDS[name](audio_settings)`` and gives ``spect`` (B, 1, n_mels, frames) in float32: the log-mel
+Every frontend is built as ``FRONTENDS[name](audio_settings)`` and returns ``spect`` (B, 1, n_mels, frames) in float32: the log-mel
 ``log10(1 + 10 S)`` of the magnitude mel spectrogram S, standardised by (x - 0.2) / 0.25 (J. Lee et al., ICASSP 2020). Its ``source``
 says what it reads: ``"mel"``, the log-mel as it is stored in the shards, or ``"waveform"``. ``mel`` and ``nnaudio`` agree on the same
 audio; ``waveform`` begins near them.
@@ -8,21 +8,19 @@ audio; ``waveform`` begins near them.
 To add one: a subclass of ``Frontend``, and its line in ``FRONTENDS``.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from disentangled_ml.network.filter_bank import FilterBank, Filters, spectrogram_filters
+from disentangled_ml.network.filter_bank import FilterBank, FilterResponse, spectrogram_filters
 from disentangled_ml.structures import AudioSettings
 
 MEAN, DEVIATION = 0.2, 0.25  # of a log-mel, about
 
 
 def compress(mel: Tensor) -> Tensor:
-    """Turn a magnitude mel spectrogram S into ``log10(1 + 10 S)``; negative S counts as 0.
+    """Compress a magnitude mel spectrogram S to ``log10(1 + 10 S)``; negative S counts as 0.
 
     Shape:
         mel and output: any.
@@ -52,7 +50,7 @@ class Frontend(nn.Module):
         super().__init__()
         self.audio_settings = audio_settings
 
-    def filters(self) -> Filters | None:
+    def filters(self) -> FilterResponse | None:
         """Describe the filters as they are now, on the CPU; None where there are none."""
         return None
 
@@ -136,7 +134,7 @@ class NnAudioFrontend(Frontend):
             return standardise(compress(mel)).unsqueeze(1)
 
     @torch.no_grad()
-    def filters(self) -> Filters:
+    def filters(self) -> FilterResponse:
         """Describe the bands, Fourier kernels and mel filters together."""
         stft = self.mel_spectrogram.stft
         parts = (stft.wcos[:, 0], stft.wsin[:, 0], self.mel_spectrogram.mel_basis)
@@ -171,9 +169,9 @@ class WaveformFrontend(Frontend):
             return standardise(compress(self.bank(waveform.float()))).unsqueeze(1)
 
     @torch.no_grad()
-    def filters(self) -> Filters:
+    def filters(self) -> FilterResponse:
         """Describe the filters of the bank."""
-        return Filters(*(values.cpu() for values in self.bank.filters()))
+        return FilterResponse(*(values.cpu() for values in self.bank.filters()))
 
 
 FRONTENDS: dict[str, type[Frontend]] = {"mel": MelFrontend, "nnaudio": NnAudioFrontend, "waveform": WaveformFrontend}

@@ -1,21 +1,21 @@
 """Condition masks: which part of the embedding each condition looks at.
 
 After A. Veit, S. Belongie, T. Karaletsos, "Conditional Similarity Networks", CVPR 2017, and J. Lee et al., ICASSP 2020
-(who found fixed disjoint masks as good as learned ones). Every mask module is called without arguments and gives the
+(who found fixed disjoint masks as good as learned ones). Every mask module is called without arguments and returns the
 condition masks (C, D), one row per condition, all values >= 0.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-DISJOINT_OFF = 0.1  # value of a learned mask outside its own block at the disjoint start (Veit et al.'s code)
-RANDOM_MEAN, RANDOM_DEVIATION = 0.9, 0.7  # of a learned mask at the random start (the same)
+# Value of a learned mask outside its own block at the disjoint start (Veit et al.'s code).
+DISJOINT_OFF = 0.1
+# Of a learned mask at the random start (the same).
+RANDOM_MEAN, RANDOM_DEVIATION = 0.9, 0.7
 
 
 def disjoint_blocks(n_conditions: int, embedding_dim: int) -> Tensor:
-    """Give every condition an equal, contiguous block of the dimensions.
+    """Return masks that give every condition an equal, contiguous block of the dimensions.
 
     Shape:
         returns: (C, D) float32 of 0 and 1; every column sums to one.
@@ -43,7 +43,7 @@ class FixedMasks(nn.Module):
         self.register_buffer("blocks", disjoint_blocks(n_conditions, embedding_dim), persistent=False)
 
     def forward(self) -> Tensor:
-        """Give the condition masks (C, D)."""
+        """Return the condition masks (C, D)."""
         return self.blocks
 
 
@@ -70,7 +70,7 @@ class LearnedMasks(nn.Module):
         self.weight = nn.Parameter(initial)
 
     def forward(self) -> Tensor:
-        """Give the condition masks (C, D)."""
+        """Return the condition masks (C, D)."""
         return self.weight.relu()
 
 
@@ -82,7 +82,7 @@ class NoMasks(nn.Module):
         self.register_buffer("ones", torch.ones(n_conditions, embedding_dim), persistent=False)
 
     def forward(self) -> Tensor:
-        """Give the condition masks (C, D)."""
+        """Return the condition masks (C, D)."""
         return self.ones
 
 

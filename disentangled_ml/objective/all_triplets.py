@@ -12,8 +12,6 @@ time and O(C B^2) memory, where a list has up to C B^3 / 4 triplets.
 Distances are by matrix products in float64: in float32 the squares of close pairs would cancel.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from disentangled_ml.structures import AllTriplets
 
-RESOLUTION = 1e-14  # squared distance, as a share of the squared lengths, below which float32 embeddings are the same
+# Squared distance, as a share of the squared lengths, below which float32 embeddings are the same.
+RESOLUTION = 1e-14
 
 
 def pair_distances(x: Tensor, y: Tensor) -> Tensor:
@@ -39,10 +38,10 @@ def pair_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 class TripletCounts(NamedTuple):
-    """Count the triplets of each condition.
+    """Numbers of triplets of each condition.
 
     Shape:
-        slope: (C, A, B) int64, the sum of the hinge by the distances: how many triplets pull a pair together, less how many push
+        slope: (C, A, B) int64, the sum of the hinge by the distances: how many triplets pull a pair together, minus how many push
             it apart.
         violating: (C,) float64, triplets whose hinge is not zero.
         correct: (C,) float64, triplets with d_ap < d_an, strictly.
@@ -70,7 +69,8 @@ def count_triplets(distance: Tensor, positive: Tensor, negative: Tensor, margin:
     [[[[0, 1, -1, 0]]], [1.0], [1.0], [2.0]]
     """
     ordered, order = distance.masked_fill(~negative, torch.inf).sort(-1)
-    near = distance.masked_fill(~positive, -torch.inf)  # what is no positive is before all negatives: it violates none
+    # Non-positives are before all negatives, so they violate none.
+    near = distance.masked_fill(~positive, -torch.inf)
     not_farther = torch.searchsorted(ordered, near, right=True).sum((1, 2))
     violated = torch.searchsorted(ordered, near + margin)
     # The negative of rank r is violated by the positives that violate more than r negatives.
@@ -96,7 +96,7 @@ class SumOverTriplets(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, embedding: Tensor, triplets: AllTriplets, margin: float) -> tuple[Tensor, ...]:
-        """Give the sum and the counts; keep the slopes by the squared distances, twice."""
+        """Compute the sum and the counts; save the slopes by the squared distances, twice."""
         positive, negative, ctx.first = triplets
         chunks = embedding.double()
         distance = pair_distances(chunks.narrow(1, ctx.first, positive.shape[1]), chunks)
@@ -109,7 +109,7 @@ class SumOverTriplets(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Give the gradient by the embedding: sums of weighted differences; at distance zero none."""
+        """Compute the gradient by the embedding: sums of weighted differences, none at distance zero."""
         embedding, weight = ctx.saved_tensors
         weight, chunks = weight * grad[:, None, None], embedding.double()
         n_anchors, n_chunks = weight.shape[1:]

@@ -15,8 +15,6 @@ Encoded labels are tensors, on any device, or NumPy arrays, whose calls take a f
 formulas use what both know.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,16 +25,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CLASS_BPM = (30.0, 300.0)  # what the classes of tempo cover; beyond belongs to the outermost
-MIN_CLASS_BPM, MIN_CLASS_OCTAVES = 1.0, 0.01  # least width of a class, where the positive zone is nothing
-ROUNDING = 1e-6  # in octaves: what float32 tempi may miss a limit by, so that 104 BPM are within 4 % of 100 both ways
+# Range of the tempo classes; the outermost take what is beyond.
+CLASS_BPM = (30.0, 300.0)
+# Least width of a class, for a positive zone of zero width.
+MIN_CLASS_BPM, MIN_CLASS_OCTAVES = 1.0, 0.01
+# In octaves: what float32 tempi may miss a limit by, so that 104 BPM are within 4 % of 100 both ways.
+ROUNDING = 1e-6
 
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 class Relation(NamedTuple, Generic[Array]):
-    """Hold the two boolean matrices of a relation.
+    """Two boolean matrices: who is similar to whom, and who is dissimilar.
 
     Shape:
         positive: (A, B) bool.
@@ -48,18 +49,18 @@ class Relation(NamedTuple, Generic[Array]):
 
 
 def as_floats(values: Array) -> Array:
-    """Give float32 values; those that are, as they are."""
+    """Convert to float32, without a copy where possible."""
     return values.float() if isinstance(values, Tensor) else values.astype(np.float32, copy=False)
 
 
 def as_octaves(bpm: Array) -> Array:
-    """Give tempi on a scale of octaves, in float64."""
+    """Convert tempi to octaves, in float64."""
     return bpm.double().log2() if isinstance(bpm, Tensor) else np.log2(bpm.astype(np.float64))
 
 
 @dataclass(frozen=True)
 class TagCondition:
-    """Relate tracks by shared tags out of a vocabulary.
+    """Similarity by shared tags out of a vocabulary.
 
     >>> genre = TagCondition("genre", ("jazz", "rock"))
     >>> labels = genre.encode([["rock"], ["jazz", "rock"], ["jazz"], None])
@@ -97,7 +98,7 @@ class TagCondition:
 
     @cached_property
     def columns(self) -> dict[str, int]:
-        """Give the column of each tag."""
+        """Column of each tag."""
         return {tag: i for i, tag in enumerate(self.vocabulary)}
 
     def relate(self, a: Array, b: Array) -> Relation[Array]:
@@ -108,7 +109,7 @@ class TagCondition:
         return Relation(shares, both_labelled ^ shares)
 
     def rarity(self, labels: Array) -> Array:
-        """Weigh tracks so that drawing by the weights is drawing a present tag first, then one of its tracks.
+        """Return weights of tracks: to draw by them is to draw a present tag first, then one of its tracks.
 
         Shape:
             labels: (N, V) as encoded.
@@ -138,7 +139,7 @@ class TagCondition:
 
 @dataclass(frozen=True)
 class TempoCondition:
-    """Relate tracks by tempo.
+    """Similarity by tempo.
 
     Args:
         name: Name of the condition.
@@ -197,7 +198,7 @@ class TempoCondition:
         return Relation((octaves <= tolerance) & known, negative & known)
 
     def rarity(self, labels: Array) -> Array:
-        """Weigh all tracks that have a tempo alike; (N, 1) to (N,)."""
+        """Return equal weights of all tracks with a tempo; (N, 1) to (N,)."""
         return as_floats(labels[:, 0] == labels[:, 0])
 
     @property
@@ -213,7 +214,7 @@ class TempoCondition:
         return bpm.log2() / max(2 * math.log2(1 + self.tolerance), MIN_CLASS_OCTAVES)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Give each track the class of its tempo; encoded labels (N, 1) to (N, K), rows of zero where unknown.
+        """Return the class of each track's tempo, one-hot; encoded labels (N, 1) to (N, K), rows of zero where unknown.
 
         >>> tempo = TempoCondition()
         >>> targets = tempo.targets(tempo.encode([30, 41, 299, 1000, None]))
@@ -231,7 +232,7 @@ Condition = TagCondition | TempoCondition
 def label_conditions(
     names: Sequence[str], labels: Sequence[Mapping[str, Any]], tempo: Mapping[str, Any]
 ) -> list[Condition]:
-    """Build the conditions of some labels: of tempo where these are numbers, else of the tags that there are, perhaps none.
+    """Build the conditions of some labels: a tempo condition where they are numbers, else one of all their tags, perhaps none.
 
     Args:
         names: Of the conditions, in order.
@@ -278,14 +279,14 @@ def relate_tracks(track: Array, start: Array, min_gap: int, rows: slice = slice(
 
 
 def forbid_positives(relation: Relation[Array], forbidden: Array) -> Relation[Array]:
-    """Take pairs (A, B) out of the positives, such as chunks of one track or tracks by one artist."""
+    """Remove pairs (A, B) from the positives, such as chunks of one track or tracks by one artist."""
     return Relation(relation.positive & ~forbidden, relation.negative)
 
 
 def group_numbers(code: Array) -> Array:
-    """Give each track the number of its group (artist): its code, or where that is unknown, -1, a number of its own.
+    """Number the groups (artists) of tracks: by their code or, where it is unknown (-1), by a number of their own.
 
-    Whether two tracks are one, or of one group, is then one comparison.
+    One comparison then tells whether two tracks are the same or of one group.
 
     Shape:
         code: (N,) int64, returns: (N,) int64.

@@ -10,8 +10,6 @@ Where all triplets are taken instead of drawn ones, each rank has those whose an
 divides its sums by the mean of the ranks' counts (``mean_over_ranks``): again the mean of the ranks' losses is the loss over all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,7 +23,8 @@ from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.triplets import TripletMiner, relate_chunks
 from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch, seeded_generator
 
-SALT = 1  # sets these triplets apart from what the streams draw by (seed, epoch, consumer)
+# Separates these draws from those of the streams, by (seed, epoch, consumer).
+SALT = 1
 
 
 def join_tracks(parts: list[BatchTracks]) -> BatchTracks:
@@ -42,7 +41,7 @@ def join_tracks(parts: list[BatchTracks]) -> BatchTracks:
 
 
 def gather_tracks(tracks: BatchTracks) -> list[BatchTracks]:
-    """Give the tracks of all ranks' batches."""
+    """Gather the tracks of all ranks' batches."""
     parts = [tracks] * distributed.get_world_size()
     distributed.all_gather_object(parts, tracks)
     return parts
@@ -55,9 +54,9 @@ def gather_embeddings(embedding: Tensor, sizes: list[int]) -> Tensor:
 
 
 def gather_batches(embedding: Tensor, tracks: BatchTracks) -> tuple[Tensor, list[BatchTracks], int]:
-    """Give the embeddings of all ranks together, the tracks of each, on the CPU, and the number of this rank.
+    """Gather the embeddings of all ranks in one tensor, and the tracks of each on the CPU; also return this rank.
 
-    With one process they are its own. Call on every rank.
+    With one process they are its own. A collective: call it on every rank.
     """
     labels, artist, start = tracks
     own = BatchTracks([encoded.cpu() for encoded in labels], artist.cpu(), start.cpu())
@@ -68,7 +67,7 @@ def gather_batches(embedding: Tensor, tracks: BatchTracks) -> tuple[Tensor, list
 
 
 def mean_over_ranks(counts: Tensor) -> Tensor:
-    """Average counts over the ranks; call on every rank. With one process they are its own."""
+    """Average counts over the ranks. A collective: call it on every rank. With one process they are its own."""
     if not distributed.is_initialized():
         return counts
     counts = counts.clone()  # it is reduced in place
@@ -77,15 +76,15 @@ def mean_over_ranks(counts: Tensor) -> Tensor:
 
 
 class Selection(Protocol):
-    """Choose the triplets of a step."""
+    """Choice of the triplets of a step."""
 
     def __call__(self, embedding: Tensor, tracks: BatchTracks, step: int) -> tuple[Tensor, TripletBatch | AllTriplets]:
-        """Give the embeddings that are compared, of this rank (B, D) or of all, and the triplets of them."""
+        """Return the embeddings to compare, of this rank (B, D) or of all, and their triplets."""
 
 
 @dataclass(frozen=True)
 class EveryTriplet:
-    """Take all triplets whose anchors are this rank's chunks.
+    """All triplets whose anchors are this rank's chunks.
 
     Attributes:
         conditions: In order.
@@ -98,7 +97,7 @@ class EveryTriplet:
     gather: bool = False
 
     def __call__(self, embedding: Tensor, tracks: BatchTracks, step: int) -> tuple[Tensor, AllTriplets]:
-        """Give the embeddings that are compared and the triplets of them; to gather, call on every rank."""
+        """Return the embeddings to compare and their triplets; a collective if ``gather`` is set."""
         own = slice(0, len(tracks.artist))
         if self.gather:
             embedding, parts, rank = gather_batches(embedding, tracks)
@@ -112,9 +111,9 @@ class EveryTriplet:
 
 @dataclass(frozen=True)
 class GatheredTriplets:
-    """Draw the triplets of a step over the batches of all ranks; with one process, over its own.
+    """Triplets drawn over the batches of all ranks; with one process, over its own.
 
-    What is drawn depends on (seed, step, rank) and the batches alone, so a run that is gone on with repeats it.
+    What is drawn depends on (seed, step, rank) and the batches alone, so a resumed run repeats it.
 
     Attributes:
         miner: Draws the share of a rank.
@@ -125,13 +124,12 @@ class GatheredTriplets:
     seed: int
 
     def __call__(self, embedding: Tensor, tracks: BatchTracks, step: int) -> tuple[Tensor, TripletBatch]:
-        """Give the embeddings of all ranks and this rank's triplets of them; call on every rank.
+        """Return the embeddings of all ranks and this rank's triplets of them. A collective: call it on every rank.
 
         Shape:
             embedding: (B, D), of this rank; returns: (sum of the ranks' B, D).
         """
-        embedding, parts, rank = gather_batches(
-            embedding, tracks
-        )  # they are related where the generator is, on the CPU
+        # The tracks are related where the generator is, on the CPU.
+        embedding, parts, rank = gather_batches(embedding, tracks)
         drawn = self.miner.draw(join_tracks(parts), seeded_generator(self.seed, step, rank, SALT))
         return embedding, TripletBatch(*(rows.to(embedding.device) for rows in drawn))

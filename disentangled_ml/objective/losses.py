@@ -22,8 +22,6 @@ condition, then over the conditions that have any: frequent conditions would dro
 can be over all triplets or over those that violate the margin, whose gradient it then does not dilute by the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -84,7 +82,7 @@ def masked_mean(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 class TripletSums(NamedTuple):
-    """Hold what is summed over the triplets of each condition, and of track.
+    """Sums over the triplets of each condition, and of track.
 
     Shape:
         violation: (C + 1,) of the hinge.
@@ -127,7 +125,7 @@ def divide(sums: Tensor, counts: Tensor) -> Tensor:
 
 
 class LossTerms(NamedTuple):
-    """Hold the total loss and its unweighted parts, each a scalar, and the triplets behind them.
+    """The total loss and its unweighted parts, each a scalar, and numbers of triplets.
 
     Shape:
         correct, n_triplets: (C + 1,) float64, of this process.
@@ -141,7 +139,7 @@ class LossTerms(NamedTuple):
 
 
 class DisentangledLoss(nn.Module):
-    """Add track regularisation and the masks' penalties to an objective of the conditions, which a subclass gives.
+    """An objective of the conditions, which a subclass defines, with track regularisation and the masks' penalties.
 
     Args:
         margin: Of the hinge; embeddings have unit length.
@@ -242,7 +240,7 @@ class DisentangledTripletLoss(DisentangledLoss):
     def objective(
         self, embedding: Tensor, condition_masks: Tensor, violation: Tensor, targets: Sequence[Tensor]
     ) -> Tensor:
-        """Give the mean of the hinge over the condition triplets."""
+        """Return the mean of the hinge over the condition triplets."""
         return violation
 
 
@@ -286,7 +284,7 @@ def softmax_entropy(distance: Tensor, targets: Tensor, temperature: float) -> Te
 
 
 class ClassLoss(DisentangledLoss):
-    """Take as the objective how a chunk lies to learned points, one per class, in the subspace of each condition.
+    """Loss whose objective compares chunks with learned points, one per class, in the subspace of each condition.
 
     Args:
         n_classes: Number of classes K_c of each condition.
@@ -315,7 +313,7 @@ class ClassLoss(DisentangledLoss):
 
 
 class ProxyLoss(ClassLoss):
-    """Compare chunks with the proxies of their classes and of the others (Y. Movshovitz-Attias et al., ICCV 2017)."""
+    """Hinge between the proxies of a chunk's classes and of the others (Y. Movshovitz-Attias et al., ICCV 2017)."""
 
     def chunk_loss(self, distance: Tensor, targets: Tensor) -> Tensor:
         """Average the hinge over pairs of proxies."""
@@ -323,7 +321,7 @@ class ProxyLoss(ClassLoss):
 
 
 class ClassificationLoss(ClassLoss):
-    """Classify chunks by a softmax over the distances to the points.
+    """Classification of chunks by a softmax over the distances to the points.
 
     Args:
         temperature: Of the softmax.

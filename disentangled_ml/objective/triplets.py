@@ -5,8 +5,6 @@ and a negative uniformly among those of the anchor's row. Drawing is with replac
 instead, so that a nuisance such as bandwidth does not tell them apart.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,11 +15,12 @@ from torch import Generator, Tensor
 from disentangled_ml.objective.conditions import Condition, Relation, forbid_positives, group_numbers, relate_tracks
 from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch
 
-ANCHORS_PER_BLOCK = 256  # rows of a relation held at a time when a whole split is related
+# Rows of a relation held at a time when a whole split is related.
+ANCHORS_PER_BLOCK = 256
 
 
 def nth_column(rank: Tensor, number: Tensor) -> Tensor:
-    """Give the column of the True of a given number in each row.
+    """Find the column of the n-th True of each row.
 
     Shape:
         rank: (N, B) int32, how many of a row are True up to each column.
@@ -50,7 +49,7 @@ def draw_columns(allowed: Tensor, generator: Generator) -> Tensor:
 
 
 def nearest_columns(allowed: Tensor, level: Tensor, target: Tensor) -> Tensor:
-    """Keep the allowed columns whose level is nearest to a row's target: one per row, or several that are equally near.
+    """Keep the allowed columns whose level is nearest to a row's target: one per row, or several at the same distance.
 
     Shape:
         allowed: (N, B) bool.
@@ -66,7 +65,7 @@ def nearest_columns(allowed: Tensor, level: Tensor, target: Tensor) -> Tensor:
 
 
 def no_triplets() -> TripletBatch:
-    """Give a list of no triplet."""
+    """Return an empty list of triplets."""
     return TripletBatch(torch.empty(0, 3, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
 
 
@@ -88,7 +87,7 @@ def listed_columns(allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 def draw_batch(relations: Sequence[Relation], counts: Sequence[int], generator: Generator) -> TripletBatch:
     """Draw ``counts[c]`` triplets from each relation c (B, B), of arrays; the position of a relation becomes the condition index.
 
-    A relation that allows no triplet gives none. Only the random numbers are drawn for one relation after the other. The matrices are
+    A relation that allows no triplet yields none. Only the random numbers are drawn for one relation after the other. The matrices are
     small, so NumPy is used, whose calls take less time than torch's.
     """
     n_rows = len(relations[0].positive)
@@ -128,7 +127,7 @@ def relate_conditions(
 
 
 def expand_to_chunks(relation: Tensor, k: int) -> Tensor:
-    """Give each of k chunks per track what relates the tracks; (..., A, N) to (..., A * k, N * k).
+    """Expand a relation of tracks to the k chunks of each; (..., A, N) to (..., A * k, N * k).
 
     >>> expand_to_chunks(torch.tensor([[True, False]]), 2).int().tolist()
     [[1, 1, 0, 0], [1, 1, 0, 0]]
@@ -160,7 +159,7 @@ def relate_chunks(conditions: Sequence[Condition], tracks: BatchTracks, min_gap:
 
 @dataclass(frozen=True)
 class TripletMiner:
-    """Draw the triplets of a batch from what relates its chunks.
+    """Sampler of the triplets of a batch.
 
     Attributes:
         conditions: In order.
@@ -175,7 +174,7 @@ class TripletMiner:
     track_triplets: int
 
     def draw(self, tracks: BatchTracks, generator: Generator) -> TripletBatch:
-        """Draw triplets of the chunks of some tracks, on the CPU; a condition that allows none gets none."""
+        """Draw triplets of the chunks of some tracks, on the CPU; none for a condition that allows none."""
         if not (self.per_condition or self.track_triplets):
             return no_triplets()
         n, k = tracks.start.shape
@@ -205,7 +204,7 @@ def draw_from_split(
 ) -> Tensor:
     """Draw n triplets of whole tracks from a split, of which only a block of labelled rows is related at a time.
 
-    Tracks are tried as anchors in random order, over and over, until n triplets are found or a whole round gives none. With
+    Tracks are tried as anchors in random order, over and over, until n triplets are found or a whole round finds none. With
     levels, the negative is the allowed one whose level is nearest to the positive's (drawn among those equally near).
 
     Shape:
@@ -215,7 +214,8 @@ def draw_from_split(
         returns: (n, 3) int64, fewer rows (0, 3) only where the split allows no triplet at all.
     """
     n_tracks, is_labelled = len(labels), condition.rarity(labels) > 0
-    track = is_labelled.nonzero()[:, 0]  # of each row from here on: the others take no part
+    # Of each row from here on: the others take no part.
+    track = is_labelled.nonzero()[:, 0]
     row, labels, group = is_labelled.cumsum(0) - 1, labels[track], group_numbers(artist)[track]
     level = None if level is None else level[track]
     found, wanted = [torch.empty(0, 3, dtype=torch.int64)], n if len(track) else 0

@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 
 
 class Embedder:
-    """Embed recordings by the network of a checkpoint, and search catalogues that it embedded.
+    """Network of a checkpoint, to embed recordings and to search catalogues that it embedded.
 
     Args:
         checkpoint: The file.
@@ -53,12 +53,12 @@ class Embedder:
 
     @property
     def condition_names(self) -> list[str]:
-        """Name the conditions, in the order of the masks."""
+        """Names of the conditions, in the order of the masks."""
         return self.model.condition_names
 
     @property
     def catalogue(self) -> EmbeddedCatalogue:
-        """Give the catalogue that is open.
+        """Return the open catalogue.
 
         Raises:
             ValueError: if none is.
@@ -67,7 +67,7 @@ class Embedder:
 
     @torch.inference_mode()
     def embed_tracks(self, tracks: Iterable[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, np.ndarray]]:
-        """Embed the chunks of tracks, those of several in one pass; give what came with each track, and its embedding.
+        """Embed the chunks of tracks, those of several in one pass; yield what came with each track, and its embedding.
 
         Shape:
             chunks of a track: (n, ...), n >= 1; embedding: (D,) float32, the normalised mean.
@@ -133,7 +133,7 @@ class Embedder:
         return embedding
 
     def open(self, folder: str | Path) -> Embedder:
-        """Open a catalogue that this model embedded, to be searched; give the model itself.
+        """Open a catalogue that this model embedded, to be searched; return the model itself.
 
         Raises:
             ValueError: if there is none, it is damaged, or another model embedded it.
@@ -144,7 +144,7 @@ class Embedder:
         return self
 
     def search_of(self) -> SimilaritySearch:
-        """Give the search of the catalogue that is open.
+        """Return the search of the open catalogue.
 
         Raises:
             ValueError: if none is.

@@ -1,4 +1,4 @@
-"""Checkpoints written whole or not at all: a full disk or a kill while one is written leaves the one before."""
+"""Atomic checkpoints: a full disk or a kill while one is written leaves the previous one."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from disentangled_ml.files import atomic_write, remove_unfinished
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Write beside the file, then rename: Lightning's own way passes by the temporary folder, often of another disk."""
+    """Checkpoints written beside the file, then renamed; Lightning uses the temporary folder, often on another disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
         """Save a checkpoint.

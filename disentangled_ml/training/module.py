@@ -1,7 +1,5 @@
 """The LightningModule: glue between the network, the loss, the evaluation and the trainer. No maths."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -26,7 +24,7 @@ from disentangled_ml.structures import ChunkBatch, Member, TrackChunks
 
 
 class SimilarityModule(pl.LightningModule):
-    """Train and evaluate a conditional similarity network.
+    """Training and evaluation of a conditional similarity network.
 
     Args:
         network: To train.
@@ -34,9 +32,9 @@ class SimilarityModule(pl.LightningModule):
         learning_rate: Of Adam.
         weight_decay: Of Adam.
         settings: Plain values that every checkpoint carries (configuration, conditions, audio settings).
-        selection: Chooses the triplets of a step, over the batches of all ranks perhaps; None: those that came with the batch.
-        augmentation: Changes the chunks of a step; None: nothing does.
-        frontend_rate_scale: Of the learning rate, for what the frontend trains.
+        selection: Chooses the triplets of a step, perhaps over the batches of all ranks; None: those of the batch.
+        augmentation: Of the chunks of a step.
+        frontend_rate_scale: Factor of the learning rate for the frontend.
     """
 
     def __init__(
@@ -63,11 +61,19 @@ class SimilarityModule(pl.LightningModule):
         """Names of the conditions, in order."""
         return self.network.condition_names
 
-    def training_step(self, batch: ChunkBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Compute the loss of a batch; give it with the counts (C + 1,) of correct and all triplets.
+    def setup(self, stage: str) -> None:
+        """Take the lists to evaluate on from the data module, which has been set up before."""
+        data = self.trainer.datamodule
+        self.lists = {
+            split: (data.triplets[split], end_chunks(infos, data.plan.chunk_frames))
+            for split, infos in data.infos.items()
+        }
 
-        What is logged of an epoch is summed over the ranks by the callbacks. Lightning's own ``sync_dist`` is not used: it
-        synchronises when a value is first read, which the progress bar does on rank zero alone.
+    def training_step(self, batch: ChunkBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the loss of a batch, and the counts (C + 1,) of correct and all triplets.
+
+        The callbacks sum over the ranks what is logged of an epoch. Lightning's ``sync_dist`` is not used: it synchronises
+        when a value is first read, which the progress bar does on rank zero alone.
         """
         augmentation = self.augmentation and self.augmentation.at(self.global_step, self.global_rank)
         raw_embedding, triplets = self.network.raw_embedding(batch.audio, augmentation), batch.triplets
@@ -78,21 +84,19 @@ class SimilarityModule(pl.LightningModule):
         return {"loss": terms.total, "correct": terms.correct, "total": terms.n_triplets}
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the embeddings of the last evaluation."""
+        """Reset the embeddings."""
         self.start_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
-        """Forget the embeddings of the last evaluation."""
+        """Reset the embeddings."""
         self.start_evaluation("test")
 
     def start_evaluation(self, split: str) -> None:
-        """Begin the table of a split, with one network on all ranks: batch norm's statistics are each rank's own."""
+        """Reset the embeddings, and broadcast the buffers: each rank has its own batch norm statistics."""
         if self.trainer.world_size > 1:
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
-        data = self.trainer.datamodule
-        self.triplets = data.triplets[split]
-        ends = end_chunks(data.infos[split], data.plan.chunk_frames)
+        self.triplets, ends = self.lists[split]
         self.table = EmbeddingTable(wanted=listed_chunks(self.triplets) | ends)
         self.gathered = False
 
@@ -103,7 +107,7 @@ class SimilarityModule(pl.LightningModule):
     test_step = validation_step
 
     def evaluated(self) -> tuple[EmbeddingTable, Distances]:
-        """Give the embeddings of all ranks and the distances of the triplets in their subspaces; call on every rank."""
+        """Return the embeddings of all ranks and the distances of the triplets in their subspaces. A collective."""
         if not self.gathered:
             if self.trainer.world_size > 1:
                 self.table.rows = gather_rows(self.table.rows, self.trainer.world_size)
@@ -112,7 +116,7 @@ class SimilarityModule(pl.LightningModule):
         return self.table, self.distances
 
     def evaluation_loss(self) -> float:
-        """Give the loss of the listed triplets.
+        """Return the loss of the listed triplets.
 
         Raises:
             ValueError: if it is not finite; the checkpoints of the epochs before are still there.
@@ -127,9 +131,9 @@ class SimilarityModule(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Adam:
-        """Optimise everything by Adam; the schedule is a callback, which sees the validation loss.
+        """Return Adam; the schedule is a callback, which sees the validation loss.
 
-        What a frontend trains has a rate of its own, and no weight decay: a filter is not better for being nearer to zero.
+        The frontend has its own learning rate, and no weight decay: a filter is not better for being nearer to zero.
         """
         frontend = list(self.network.frontend.parameters())
         own = set(frontend)
@@ -145,7 +149,7 @@ class SimilarityModule(pl.LightningModule):
 
 
 def gather_rows(rows: dict[Member, Tensor], world_size: int) -> dict[Member, Tensor]:
-    """Merge the rows of all ranks; they travel as one matrix, for a row alone would bring along the batch it is a view of."""
+    """Merge the rows of all ranks; sent as one matrix, since each row is a view of its whole batch."""
     own = (list(rows), torch.stack(list(rows.values())) if rows else torch.empty(0))
     parts: list[tuple] = [()] * world_size
     torch.distributed.all_gather_object(parts, own)

@@ -1,13 +1,11 @@
-"""Ranks that end together: where one dies the others end soon, with a status that is not zero and a word on how to go on.
+"""Fail together: if one rank dies, the others exit non-zero within a minute and print the resume command.
 
-Only gloo tells a rank at once that another is gone; NCCL may wait for it until the group's timeout, half an hour. So each rank
-watches by itself: the one that started the others sees them end, they see it end. A rank that is in the middle of something
-then has a grace to end by itself, by the error of a collective for instance; after that it is ended.
+Only gloo notices at once that a rank is gone; NCCL may wait until the group's timeout, half an hour. So the ranks watch each
+other: rank 0 sees its children exit, they see their parent exit. A rank that is busy then has a grace period to fail by itself,
+by the error of a collective for instance; after that it is killed.
 
-Under srun or torchrun it is they that start, watch and end the ranks.
+Under srun or torchrun these start, watch and end the ranks.
 """
-
-from __future__ import annotations
 
 import atexit
 import os
@@ -23,26 +21,27 @@ from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 INTERVAL = 0.5  # seconds between two looks at the others
-PATIENCE = (
-    15.0  # seconds in which a rank that failed, and with it a collective, has ended; measured: up to 4 on busy cores
-)
-GRACE = 20.0  # seconds to end by itself; all in all the ranks end within a minute
-ENDED = (ValueError, OSError, SystemExit, KeyboardInterrupt)  # tell themselves what is wrong, or that it was wanted
+# Seconds until a rank whose peer failed notices the peer's end; measured: up to 4 on busy cores.
+PATIENCE = 15.0
+# Seconds to exit by itself; all ranks exit within a minute.
+GRACE = 20.0
+# Their messages say what is wrong.
+ENDED = (ValueError, OSError, SystemExit, KeyboardInterrupt)
 
 
 class RankDied(OSError):
-    """Tell that another rank has ended, and how to go on."""
+    """Error for another rank's death; says how to resume."""
 
 
 class RankLauncher(_SubprocessScriptLauncher):
-    """Start the ranks of this machine as Lightning does, and see to it that they end together.
+    """Lightning's launcher of the ranks of this machine, with a watch that makes them fail together.
 
-    Takes the place of Lightning's own watch, which kills the first rank without a word.
+    It replaces Lightning's own watch, which kills the first rank without a message.
 
     Args:
-        launcher: Lightning's, whose place is taken.
-        advice: How to go on after a rank has died.
-        wanted: What ends all ranks alike, each by itself.
+        launcher: Lightning's, to be replaced.
+        advice: How to resume after a rank has died.
+        wanted: Exception that ends every rank by itself.
     """
 
     def __init__(self, launcher: _SubprocessScriptLauncher, advice: str, wanted: type[Exception]):
@@ -51,10 +50,11 @@ class RankLauncher(_SubprocessScriptLauncher):
         self.advice, self.parent, self.reason = advice, os.getppid(), ""
         if self.cluster_environment.local_rank() > 0:
             Thread(target=self.watch, daemon=True).start()
-        atexit.register(self.leave)  # before all that end the group and W&B, so it is called after them
+        # Before all that end the group and W&B, so it is called after them.
+        atexit.register(self.leave)
 
     def launch(self, function: Callable, *args: Any, trainer: pl.Trainer | None = None, **kwargs: Any) -> Any:
-        """Start the other ranks where they are not started yet, and call the function.
+        """Start the other ranks, unless they run already, and call the function.
 
         Raises:
             RankDied: if the function fails since another rank is gone.
@@ -71,21 +71,23 @@ class RankLauncher(_SubprocessScriptLauncher):
         except ENDED as error:
             self.reason = str(error) or type(error).__name__
             raise
-        except Exception as error:  # a collective's, perhaps: no backend has a class of its own for a peer that is gone
+        except Exception as error:
+            # Perhaps a collective's: no backend has an exception class for a lost peer.
             until = time.monotonic() + PATIENCE
             while not (lost := self.lost()) and time.monotonic() < until:
                 time.sleep(INTERVAL)
             self.reason = lost or str(error) or type(error).__name__
             if lost:
-                sys.stderr.write("\n")  # the progress bar of a rank that was killed has left its line open
+                # The progress bar of a killed rank has left its line open.
+                sys.stderr.write("\n")
                 raise RankDied(lost) from error
             raise
         finally:
             if self.reason:
-                self.kill(signal.SIGKILL)  # the others cannot do without this one
+                self.kill(signal.SIGKILL)  # the others cannot continue without it
 
     def lost(self) -> str:
-        """Say which other rank has failed; nothing where none has."""
+        """Describe which other rank has failed; empty if none has."""
         for rank, process in enumerate(self.procs, start=1):
             if process.poll():
                 status = process.returncode
@@ -96,14 +98,14 @@ class RankLauncher(_SubprocessScriptLauncher):
         return ""
 
     def leave(self) -> None:
-        """Leave a failed run at once: what is left of the group may wait for ever for Python's lock, or for ranks that are gone."""
+        """Exit at once after a failure: what is left of the group may wait forever for Python's lock, or for dead ranks."""
         if self.reason:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(1)
 
     def watch(self) -> None:
-        """Wait until another rank has failed, then end this one, unless it does so itself."""
+        """Wait until another rank has failed, then kill this one, unless it exits by itself within the grace period."""
         while not (lost := self.lost()):
             time.sleep(INTERVAL)
         time.sleep(GRACE)
@@ -114,7 +116,7 @@ class RankLauncher(_SubprocessScriptLauncher):
 
 
 def watch_ranks(trainer: pl.Trainer, advice: str, wanted: type[Exception]) -> None:
-    """Let the ranks that a trainer starts end together, see ``RankLauncher``."""
+    """Make the ranks that a trainer starts fail together, see ``RankLauncher``."""
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         trainer.strategy._launcher = RankLauncher(launcher, advice, wanted)

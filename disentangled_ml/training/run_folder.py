@@ -7,10 +7,13 @@ from pathlib import Path
 
 from disentangled_ml.config import ConfigError
 
-RUN_DIR_VARIABLE = "DISENTANGLED_ML_RUN_DIR"  # tells the rank processes, started again from argv, what was chosen
-SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_ID")  # set by srun: the same for all ranks, and for a requeued job
+# Passes the choice on to the rank processes, which are started again from argv.
+RUN_DIR_VARIABLE = "DISENTANGLED_ML_RUN_DIR"
+# Set by srun: the same for all ranks, and for a requeued job.
+SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_ID")
 AGENT_RUN = ("WANDB_RUN_ID",)  # set by a W&B agent
-UNWRITABLE = (  # full, forbidden, read-only, defective, or something else in the place of a file or folder
+# Full, forbidden, read-only or defective, or another kind of file at the path.
+UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
 )
@@ -19,8 +22,8 @@ UNWRITABLE = (  # full, forbidden, read-only, defective, or something else in th
 def choose_run_dir(runs: Path, default_name: str, run_name: str | None, resume: bool) -> Path:
     """Choose and make the run folder.
 
-    A given name is taken as it is; else the default name, with the job's id under srun or a W&B agent, or else
-    numbered where taken.
+    A given name is taken as it is. Otherwise it is the default name, with the job's id under srun or a W&B agent, or with
+    the first free number.
 
     Raises:
         ConfigError: if that folder holds a run already and resume is not set, or resume is set without a name, or the
@@ -67,7 +70,7 @@ def unwritable_run_folder(error: OSError) -> str | None:
 
 
 def job_name() -> str | None:
-    """Name the job that all ranks of this run belong to, where srun or a W&B agent started it."""
+    """Return the id of the job that all ranks of this run belong to; None unless srun or a W&B agent started it."""
     for variables in (AGENT_RUN, SLURM_STEP):
         values = [os.environ.get(name) for name in variables]
         if all(values):
@@ -76,6 +79,6 @@ def job_name() -> str | None:
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:
-    """Give the checkpoint to go on from, if there is one."""
+    """Return the checkpoint to resume from, if there is one."""
     path = run_dir / "checkpoints" / "last.ckpt"
     return path if path.is_file() else None

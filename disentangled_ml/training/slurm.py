@@ -1,13 +1,11 @@
-"""What a run asks of SLURM."""
-
-from __future__ import annotations
+"""Calls to SLURM."""
 
 import os
 import subprocess
 
 
 def job_id() -> str | None:
-    """Name the job of this process as ``scontrol`` knows it; None where ``srun`` did not start the process."""
+    """Return the id of this process's job for ``scontrol``; None if ``srun`` did not start the process."""
     if not all(os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")):
         return None
     array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
@@ -15,7 +13,7 @@ def job_id() -> str | None:
 
 
 def requeue(job: str) -> str:
-    """Have a job begin anew, which ends it where it runs, and say what came of it."""
+    """Requeue a job, which ends it where it runs, and return a message about the outcome."""
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
     except OSError as error:

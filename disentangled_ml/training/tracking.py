@@ -1,11 +1,11 @@
 """Weights & Biases: the only file that imports wandb, and only where a run is logged to it, for the import takes a second.
 
-Without an API key a run is kept offline in its run folder and asks nothing; ``wandb sync`` uploads it later. The run's id is
-kept beside the checkpoints, so that a resumed run goes on in the same W&B run.
+Without an API key a run is logged offline in its run folder and asks nothing; ``wandb sync`` uploads it later. The run's id is
+stored beside the checkpoints, so that a resumed run continues the same W&B run.
 
-A training is not lost because W&B is: where the server is not reached at the start, the run is kept offline; where it goes away
-later, everything is still written to the run folder, and the end waits for it no longer than ``FINISH_SECONDS``; where W&B's own
-process dies, training goes on without it.
+A failure of W&B never costs the training: if the server is not reached at the start, the run is logged offline; if it goes away
+later, everything is still written to the run folder, and the end waits no longer than ``FINISH_SECONDS``; if W&B's own
+process dies, training continues without it.
 """
 
 from __future__ import annotations
@@ -33,28 +33,31 @@ if TYPE_CHECKING:
 
 ID_FILE = "wandb_run_id"
 # Seconds. W&B's own variables, where set, decide instead.
-START_SECONDS = 30.0  # of tries until a server counts as not reached: W&B repeats a failed try after 2, 4, 8 seconds
-FINISH_SECONDS = 60.0  # to upload what is left at the end, some figures and an epoch's numbers: more is an outage
-CLOSING_SECONDS = 20.0  # the same when the run is interrupted: SLURM leaves a job 30 seconds behind a SIGTERM
+# Of attempts until a server counts as not reached: W&B retries after 2, 4, 8 seconds.
+START_SECONDS = 30.0
+# To upload the rest at the end, some figures and an epoch's numbers; if it takes longer, it is an outage.
+FINISH_SECONDS = 60.0
+# The same when the run is interrupted: SLURM leaves a job 30 seconds behind a SIGTERM.
+CLOSING_SECONDS = 20.0
 
 logger = logging.getLogger(__name__)
 
 
 def lost() -> tuple[type[Exception], ...]:
-    """Name the errors by which it shows that W&B's own process has died."""
+    """Return the errors that mean that W&B's own process has died."""
     from wandb.sdk.mailbox import HandleAbandonedError
 
     return (ConnectionError, HandleAbandonedError)
 
 
 class LastingLogger(WandbLogger):
-    """Log for as long as W&B's own process lives, and let the training outlive it."""
+    """W&B logger that outlives W&B's own process: then nothing more is logged, and training continues."""
 
     lost = False
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log what also images go through; warn once where it cannot be."""
+        """Log metrics, and images, which pass here too; warn once if W&B's process is gone."""
         if self.lost:
             return
         try:
@@ -65,7 +68,7 @@ class LastingLogger(WandbLogger):
 
 
 def has_api_key() -> bool:
-    """Tell whether a W&B server would let us in: by WANDB_API_KEY or the netrc file that ``wandb login`` writes."""
+    """Return whether there is an API key: in WANDB_API_KEY or in the netrc file that ``wandb login`` writes."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -83,7 +86,7 @@ def resolve_mode(mode: str) -> str:
 
 
 def patience() -> wandb.Settings:
-    """Say how long W&B may keep a training waiting."""
+    """Return W&B's settings with our timeouts."""
     import wandb
 
     return wandb.Settings(
@@ -95,7 +98,7 @@ def patience() -> wandb.Settings:
 
 @rank_zero_only
 def keep_run_id(run_dir: Path) -> str:
-    """Give the id of the run folder's W&B run: the kept one, a sweep agent's, or a new one; keep it."""
+    """Return the id of the run folder's W&B run, and store it: the stored one, a sweep agent's, or a new one."""
     path = run_dir / ID_FILE
     if not path.is_file() or not path.read_text().strip():
         path.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
@@ -138,10 +141,10 @@ def build_logger(
 
 
 def start(run_logger: WandbLogger | None) -> None:
-    """Start the W&B run, before anything long begins; keep it offline where the server is not reached.
+    """Start the W&B run, before anything long begins; fall back to offline if the server is not reached.
 
     Raises:
-        ConfigError: if it cannot be, for want of a key that the server takes or of a legal name.
+        ConfigError: if the server refuses the key, or a name is not legal.
     """
     if run_logger is None:
         return
@@ -151,7 +154,8 @@ def start(run_logger: WandbLogger | None) -> None:
     try:
         _ = run_logger.experiment
     except (wandb.Error, ValueError) as error:
-        if time.monotonic() - asked < patience().init_timeout:  # a refusal is an answer, and comes at once
+        # A refusal comes at once.
+        if time.monotonic() - asked < patience().init_timeout:
             raise ConfigError(
                 f"W&B does not start ({error}): mend wandb.* or WANDB_*, or use wandb.mode=offline or disabled"
             ) from error
@@ -160,13 +164,14 @@ def start(run_logger: WandbLogger | None) -> None:
             " ".join(str(error).split()),
             run_logger.save_dir,
         )
-        wandb.teardown()  # W&B's process, which holds on to the id of the run
+        # W&B's process, which holds on to the id of the run.
+        wandb.teardown()
         os.environ["WANDB_MODE"] = "offline"
         _ = run_logger.experiment
 
 
 def finish() -> None:
-    """Close the W&B run, so that its files are whole; say what to do where they could not be uploaded."""
+    """Close the W&B run, so that its files are complete; log what to do if they could not be uploaded."""
     if "wandb" not in sys.modules:
         return  # nothing was logged
     import wandb
@@ -183,23 +188,25 @@ def finish() -> None:
     except lost():
         logger.warning("W&B's process has died: what was logged until then is in %s", folder)
         with suppress(*lost()):
-            wandb.teardown()  # now, not at the exit, where it would show a traceback
+            # At the exit it would show a traceback.
+            wandb.teardown()
 
 
 def finish_interrupted() -> None:
-    """Close the W&B run as one that has failed; wait for it no longer than a process that is about to be killed can."""
+    """Close the W&B run as failed, within the time left to a process that is about to be killed."""
     closing = Thread(target=close_as_failed, daemon=True)
     closing.start()
     closing.join(CLOSING_SECONDS)
 
 
 def close_as_failed() -> None:
-    """Close the W&B run and end W&B's own process, which the signal that ended ours may have ended already."""
+    """Close the W&B run and end W&B's own process, which the signal may have ended already."""
     if "wandb" not in sys.modules:
         return
     import wandb
 
     try:
         wandb.teardown(exit_code=1)
-    except Exception as error:  # of any kind, for nothing may keep the run from ending as it should
+    except Exception as error:
+        # Of any kind: nothing may keep the run from ending.
         logger.warning("the W&B run is not closed, its last values may be missing (%s)", error or type(error).__name__)

@@ -21,7 +21,8 @@ from datamodules.batches import streams
 from datamodules.shards import workers
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import read_infos, write_shard
-from disentangled_ml.config import PrepareConfig, load_config
+from disentangled_ml.commands.schemas import PrepareConfig
+from disentangled_ml.config import load_config
 from disentangled_ml.prepare import main
 from disentangled_ml.structures import SPLITS, AudioSettings, TrackInfo
 

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from disentangled_ml.builders import build_network
 from disentangled_ml.commands import embed
-from disentangled_ml.config import EmbedConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import EmbedConfig
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.search.catalogue import (
     COLUMNS,

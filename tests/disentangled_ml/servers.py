@@ -16,7 +16,8 @@ import torch
 from datamodules.audio.decoding import encode_mp3
 from disentangled_ml.builders import build_network, model_settings
 from disentangled_ml.commands import embed
-from disentangled_ml.config import EmbedConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import EmbedConfig
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.structures import AudioSettings
 from tests import warm
 

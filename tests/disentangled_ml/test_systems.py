@@ -17,7 +17,8 @@ from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, make_triplets, read_levels
 from disentangled_ml import systems
 from disentangled_ml.baselines import BASELINES, bandwidth
-from disentangled_ml.config import ConfigError, EvaluateConfig, load_config
+from disentangled_ml.commands.schemas import EvaluateConfig
+from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed_chunks
 from disentangled_ml.network.masks import disjoint_blocks

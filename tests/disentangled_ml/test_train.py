@@ -22,7 +22,9 @@ from omegaconf import OmegaConf
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from disentangled_ml import builders
 from disentangled_ml.builders import build_network
-from disentangled_ml.config import GROUPS, ConfigError, EvaluateConfig, TrainConfig, group_choices, load_config
+from disentangled_ml.commands.schemas import EvaluateConfig
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
+from disentangled_ml.config.loading import GROUPS, group_choices
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.checkpoint import load_network
@@ -111,7 +113,7 @@ triplet_choices = pytest.mark.parametrize(
 
 @triplet_choices
 def test_tiny_network_learns(run, choice):
-    schedule = ("training.max_epochs=20", "training.lr_patience=20")
+    schedule = ("training.max_epochs=8", "training.lr_patience=20")
     metrics = metrics_of(run("learns", *schedule, *choice))
     assert metrics["test/triplet_accuracy/genre"] > 0.8
     assert metrics["test/triplet_accuracy/mood"] > 0.8
@@ -345,7 +347,7 @@ def test_a_batch_is_learned_by_classes(tiny_arguments, loss):
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "triplet"])
 def test_tiny_network_learns_by_classes(run, loss):
-    schedule = ("training.max_epochs=12", "training.lr_patience=20", "seed=2")
+    schedule = ("training.max_epochs=8", "training.lr_patience=20", "seed=2")
     run_dir = run(loss, f"loss={loss}", "loss.track_weight=0", *schedule)
     metrics = metrics_of(run_dir)
     assert metrics["test/triplet_accuracy/genre"] > 0.75

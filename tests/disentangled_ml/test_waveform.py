@@ -12,7 +12,8 @@ import torch
 
 from disentangled_ml import builders
 from disentangled_ml.builders import build_network
-from disentangled_ml.config import ConfigError, PrepareConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import PrepareConfig
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.network.frontends import FRONTENDS

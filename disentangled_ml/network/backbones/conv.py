@@ -3,8 +3,6 @@
 Seven halvings bring 128 bands x 129 frames to 1 x 2, so each output position sees the whole band range and some 3 s.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from torch import nn
@@ -15,7 +13,7 @@ BLOCK_CHANNELS = (64, 64, 128, 128, 256, 256, 256)
 
 
 class ConvBackbone(Backbone):
-    """Embed a spectrogram with seven blocks of convolution and pooling.
+    """Seven blocks of convolution and pooling.
 
     Args:
         embedding_dim: D.

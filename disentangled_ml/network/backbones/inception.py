@@ -4,8 +4,6 @@ A 5x5 convolution with 2x2 max-pool, then six times a stride module (halves both
 the authors' published code. Seven halvings bring 128 bands x 129 frames to 1 x 2. Every convolution has batch norm and ReLU.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +16,7 @@ MULTIPLE = 16
 
 
 class Branches(nn.Module):
-    """Apply branches to one input and concatenate their channels.
+    """Parallel branches on one input, whose channels are concatenated.
 
     Shape:
         input: (B, C, height, width); output: (B, sum of the branches' channels, their height, their width).
@@ -34,7 +32,7 @@ class Branches(nn.Module):
 
 
 def stride_module(in_channels: int, width: float) -> tuple[Branches, int]:
-    """Build the module that halves both sides, and give its number of output channels."""
+    """Build the module that halves both sides, and return it with its number of output channels."""
     c48, c64, c96 = (scale_channels(c, width, MULTIPLE) for c in (48, 64, 96))
     module = Branches(
         conv_norm_relu(in_channels, c48, 1, stride=2),
@@ -49,7 +47,7 @@ def stride_module(in_channels: int, width: float) -> tuple[Branches, int]:
 
 
 def inception_module(in_channels: int, width: float) -> tuple[Branches, int]:
-    """Build the module that keeps both sides, and give its number of output channels (256 at width 1)."""
+    """Build the module that keeps both sides, and return it with its number of output channels (256 at width 1)."""
     c32, c48, c64, c96 = (scale_channels(c, width, MULTIPLE) for c in (32, 48, 64, 96))
     module = Branches(
         conv_norm_relu(in_channels, c64, 1),
@@ -74,7 +72,7 @@ def stem(channels: int) -> nn.Sequential:
 
 
 class InceptionBackbone(Backbone):
-    """Embed a spectrogram with the paper's inception network.
+    """Inception network of the paper.
 
     Args:
         embedding_dim: D.

@@ -1,9 +1,7 @@
 """What the backbones share: channel scaling, normalised convolutions, the head and the frame around the feature layers.
 
-Every layer that halves a side gives ceil(n / 2), so no input is too small to be halved and parallel branches agree in size.
+Every layer that halves a side returns ceil(n / 2), so no input is too small to be halved and parallel branches agree in size.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -45,7 +43,7 @@ def conv_pool(in_channels: int, out_channels: int, kernel_size: int) -> nn.Seque
 
 
 class Head(nn.Module):
-    """Turn feature maps into an embedding: 1x1 convolution, batch norm, ReLU, global average pooling.
+    """Head that turns feature maps into an embedding: 1x1 convolution, batch norm, ReLU, global average pooling.
 
     The embedding has no negative entries, as in J. Lee et al. (ICASSP 2020).
 
@@ -63,11 +61,11 @@ class Head(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Put the shared head on feature layers and initialise both as in K. He et al. (ICCV 2015).
+    """Feature layers with the shared head, both initialised as in K. He et al. (ICCV 2015).
 
     Args:
         features: maps (B, 1, n_mels, frames) to (B, feature_channels, any height, any width).
-        feature_channels: channels that ``features`` gives.
+        feature_channels: channels of its output.
         embedding_dim: D.
 
     Shape:

@@ -4,8 +4,6 @@ K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition",
 max-pool, four stages of two basic (post-activation) blocks. 128 bands x 129 frames leave the stem at 32 x 33 and the stages at 4 x 5.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -17,7 +15,7 @@ STAGE_CHANNELS = (64, 128, 256, 512)
 
 
 class ResidualBlock(nn.Module):
-    """Add two 3x3 convolutions to their own input, then ReLU.
+    """Two 3x3 convolutions added to their own input, then ReLU.
 
     Args:
         in_channels: channels of the input.
@@ -48,7 +46,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetBackbone(Backbone):
-    """Embed a spectrogram with residual blocks.
+    """Residual blocks.
 
     Args:
         embedding_dim: D.

@@ -3,8 +3,6 @@
 J. Hu, L. Shen, G. Sun, "Squeeze-and-Excitation Networks", CVPR 2018.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from disentangled_ml.network.backbones.resnet import ResNetBackbone
@@ -13,7 +11,7 @@ REDUCTION = 16  # the paper's ratio r
 
 
 class SqueezeExcite(nn.Module):
-    """Scale each channel by a factor in (0, 1) computed from the averages of all channels.
+    """Gate that scales each channel by a factor in (0, 1), computed from the averages of all channels.
 
     Shape:
         input and output: (B, channels, height, width).
@@ -32,6 +30,6 @@ class SqueezeExcite(nn.Module):
 
 
 class SEBackbone(ResNetBackbone):
-    """Embed a spectrogram with residual blocks that weigh their channels; arguments and shapes as ``ResNetBackbone``."""
+    """Residual blocks with gated channels; arguments and shapes as ``ResNetBackbone``."""
 
     gate = SqueezeExcite

@@ -10,7 +10,8 @@ import pytest
 from datamodules.corpora.magnatagatune import read_magnatagatune
 from datamodules.corpora.records import collect
 from datamodules.corpora.text_files import CorpusError
-from disentangled_ml.config import PrepareConfig, load_config
+from disentangled_ml.commands.schemas import PrepareConfig
+from disentangled_ml.config import load_config
 from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord
 
 COLUMNS = ("no voice", "clasical", "classical", "guitars", "classical guitar", "sad", "slow")

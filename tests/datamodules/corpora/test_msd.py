@@ -11,7 +11,8 @@ import pytest
 from datamodules.corpora.msd import COLUMNS, read_artists, read_msd
 from datamodules.corpora.records import collect
 from datamodules.corpora.text_files import CorpusError
-from disentangled_ml.config import PrepareConfig, load_config
+from disentangled_ml.commands.schemas import PrepareConfig
+from disentangled_ml.config import load_config
 from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord
 
 TAGS = {"genre": ["rock", "Hip-Hop"], "mood": ["sad"]}

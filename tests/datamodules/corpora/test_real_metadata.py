@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.corpora.records import collect
-from disentangled_ml.config import PrepareConfig, load_config
+from disentangled_ml.commands.schemas import PrepareConfig
+from disentangled_ml.config import load_config
 from disentangled_ml.prepare import build_corpus
 from disentangled_ml.structures import TrackRecord
 

@@ -18,7 +18,8 @@ from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
 from disentangled_ml.__main__ import COMMANDS
 from disentangled_ml.builders import build_network
-from disentangled_ml.config import ConfigError, TableConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import TableConfig
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.files import read_json, writable, write_json
 from disentangled_ml.network.checkpoint import load_checkpoint
 from disentangled_ml.objective.conditions import TagCondition

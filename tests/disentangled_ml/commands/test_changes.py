@@ -13,8 +13,9 @@ import soundfile
 import torch
 
 from disentangled_ml.commands.changes import main, report_lines
+from disentangled_ml.commands.schemas import ChangesConfig, TrajectoryConfig
 from disentangled_ml.commands.trajectory import main as follow
-from disentangled_ml.config import ChangesConfig, ConfigError, TrajectoryConfig, load_config
+from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import AudioSettings
 from disentangled_ml.trajectories.change_metrics import boundary_f

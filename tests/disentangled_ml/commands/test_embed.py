@@ -16,7 +16,8 @@ import torch
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import read_infos
 from disentangled_ml.commands import embed
-from disentangled_ml.config import EmbedConfig, load_config
+from disentangled_ml.commands.schemas import EmbedConfig
+from disentangled_ml.config import load_config
 from disentangled_ml.network.checkpoint import load_checkpoint, network_from
 from disentangled_ml.search import build
 from disentangled_ml.search.catalogue import EMBEDDING, HEADER, INDEX, TRACKS, describe_model, read_catalogue

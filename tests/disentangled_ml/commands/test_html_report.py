@@ -20,7 +20,8 @@ from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
 from disentangled_ml.builders import build_network
 from disentangled_ml.commands import html_report
-from disentangled_ml.config import ConfigError, HtmlReportConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import HtmlReportConfig
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.reporting.neighbours import nearest
 from disentangled_ml.reporting.page_tables import Cell, accuracy_cell, comparison_tables, evaluation_tables
 from disentangled_ml.structures import AudioSettings, TrackInfo

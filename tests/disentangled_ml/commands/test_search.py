@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from disentangled_ml.commands import search
-from disentangled_ml.config import ConfigError, SearchConfig, load_config
+from disentangled_ml.commands.schemas import SearchConfig
+from disentangled_ml.config import ConfigError, load_config
 from tests import warm
 from tests.disentangled_ml.catalogues import embed_recordings, save_checkpoint
 

@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from wandb import wandb_agent
 
 from disentangled_ml import builders
-from disentangled_ml.config import CONF, TrainConfig, load_config
+from disentangled_ml.config import TrainConfig, load_config
+from disentangled_ml.config.loading import CONF
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.masks import MASKS
 from tests import warm
@@ -100,11 +101,11 @@ def run_agents_command(
     return done
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", ["grid", "random"])
 def test_every_combination_is_what_the_command_line_says(agent, tiny_arguments, name):
     sweep = with_arguments(read(name), *tiny_arguments)
     tried = 0
-    for values in draws(sweep):
+    for values in draws(sweep, 4):
         command, _ = agent(sweep, values)
         assert command[:4] == ["/usr/bin/env", "python", "-m", "disentangled_ml.train"]
         config = load_config(TrainConfig, command[4:])
@@ -114,7 +115,7 @@ def test_every_combination_is_what_the_command_line_says(agent, tiny_arguments, 
         assert module.loss.margin == config.loss.margin
         assert (config.backbone.name, config.mask.name) == (config.choices.backbone, config.choices.mask)
         tried += 1
-    assert tried == (12 if name == "grid" else 32 + 20)
+    assert tried == (12 if name == "grid" else 32 + 4)
 
 
 def test_the_grid_is_every_backbone_with_every_mask():

@@ -15,7 +15,8 @@ from PIL import Image
 
 from disentangled_ml import processes
 from disentangled_ml.commands import table
-from disentangled_ml.config import ConfigError, EvaluateConfig, TableConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import EvaluateConfig, TableConfig
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.files import locked
 from disentangled_ml.network.checkpoint import load_network

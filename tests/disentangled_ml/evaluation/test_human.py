@@ -22,7 +22,8 @@ from datamodules.triplet_lists.comparisons import IDS, VOTES, read_comparisons
 from datamodules.triplet_lists.dim_sim import COLUMNS
 from disentangled_ml.builders import build_network, model_settings
 from disentangled_ml.commands.human_triplets import embed_members, main, parse_weights, recordings
-from disentangled_ml.config import ConfigError, HumanTripletsConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import HumanTripletsConfig
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.evaluation.human import condition_weights, fit_weights, human_report
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.network.checkpoint import load_model, load_network

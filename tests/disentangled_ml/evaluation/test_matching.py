@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from disentangled_ml.config import ConfigError, EvaluateConfig, load_config
+from disentangled_ml.commands.schemas import EvaluateConfig
+from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import main
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
 from disentangled_ml.evaluation.matching import MATCHES, PAIRS_PER_BLOCK, match_distances

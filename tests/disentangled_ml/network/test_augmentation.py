@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from disentangled_ml import builders
-from disentangled_ml.config import ConfigError, TrainConfig, group_choices, load_config
+from disentangled_ml.config import ConfigError, TrainConfig, load_config
+from disentangled_ml.config.loading import group_choices
 from disentangled_ml.network.augmentation import Augmentation, add_noise, change_gain
 
 MASKS = ("augmentation.mask_bands=4", "augmentation.mask_frames=4")

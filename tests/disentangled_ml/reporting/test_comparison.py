@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from disentangled_ml.config import TableConfig, load_config
+from disentangled_ml.commands.schemas import TableConfig
+from disentangled_ml.config import load_config
 from disentangled_ml.reporting.comparison import TITLES, assemble, markdown, write_comparison
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
 from disentangled_ml.reporting.published import ACCURACIES, COLUMNS, published

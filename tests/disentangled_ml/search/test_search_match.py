@@ -13,7 +13,8 @@ import torch
 
 from datamodules.batches.cutting import cut_record
 from disentangled_ml.commands import embed, search
-from disentangled_ml.config import ConfigError, EmbedConfig, SearchConfig, load_config
+from disentangled_ml.commands.schemas import EmbedConfig, SearchConfig
+from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import TrackRecord
 from tests.disentangled_ml.catalogues import save_checkpoint

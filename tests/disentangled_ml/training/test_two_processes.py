@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 
 from disentangled_ml import builders
-from disentangled_ml.config import EvaluateConfig, TrainConfig, load_config
+from disentangled_ml.commands.schemas import EvaluateConfig
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.evaluate import main as evaluate
 from tests.conftest import TINY, write_tiny_shards
 from tests.disentangled_ml.real_runs import MINUTE, TWO, RealRun

@@ -17,8 +17,9 @@ from servers import ARTISTS, CONDITIONS, GENRES, HOSTILE_IDS, IDS, RATE, Made, m
 from starlette.testclient import TestClient
 
 from datamodules.audio.bounded_decoding import Bounds
+from disentangled_ml.commands.schemas import ServeConfig
 from disentangled_ml.commands.serve import bind_socket, main, open_listening_test, upload_embedder, warm_up_index
-from disentangled_ml.config import ConfigError, ServeConfig, load_config
+from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import HEADERS

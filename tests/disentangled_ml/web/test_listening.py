@@ -15,7 +15,8 @@ import pytest
 from datamodules.triplet_lists.lists import read_triplets
 from disentangled_ml.commands import listening_results
 from disentangled_ml.commands.human_triplets import read_judgements
-from disentangled_ml.config import ConfigError, ListeningResultsConfig, load_config
+from disentangled_ml.commands.schemas import ListeningResultsConfig
+from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.objective.conditions import TagCondition, TempoCondition, label_conditions
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member
 from disentangled_ml.web.listening.answer_file import AnswerFile, as_line, parse_line, read_answers

@@ -1,0 +1,319 @@
+"""The keys of every command but ``train``, a class each.
+
+A field says its type and limits. Its default, unit and meaning stand in ``conf/NAME.yaml``.
+"""
+
+from dataclasses import dataclass, field
+
+from omegaconf import DictConfig, OmegaConf
+
+from disentangled_ml.config.errors import ConfigError
+from disentangled_ml.config.fields import OPEN_KEYS, at_least, between, one_of
+from disentangled_ml.config.loading import Arguments, check_key, group_choices, load_group, merge
+from disentangled_ml.config.schema import ACCELERATORS, MOST_FRAMES, MOST_SEED, MOST_TRACKS, MOST_WORKERS
+
+MATCHES = ("mean", "best", "dtw")
+ESTIMATORS = ("torch", "madmom")
+OF_MANIFESTS = ("manifest", "split_shares")  # keys of prepare that data sets have no use for
+
+
+@dataclass
+class DemoConfig:
+    """The keys of ``disentangled demo``."""
+
+    out: str
+    pieces: int = between(12, 1_000_000)
+    seconds: float = between(3.0, 3_600.0)
+    changing_pieces: int = between(0, 1_000_000)
+    changing_seconds: float = between(24.0, 3_600.0)
+    seed: int = between(0, MOST_SEED)
+    workers: int | None = between(1, MOST_WORKERS)
+
+
+@dataclass
+class AudioConfig:
+    """How a recording becomes a log-mel spectrogram."""
+
+    sample_rate: int = between(1_000, 768_000)
+    n_fft: int = between(16, 2**20)
+    hop_length: int = between(1, 2**20)
+    n_mels: int = between(16, 8_192)
+
+    def check(self) -> None:
+        """Check that the window is even."""
+        if self.n_fft % 2:
+            raise ConfigError(f"audio.n_fft={self.n_fft} is odd: it must be even, as the mel filters take it to be")
+
+
+@dataclass
+class CorpusConfig:
+    """Where the data set lies that is prepared."""
+
+    metadata: str
+    audio: str
+
+
+@dataclass
+class MsdConfig(CorpusConfig):
+    """The Million Song Dataset: where its tags are from, sorted into conditions."""
+
+    reader = "datamodules.corpora.msd:read_msd"
+
+    tag_database: str | None = None
+    tag_threshold: float | None = None
+    tags: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class MtgJamendoConfig(CorpusConfig):
+    """MTG-Jamendo: its lists and recordings, and its tags sorted into conditions."""
+
+    reader = "datamodules.corpora.mtg_jamendo:read_mtg_jamendo"
+
+    subset: str
+    edition: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class MagnaTagATuneConfig(CorpusConfig):
+    """MagnaTagATune: its tags, sorted into conditions and merged."""
+
+    reader = "datamodules.corpora.magnatagatune:read_magnatagatune"
+
+    tags: dict[str, list[str]] = field(default_factory=dict)
+    synonyms: dict[str, list[str]] = field(default_factory=dict)
+
+
+CORPORA = {  # what a file of conf/data/ may name as corpus.reader: the keys, which are the arguments of the reader they name
+    "msd": MsdConfig,
+    "mtg_jamendo": MtgJamendoConfig,
+    "magnatagatune": MagnaTagATuneConfig,
+}
+
+
+def merge_corpus(tree: DictConfig, arguments: Arguments) -> tuple[DictConfig, Arguments]:
+    """Merge the data set that ``data=NAME`` chooses; return the tree and the other arguments.
+
+    Raises:
+        ConfigError: if there is no such data set, a key of one is given without it, or one of manifests with it.
+    """
+    choice = dict(arguments).get("data")
+    arguments = [(key, value) for key, value in arguments if key != "data"]
+    given = {key for key, _ in arguments}
+    if choice in (None, "", "None", "null"):
+        for key in sorted(given):
+            if key.partition(".")[0] == "corpus":
+                raise ConfigError(f"{key} is of a data set: choose one as data=NAME, {', '.join(corpus_choices())}")
+        return tree, arguments
+    if choice not in corpus_choices():
+        raise ConfigError(f"data={choice} is no data set: choose one of {', '.join(corpus_choices())}")
+    for key in OF_MANIFESTS:
+        if key in given:
+            raise ConfigError(
+                f"{key} is of manifests, data={choice} has its own rows and splits: leave out one of them"
+            )
+    if "corpus" in given:
+        raise ConfigError("corpus is no key by itself: give its keys, as corpus.metadata=DIR")
+    part = load_group("data", choice)
+    reader = part.corpus.pop("reader", None)
+    if reader not in CORPORA:
+        raise ConfigError(f"data={choice}: corpus.reader={reader} is unknown: choose one of {', '.join(CORPORA)}")
+    own = {"data": choice, "manifest": None, "out": part.shards, "corpus": OmegaConf.structured(CORPORA[reader])}
+    tree = OmegaConf.merge(tree, own)
+    for key in part.corpus:
+        check_key(tree, f"corpus.{key}")
+    return merge(tree, {"corpus": part.corpus}), arguments
+
+
+def corpus_choices() -> list[str]:
+    """List the files of conf/data/ that say how a data set is prepared."""
+    return [name for name in group_choices("data") if "corpus" in load_group("data", name)]
+
+
+@dataclass
+class PrepareConfig:
+    """The keys of ``disentangled prepare``."""
+
+    choose = staticmethod(merge_corpus)
+
+    data: str | None
+    corpus: CorpusConfig | None
+    manifest: str | None
+    out: str
+    conditions: list[str] | None
+    audio: AudioConfig
+    chunk_frames: int = between(16, MOST_FRAMES)
+    store_waveform: bool
+    tempo: str = one_of(*ESTIMATORS, "manifest")
+    split_shares: list[float]
+    tracks_per_shard: int = between(1, 1_000_000)
+    workers: int | None = between(1, MOST_WORKERS)
+    part: str | None
+    merge: bool
+
+    def check(self) -> None:
+        """Check that the shares are shares."""
+        shares = self.split_shares
+        if not (len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
+            raise ConfigError(f"split_shares={list(shares)} must be three shares (train, val, test) that sum to 1")
+
+
+@dataclass
+class EvaluateConfig:
+    """The keys of ``disentangled evaluate``."""
+
+    checkpoint: str | None
+    baseline: str | None
+    shards: str | None
+    triplets: str | None
+    out: str | None
+    probe: bool
+    seed: int = between(0, MOST_SEED)
+    triplets_per_condition: int = between(1, 100_000_000)
+    match_bandwidth: bool
+    match: str = one_of(*MATCHES)
+    tracks_per_batch: int = between(1, MOST_TRACKS)
+    accelerator: str = one_of(*ACCELERATORS)
+
+
+@dataclass
+class TableConfig:
+    """The keys of ``disentangled table``."""
+
+    shards: str
+    out: str | None
+    systems: list[str]
+    base: str
+    train: list[str]
+    seeds: list[int]
+    triplets_per_condition: int = between(1, 100_000_000)
+    match_bandwidth: bool
+    jobs: int | None = at_least(1)
+
+
+@dataclass
+class HtmlReportConfig:
+    """The keys of ``disentangled html_report``."""
+
+    run: str
+    out: str | None
+    manifest: str | None
+    queries: int = between(0, 100)
+    neighbours: int = between(1, 100)
+
+
+@dataclass
+class EmbedConfig:
+    """The keys of ``disentangled embed``."""
+
+    checkpoint: str
+    manifest: str | None
+    shards: str | None
+    split: str | None = one_of("train", "val", "test")
+    out: str
+    approximate: bool | None
+    npz: str | None
+    workers: int | None = between(1, MOST_WORKERS)
+    accelerator: str = one_of(*ACCELERATORS)
+
+
+@dataclass
+class SearchConfig:
+    """The keys of ``disentangled search``."""
+
+    index: str
+    like: str | None
+    precision: bool
+    checkpoint: str | None
+    weights: dict[str, float] = field(metadata=OPEN_KEYS)
+    k: int = between(1, 1_000_000)
+    same_artist: bool
+    tempo: list[float] | None
+    method: str = one_of("auto", "exact", "approximate")
+    match: str = one_of(*MATCHES)
+    rerank: int = between(1, 10_000)
+    out: str | None
+    accelerator: str = one_of(*ACCELERATORS)
+
+
+@dataclass
+class ServeConfig:
+    """The keys of ``disentangled serve``."""
+
+    checkpoint: str
+    index: str
+    host: str
+    port: int = between(0, 65_535)
+    audio: str | None
+    listening_test: str | None
+    listening_questions: int = between(1, 1_000)
+    seed: int = between(0, MOST_SEED)
+    max_upload_mb: int = between(1, 2_000)
+    max_upload_minutes: int = between(1, 60)
+    uploads_at_a_time: int = between(1, 64)
+    decode_seconds: int = between(1, 3_600)
+    accelerator: str = one_of(*ACCELERATORS)
+
+
+@dataclass
+class ListeningResultsConfig:
+    """The keys of ``disentangled listening_results``."""
+
+    listening_test: str
+    out: str | None
+
+
+@dataclass
+class HumanTripletsConfig:
+    """The keys of ``disentangled human_triplets``."""
+
+    checkpoint: str
+    triplets: str
+    shards: str | None
+    audio: str | None
+    out: str | None
+    least_votes: int | None = at_least(1)
+    weights: str | None
+    high_agreement: float = between(0.5, 1.0)
+    accelerator: str = one_of(*ACCELERATORS)
+
+
+@dataclass
+class TrajectoryConfig:
+    """The keys of ``disentangled trajectory``."""
+
+    checkpoint: str
+    path: str
+    out: str | None
+    hop_seconds: float = between(0.02, 600.0)
+    context_seconds: float = between(0.1, 3_600.0)
+    min_gap_seconds: float = between(0.0, 36_000.0)
+    threshold: float = between(0.0, 2.0)
+    thresholds: str | None
+    accelerator: str = one_of(*ACCELERATORS)
+
+
+@dataclass
+class ChangesConfig:
+    """The keys of ``disentangled changes``."""
+
+    checkpoint: str
+    changes: str
+    out: str | None
+    hop_seconds: float = between(0.02, 600.0)
+    context_seconds: float = between(0.1, 3_600.0)
+    min_gap_seconds: float = between(0.0, 36_000.0)
+    accelerator: str = one_of(*ACCELERATORS)
+
+
+@dataclass
+class TempoCheckConfig:
+    """The keys of ``disentangled tempo_check``."""
+
+    manifest: str
+    column: str
+    estimator: str = one_of(*ESTIMATORS)
+    out: str | None
+    limit: int | None = at_least(1)
+    workers: int | None = between(1, MOST_WORKERS)
