@@ -21,7 +21,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
-NEVER = -1  # the largest number, 2 GB, would still hand back what is above it: half a second of system time at a time
+# The largest number, 2 GB, would still hand back what is above it: half a second of system time at a time.
+NEVER = -1
 # What would make a process take itself for a part of another job: its run folder, its W&B run, its rank.
 OF_ANOTHER_JOB = (
     "DISENTANGLED_ML_",

@@ -34,7 +34,7 @@ from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import TrainedModel, choose_device, load_model
 from disentangled_ml.network.model import embed_in_passes
 from disentangled_ml.reporting.cells import accuracy_text, aligned
-from disentangled_ml.structures import SPLITS, AudioSettings, Member
+from disentangled_ml.structures import SPLITS, VOTE_COLUMNS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
 
 # Where a folder has several of one recording, the first is taken.
@@ -192,7 +192,7 @@ def read_judgements(path: Path, audio: AudioSettings, least_votes: int | None) -
             header = file.readline()
     except (OSError, UnicodeDecodeError):
         header = ""  # the reader says what is wrong
-    if judged.VOTES[0] in header:
+    if VOTE_COLUMNS[0] in header:
         return judged.read_judged(path, audio, least_votes or judged.LEAST_VOTES)
     if comparisons.IDS[0] in header:
         return comparisons.read_comparisons(path, least_votes or comparisons.LEAST_VOTES)

@@ -79,11 +79,8 @@ def known_tempi(manifest: Path, column: str) -> KnownTempi:
 def estimate_all(records: Sequence[TrackRecord], estimator: str, workers: int) -> list[float | Rejected | None]:
     """Estimate the tempi of recordings in parallel, with a progress bar."""
     groups = list(grouped(records))
-    pool = Workers(min(workers, len(groups)), partial(estimate, estimator=estimator))
-    try:
+    with Workers(min(workers, len(groups)), partial(estimate, estimator=estimator)) as pool:
         return list(tqdm(pool.map(groups), total=len(records), desc="estimate", unit="track"))
-    finally:
-        pool.stop()
 
 
 def write_tempi(path: Path, rows: Sequence[tuple[str, float, float | None]]) -> None:

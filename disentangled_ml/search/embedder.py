@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from datamodules.audio.decoding import UnusableAudio, decode
-from datamodules.batches.recordings import cut_waveform
+from datamodules.batches.cutting import cut_waveform
 from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.network.model import CHUNKS_PER_PASS, embed_in_passes
 from disentangled_ml.search.catalogue import CatalogueError, EmbeddedCatalogue

@@ -16,14 +16,11 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from disentangled_ml.structures import TRACK, stable_hash
+from disentangled_ml.structures import TRACK, TRIPLET_COLUMNS, VOTE_COLUMNS, stable_hash
 
 FIRST, SECOND, CANNOT_TELL = "first", "second", "cannot tell"
 CHOICES = (FIRST, SECOND, CANNOT_TELL)
 MAX_NAME = 100  # characters of a rater's name
-ROLES = ("anchor", "positive", "negative")
-COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))
-VOTE_COLUMNS = ("positive_votes", "negative_votes")
 
 
 class Excerpt(NamedTuple):
@@ -207,7 +204,7 @@ def judged_csv(votes: Votes) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([(*COLUMNS, *VOTE_COLUMNS), *judged_rows(votes)])
+    writer.writerows([(*TRIPLET_COLUMNS, *VOTE_COLUMNS), *judged_rows(votes)])
     return text.getvalue()
 
 
