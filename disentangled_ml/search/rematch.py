@@ -6,7 +6,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.audio.decoding import UnusableAudio
-from datamodules.batches.recordings import cut_record
+from datamodules.batches.cutting import cut_record
 from datamodules.corpora.manifest import section_of
 from disentangled_ml.evaluation.matching import MEAN, match_distances
 from disentangled_ml.search.catalogue import CatalogueTrack
