@@ -1,8 +1,9 @@
 """Commands without the seconds in which an interpreter imports: a process that has imported everything forks one for each.
 
 A forked command is what a shell would start: a process with its own number, session, signals, environment, working directory,
-random numbers and exit status, whose module runs as ``__main__`` and whose interpreter ends in the ordinary way. Two things
-differ: ``/proc/PID/cmdline`` and ``/proc/PID/environ`` show those of the server, and all have the same hashes of strings.
+random numbers and exit status, whose module runs as ``__main__`` and is followed by all that it has registered for the exit.
+Three things differ: ``/proc/PID/cmdline`` and ``/proc/PID/environ`` show those of the server, all commands have the same hashes
+of strings, and at its end the interpreter does not take its modules apart.
 """
 
 import contextlib
