@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import NamedTuple
 
-from tqdm import tqdm
+from disentangled_ml.progress import progress
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 NEVER = -1  # the largest number, 2 GB, would still hand back what is above it: half a second of system time at a time
@@ -170,10 +170,10 @@ def run_jobs(jobs: Sequence[Job], environments: Sequence[dict[str, str]], lock: 
                 if running.pop(job.name, None) and status:
                     failed.append(job.name)
                     logger.warning("%s failed, see %s", job.name, job.log)
-            progress.update()
+            counter.update()
 
     with (
-        tqdm(total=len(jobs), unit="run", desc="train", disable=not jobs) as progress,
+        progress(total=len(jobs), unit="run", desc="train", disable=not jobs) as counter,
         ThreadPoolExecutor(len(environments)) as pool,
     ):
         try:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from datamodules.audio.decoding import MISSING_FILE, UnusableAudio, decode, encode_flac
 from datamodules.audio.spectrogram import log_mel, resample
@@ -30,6 +29,7 @@ from datamodules.shards.plan import ShardPlan, plan_shards, read_members, unusab
 from datamodules.shards.tar import write_shard
 from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.files import as_json, atomic_write, read_object, remove_unfinished, write_json
+from disentangled_ml.progress import Progress, progress
 from disentangled_ml.structures import (
     MAX_BPM,
     MIN_BPM,
@@ -233,20 +233,20 @@ def would_lose(out: Path, name: str, members: list[TrackRecord]) -> bool:
     return any(record.track_id in made and not Path(record.path).is_file() for record in members)
 
 
-def make_shards(out: Path, members: dict[str, list[TrackRecord]], pool: Workers, progress: tqdm) -> None:
+def make_shards(out: Path, members: dict[str, list[TrackRecord]], pool: Workers, counter: Progress) -> None:
     """Make shards, one after the other, but for those that another process has made by then."""
     begun: deque[tuple[str, int]] = deque()
 
     def groups() -> Iterator[list[TrackRecord]]:
         for name, tracks in members.items():
             if is_made(out, name):
-                progress.update(len(tracks))
+                counter.update(len(tracks))
             elif would_lose(out, name, tracks):
                 logger.warning(
                     "%s.tar is kept as it is, without recordings that were missing and are there now, since others are gone",
                     name,
                 )
-                progress.update(len(tracks))
+                counter.update(len(tracks))
             else:
                 begun.append((name, len(tracks)))
                 yield from grouped(tracks)
@@ -254,13 +254,13 @@ def make_shards(out: Path, members: dict[str, list[TrackRecord]], pool: Workers,
     results = pool.map(groups())
     for first in results:  # of a shard, the results of whose tracks follow each other
         name, n_tracks = begun.popleft()
-        make_shard(out, name, counted(chain([first], islice(results, n_tracks - 1)), progress))
+        make_shard(out, name, counted(chain([first], islice(results, n_tracks - 1)), counter))
 
 
-def counted(results: Iterable[dict[str, Any] | Rejected], progress: tqdm) -> Iterator[dict[str, Any] | Rejected]:
+def counted(results: Iterable[dict[str, Any] | Rejected], counter: Progress) -> Iterator[dict[str, Any] | Rejected]:
     """Show the results as they come."""
     for result in results:
-        progress.update()
+        counter.update()
         yield result
 
 
@@ -282,11 +282,11 @@ def prepare_part(
     pool = Workers(workers, partial(prepare_tracks, settings=settings))
     sizes = plan.sizes()
     try:
-        with tqdm(total=int(sizes[todo].sum()), unit="track", desc="prepare", disable=not todo) as progress:
+        with progress(total=int(sizes[todo].sum()), unit="track", desc="prepare", disable=not todo) as counter:
             held = max(1, RECORDS_HELD // settings.tracks_per_shard)
             for first in range(0, len(todo), held):
                 members = read_members(corpus, plan, todo[first : first + held])
-                make_shards(out, {plan.names[shard]: tracks for shard, tracks in members.items()}, pool, progress)
+                make_shards(out, {plan.names[shard]: tracks for shard, tracks in members.items()}, pool, counter)
     finally:
         pool.stop()
     return plan

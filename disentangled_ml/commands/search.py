@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from tqdm import tqdm
 
 from datamodules.audio.decoding import UnusableAudio
 from datamodules.batches.recordings import cut_record
@@ -25,6 +24,7 @@ from disentangled_ml.evaluation.matching import MEAN, match_distances
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device, fingerprint
 from disentangled_ml.objective.conditions import label_conditions
+from disentangled_ml.progress import progress
 from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, EmbeddedCatalogue
 from disentangled_ml.search.embedder import Embedder, check_fingerprint
@@ -103,7 +103,7 @@ def rematch(
     """
     weights = check_weights(OmegaConf.to_container(config.weights) or None, catalogue.condition_names)
     scale = torch.from_numpy(scales(weights, catalogue.model.masks)).sqrt().float()
-    tracks = tqdm([query, *(result.track for result in found)], desc="match", unit="track")
+    tracks = progress([query, *(result.track for result in found)], desc="match", unit="track")
     first, *others = (read_chunks(config, embedder, track) * scale for track in tracks)
     distances = match_distances([first] * len(others), others, config.match).tolist()
     matched = [result._replace(distance=distance) for result, distance in zip(found, distances, strict=True)]

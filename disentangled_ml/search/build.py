@@ -21,7 +21,6 @@ from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
-from tqdm import tqdm
 
 from datamodules.audio.decoding import MISSING_FILE
 from datamodules.batches.composer import StreamedTrack
@@ -31,6 +30,7 @@ from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import MEMBERS, ShardSlice, read_samples, sample_context
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import as_json, atomic_write, read_object, remove_unfinished, write_json
+from disentangled_ml.progress import Progress, progress
 from disentangled_ml.search.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
@@ -189,13 +189,13 @@ def embed_manifest(
     total = sum(piece.size for piece, _ in manifest_pieces(catalogue, split))
     work = partial(cut_recordings, audio=notes.audio, source=embedder.source, frames=notes.chunk_frames)
     pool = Workers(workers, work)
-    with tqdm(total=total, unit="track", desc="embed") as progress:
+    with progress(total=total, unit="track", desc="embed") as counter:
 
         def groups() -> Iterator[list[TrackRecord | Rejected]]:
             for piece, rows in manifest_pieces(catalogue, split):
                 pieces.append(piece)
                 if store.is_made(piece):
-                    progress.update(piece.size)
+                    counter.update(piece.size)
                 else:
                     begun.append((piece, rows))
                     yield from (rows[first : first + ROWS_PER_GROUP] for first in range(0, len(rows), ROWS_PER_GROUP))
@@ -206,7 +206,7 @@ def embed_manifest(
                 piece, rows = begun.popleft()
                 cut = zip(rows, chain([first], islice(results, piece.size - 1)), strict=True)
                 tracks = (with_record(row, result) for row, result in cut)
-                store.write(piece, embed_piece(embedder, counted(tracks, progress)))
+                store.write(piece, embed_piece(embedder, counted(tracks, counter)))
         finally:
             pool.stop()
     return pieces
@@ -236,12 +236,12 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: PieceStore, split
     source = Source(index, [], embedder.source, embedder.model.chunk_frames)
     shards = [shard for split in splits for shard in index.splits[split]]
     pieces = [Piece(Path(shard.file).stem, f"{index.fingerprint()} {shard.file}", shard.samples) for shard in shards]
-    with tqdm(total=sum(piece.size for piece in pieces), unit="track", desc="embed") as progress:
+    with progress(total=sum(piece.size for piece in pieces), unit="track", desc="embed") as counter:
         for piece, shard in zip(pieces, shards, strict=True):
             if store.is_made(piece):
-                progress.update(piece.size)
+                counter.update(piece.size)
             else:
-                store.write(piece, embed_piece(embedder, counted(read_shard(source, shard), progress)))
+                store.write(piece, embed_piece(embedder, counted(read_shard(source, shard), counter)))
     return pieces
 
 
@@ -297,10 +297,10 @@ def embed_piece(embedder: Embedder, tracks: Iterable[Chunks | Rejected]) -> Made
     return Made(embedding, found, rejected)
 
 
-def counted(tracks: Iterable[Chunks | Rejected], progress: tqdm) -> Iterator[Chunks | Rejected]:
+def counted(tracks: Iterable[Chunks | Rejected], counter: Progress) -> Iterator[Chunks | Rejected]:
     """Show the tracks as they come."""
     for track in tracks:
-        progress.update()
+        counter.update()
         yield track
 
 
@@ -332,7 +332,7 @@ def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Se
         atomic_write(folder / COLUMNS_FILE, "wb") as file,
     ):
         np.lib.format.write_array_header_1_0(arrays, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        for piece in tqdm(pieces, unit="piece", desc="put together"):
+        for piece in progress(pieces, unit="piece", desc="put together"):
             made = store.must_read(piece)
             arrays.write(made.embedding.astype("<f4").tobytes())
             for track in made.tracks:
