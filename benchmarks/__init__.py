@@ -1,1 +1,1 @@
-"""What measures speed, against peers, in one process."""
+"""Measurements of speed, against peers."""

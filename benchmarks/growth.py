@@ -27,7 +27,8 @@ from datamodules.datamodule import SimilarityDataModule
 from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.plan import plan_shards
-from datamodules.shards.preparation import PreparationSettings, make_shard, prepare_tracks
+from datamodules.shards.preparation import PreparationSettings, ShardStore, prepare_tracks
+from datamodules.shards.resumable import Batch
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, evaluation_report
 from disentangled_ml.objective.losses import DisentangledTripletLoss
 from disentangled_ml.processes import keep_freed_memory
@@ -79,9 +80,11 @@ def prepare(folder: Path, times: int) -> tuple[Callable[[], object], int]:
 
     def make(n: int) -> None:
         records = (TrackRecord(str(i), str(paths[i % len(paths)]), None, "train", {}) for i in range(n))
-        make_shard(folder, "train-000000", chain.from_iterable(prepare_tracks([record], PLAIN) for record in records))
+        samples = chain.from_iterable(prepare_tracks([record], PLAIN) for record in records)
+        store.write(Batch("train-000000", n), samples)
 
-    (folder / ".prepare").mkdir()
+    store = ShardStore(folder, "growth")
+    store.claim()
     make(2)
     return lambda: make(16 * times), 16 * times
 

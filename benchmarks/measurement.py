@@ -73,7 +73,7 @@ def interleaved(
 ) -> dict[Name, list[float]]:
     """Time tasks in turn, after a round that does not count; return the seconds of each, round by round.
 
-    Freed memory is kept, as every command of ours does; the peers gain as much.
+    Freed memory is kept, as in every command of this project; the peers gain as much.
     """
     keep_freed_memory()
     times: dict[Name, list[float]] = {name: [] for name in tasks}

@@ -1,4 +1,4 @@
-"""Preparation, in this process on one thread, but for the last line: ``python -m benchmarks.preparation``.
+"""Preparation, in this process on one thread, except for the last row: ``python -m benchmarks.preparation``.
 
 * The log-mel spectrogram of a decoded track, against librosa's melspectrogram of the same magnitude, and against its Fourier
   transforms alone, by the fastest library at hand.

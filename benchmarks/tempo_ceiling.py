@@ -1,6 +1,6 @@
-"""How far tempo triplets can be told without learning: ``python -m benchmarks.tempo_ceiling data=shards data.shards=DIR``.
+"""How well tempo triplets can be ordered without learning: ``python -m benchmarks.tempo_ceiling data=shards data.shards=DIR``.
 
-Where a network's tempo accuracy is poor, this tells its labels and the length of its chunks from its learning: each chunk is
+Where a network's tempo accuracy is poor, this shows whether the labels or the length of the chunks are the reason: each chunk is
 described by the autocorrelation of its onset strength, sampled at 64 tempi, and a track by the mean over its chunks. The
 triplets are those of the shards' validation and test lists.
 """

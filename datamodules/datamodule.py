@@ -1,7 +1,5 @@
 """The LightningDataModule: streams training batches and whole tracks from a folder of shards."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -11,7 +9,7 @@ import pytorch_lightning as pl
 from datamodules.batches.composer import BatchPlan
 from datamodules.batches.loaders import StreamLoader, TrainingLoader
 from datamodules.batches.streams import EvaluationStream, Source, TrainingStream
-from datamodules.shards.damage import Damage
+from datamodules.shards.damage import DamageBudget
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets
@@ -22,7 +20,7 @@ NAMED = 5  # damaged shards that an error names
 
 
 class SimilarityDataModule(pl.LightningDataModule):
-    """Stream a folder of shards.
+    """Training batches and whole tracks, streamed from a folder of shards.
 
     Args:
         index: Of the shards.
@@ -55,7 +53,8 @@ class SimilarityDataModule(pl.LightningDataModule):
         self.eval_tracks_per_batch = eval_tracks_per_batch
         self.list_settings = ListSettings(list_size, seed, self.plan.chunk_frames)
         self.source = Source(index, conditions, audio, self.plan.chunk_frames, workers=workers, max_damaged=max_damaged)
-        self.epoch: dict[str, int] = {}  # that training is in: its number, first step and number of steps
+        # The epoch that training is in: its number, first step and number of steps.
+        self.epoch: dict[str, int] = {}
         self.infos: dict[str, list[TrackInfo]] = {}
         self.triplets: dict[str, list[ListedTriplet]] = {}
 
@@ -70,8 +69,8 @@ class SimilarityDataModule(pl.LightningDataModule):
                 if not self.index.count(split):
                     raise ShardsError(f"{self.index.root} has no {split} tracks: check the manifest's split column")
                 count = self.index.count(split)
-                damage = Damage(count, count, self.source.max_damaged)
-                self.infos[split] = read_infos(self.index, split, damage.bear)
+                damage = DamageBudget(count, count, self.source.max_damaged)
+                self.infos[split] = read_infos(self.index, split, damage.record)
                 self.triplets[split] = kept_triplets(
                     self.index, split, self.infos[split], self.conditions, self.list_settings
                 )
@@ -82,14 +81,14 @@ class SimilarityDataModule(pl.LightningDataModule):
             )
 
     def placed_source(self) -> Source:
-        """Give the source with the rank of this process."""
+        """Return the source with the rank of this process."""
         if self.trainer is None:
             return self.source
         return replace(self.source, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
 
     @property
     def on_gpu(self) -> bool:
-        """Tell whether batches go to a GPU."""
+        """Whether batches go to a GPU."""
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def train_dataloader(self) -> TrainingLoader:
@@ -103,7 +102,7 @@ class SimilarityDataModule(pl.LightningDataModule):
         return TrainingLoader(stream, self.workers, self.on_gpu, place)
 
     def place(self) -> tuple[int, int]:
-        """Give the epoch that the trainer's next step is in, and the number of the step in it.
+        """Return the epoch that the trainer's next step is in, and the number of the step in it.
 
         An epoch has another number of steps with other numbers of processes or workers, which may change between two of them.
         """
@@ -117,12 +116,13 @@ class SimilarityDataModule(pl.LightningDataModule):
         return self.epoch["number"], step - self.epoch["first_step"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the epoch that training is in and what it is trained on, for checkpoints."""
-        self.place()  # between two epochs it is the next one, whether or not that was asked for already
+        """Return the epoch that training is in and what it is trained on, for checkpoints."""
+        # Between two epochs it is the next one, whether or not that was asked for already.
+        self.place()
         return {"epoch": self.epoch, "shards": self.index.fingerprint()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on in the epoch of a checkpoint.
+        """Resume in the epoch of a checkpoint.
 
         Raises:
             ShardsError: if the shards are not those of the checkpoint.

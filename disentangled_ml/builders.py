@@ -28,7 +28,7 @@ from datamodules.batches.composer import BatchPlan
 from datamodules.datamodule import SimilarityDataModule
 from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex
-from disentangled_ml.config import ConfigError
+from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.network.augmentation import Augmentation
 from disentangled_ml.network.checkpoint import SUBSPACE_DIM, choose, make_network, network_arguments
 from disentangled_ml.network.frontends import FRONTENDS

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from disentangled_ml.config import ConfigError
 
-UNFINISHED = ".tmp"  # ends the name of a file that is being written
+UNFINISHED = ".tmp"  # suffix of a file being written
 Errors = type[Exception] | tuple[type[Exception], ...]
 
 

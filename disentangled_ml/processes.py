@@ -18,10 +18,11 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import NamedTuple
 
-from disentangled_ml.progress import progress
+from disentangled_ml.progress import show_progress
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
-NEVER = -1  # the largest number, 2 GB, would still hand back what is above it: half a second of system time at a time
+# The largest number, 2 GB, would still hand back what is above it: half a second of system time at a time.
+NEVER = -1
 # What would make a process take itself for a part of another job: its run folder, its W&B run, its rank.
 OF_ANOTHER_JOB = (
     "DISENTANGLED_ML_",
@@ -170,10 +171,10 @@ def run_jobs(jobs: Sequence[Job], environments: Sequence[dict[str, str]], lock: 
                 if running.pop(job.name, None) and status:
                     failed.append(job.name)
                     logger.warning("%s failed, see %s", job.name, job.log)
-            counter.update()
+            progress.update()
 
     with (
-        progress(total=len(jobs), unit="run", desc="train", disable=not jobs) as counter,
+        show_progress(total=len(jobs), unit="run", desc="train", disable=not jobs) as progress,
         ThreadPoolExecutor(len(environments)) as pool,
     ):
         try:

@@ -72,7 +72,7 @@ class ProgressLines:
 Progress = tqdm | ProgressLines
 
 
-def progress(iterable: Iterable[Any] | None = None, total: int | None = None, **settings: Any) -> Progress:
+def show_progress(iterable: Iterable[Any] | None = None, total: int | None = None, **settings: Any) -> Progress:
     """Return the progress of a job, for what it iterates over or for counting by ``update``.
 
     Args:

@@ -16,17 +16,13 @@ from typing import NamedTuple
 import numpy as np
 from torch import Generator, Tensor
 
-# The name of the condition "from the same recording".
-TRACK = "track"
+TRACK = "track"  # condition "from the same recording"
 # Of no condition: reports and logs have entries of these names.
 RESERVED_NAMES = (TRACK, "mean")
-# The name of the condition that numbers label.
-TEMPO = "tempo"
-# What a tempo can be; anything else is a unit or parsing error.
-MIN_BPM, MAX_BPM = 10.0, 1000.0
+TEMPO = "tempo"  # condition that numbers label
+MIN_BPM, MAX_BPM = 10.0, 1000.0  # anything else is a unit or parsing error
 SPLITS = ("train", "val", "test")
-# The section of a record that is its whole recording.
-WHOLE = (0.0, None)
+WHOLE = (0.0, None)  # section that is the whole recording
 DUPLICATE = "duplicate track_id, the first one is kept"  # why a row is rejected
 UNKNOWN = -1
 
@@ -228,6 +224,11 @@ class ListedTriplet(NamedTuple):
     anchor: Member
     positive: Member
     negative: Member
+
+
+ROLES = ListedTriplet._fields[1:]
+TRIPLET_COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))  # of a list's CSV
+VOTE_COLUMNS = ("positive_votes", "negative_votes")  # besides, from a listening test
 
 
 def stable_hash(text: str, digest_size: int = 8) -> int:

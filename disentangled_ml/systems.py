@@ -14,8 +14,9 @@ from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.shards.tar import decode_info, decode_mel, read_infos, read_samples, sample_context, share_slices
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, read_triplets
-from disentangled_ml.baselines import Baseline, bandwidth
-from disentangled_ml.config import ConfigError
+from disentangled_ml.baselines.base import Baseline
+from disentangled_ml.baselines.controls import bandwidth
+from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.evaluation.listed_triplets import (
     EmbeddingTable,
     end_chunks,
@@ -29,7 +30,7 @@ from disentangled_ml.network.checkpoint import TrainedModel, choose_device, load
 from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.network.model import ConditionalSimilarityNetwork, embed_in_passes
 from disentangled_ml.objective.conditions import Condition, TempoCondition
-from disentangled_ml.progress import progress
+from disentangled_ml.progress import show_progress
 from disentangled_ml.structures import SPLITS, TRACK, Member, requested_starts
 
 logger = logging.getLogger("evaluate")
@@ -83,7 +84,7 @@ class NetworkSystem:
         """Embed each chunk once."""
         table = EmbeddingTable(wanted=wanted, keep_sequences=self.keep_sequences)
         stream = EvaluationStream(self.source, split, self.tracks_per_batch, requested_starts(wanted), only)
-        for chunks in progress(stream, desc=f"embed {split}", unit="batch"):
+        for chunks in show_progress(stream, desc=f"embed {split}", unit="batch"):
             table.add(chunks, embed_in_passes(self.network, chunks.audio))
         check_finite(table.rows, str(self.index.root))
         return table

@@ -14,8 +14,6 @@ size. So the shapes of all products, and with them the order of all sums, are al
 do not depend, not even in their last bit, on which others are beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -24,18 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-SLOTS = (
-    4  # recordings at a time: of 30 s, 0.44 s each; 0.64 s if alone, and no less in eights, which take twice the memory
-)
+# Recordings at a time. Of 30 s, 0.44 s each; 0.64 s if alone, and no less in eights, which take twice the memory.
+SLOTS = 4
 HOP = 441  # samples, of 44,100 per second
-BLOCK_FRAMES = 128  # whose spectra fit into the processor's cache
+BLOCK_FRAMES = 128  # whose spectra fit into the cache
 BLOCK_STEPS = 256  # whose projections do
 INT16_RANGE = 32767  # of a sample at full scale
 GATES = ("input", "forget", "cell", "output")
 
 
 class LayerWeights(NamedTuple):
-    """Hold the weights of one layer, of all its cells.
+    """Weights of one layer, of all its cells.
 
     Shape:
         inputs: (cells, n_inputs, gates, units).
@@ -51,7 +48,7 @@ class LayerWeights(NamedTuple):
 
 
 class NetworkWeights(NamedTuple):
-    """Hold all that was learned.
+    """All learned weights of the networks.
 
     Shape:
         layers: from the first on; the inputs of each further one are the units forwards, then those backwards.
@@ -74,7 +71,7 @@ def count_frames(n_samples: int) -> int:
 
 
 def rise_frames(frame_size: int) -> int:
-    """Tell how many frames lie between the two whose difference counts: half the height of the window, at least one.
+    """Return how many frames lie between the two whose difference counts: half the height of the window, at least one.
 
     >>> [rise_frames(size) for size in (1024, 2048, 4096)]
     [1, 1, 2]
@@ -83,7 +80,7 @@ def rise_frames(frame_size: int) -> int:
 
 
 class BandSpectrum(nn.Module):
-    """Describe frames of one size by logarithmic bands and their rise.
+    """Logarithmic bands, and their rise, of frames of one size.
 
     Args:
         filterbank: (frame_size / 2, bands).
@@ -98,7 +95,7 @@ class BandSpectrum(nn.Module):
         self.register_buffer("filterbank", torch.tensor(filterbank[: self.n_bins]), persistent=False)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Describe a recording.
+        """Compute the bands of a recording.
 
         Shape:
             samples: (n,), full scale 32767.
@@ -113,13 +110,13 @@ class BandSpectrum(nn.Module):
         return torch.cat([bands, rise], dim=1)
 
     def magnitude(self, frames: Tensor) -> Tensor:
-        """Give the magnitude spectra of frames, (frames, bins); by hand, since that of complex numbers takes twice the time."""
+        """Compute the magnitude spectra of frames, (frames, bins); by hand, since ``abs`` of complex numbers takes twice the time."""
         real, imaginary = torch.view_as_real(torch.fft.rfft(frames * self.window)[:, : self.n_bins]).unbind(-1)
         return (real * real).addcmul_(imaginary, imaginary).sqrt_()
 
 
 class PeepholeLayer(nn.Module):
-    """Run the cells of one layer, each forwards in its own time.
+    """The cells of one layer, each of which runs forwards in its own time.
 
     ``i = sigmoid(W_i x + R_i h + p_i c)``, ``f`` alike, ``c' = f c + i tanh(W_c x + R_c h)``, ``o = sigmoid(W_o x + R_o h + p_o c')``,
     ``h' = o tanh(c')``. It computes with ``tanh(x) = 2 sigmoid(2 x) - 1``, which takes a quarter of the time of torch's tanh,
@@ -162,7 +159,7 @@ class PeepholeLayer(nn.Module):
         return outputs[:, 1:]
 
     def run(self, projected: Iterable[Tensor], outputs: Sequence[Tensor], state: Tensor) -> None:
-        """Take a step for each output but the first, which is the last one's; the state goes on.
+        """Compute each output from the one before; the first comes from the last block, as does the state.
 
         Shape:
             projected: of each step (cells, slots, 4 units).
@@ -206,7 +203,7 @@ def mirror(sequences: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def forwards(outputs: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Lay the units of both directions beside each other, in the time of the recordings.
+    """Concatenate the units of both directions, in the time of the recordings.
 
     Shape:
         outputs: (cells, steps, slots, units), of each cell in its own time.
@@ -217,13 +214,13 @@ def forwards(outputs: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def backwards(outputs: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Do as ``forwards``, in the reversed time."""
+    """Concatenate the units of both directions, in the reversed time."""
     ahead, back = outputs.chunk(2)
     return torch.cat([mirror(ahead, lengths), back], dim=-1)
 
 
 class BeatNetworks(nn.Module):
-    """Compute beat activations, on the device that the module is moved to.
+    """Networks that compute beat activations, on the device that the module is moved to.
 
     Args:
         filterbanks: (frame_size / 2, bands) for each frame size, in the order of the inputs of the networks.
@@ -262,7 +259,7 @@ class BeatNetworks(nn.Module):
         return [self.activation(outputs[:, :length, slot]) for slot, length in enumerate(lengths)]
 
     def features(self, recordings: Sequence[np.ndarray], lengths: Sequence[int]) -> Tensor:
-        """Describe recordings by their spectra, (steps, slots, n_inputs), of whole blocks, zero where there is nothing."""
+        """Compute the features of recordings, (steps, slots, n_inputs), of whole blocks, zero where there is nothing."""
         steps = -(-max(lengths) // BLOCK_STEPS) * BLOCK_STEPS
         features = self.bias.new_zeros(steps, self.slots, self.layers[0].inputs.shape[1])
         for slot, (samples, length) in enumerate(zip(recordings, lengths, strict=True)):
@@ -272,5 +269,5 @@ class BeatNetworks(nn.Module):
         return features
 
     def activation(self, outputs: Tensor) -> np.ndarray:
-        """Turn the outputs of the last layer, (networks, frames, 2 units), into the mean activation (frames,)."""
+        """Compute the mean activation (frames,) of the outputs of the last layer, (networks, frames, 2 units)."""
         return torch.baddbmm(self.bias, outputs, self.weight).sigmoid_().mean(0)[:, 0].cpu().numpy()

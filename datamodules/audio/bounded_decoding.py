@@ -5,8 +5,6 @@ damaged or hostile file may crash or fill it, and nothing else. The recording an
 no name in any folder.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import resource
@@ -21,11 +19,11 @@ import numpy as np
 from datamodules.audio.decoding import UnusableAudio, decode
 
 OPEN_FILES = 64
-UNUSABLE = 3  # exit status of the process where it says why
+UNUSABLE = 3  # exit status with a reason
 
 
 class Bounds(NamedTuple):
-    """Bound what the decoding of one recording may take.
+    """Limits of what the decoding of one recording may take.
 
     Attributes:
         max_seconds: Of the beginning of the recording that are used.
@@ -54,7 +52,7 @@ def decode_bounded(recording: IO[bytes], bounds: Bounds) -> tuple[np.ndarray, in
     with tempfile.TemporaryFile() as decoded:
         files = (recording.fileno(), decoded.fileno())
         numbers = [*files, bounds.max_seconds, bounds.memory, int(bounds.timeout) + 1]
-        paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "datamodules.audio.bounded_decoding", *map(str, numbers)],
@@ -90,7 +88,7 @@ def limit_process(memory: int, cpu_seconds: int) -> None:
 
 
 def main(recording: int, decoded: int, max_seconds: float, memory: int, cpu_seconds: int) -> int:
-    """Decode the open file ``recording`` into the open file ``decoded``; say the sample rate, or why there is none."""
+    """Decode the open file ``recording`` into the open file ``decoded``; print the sample rate, or why there is none."""
     limit_process(memory, cpu_seconds)
     try:
         waveform, sample_rate = decode(Path(f"/proc/self/fd/{recording}"), max_seconds=max_seconds)

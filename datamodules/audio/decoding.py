@@ -6,8 +6,6 @@ the reason that stands in ``rejected.csv``: one line, without the path.
 libsndfile's mp3 decoder writes its own notes about damaged streams to stderr; they cannot be silenced from here.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import sys
@@ -16,20 +14,23 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-LEGAL_SAMPLE_RATES = (4_000, 768_000)  # beyond, the header is wrong, and resampling to 22,050 Hz could fill the memory
+# Beyond, the header is wrong, and resampling to 22,050 Hz could fill the memory.
+LEGAL_SAMPLE_RATES = (4_000, 768_000)
 SILENCE_DBFS = -80.0
 MISSING_FILE = "missing file"
 END_TOLERANCE = 0.1  # seconds
-MAX_PEAK = 1e6  # floating-point files may exceed full scale; beyond this a float16 spectrogram of them may overflow
-BLOCK_FRAMES = 1 << 16  # bounds the memory of a block at the 1,024 channels that libsndfile allows to 256 MB
+# Floating-point files may exceed full scale; beyond this a float16 spectrogram of them may overflow.
+MAX_PEAK = 1e6
+# Bounds the memory of a block at the 1,024 channels that libsndfile allows to 256 MB.
+BLOCK_FRAMES = 1 << 16
 
 
 class UnusableAudio(ValueError):
-    """Say in one line why a recording is rejected."""
+    """The reason, in one line, why a recording is rejected."""
 
 
 class _Stream(soundfile.SoundFile):
-    """Read forwards only.
+    """A recording that is read forwards only.
 
     On seekable files soundfile cuts reads to the header's length and seeks after each; the first loses samples, the second
     fails at the end of FLAC streams of unknown length and restarts the mp3 decoder between blocks.
@@ -44,7 +45,7 @@ def decode(
 ) -> tuple[np.ndarray, int]:
     """Decode a recording (wav, flac, ogg, mp3, ...), or a section of it, to mono, the mean of its channels.
 
-    The length is that of what decodes, whatever the header says. Of a file cut off in the middle, what the decoder gives is
+    The length is that of what decodes, whatever the header says. Of a file cut off in the middle, what can be decoded is
     kept (wav, ogg, mp3; FLAC raises an error, as the decoder does). Channels of opposite phase cancel in the mean: such a
     recording has no mono signal, and silence is then the reason it is given.
 
@@ -92,7 +93,8 @@ def decode(
     except soundfile.LibsndfileError as error:
         detail = " ".join(error.error_string.split()).removeprefix("Error : ").rstrip(".")
         raise UnusableAudio(f"not a decodable recording: {detail}") from error
-    except TypeError as error:  # soundfile asks for the sample rate of a file named *.raw
+    except TypeError as error:
+        # Of a file named *.raw soundfile asks for the sample rate.
         raise UnusableAudio("not a decodable recording: samples without a header") from error
     if not position:
         raise UnusableAudio("no samples")
@@ -120,7 +122,7 @@ def encode_flac(waveform: np.ndarray, sample_rate: int, comment: str = "") -> by
     Args:
         waveform: To encode.
         sample_rate: In Hz.
-        comment: Kept in the stream; ``read_comment`` gives it back.
+        comment: Kept in the stream; ``read_comment`` reads it.
 
     Shape:
         waveform: (n,) floating point.

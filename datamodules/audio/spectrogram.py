@@ -5,8 +5,6 @@ centred with reflected ends: librosa's with ``power=1, pad_mode="reflect"``), as
 standardised here.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 from functools import lru_cache
 
@@ -21,9 +19,11 @@ from disentangled_ml.structures import AudioSettings
 # The resampling kernel has (up x down) entries, 8 GB for 44,099 -> 22,050 Hz. Up to this denominator all usual ratios are
 # exact (192,000 -> 22,050 Hz is 147/1280), and no other is off by more than 1/2560: 0.7 cents.
 MAX_DENOMINATOR = 1280
-BLOCK_SAMPLES = 1 << 20  # of a waveform to resample; in one piece an hour takes 5 GB and eight times as long
+# Of a waveform to resample: in one piece an hour takes 5 GB and eight times as long.
+BLOCK_SAMPLES = 1 << 20
 BLOCK_FRAMES = 256  # of a spectrogram; 1 MB of frames
-BANDS_PER_PRODUCT = 16  # mel bands summed at a time, over the bins that they hear: 98 % of the weights of all are zeros
+# Mel bands summed at a time, over the bins where they are not zero: 98 % of all weights are zeros.
+BANDS_PER_PRODUCT = 16
 
 
 @lru_cache(maxsize=8)
@@ -72,7 +72,7 @@ def resample(waveform: np.ndarray, sample_rate: int, new_sample_rate: int) -> np
 
 @lru_cache(maxsize=8)
 def _mel_filters(settings: AudioSettings) -> list[tuple[slice, torch.Tensor]]:
-    """Give the mel filters, some neighbours at a time: which bins any of them hears, and the weights (bands, bins)."""
+    """Return the mel filters, some neighbours at a time: the bins in which any of them has a weight, and the weights (bands, bins)."""
     weights = melscale_fbanks(
         settings.n_fft // 2 + 1,
         f_min=0.0,
@@ -85,8 +85,8 @@ def _mel_filters(settings: AudioSettings) -> list[tuple[slice, torch.Tensor]]:
     groups = []
     for first in range(0, settings.n_mels, BANDS_PER_PRODUCT):
         neighbours = weights[:, first : first + BANDS_PER_PRODUCT]
-        heard = neighbours.any(1).nonzero()[:, 0].tolist() or [0]
-        bins = slice(heard[0], heard[-1] + 1)
+        support = neighbours.any(1).nonzero()[:, 0].tolist() or [0]
+        bins = slice(support[0], support[-1] + 1)
         groups.append((bins, neighbours[bins].T.contiguous()))
     return groups
 

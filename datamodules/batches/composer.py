@@ -6,8 +6,6 @@ it and, where the batch has none, a negative, for one condition after the other,
 batch and rare tags are not drowned. Everything is drawn from one generator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,12 +19,12 @@ from disentangled_ml.objective.conditions import Condition, forbid_positives, gr
 from disentangled_ml.objective.triplets import TripletMiner
 from disentangled_ml.structures import BatchTracks, ChunkBatch
 
-ANCHORS_PER_TRY = 4  # candidates that are related to the whole pool at a time
+ANCHORS_PER_TRY = 4  # candidates for an anchor
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Say how batches are composed.
+    """How batches are composed.
 
     Attributes:
         chunk_frames: Length of a chunk.
@@ -61,17 +59,17 @@ class BatchPlan:
         return max(1, self.tracks_per_batch // 2)
 
     def miner(self, conditions: list[Condition]) -> TripletMiner:
-        """Say how the triplets of a batch are drawn."""
+        """Return the miner that draws the triplets of a batch."""
         min_gap = -(-self.chunk_frames // 2)
         return TripletMiner(conditions, min_gap, self.triplets_per_condition, self.track_triplets)
 
 
 class StreamedTrack(NamedTuple):
-    """Hold one track as it comes from the shards.
+    """A track as it comes from the shards.
 
     Attributes:
         frames: Length of the spectrogram.
-        read_chunk: Gives the audio of the chunk that begins at a frame.
+        read_chunk: Returns the audio of the chunk that begins at a frame.
         labels: Per condition the tags or the tempo; a condition without label is absent.
         artist: Code of the artist, -1 where unknown.
     """
@@ -109,7 +107,7 @@ def draw_starts(frames: Sequence[int], chunk_frames: int, n: int, generator: Gen
 
 
 class TrackPool:
-    """Hold a bounded number of streamed tracks, and know which were fresh already.
+    """A bounded number of streamed tracks, and which of them were fresh already.
 
     Their labels are encoded when they come, a few tracks at a time, and lie ready in one float array per condition.
 
@@ -133,7 +131,8 @@ class TrackPool:
         self.encode(list(range(begun, len(self.tracks))))
         if len(self.tracks) == self.size:
             taken, free = [], np.flatnonzero(self.used)
-            for slot, track in zip(free, self.stream, strict=False):  # zip takes a slot first, so no track is lost
+            # ``zip`` takes a slot first, so no track is lost.
+            for slot, track in zip(free, self.stream, strict=False):
                 self.tracks[slot] = track
                 taken.append(slot)
             self.used[taken] = False
@@ -155,16 +154,16 @@ class TrackPool:
         return drawn.tolist()
 
     def describe(self, slots: list[int], start: Tensor) -> BatchTracks:
-        """Give what relates the tracks in some slots, with the starts of their chunks."""
+        """Return the labels and artists of the tracks in some slots, with the starts of their chunks."""
         labels = [torch.from_numpy(encoded[slots]) for encoded in self.encoded]
         return BatchTracks(labels, torch.from_numpy(self.artist[slots]), start)
 
     def labels(self) -> list[np.ndarray]:
-        """Give the encoded labels of all tracks held, (N, V) per condition."""
+        """Return the encoded labels of all tracks held, (N, V) per condition."""
         return [encoded[: len(self.tracks)] for encoded in self.encoded]
 
     def groups(self) -> np.ndarray:
-        """Give the numbers (N,) of the artists of all tracks held, see ``group_numbers``."""
+        """Return the numbers (N,) of the artists of all tracks held, see ``group_numbers``."""
         return group_numbers(self.artist[: len(self.tracks)])
 
 
@@ -183,14 +182,14 @@ def draw_slots(
     if not n_labelled:
         return []
     # As torch.multinomial draws without replacement: events of rates `weight` occur first in that order.
-    haste = weight / torch.empty_like(weight).exponential_(generator=generator)
+    arrival_rank = weight / torch.empty_like(weight).exponential_(generator=generator)
     for first in range(0, n_labelled, ANCHORS_PER_TRY):
-        anchor = haste.topk(min(first + ANCHORS_PER_TRY, n_labelled)).indices[first:].numpy()
+        anchor = arrival_rank.topk(min(first + ANCHORS_PER_TRY, n_labelled)).indices[first:].numpy()
         forbidden = group[anchor][:, None] == group
         positive, negative = forbid_positives(condition.relate(labels[anchor], labels), forbidden)
-        able = np.flatnonzero(positive.any(1) & negative.any(1))
-        if len(able):
-            row = int(able[0])
+        usable = np.flatnonzero(positive.any(1) & negative.any(1))
+        if len(usable):
+            row = int(usable[0])
             slots = [int(anchor[row]), draw_column(positive[row], generator)]
             if not negative[row, chosen].any():
                 slots.append(draw_column(negative[row], generator))
@@ -205,8 +204,8 @@ def draw_column(allowed: np.ndarray, generator: Generator) -> int:
     return int(columns[int(chance * len(columns))])
 
 
-def is_able(condition: Condition, labels: np.ndarray, group: np.ndarray) -> bool:
-    """Tell whether a condition allows a triplet of some tracks: labels (N, V) as encoded, group (N,)."""
+def has_triplet(condition: Condition, labels: np.ndarray, group: np.ndarray) -> bool:
+    """Return whether a condition allows a triplet of some tracks: labels (N, V) as encoded, group (N,)."""
     positive, negative = forbid_positives(condition.relate(labels, labels), group[:, None] == group)
     return bool((positive.any(1) & negative.any(1)).any())
 
@@ -220,14 +219,15 @@ def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan,
     fresh = pool.draw_fresh(plan.fresh_tracks, generator)
     chosen, group, labels = dict.fromkeys(fresh), pool.groups(), pool.labels()
     turns = torch.randperm(len(conditions), generator=generator).tolist()
-    turns.sort(key=lambda c: is_able(conditions[c], labels[c][fresh], group[fresh]))
-    for turn in range(wanted - len(chosen)):  # a turn adds three tracks at the most, perhaps none
+    turns.sort(key=lambda c: has_triplet(conditions[c], labels[c][fresh], group[fresh]))
+    # A turn adds three tracks at the most, perhaps none.
+    for turn in range(wanted - len(chosen)):
         if len(chosen) >= wanted:
             break
         c = turns[turn % len(turns)]
         chosen.update(dict.fromkeys(draw_slots(conditions[c], labels[c], group, list(chosen), generator)))
     order = torch.randperm(len(pool.tracks), generator=generator)
-    others = order[:wanted].tolist()  # enough, whichever of them are chosen already
+    others = order[:wanted].tolist()  # enough, whichever are chosen already
     return list(chosen | dict.fromkeys(others))[:wanted]
 
 

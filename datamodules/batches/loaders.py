@@ -1,7 +1,5 @@
 """Loaders of the streams. Their processes import what is imported here and nothing else: no Lightning, no W&B, no figures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 from torch.utils.data import DataLoader
@@ -11,11 +9,12 @@ from datamodules.shards.index import ShardsError
 from disentangled_ml.files import error_context
 from disentangled_ml.processes import end_with_parent, main_module_hidden
 
-DEATH = (RuntimeError, OSError, EOFError)  # torch has no error of its own for a loading process that died
+# What torch raises for a loading process that died; it has no error of its own for that.
+DEATH = (RuntimeError, OSError, EOFError)
 
 
 class StreamLoader(DataLoader):
-    """Load the ready batches of a stream; workers are started afresh, never forked from a process that ran torch.
+    """Loader of the ready batches of a stream; workers are started afresh, never forked from a process that ran torch.
 
     Args:
         stream: To load from.
@@ -35,7 +34,7 @@ class StreamLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator:
-        """Start an iteration over the batches, at once: what the stream is set to is sent to loading processes here.
+        """Start an iteration at once, not at its first batch: the settings of the stream are sent to the loading processes here.
 
         Raises:
             OSError: if a loading process dies, here or later.
@@ -45,13 +44,14 @@ class StreamLoader(DataLoader):
         return self.watched(batches)
 
     def watched(self, batches: Iterator) -> Iterator:
-        """Give the batches; for errors see ``__iter__``."""
+        """Yield the batches; for errors see ``__iter__``."""
         with error_context(DEATH, self.describe_death, OSError):
             yield from batches
 
     def describe_death(self, error: Exception) -> str | None:
-        """Describe torch's error for a loading process that died, and how to go on."""
-        if not self.num_workers or str(error).startswith("Caught"):  # by torch, in a loading process that lives
+        """Describe torch's error for a loading process that died, and how to resume."""
+        # Raised by torch in a loading process that lives.
+        if not self.num_workers or str(error).startswith("Caught"):
             return None
         return (
             f"a loading process is gone ({error}): if memory was short, use fewer data.workers or a smaller "
@@ -65,13 +65,13 @@ def watch_parent(worker: int) -> None:
 
 
 class TrainingLoader(StreamLoader):
-    """Load training batches from the place in the training where it is asked for them.
+    """Loader of training batches from the place in the training where it is asked for them.
 
     Args:
         stream: To load from.
         workers: Loading processes.
         pin_memory: Whether batches go to a GPU.
-        place: Gives the epoch and the batch in it with which an iteration begins. Lightning makes iterators ahead of its epochs,
+        place: Returns the epoch and the batch in it with which an iteration begins. Lightning makes iterators ahead of its epochs,
             and on resuming before it knows the epoch: neither counting them nor ``current_epoch`` would do.
     """
 
@@ -84,11 +84,11 @@ class TrainingLoader(StreamLoader):
         return super().__iter__()
 
     def state_dict(self) -> dict[str, int]:
-        """Give what must not change within an epoch, for checkpoints; the place itself follows from the steps done."""
+        """Return what must not change within an epoch, for checkpoints; the place itself follows from the steps done."""
         return {"processes": self.dataset.source.world_size, "workers": self.num_workers}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Check what Lightning kept, which it gives back where a run goes on within an epoch.
+        """Check what Lightning kept, which it passes in where a run is resumed within an epoch.
 
         Raises:
             ShardsError: if the batches that are left would be others.

@@ -5,8 +5,6 @@ of a split are cut into one equal contiguous share per consumer (after the shard
 number of shards, workers and ranks sees each track exactly once, in the same number of batches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.audio.decoding import decode_flac
 from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, stacked
-from datamodules.shards.damage import Damage
+from datamodules.shards.damage import DamageBudget
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, read_samples, sample_context, share_slices
 from disentangled_ml.objective.conditions import Condition
@@ -35,19 +33,19 @@ from disentangled_ml.structures import (
 
 
 def mel_chunk(mel: np.ndarray, frames: int, start: int) -> np.ndarray:
-    """Cut a chunk out of a spectrogram (n_mels, F); gives (1, n_mels, frames)."""
+    """Cut a chunk (1, n_mels, frames) out of a spectrogram (n_mels, F)."""
     return mel[None, :, start : start + frames]
 
 
 def waveform_chunk(flac: bytes, audio: AudioSettings, frames: int, start: int) -> np.ndarray:
-    """Decode the samples whose spectrogram is the chunk; gives (samples,)."""
+    """Decode the samples (samples,) whose spectrogram is the chunk."""
     first = start * audio.hop_length
     return decode_flac(flac, first, first + audio.chunk_samples(frames))
 
 
 @dataclass(frozen=True)
 class Source:
-    """Say what is read: which shards, which conditions, which member of a sample, by whom.
+    """What is read: which shards, which conditions, which member of a sample, by whom.
 
     Attributes:
         index: Of the shards.
@@ -81,9 +79,9 @@ class Source:
         return self.world_size * max(1, self.workers)
 
     def consumer(self, first_batch: int = 0) -> int:
-        """Give the number of this loading process, or of the one that it stands in for.
+        """Return the number of this loading process, or of the one that it stands in for.
 
-        A loader takes batches from its workers in turn and always begins with worker 0. To go on from a later batch, that
+        A loader takes batches from its workers in turn and always begins with worker 0. To resume from a later batch, that
         worker stands in for the one whose turn it is, the next for the next.
         """
         worker, workers = get_worker_info(), max(1, self.workers)
@@ -97,28 +95,28 @@ class Source:
         Args:
             shards: In order.
             share: Its number.
-            tell_lost: Told of which shard how many samples are skipped, whenever some are.
+            tell_lost: Called with a shard and the number of its samples that are skipped, whenever some are.
 
         Raises:
             ShardsError: if too many samples are damaged, or a track is shorter than a chunk.
         """
         slices = share_slices(shards, share, self.n_consumers)
         own = sum(part.stop - part.start for part in slices)
-        damage = Damage(sum(shard.samples for shard in shards), own, self.max_damaged)
+        damage = DamageBudget(sum(shard.samples for shard in shards), own, self.max_damaged)
 
-        def bear(shard: Shard, error: ShardsError, lost: int) -> None:
-            damage.bear(error, lost)
+        def record(shard: Shard, error: ShardsError, lost: int) -> None:
+            damage.record(error, lost)
             if tell_lost is not None:
                 tell_lost(shard, lost)
 
         for part in slices:
             members = ("json", MEMBERS[self.audio])
-            for sample in read_samples(self.index.root, [part], members, partial(bear, part.shard)):
+            for sample in read_samples(self.index.root, [part], members, partial(record, part.shard)):
                 try:
                     with sample_context(self.index.root, sample):
                         info, track = self.decode(sample)
                 except ShardsError as error:
-                    bear(part.shard, error, 1)
+                    record(part.shard, error, 1)
                     continue
                 if info.frames < self.chunk_frames:
                     raise ShardsError(
@@ -145,7 +143,7 @@ class Source:
 
 
 class TrainingStream(IterableDataset):
-    """Iterate over the ``ChunkBatch``es of the epoch last set, or over what is left of them from a given batch on.
+    """The ``ChunkBatch``es of the epoch last set, or what is left of them from a given batch on.
 
     Args:
         source: What is read.
@@ -161,7 +159,8 @@ class TrainingStream(IterableDataset):
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
         self.first_batch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.lost = torch.zeros(max(1, source.workers), len(source.index.splits["train"]), dtype=torch.int32)
-        self.lost.share_memory_()  # samples that each loading process could not read of each shard, in its epoch
+        # Samples that each loading process could not read of each shard, in its epoch.
+        self.lost.share_memory_()
         self.n_tracks = source.index.count("train")
         if not self.n_tracks:
             raise ShardsError(f"{source.index.root} has no training tracks: check the manifest's split column")
@@ -191,11 +190,11 @@ class TrainingStream(IterableDataset):
         shards = self.source.index.splits["train"]
         order = torch.randperm(len(shards), generator=seeded_generator(self.seed, epoch)).tolist()
         consumer = self.source.consumer(first_batch)
-        turns = len(self.lost)  # a rank's batches turn, turn + turns, turn + 2 * turns, ... are this process's
+        # Of a rank's batches, turn, turn + turns, turn + 2 * turns, ... are this process's.
+        turns = len(self.lost)
         turn = consumer % turns
-        share = (
-            consumer + epoch
-        ) % self.source.n_consumers  # a few shards in order would give it the same tracks always
+        # Of a few shards it would otherwise always read the same tracks.
+        share = (consumer + epoch) % self.source.n_consumers
         lost, number = self.lost[turn].zero_(), {shard.file: i for i, shard in enumerate(shards)}
 
         def tell_lost(shard: Shard, n: int) -> None:
@@ -211,7 +210,7 @@ class TrainingStream(IterableDataset):
 
 @dataclass
 class EvaluationStream(IterableDataset):
-    """Iterate over the whole tracks of a split, ``tracks_per_batch`` at a time, always the same.
+    """The whole tracks of a split, ``tracks_per_batch`` at a time, always the same.
 
     Each track comes with its non-overlapping chunks and with those that begin at the requested frames. Every rank gets the
     same number of batches; where its share is smaller the last track comes again.
@@ -221,7 +220,7 @@ class EvaluationStream(IterableDataset):
         split: ``train``, ``val`` or ``test``.
         tracks_per_batch: Tracks per batch.
         requested: Further starts (frames) per track.
-        only: Tracks to give, the others are left out; then ranks may get different numbers of batches.
+        only: Tracks to read, the others are left out; then ranks may get different numbers of batches.
 
     Raises:
         ShardsError: if a requested chunk lies outside of its track.

@@ -1,1 +1,1 @@
-"""One reader per data set; each gives track records."""
+"""One reader per data set; each returns a corpus, which streams track records."""

@@ -5,14 +5,12 @@ what people typed, so they are compared without regard to case; a tag keeps the 
 the table once into a temporary one with the tags that are wanted, so that no index is needed, and no memory of ours.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from datamodules.corpora.files import CorpusError
+from datamodules.corpora.text_files import CorpusError
 
 TABLES = {"tids": {"tid"}, "tags": {"tag"}, "tid_tag": {"tid", "tag", "val"}}
 
@@ -45,7 +43,7 @@ def tag_rows(connection: sqlite3.Connection, wanted: Iterable[str]) -> dict[int,
 
 
 def known_tags(database: Path, wanted: Iterable[str]) -> set[str]:
-    """Give those of the wanted tags that a database has.
+    """Return those of the wanted tags that a database has.
 
     Raises:
         CorpusError: if it is missing or not of this form.
@@ -56,7 +54,7 @@ def known_tags(database: Path, wanted: Iterable[str]) -> set[str]:
 
 @contextmanager
 def database_tags(database: Path, wanted: Iterable[str], threshold: float) -> Iterator[Callable[[str], set[str]]]:
-    """Give a function from a track id to those wanted tags whose value is above a threshold.
+    """Yield a function from a track id to those wanted tags whose value is above a threshold.
 
     Raises:
         CorpusError: if the database is missing or not of this form.

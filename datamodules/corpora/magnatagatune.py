@@ -1,12 +1,10 @@
 """MagnaTagATune (E. Law et al., "Evaluation of Algorithms Using Games: The Case of Music Tagging", ISMIR 2009).
 
 ``annotations_final.csv`` is tab-separated in spite of its name: ``clip_id``, a column of 0 and 1 for each of 188 tags, and
-``mp3_path``, whose folder tells the customary split: 0 to b train, c validation, d to f test. ``clip_info_final.csv``, if it lies
-beside it, tells the artists. A clip is 29 s of a song; songs have several. Synonyms are merged as the configuration says; a
+``mp3_path``, whose folder is the customary split: 0 to b train, c validation, d to f test. ``clip_info_final.csv``, if it lies
+beside it, has the artists. A clip is 29 s of a song; songs have several. Synonyms are merged by the configuration; a
 column may serve several names.
 """
-
-from __future__ import annotations
 
 import logging
 import sys
@@ -14,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from datamodules.corpora.files import CorpusError, opened_table
 from datamodules.corpora.tags import check_tags, sort_tags
+from datamodules.corpora.text_files import CorpusError, opened_table
 from disentangled_ml.structures import Corpus, Rejected, TrackRecord
 
 ANNOTATIONS, ARTISTS = "annotations_final.csv", "clip_info_final.csv"

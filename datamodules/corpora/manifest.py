@@ -11,8 +11,6 @@ of a row without one is then the recording, so that anchor and positive are neve
 be, which is what teaches that a song changes. All rows of a recording share a split: where none is given it is drawn once.
 """
 
-from __future__ import annotations
-
 import csv
 import logging
 import math
@@ -22,8 +20,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from datamodules.corpora.files import LineReader
 from datamodules.corpora.records import draw_split
+from datamodules.corpora.text_files import LineReader
 from disentangled_ml.structures import (
     MAX_BPM,
     MIN_BPM,
@@ -45,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class ManifestError(ValueError):
-    """Tell what is wrong with a manifest as a whole, and what would be right."""
+    """What is wrong with a manifest as a whole, and what would be right."""
 
 
 def read_manifest(manifest: Path, split_shares: Sequence[float], conditions: Sequence[str] | None = None) -> Corpus:
@@ -90,7 +88,7 @@ def opened(manifest: Path) -> Iterator[csv.DictReader]:
 
 
 def has_sections(columns: Sequence[str]) -> bool:
-    """Tell whether the rows of a manifest may be sections of recordings.
+    """Return whether the rows of a manifest may be sections of recordings.
 
     >>> has_sections(["track_id", "path", "end", "start"]), has_sections(["track_id", "path", "start"])
     (True, False)
@@ -116,7 +114,7 @@ def read_rows(manifest: Path, names: Sequence[str], split_shares: Sequence[float
 
 
 def of_section(record: TrackRecord, row: dict) -> TrackRecord:
-    """Make the record of a whole recording that of the section that a row names.
+    """Turn the record of a whole recording into that of the section that a row names.
 
     Raises:
         ValueError: with the reason for which it is rejected.
@@ -163,7 +161,7 @@ def parse_seconds(name: str, cell: str) -> float | None:
 
 
 def shown(seconds: float) -> str:
-    """Show a time to the millisecond, as briefly as it goes.
+    """Format a time to the millisecond, as briefly as possible.
 
     >>> shown(12.5), shown(30.0), shown(0.0)
     ('12.5', '30', '0')
@@ -193,7 +191,7 @@ def numeric_columns(rows: Iterable[dict], offered: Sequence[str]) -> tuple[int, 
 def condition_columns(
     manifest: Path, offered: Sequence[str], numeric: Sequence[str], conditions: Sequence[str] | None
 ) -> list[str]:
-    """Name the columns that are conditions."""
+    """Return the columns that are conditions."""
     if conditions is None:
         if numeric:
             logger.warning("columns taken as no condition, for they hold numbers, not tags: %s", ", ".join(numeric))
@@ -214,7 +212,7 @@ def condition_columns(
 
 
 def is_number(text: str) -> bool:
-    """Tell whether a cell holds a number."""
+    """Return whether a cell holds a number."""
     try:
         float(text)
     except ValueError:

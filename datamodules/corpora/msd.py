@@ -2,11 +2,9 @@
 
 The lists of a split are parallel, one value per line: ``SPLIT_x_msd_id.txt`` (the track id), ``SPLIT_x_filename.txt``, where
 ``6/0/6010476.npy`` stands for the preview ``6/0/6010476.clip.mp3``, and ``SPLIT_y.npy`` (bool, one of the top-50 Last.fm tags per
-column); ``SPLIT_x_7d_id.txt`` says nothing that the file names do not. With a database the tags come from ``lastfm_tags.db``
-instead. The data set's ``unique_tracks.txt``, if it lies beside the lists, tells the artists.
+column); ``SPLIT_x_7d_id.txt`` repeats the file names. With a database the tags come from ``lastfm_tags.db``
+instead. The data set's ``unique_tracks.txt``, if it lies beside the lists, has the artists.
 """
-
-from __future__ import annotations
 
 import logging
 import sys
@@ -18,9 +16,9 @@ from tokenize import TokenError
 
 import numpy as np
 
-from datamodules.corpora.files import CorpusError, find_splits, opened
 from datamodules.corpora.lastfm import database_tags, known_tags
 from datamodules.corpora.tags import check_tags, sort_tags
+from datamodules.corpora.text_files import CorpusError, find_splits, opened
 from disentangled_ml.structures import Corpus, Rejected, TrackRecord
 
 SPLIT_OF = {"train": "train", "valid": "val", "test": "test"}  # by the publisher's name
@@ -157,7 +155,7 @@ def read_rows(
 
 
 def named_columns(target: np.ndarray) -> set[str]:
-    """Name the tags of a row of ``SPLIT_y.npy``.
+    """Return the tags of a row of ``SPLIT_y.npy``.
 
     Shape:
         target: (50,) bool.
@@ -169,7 +167,7 @@ def named_columns(target: np.ndarray) -> set[str]:
 
 
 def unusable(track_id: str, file: str) -> str | None:
-    """Say why a row is rejected; None if it is not.
+    """Return why a row is rejected; None if it is not.
 
     >>> unusable("TRA", "6/0/6010476.npy") is None, unusable("TRA", "")
     (True, 'no path')

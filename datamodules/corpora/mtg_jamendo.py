@@ -6,14 +6,12 @@ rest of the row as ``genre---rock``, ``instrument---guitar`` or ``mood/theme---h
 dashes. The recordings lie at ``PATH``, those of the low edition at ``PATH`` with ``.low.mp3``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from datamodules.corpora.files import CorpusError, find_splits, opened
 from datamodules.corpora.tags import check_names
+from datamodules.corpora.text_files import CorpusError, find_splits, opened
 from disentangled_ml.structures import Corpus, Rejected, TrackRecord
 
 SPLIT_OF = {"train": "train", "validation": "val", "test": "test"}  # by the publisher's name

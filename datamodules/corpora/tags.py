@@ -1,11 +1,9 @@
-"""Tags of a data set, sorted into conditions as its configuration says."""
-
-from __future__ import annotations
+"""Tags of a data set, sorted into conditions by its configuration."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from datamodules.corpora.files import CorpusError
+from datamodules.corpora.text_files import CorpusError
 from disentangled_ml.structures import RESERVED_NAMES, TEMPO, Corpus, Rejected, TrackRecord
 
 

@@ -1,6 +1,4 @@
-"""Damage to shards that is borne: a catalogue of a million tracks need not stand still for one bad disk block."""
-
-from __future__ import annotations
+"""Damage to shards that is tolerated: a data set of a million tracks need not stand still for one bad disk block."""
 
 import logging
 from dataclasses import dataclass
@@ -11,8 +9,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Damage:
-    """Bear that some samples cannot be read, count them, and end the run where they are too many.
+class DamageBudget:
+    """Tolerate a bounded share of unreadable samples.
 
     A loading process sees its own share alone. It ends the run where that alone has lost more than the whole split may lose, or
     is half lost: then it could hardly compose its batches. The losses of all processes are added up after each epoch.
@@ -29,11 +27,11 @@ class Damage:
     most: float
     lost: int = 0
 
-    def bear(self, error: ShardsError, lost: int) -> None:
-        """Count what is lost by an error, and go on.
+    def record(self, error: ShardsError, lost: int) -> None:
+        """Count what an error loses.
 
         Raises:
-            ShardsError: if too much is lost by now.
+            ShardsError: if that is too much by now.
         """
         self.lost += lost
         if self.lost > self.most * self.samples:

@@ -1,12 +1,10 @@
 """``index.json``: what a folder of shards holds, so that nothing has to be opened to know it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from datamodules.shards.storage import Root, locate, opened, parse_root
 from disentangled_ml.files import write_text
@@ -20,17 +18,17 @@ KINDS = ("tags", "tempo")
 
 
 def labels_name(split: str) -> str:
-    """Name the file in which the labels of all tracks of a split lie once more, a line of JSON each, to be found at once."""
+    """Return the name of the file that repeats the labels of all tracks of a split, a line of JSON each, for quick reading."""
     return f"labels-{split}.jsonl"
 
 
 class ShardsError(ValueError):
-    """Tell which shard, index or key cannot be used, and the way out."""
+    """Which shard, index or key cannot be used, and the way out."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Name one tar and its number of samples."""
+    """A tar and its number of samples."""
 
     file: str
     samples: int
@@ -38,7 +36,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Hold the index of a folder of shards.
+    """The index of a folder of shards.
 
     Attributes:
         root: The folder, or the address.
@@ -59,12 +57,12 @@ class ShardIndex:
         return sum(shard.samples for shard in self.splits[split])
 
     def fingerprint(self) -> str:
-        """Identify the content; changes when the folder is prepared anew from other data."""
+        """Return a digest of the content, which changes when the folder is prepared again from other data."""
         content = json.dumps(self.as_json(), sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Give the content of the file."""
+        """Return the content of the file."""
         return {
             "format_version": FORMAT_VERSION,
             "audio": asdict(self.audio),
@@ -77,13 +75,13 @@ class ShardIndex:
         }
 
     def write(self) -> Path:
-        """Write the file into the folder, whole or not at all."""
+        """Write the file into the folder, atomically."""
         path = Path(self.root) / INDEX_NAME
         write_text(path, json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n")
         return path
 
     @classmethod
-    def read(cls, root: Root) -> ShardIndex:
+    def read(cls, root: Root) -> Self:
         """Read the index of a folder, or of an address.
 
         Raises:

@@ -5,8 +5,6 @@ mixed by a stable hash of their ids, since catalogues are often sorted by genre.
 every n-th shard from the k-th on, so that the shards are the same for any n.
 """
 
-from __future__ import annotations
-
 import hashlib
 from array import array
 from collections.abc import Collection, Iterator
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.shards.resumable import Batch
 from disentangled_ml.structures import DUPLICATE, SPLITS, Corpus, Rejected, TrackRecord, stable_hash
 
 CHANGED = "the corpus changed while it was read: begin anew when it is at rest"
@@ -23,7 +22,7 @@ CHANGED = "the corpus changed while it was read: begin anew when it is at rest"
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Say which usable row of a corpus goes where.
+    """Which usable row of a corpus goes where.
 
     Attributes:
         fingerprint: Of the records and of the settings, but for the folders that the recordings lie in.
@@ -37,13 +36,10 @@ class ShardPlan:
     shard: np.ndarray
     place: np.ndarray
 
-    def names_of(self, split: str) -> list[str]:
-        """Name the shards of a split."""
-        return [name for name in self.names if name.rpartition("-")[0] == split]
-
-    def sizes(self) -> np.ndarray:
-        """Count the tracks of each shard, those included that turn out to be unusable: (shards,) int64."""
-        return np.bincount(self.shard[self.shard >= 0], minlength=len(self.names))
+    def batches(self, split: str = "") -> list[Batch]:
+        """Return the shards, of one split or of all; those tracks count that turn out to be unusable."""
+        sizes = np.bincount(self.shard[self.shard >= 0], minlength=len(self.names)).tolist()
+        return [Batch(*shard) for shard in zip(self.names, sizes, strict=True) if shard[0].startswith(split)]
 
 
 def plan_shards(corpus: Corpus, settings: Any, tracks_per_shard: int) -> ShardPlan:
@@ -62,7 +58,8 @@ def plan_shards(corpus: Corpus, settings: Any, tracks_per_shard: int) -> ShardPl
         splits.append(SPLITS.index(record.split))
         keys.extend(divmod(stable_hash(record.track_id, 64) >> 384, 1 << 64))
     split, key = np.asarray(splits), np.asarray(keys).reshape(-1, 2)
-    order = np.lexsort((key[:, 1], key[:, 0]))  # stable: of a repeated track, the row that is read first comes first
+    # Stable: of a repeated track, the row that is read first comes first.
+    order = np.lexsort((key[:, 1], key[:, 0]))
     repeated = np.zeros(len(split), bool)
     repeated[order[1:]] = (key[order[1:]] == key[order[:-1]]).all(1)
     shard, place = np.full((2, len(split)), -1, np.int64)

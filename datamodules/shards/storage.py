@@ -3,8 +3,6 @@
 A bucket's library, such as s3fs, is the user's to install; http and https come with this project.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +13,13 @@ from aiohttp import ClientConnectionError, ClientError, ClientTimeout
 
 Root = Path | str  # a folder, or an address
 SKIPPED = 1 << 20  # bytes at a time
-PATIENCE = 20.0  # seconds without a byte; SLURM kills a job 30 s after the signal that it may not be deaf to
+# Seconds without a byte. SLURM kills a job 30 s after its signal.
+PATIENCE = 20.0
 HTTP = {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)}}
 
 
 def parse_root(text: str | Path) -> Root:
-    """Tell folders from addresses.
+    """Return the path of a folder, or the address as it is.
 
     Raises:
         ValueError: for an address of a kind that cannot be read.
@@ -38,7 +37,7 @@ def parse_root(text: str | Path) -> Root:
 
 
 def locate(root: Root, name: str) -> str:
-    """Name a file of a folder or address.
+    """Return the path or address of a file.
 
     >>> locate("https://host/shards", "train-000000.tar")
     'https://host/shards/train-000000.tar'
@@ -47,7 +46,7 @@ def locate(root: Root, name: str) -> str:
 
 
 class Forward:
-    """Read a stream that only goes forwards, skipping what is sought past: what ``tarfile`` needs of a file."""
+    """A file for ``tarfile`` from a stream that only goes forwards: what is sought past is read and dropped."""
 
     def __init__(self, stream: IO[bytes]):
         self.stream, self.position = stream, 0
@@ -63,7 +62,7 @@ class Forward:
         return data
 
     def tell(self) -> int:
-        """Say how much is read."""
+        """Return the number of bytes read."""
         return self.position
 
     def seek(self, position: int) -> int:
@@ -100,9 +99,8 @@ def opened(root: Root, name: str) -> Iterator[IO[bytes]]:
     except ClientError as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
     except FileNotFoundError as error:
-        if isinstance(
-            error.__cause__, ClientConnectionError
-        ):  # fsspec takes a server that is not there for a missing file
+        # fsspec takes a server that is not reached for a missing file.
+        if isinstance(error.__cause__, ClientConnectionError):
             raise OSError(f"the server is not reached ({error.__cause__})") from error
         raise
     except TimeoutError as error:

@@ -5,8 +5,6 @@ A sample is one track: ``KEY.mel.npy`` (float16, n_mels x frames, ``log10(1 + 10
 members or WebDataset give a meaning (a period would begin the extension). Nothing is ever unpickled.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -26,8 +24,8 @@ from datamodules.shards.storage import Root, locate, opened
 from disentangled_ml.files import as_json, atomic_write, error_context
 from disentangled_ml.structures import TrackInfo
 
-MOST_BYTES = 1 << 30  # of a file in a tar: an hour of log-mel takes 40 MB
-MEMBERS = {"mel": "mel.npy", "waveform": "flac"}  # source of a frontend -> member of a sample
+MOST_BYTES = 1 << 30  # of a file; an hour of log-mel is 40 MB
+MEMBERS = {"mel": "mel.npy", "waveform": "flac"}  # of a frontend's source
 # Of a C-ordered float16 matrix as np.save writes it; numpy's own parser fails on damaged ones in half a dozen ways.
 NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \((\d{1,9}), (\d{1,9})\), \} *\n",
@@ -40,12 +38,13 @@ PLAIN_HEADER = re.compile(
     rb"0.{100}ustar\x0000.{80}\0{167}\Z",
     re.DOTALL,
 )
-CHECKSUM_BLANKS = 8 * ord(" ")  # the checksum counts its own field as blanks
+# The checksum counts its own field as blanks.
+CHECKSUM_BLANKS = 8 * ord(" ")
 ESCAPED = {code: f"%{code:02X}" for code in (*range(32), *map(ord, "%./\\"))}
 
 
 class ShardSlice(NamedTuple):
-    """Name the samples ``start`` to ``stop`` of one shard."""
+    """Samples ``start`` to ``stop`` of one shard."""
 
     shard: Shard
     start: int
@@ -63,7 +62,7 @@ def sample_key(track_id: str) -> str:
 
 
 def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> int:
-    """Write samples (``info``, ``mel`` and perhaps ``flac``) as a tar, whole or not at all; give its bytes."""
+    """Write samples (``info``, ``mel`` and perhaps ``flac``) as a tar, atomically; return its size in bytes."""
     with atomic_write(path, "wb") as file:
         with TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as writer:
             for sample in samples:
@@ -78,7 +77,7 @@ def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> int:
 
 
 def share_slices(shards: list[Shard], consumer: int, n_consumers: int) -> list[ShardSlice]:
-    """Cut the samples of the shards, taken in the given order, into equal contiguous shares and give one of them.
+    """Cut the samples of the shards, taken in the given order, into equal contiguous shares, and return one of them.
 
     Every sample is in exactly one share, and shares differ by at most one sample, for any number of shards and consumers.
 
@@ -97,7 +96,7 @@ def share_slices(shards: list[Shard], consumer: int, n_consumers: int) -> list[S
 
 
 class PlainHeader(tarfile.TarInfo):
-    """Read the header of a file with few calls, where it says no more than its name and size in the plain form.
+    """Header of a file, read with few calls where it holds no more than name and size in the plain form.
 
     tarfile parses fifteen fields of each header, which took half of the time of reading a shard. Any other header, and one whose
     checksum is wrong, is left to it.
@@ -115,12 +114,12 @@ class PlainHeader(tarfile.TarInfo):
 
 
 def tar_files(stream: IO[bytes], url: str, endings: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Give the files of a tar whose names have one of some endings, in the form that webdataset groups by keys.
+    """Yield the files of a tar whose names have one of some endings, in the form that webdataset groups by keys.
 
     webdataset's own iterator reads the tar in blocks of 10 KB, which it joins: that takes three times as long.
 
     Raises:
-        TarError: if the tar ends within a file, or tells an impossible size.
+        TarError: if the tar ends within a file, or names an impossible size.
     """
     with tarfile.open(fileobj=stream, mode="r:", tarinfo=PlainHeader) as tar:
         for member in tar:
@@ -135,7 +134,7 @@ def tar_files(stream: IO[bytes], url: str, endings: tuple[str, ...]) -> Iterator
 
 
 def refuse(error: ShardsError, lost: int) -> None:
-    """Take no damage."""
+    """Raise the error: no damage is tolerated."""
     raise error
 
 
@@ -151,7 +150,7 @@ def read_samples(
         root: Folder or address.
         slices: What to read, in this order.
         members: Of each sample.
-        on_damage: Told what is wrong and how many samples are lost by it; where it does not raise, reading goes on behind them.
+        on_damage: Called with the error and the number of samples that it loses; unless it raises, reading continues behind them.
 
     Raises:
         ShardsError: naming the shard, if it is missing, damaged, or lacks a sample or a member.
@@ -159,7 +158,8 @@ def read_samples(
     for shard, start, stop in slices:
         url, found, reason = locate(root, shard.file), 0, ""
         try:
-            with opened(root, shard.file) as stream:  # not by webdataset: to it some legal file names are addresses
+            # Not by webdataset: to it some legal file names are addresses.
+            with opened(root, shard.file) as stream:
                 for sample in islice(group_by_keys(tar_files(stream, url, members)), start, stop):
                     found += 1
                     lacking = [member for member in members if member not in sample]

@@ -1,6 +1,4 @@
-"""Processes that work on recordings, and what becomes of a recording that they cannot be made to survive."""
-
-from __future__ import annotations
+"""Processes that work on recordings, and survive those that crash a decoder."""
 
 import signal
 from collections import deque
@@ -8,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -16,25 +14,27 @@ from datamodules.audio.decoding import UnusableAudio
 from disentangled_ml.processes import end_with_parent, new_pool
 from disentangled_ml.structures import Rejected, TrackRecord
 
-IN_FLIGHT = 2  # groups of recordings per process that are on their way
+IN_FLIGHT = 2  # groups per process
 
-Work = Callable[[Sequence[TrackRecord]], list[Any | Rejected]]  # on a group; gives a result for each recording
+# Works on a group; returns a result for each recording.
+Work = Callable[[Sequence[TrackRecord]], list[Any | Rejected]]
 
 
 def do_or_reject(record: TrackRecord, work: Callable[[TrackRecord], Any]) -> Any | Rejected:
-    """Do some work on one recording, or reject it with the reason: a bad track must not end a long job."""
+    """Work on one recording, or reject it with the reason: a bad track must not end a long job."""
     try:
         return work(record)
     except UnusableAudio as error:
         return Rejected(record.track_id, record.path, str(error))
     except ImportError:
         raise  # of madmom: no track would fare better
-    except Exception as error:  # the boundary of a worker: reported with the track, and counted
+    except Exception as error:
+        # The boundary of a worker: reported with the track, and counted.
         return Rejected(record.track_id, record.path, f"unexpected {type(error).__name__}: {error}")
 
 
 def do_together(records: Sequence[TrackRecord], work: Work) -> list[Any | Rejected]:
-    """Do some work on a group of recordings; where it fails, on each alone, and reject those on which it fails again."""
+    """Work on a group of recordings; if that fails, on each alone, and reject those on which it fails again."""
     try:
         return work(records)
     except ImportError:
@@ -55,7 +55,7 @@ def start_worker() -> None:
 
 
 class Workers:
-    """Processes that work on groups of recordings, in order; a recording whose decoder takes its process down is rejected.
+    """Processes that work on groups of recordings, in order; a recording whose decoder crashes its process is rejected.
 
     Args:
         n: Number of processes.
@@ -72,12 +72,15 @@ class Workers:
         """Start the processes."""
         self.pool = new_pool(self.n, self.module, start_worker)
 
-    def stop(self) -> None:
-        """End the processes, when they are done with what they are at."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes once each has finished its group."""
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def map(self, groups: Iterable[Sequence[TrackRecord]]) -> Iterator[Any | Rejected]:
-        """Give the result of each record, a bounded number of groups at a time."""
+        """Yield the result of each record; a bounded number of groups is worked on ahead."""
         waiting: deque[tuple[Sequence[TrackRecord], Future]] = deque()
         for group in groups:
             waiting.append((group, self.submit(group)))
@@ -87,7 +90,7 @@ class Workers:
             yield from self.results(*waiting.popleft())
 
     def submit(self, group: Sequence[TrackRecord]) -> Future:
-        """Hand a group to a process, new ones where the last were taken down."""
+        """Submit a group; the processes are replaced if they have crashed."""
         try:
             return self.pool.submit(self.task, group)
         except BrokenProcessPool:
@@ -95,7 +98,7 @@ class Workers:
             return self.pool.submit(self.task, group)
 
     def results(self, group: Sequence[TrackRecord], future: Future) -> list[Any | Rejected]:
-        """Wait for the results of a group; where a process died, find out of each record alone whether it did it."""
+        """Wait for the results of a group; where a process died, try each record alone to find the one that killed it."""
         try:
             return future.result()
         except BrokenProcessPool:

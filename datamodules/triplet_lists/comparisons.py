@@ -6,13 +6,12 @@ clips are added up. Each three clips give two triplets of whole clips, since eit
 other than like the odd one; as they rest on the same votes they are one group. A tie, or too few votes, is no judgement.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from datamodules.corpora.files import opened_table
-from datamodules.triplet_lists.judgements import HUMAN, HumanTriplet, JudgementError, Judgements, parse_votes
+from datamodules.corpora.text_files import opened_table
+from datamodules.triplet_lists.judgements import HUMAN, HumanTriplet, Judgements, parse_votes
+from datamodules.triplet_lists.rows import TripletListError, check_length
 from disentangled_ml.structures import ListedTriplet, Member
 
 IDS = ("clip1_id", "clip2_id", "clip3_id")
@@ -29,7 +28,7 @@ def read_comparisons(path: Path, least_votes: int = LEAST_VOTES) -> Judgements:
 
     Raises:
         CorpusError: if it cannot be read, or lacks a column.
-        JudgementError: naming the file and line, if a cell has no legal value, or there is no row.
+        TripletListError: naming the file and line, if a cell has no legal value, or there is no row.
     """
     votes: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     rows: Counter[tuple[str, ...]] = Counter()
@@ -40,7 +39,7 @@ def read_comparisons(path: Path, least_votes: int = LEAST_VOTES) -> Judgements:
             votes[clips].update(given)
             rows[clips] += 1
     if not rows:
-        raise JudgementError(f"{path} has no rows below its header: give comparisons_final.csv")
+        raise TripletListError(f"{path} has no rows below its header: give comparisons_final.csv")
     found = {clips: judge(counts, least_votes) for clips, counts in votes.items()}
     undecided = sum(rows[clips] for clips, triplets in found.items() if not triplets)
     return Judgements([triplet for triplets in found.values() for triplet in triplets], undecided)
@@ -50,14 +49,12 @@ def parse_row(row: dict, where: str) -> dict[str, int]:
     """Parse one row to the votes of its three clips.
 
     Raises:
-        JudgementError: beginning with ``where``, if it is malformed.
+        TripletListError: beginning with ``where``, if it is malformed.
     """
-    short = [column for column in (*IDS, *VOTES) if row[column] is None]
-    if short:
-        raise JudgementError(f"{where}: the row is too short, it ends before {short[0]}")
+    check_length(row, (*IDS, *VOTES), where)
     ids = [row[column].strip() for column in IDS]
     if not all(ids) or len(set(ids)) < len(ids):
-        raise JudgementError(f"{where}: {', '.join(IDS)} are {ids}, not three different clips")
+        raise TripletListError(f"{where}: {', '.join(IDS)} are {ids}, not three different clips")
     return {clip: parse_votes(row[column], f"{where}: {column}") for clip, column in zip(ids, VOTES, strict=True)}
 
 

@@ -6,26 +6,16 @@ the others (starts in samples, lengths) follow from these and the audio settings
 judgement: it is counted and left out.
 """
 
-from __future__ import annotations
-
-import csv
 from pathlib import Path
 
-from datamodules.triplet_lists.judgements import (
-    HUMAN,
-    HumanTriplet,
-    JudgementError,
-    Judgements,
-    parse_number,
-    parse_votes,
-)
+from datamodules.triplet_lists.judgements import HUMAN, HumanTriplet, Judgements, parse_votes
+from datamodules.triplet_lists.rows import TripletListError, parse_start, read_rows
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member
 
 ROLES = ("anchor", "song1", "song2")
 VOTES = ("song1_vote", "song2_vote")
 COLUMNS = (*(f"{role}_{part}" for role in ROLES for part in ("id", "start_seconds")), *VOTES)
-MAX_SECONDS = 1e6  # anything beyond is a unit or parsing error
-LEAST_VOTES = 1  # of the clean file, whose votes are 0 and 1
+LEAST_VOTES = 1  # of the clean file, with votes 0 and 1
 
 
 def read_dim_sim(path: Path, audio: AudioSettings, least_votes: int = LEAST_VOTES) -> Judgements:
@@ -37,43 +27,19 @@ def read_dim_sim(path: Path, audio: AudioSettings, least_votes: int = LEAST_VOTE
         least_votes: Of a row; fewer are no judgement.
 
     Raises:
-        JudgementError: naming the file and line, if a column is missing or a cell has no legal value.
+        TripletListError: naming the file and line, if a column is missing or a cell has no legal value.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            check_columns(path, reader.fieldnames or ())
-            rows = [parse_row(row, f"{path}, line {reader.line_num}", audio) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise JudgementError(f"{path} cannot be read as UTF-8 CSV ({error}): give a file of dim-sim") from error
-    if not rows:
-        raise JudgementError(f"{path} has no rows below its header: give a file of dim-sim")
+    rows = [parse_row(row, where, audio) for where, row in read_rows(path, COLUMNS)]
     triplets = [row for row in rows if row is not None and row.votes >= least_votes]
     return Judgements(triplets, len(rows) - len(triplets))
 
 
-def check_columns(path: Path, columns: list[str] | tuple[str, ...]) -> None:
-    """Check that the needed columns are there.
-
-    Raises:
-        JudgementError: naming those that are not.
-    """
-    missing = [column for column in COLUMNS if column not in columns]
-    if missing:
-        raise JudgementError(f"{path}, line 1: no column {', '.join(missing)}; needed are {', '.join(COLUMNS)}")
-
-
-def parse_row(row: dict, where: str, audio: AudioSettings) -> HumanTriplet | None:
+def parse_row(row: dict[str, str], where: str, audio: AudioSettings) -> HumanTriplet | None:
     """Parse one row; None if it is no judgement.
 
     Raises:
-        JudgementError: beginning with ``where``, if it is malformed.
+        TripletListError: beginning with ``where``, if it is malformed.
     """
-    if row.get(None):
-        raise JudgementError(f"{where}: more cells than columns, put cells that hold a comma in quotes")
-    short = [column for column in COLUMNS if row[column] is None]
-    if short:
-        raise JudgementError(f"{where}: the row is too short, it ends before {short[0]}")
     anchor, first, second = (parse_member(row, role, where, audio) for role in ROLES)
     votes = [parse_votes(row[column], f"{where}: {column}") for column in VOTES]
     if votes[0] == votes[1]:
@@ -83,12 +49,9 @@ def parse_row(row: dict, where: str, audio: AudioSettings) -> HumanTriplet | Non
     return HumanTriplet(triplet, max(votes) / sum(votes), sum(votes), anchor.track_id)
 
 
-def parse_member(row: dict, role: str, where: str, audio: AudioSettings) -> Member:
+def parse_member(row: dict[str, str], role: str, where: str, audio: AudioSettings) -> Member:
     """Parse the id and the start of one of the three chunks."""
-    track_id, start = row[f"{role}_id"].strip(), row[f"{role}_start_seconds"]
+    track_id = row[f"{role}_id"].strip()
     if not track_id:
-        raise JudgementError(f"{where}: {role}_id is empty")
-    seconds = parse_number(start)
-    if seconds is None or seconds >= MAX_SECONDS:
-        raise JudgementError(f"{where}: {role}_start_seconds={start!r} is not a number of seconds >= 0")
-    return Member(track_id, audio.frames(seconds))
+        raise TripletListError(f"{where}: {role}_id is empty")
+    return Member(track_id, parse_start(row[f"{role}_start_seconds"], f"{where}: {role}_start_seconds", audio))

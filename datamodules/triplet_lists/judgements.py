@@ -1,21 +1,17 @@
 """What people said of the similarity of recordings: human triplets, whichever file they come from."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
+from datamodules.triplet_lists.rows import TripletListError, parse_number
 from disentangled_ml.structures import ListedTriplet
 
-HUMAN = "human"  # the condition of these triplets: similar to people, whatever they listened for
+# The condition of these triplets: similar to people, whatever they listened for.
+HUMAN = "human"
 MAX_VOTES = 1_000_000  # anything beyond is a parsing error
 
 
-class JudgementError(ValueError):
-    """Tell which line of a file of judgements is wrong, and what would be right."""
-
-
 class HumanTriplet(NamedTuple):
-    """Hold one judgement.
+    """A judgement.
 
     Attributes:
         triplet: Anchor, the one that people found more similar, the other; starts in frames, None for the whole track.
@@ -31,35 +27,22 @@ class HumanTriplet(NamedTuple):
 
 
 class Judgements(NamedTuple):
-    """Hold what a file gives: the triplets, and the number of rows that are no judgement."""
+    """The judgements of a file, and the number of its rows that are none."""
 
     triplets: list[HumanTriplet]
     undecided: int
 
 
 def parse_votes(cell: str, where: str) -> int:
-    """Parse a number of votes; tools that read tables write ``1.0`` for 1.
+    """Return a number of votes; tools that read tables write ``1.0`` for 1.
 
     Raises:
-        JudgementError: beginning with ``where``, if it is none.
+        TripletListError: beginning with ``where``, if it is none.
 
     >>> parse_votes("3", ""), parse_votes("1.0", "")
     (3, 1)
     """
     votes = parse_number(cell)
     if votes is None or votes > MAX_VOTES or votes != int(votes):
-        raise JudgementError(f"{where}={cell!r} is not a number of votes: give a whole number >= 0")
+        raise TripletListError(f"{where}={cell!r} is not a number of votes: give a whole number >= 0")
     return int(votes)
-
-
-def parse_number(cell: str) -> float | None:
-    """Parse a finite number that is not negative; None for anything else.
-
-    >>> parse_number("1.5"), parse_number("-1"), parse_number("nan"), parse_number("")
-    (1.5, None, None, None)
-    """
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return number if 0 <= number < float("inf") else None

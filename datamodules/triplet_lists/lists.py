@@ -8,12 +8,10 @@ Random triplets can be solved in part by what codecs leave: an excerpt of the sa
 the negative is the allowed track whose bandwidth is nearest to the positive's.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +20,14 @@ from torch import Tensor
 
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_mel, read_samples, sample_context, share_slices
+from datamodules.triplet_lists.rows import TripletListError, parse_start, read_rows
 from disentangled_ml.files import atomic_write
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.objective.triplets import draw_columns, draw_from_split, nearest_columns
 from disentangled_ml.structures import (
+    ROLES,
     TRACK,
+    TRIPLET_COLUMNS,
     AudioSettings,
     ListedTriplet,
     Member,
@@ -35,17 +36,11 @@ from disentangled_ml.structures import (
     seeded_generator,
 )
 
-ROLES = ("anchor", "positive", "negative")
-COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))
 logger = logging.getLogger(__name__)
 
 
-class TripletListError(ValueError):
-    """Tell which line of a triplet list is wrong, and what would be right."""
-
-
 class ListSettings(NamedTuple):
-    """Say what a list is made of: how many triplets per condition, from which seed, with which length of chunks.
+    """What a list is made of: how many triplets per condition, from which seed, with which length of chunks.
 
     Attributes:
         match_bandwidth: Whether negatives are those nearest to the positives in bandwidth, instead of random ones.
@@ -57,7 +52,7 @@ class ListSettings(NamedTuple):
     match_bandwidth: bool = False
 
     def content(self) -> str:
-        """Give the text that the settings are known by in a kept list's name; lists older than a setting keep theirs.
+        """Return the text that identifies the settings in a kept list's name; lists older than a setting keep theirs.
 
         >>> ListSettings(seed=3).content()
         'ListSettings(triplets_per_condition=1000, seed=3, chunk_frames=129)'
@@ -89,7 +84,7 @@ def make_triplets(
     """Draw the triplets of every condition between whole tracks, and the track triplets between their chunks.
 
     The chunks of a track triplet are non-overlapping ones, which the whole tracks' embeddings need anyway. A condition
-    without any valid triplet gives none, and says so in the log.
+    without any valid triplet adds none and is named in the log.
 
     Args:
         infos: Of the tracks.
@@ -135,8 +130,8 @@ def make_track_triplets(
     long = [i for i, info in enumerate(infos) if info.frames >= settings.chunk_frames]  # in a stream it is an error
     infos, levels = [infos[i] for i in long], None if levels is None else levels[long]
     chunks = [range(0, info.frames - settings.chunk_frames + 1, settings.chunk_frames) for info in infos]
-    able = [i for i, starts in enumerate(chunks) if len(starts) > 1]
-    if not able or len(infos) < 2:
+    with_two = [i for i, starts in enumerate(chunks) if len(starts) > 1]
+    if not with_two or len(infos) < 2:
         logger.warning("no track triplet is possible among %d tracks: too few or too short", len(infos))
         return []
     generator = seeded_generator(settings.seed, c)
@@ -152,7 +147,7 @@ def make_track_triplets(
 
     triplets = []
     for turn in range(settings.triplets_per_condition):
-        anchor = able[turn % len(able)]
+        anchor = with_two[turn % len(with_two)]
         negative = draw_negative(anchor)
         first, second = torch.randperm(len(chunks[anchor]), generator=generator)[:2].tolist()
         members = [(anchor, first), (anchor, second), (negative, draw(len(chunks[negative])))]
@@ -173,7 +168,7 @@ def kept_triplets(
     Args:
         index: Of the shards.
         split: Of them.
-        infos: Of its tracks, as ``read_infos`` gives them.
+        infos: Of its tracks, as ``read_infos`` returns them.
         conditions: In order.
         settings: Of the list.
         level: Bandwidth of a spectrogram (n_mels, frames), which a matched list is made with; asked only then.
@@ -189,7 +184,8 @@ def kept_triplets(
             logger.warning("the kept triplet list is damaged and made anew (%s)", error)
     levels = read_levels(index, split, level) if settings.match_bandwidth and level is not None else None
     triplets = make_triplets(infos, conditions, settings, levels)
-    if path is None or len(infos) < index.count(split):  # a list of damaged shards is not to outlive the damage
+    # A list of damaged shards must not outlive the damage.
+    if path is None or len(infos) < index.count(split):
         return triplets
     try:
         path.parent.mkdir(exist_ok=True)
@@ -200,7 +196,7 @@ def kept_triplets(
 
 
 def kept_path(index: ShardIndex, split: str, conditions: list[Condition], settings: ListSettings) -> Path | None:
-    """Say where a list is kept; None beside shards at an address, where it is made anew each time, the same."""
+    """Return where a list is kept; None beside shards at an address, where the same list is made anew each time."""
     if not isinstance(index.root, Path):
         return None
     content = f"({index.fingerprint()!r}, {conditions!r}, {settings.content()})"
@@ -209,10 +205,10 @@ def kept_path(index: ShardIndex, split: str, conditions: list[Condition], settin
 
 
 def write_triplets(path: Path, triplets: list[ListedTriplet], audio: AudioSettings) -> None:
-    """Write a list, whole or not at all."""
+    """Write a list atomically."""
     with atomic_write(path) as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer.writerow(TRIPLET_COLUMNS)
         for condition, *members in triplets:
             starts = ["" if m.start is None else f"{audio.seconds(m.start):.6f}" for m in members]
             writer.writerow(
@@ -226,42 +222,35 @@ def read_triplets(path: Path, audio: AudioSettings) -> list[ListedTriplet]:
     Raises:
         TripletListError: naming the file and line, if a column is missing or a cell has no legal value.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            return list(parse_triplets(csv.DictReader(file), path, audio))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TripletListError(f"triplet list {path} cannot be read: {error}") from error
+    parser = TripletParser(audio)
+    return [parser.parse(row, where) for where, row in read_rows(path, TRIPLET_COLUMNS)]
 
 
-def parse_triplets(reader: csv.DictReader, path: Path, audio: AudioSettings) -> Iterator[ListedTriplet]:
-    """Parse the rows of a list."""
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-        raise TripletListError(f"triplet list {path} has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
-    row, known = None, {}  # a list names the same tracks again and again: each is one object
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
-        if row.get(None):
-            raise TripletListError(f"{where}: more cells than columns, put cells that hold a comma in quotes")
-        members = []
-        for role in ROLES:
-            cells = row[f"{role}_id"], row[f"{role}_start"]
-            if cells not in known:
-                known[cells] = parse_member(*cells, f"{where}: {role}", audio)
-            members.append(known[cells])
-        yield ListedTriplet(row["condition"], *members)
-    if row is None:
-        raise TripletListError(f"triplet list {path} has no rows below its header")
+class TripletParser:
+    """Parser of the rows of a list, which names the same tracks again and again: each becomes one object.
 
+    Args:
+        audio: Settings that turn seconds into frames.
+    """
 
-def parse_member(track_id: str, start: str | None, where: str, audio: AudioSettings) -> Member:
-    """Parse the two cells of a member."""
-    if not track_id or start is None:
-        raise TripletListError(f"{where}_id is empty or the row is too short")
-    try:
-        seconds = float(start) if start else None
-        if seconds is not None and not 0 <= seconds < 1e6:
-            raise ValueError
-    except ValueError:
-        raise TripletListError(f"{where}_start={start!r} is not a number of seconds >= 0") from None
-    return Member(track_id, None if seconds is None else audio.frames(seconds))
+    def __init__(self, audio: AudioSettings):
+        self.audio = audio
+        self.members: dict[tuple[str, str], Member] = {}
+
+    def parse(self, row: dict[str, str], where: str) -> ListedTriplet:
+        """Parse one row.
+
+        Raises:
+            TripletListError: beginning with ``where``, if a cell has no legal value.
+        """
+        return ListedTriplet(row["condition"], *(self.parse_member(row, role, where) for role in ROLES))
+
+    def parse_member(self, row: dict[str, str], role: str, where: str) -> Member:
+        """Parse the two cells of a member."""
+        cells = track_id, start = row[f"{role}_id"], row[f"{role}_start"]
+        if cells not in self.members:
+            if not track_id:
+                raise TripletListError(f"{where}: {role}_id is empty")
+            frame = parse_start(start, f"{where}: {role}_start", self.audio) if start else None
+            self.members[cells] = Member(track_id, frame)
+        return self.members[cells]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from disentangled_ml.baselines.base import Baseline
-from disentangled_ml.baselines.controls import Bandwidth, RandomVector, bandwidth
+from disentangled_ml.baselines.controls import Bandwidth, RandomVector
 from disentangled_ml.baselines.mfcc import MfccStatistics
 from disentangled_ml.baselines.vector_quantization import VectorQuantization
 
@@ -24,13 +24,3 @@ BASELINES: dict[str, Callable[..., Baseline]] = {
     "random": RandomVector,
     "bandwidth": Bandwidth,
 }
-
-__all__ = [
-    "BASELINES",
-    "Bandwidth",
-    "Baseline",
-    "MfccStatistics",
-    "RandomVector",
-    "VectorQuantization",
-    "bandwidth",
-]

@@ -18,10 +18,10 @@ from disentangled_ml.config import ConfigError
 from disentangled_ml.files import locked, output_context, writable
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.search.build import (
-    PieceStore,
+    EmbeddedStore,
+    assemble,
     embed_manifest,
     embed_shards,
-    put_together,
     write_header,
     write_index,
     write_npz,
@@ -43,14 +43,15 @@ def main(config: DictConfig) -> None:
     if config.shards is not None:
         index = ShardIndex.read(config.shards)
     else:
-        catalogue = read_manifest(Path(config.manifest), SPLIT_SHARES)
-    store = PieceStore(out, embedder.model.fingerprint)
+        corpus = read_manifest(Path(config.manifest), SPLIT_SHARES)
+    store = EmbeddedStore(out, embedder.model.fingerprint)
+    store.claim()
     with output_context(out), locked(out):
         if config.shards is not None:
-            pieces = embed_shards(embedder, index, store, [config.split] if config.split else SPLITS)
+            batches = embed_shards(embedder, index, store, [config.split] if config.split else SPLITS)
         else:
-            pieces = embed_manifest(embedder, catalogue, store, config.split, config.workers or os.cpu_count() or 1)
-        n_tracks = put_together(out, embedder, store, pieces)
+            batches = embed_manifest(embedder, corpus, store, config.split, config.workers or os.cpu_count() or 1)
+        n_tracks = assemble(out, embedder, store, batches)
         has_index = config.approximate if config.approximate is not None else n_tracks > MOST_EXACT
         if has_index:
             write_index(out, embedder.model.masks)

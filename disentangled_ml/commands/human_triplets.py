@@ -26,15 +26,15 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import MEMBERS, read_samples, sample_context, share_slices
 from datamodules.triplet_lists import comparisons, dim_sim, judged
 from datamodules.triplet_lists.judgements import Judgements
-from disentangled_ml.config import ConfigError
+from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.evaluation.human import condition_weights, human_report
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, track_means
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import TrainedModel, choose_device, load_model
 from disentangled_ml.network.model import embed_in_passes
-from disentangled_ml.progress import progress
+from disentangled_ml.progress import show_progress
 from disentangled_ml.reporting.cells import accuracy_text, aligned
-from disentangled_ml.structures import SPLITS, AudioSettings, Member
+from disentangled_ml.structures import SPLITS, VOTE_COLUMNS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
 
 # Where a folder has several of one recording, the first is taken.
@@ -192,7 +192,7 @@ def read_judgements(path: Path, audio: AudioSettings, least_votes: int | None) -
             header = file.readline()
     except (OSError, UnicodeDecodeError):
         header = ""  # the reader says what is wrong
-    if judged.VOTES[0] in header:
+    if VOTE_COLUMNS[0] in header:
         return judged.read_judged(path, audio, least_votes or judged.LEAST_VOTES)
     if comparisons.IDS[0] in header:
         return comparisons.read_comparisons(path, least_votes or comparisons.LEAST_VOTES)
@@ -258,7 +258,7 @@ def main(config: DictConfig) -> None:
         tracks = stored_tracks(index, source, model.chunk_frames)
     else:
         tracks = recorded_tracks(Path(config.audio), wanted, source, model.chunk_frames, model.audio)
-    table, reasons = embed_members(model, progress(tracks, desc="embed", unit="track"), wanted)
+    table, reasons = embed_members(model, show_progress(tracks, desc="embed", unit="track"), wanted)
     check_finite(table.rows, config.shards or config.audio)
     agreement = [judgement.agreement for judgement in judgements.triplets]
     groups = [judgement.group for judgement in judgements.triplets]

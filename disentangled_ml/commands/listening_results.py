@@ -1,7 +1,7 @@
-"""Say what a listening test found: ``disentangled listening_results listening_test=DIR [out=FILE.csv]``.
+"""Evaluate a listening test: ``disentangled listening_results listening_test=DIR [out=FILE.csv]``.
 
-It shows how far the raters agree, and with ``out`` writes the triplets that their majority makes, as ``evaluate triplets=FILE.csv``
-and ``human_triplets triplets=FILE.csv`` read them. A server may go on asking meanwhile.
+It prints how far the raters agree. With ``out`` it writes the triplets of their majority, which ``evaluate triplets=FILE.csv`` and
+``human_triplets triplets=FILE.csv`` read. A server may continue the test meanwhile.
 """
 
 import logging

@@ -2,36 +2,28 @@
 
 ``index`` is a folder that ``embed`` made. ``like`` is the id of one of its tracks, or a recording (wav, flac, ogg, mp3), which needs
 ``checkpoint=FILE``, the one that embedded the folder. Conditions without a weight have none; without weights each has one.
-``match=best`` or ``dtw`` compares the ``rerank`` tracks that are nearest by their means with the query stretch by stretch (see
+``match=best`` or ``dtw`` sorts the ``rerank`` tracks that are nearest by their means again, by their matching stretches (see
 matching.py); their recordings are decoded anew for that, so it takes seconds.
-``precision=true`` instead of ``like`` tells how many of the k results have the query's labels, against chance.
+``precision=true`` instead of ``like`` measures how many of the k results have the query's labels, against chance.
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
-from datamodules.audio.decoding import UnusableAudio
-from datamodules.batches.recordings import cut_record
-from datamodules.corpora.manifest import section_of
 from disentangled_ml.config import ConfigError
-from disentangled_ml.evaluation.matching import MEAN, match_distances
+from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device, fingerprint
-from disentangled_ml.objective.conditions import label_conditions
-from disentangled_ml.progress import progress
 from disentangled_ml.reporting.cells import aligned, number_text
-from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, EmbeddedCatalogue
+from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack
 from disentangled_ml.search.embedder import Embedder, check_fingerprint
-from disentangled_ml.search.precision import precision_report
+from disentangled_ml.search.precision import catalogue_precision
+from disentangled_ml.search.rematch import rematch
 from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch, open_search
-from disentangled_ml.search.weighted_distance import check_weights, scales
-from disentangled_ml.structures import TrackInfo, TrackRecord
+from disentangled_ml.search.weighted_distance import check_weights
 
 
 def main(config: DictConfig) -> None:
@@ -44,7 +36,7 @@ def main(config: DictConfig) -> None:
         checkpoint = Path(config.checkpoint)
         check_fingerprint(search.catalogue, fingerprint(checkpoint), checkpoint)
     if config.precision:
-        report = measure_precision(search.catalogue, config.k)
+        report = catalogue_precision(search.catalogue, config.k)
         shown = precision_table(report)
     else:
         found = find(config, search)
@@ -55,19 +47,11 @@ def main(config: DictConfig) -> None:
     sys.stdout.write(shown + "\n")
 
 
-def measure_precision(catalogue: EmbeddedCatalogue, k: int) -> dict[str, Any]:
-    """Measure Precision@K per condition, see precision.py."""
-    infos = [TrackInfo(t.track_id, t.artist, 0, t.labels) for t in catalogue.tracks(range(len(catalogue)))]
-    embedding, masks = torch.from_numpy(np.array(catalogue.embedding)), torch.from_numpy(catalogue.model.masks)
-    conditions = label_conditions(catalogue.condition_names, [info.labels for info in infos], catalogue.model.tempo)
-    return precision_report(embedding, masks, conditions, infos, k)
-
-
 def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
     """Find the tracks nearest to the query of a configuration.
 
     Raises:
-        ConfigError: if there is no such track and no such file, or a file without its checkpoint.
+        ConfigError: if there is no such track and no such file, a file without its checkpoint, or no recording to match.
     """
     weights = OmegaConf.to_container(config.weights) or None
     tempo = None if config.tempo is None else tuple(config.tempo)
@@ -89,39 +73,15 @@ def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
     else:
         query = CatalogueTrack("", None, config.like, {})
         found = search.search(embedder.embed(config.like), weights, k, SearchFilters(tempo=tempo), config.method)
-    return found if config.match == MEAN else rematch(config, embedder, search.catalogue, query, found)
-
-
-def rematch(
-    config: DictConfig, embedder: Embedder, catalogue: EmbeddedCatalogue, query: CatalogueTrack, found: list[Result]
-) -> list[Result]:
-    """Return the first k results in the order of the distances between their chunks and those of the query.
-
-    Raises:
-        ConfigError: if a track has no recording.
-        UnusableAudio: naming one that cannot be decoded.
-    """
-    weights = check_weights(OmegaConf.to_container(config.weights) or None, catalogue.condition_names)
-    scale = torch.from_numpy(scales(weights, catalogue.model.masks)).sqrt().float()
-    tracks = progress([query, *(result.track for result in found)], desc="match", unit="track")
-    first, *others = (read_chunks(config, embedder, track) * scale for track in tracks)
-    distances = match_distances([first] * len(others), others, config.match).tolist()
-    matched = [result._replace(distance=distance) for result, distance in zip(found, distances, strict=True)]
-    return sorted(matched, key=lambda result: result.distance)[: config.k]
-
-
-def read_chunks(config: DictConfig, embedder: Embedder, track: CatalogueTrack) -> Tensor:
-    """Embed the non-overlapping chunks of a track's recording: (n, D)."""
-    if track.path is None:
+    if config.match == MEAN:
+        return found
+    if any(track.path is None for track in (query, *(result.track for result in found))):
         raise ConfigError(
             f"match={config.match} needs the recordings, but {config.index} was embedded from shards: embed it from "
             f"manifest=CSV, or use match={MEAN}"
         )
-    record, notes = TrackRecord(track.track_id, track.path, None, "", {}, section_of(track.track_id)), embedder.model
-    try:
-        return embedder.embed_chunks(cut_record(record, notes.audio, embedder.source, notes.chunk_frames))
-    except UnusableAudio as error:
-        raise UnusableAudio(f"{track.path}: {error}; use match={MEAN}") from error
+    checked = check_weights(weights, search.catalogue.condition_names)
+    return rematch(embedder, query, found, checked, config.match)[: config.k]
 
 
 def as_json(result: Result) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Open a page to search a catalogue in a browser: ``disentangled serve checkpoint=FILE index=DIR``.
 
-The page finds what is similar to a track of the catalogue or to an uploaded recording, with a slider per condition, and shows a map of
-the catalogue. With ``listening_test=DIR`` it also asks people which of two recordings is more similar to a reference. It is for this
-machine alone unless ``host`` says otherwise. See docs/serve.md.
+The page finds the tracks most similar to a track of the catalogue or to an uploaded recording, with a slider per condition, and shows a
+map of the catalogue. With ``listening_test=DIR`` it also asks people which of two recordings is more similar to a reference. Only this
+machine can reach it unless ``host`` says otherwise. See docs/serve.md.
 """
 
 import logging
@@ -19,19 +19,14 @@ import uvicorn
 from omegaconf import DictConfig
 
 from datamodules.audio.bounded_decoding import Bounds, decode_bounded
-from datamodules.triplet_lists.lists import read_triplets, write_triplets
 from disentangled_ml.config import ConfigError
 from disentangled_ml.network.checkpoint import choose_device
-from disentangled_ml.objective.conditions import label_conditions
 from disentangled_ml.search.embedder import Embedder
-from disentangled_ml.structures import ListedTriplet
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import is_loopback
-from disentangled_ml.web.listening.draw import MAX_TRACKS, as_questions, draw_triplets
-from disentangled_ml.web.listening.questions import Question
-from disentangled_ml.web.listening.session import LIST_FILE, ListeningTest
+from disentangled_ml.web.listening.draw import open_listening_test
 from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits
-from disentangled_ml.web.view import CatalogueView, recording_of, some_rows
+from disentangled_ml.web.view import CatalogueView
 
 logger = logging.getLogger("serve")
 
@@ -65,7 +60,8 @@ def main(config: DictConfig) -> None:
     threading.Thread(target=warm_up_index, args=(view,), daemon=True).start()
     sys.stdout.write(f"serving {len(view.catalogue):,} tracks on {address_of(listening_socket)} (end it with Ctrl-C)\n")
     sys.stdout.flush()
-    with suppress(KeyboardInterrupt):  # how it is ended
+    # Ctrl-C is how it is ended.
+    with suppress(KeyboardInterrupt):
         uvicorn.Server(settings).run(sockets=[listening_socket])
 
 
@@ -116,54 +112,3 @@ def address_of(listening_socket: socket.socket) -> str:
     """Return the address that a browser opens."""
     host, port = listening_socket.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-
-
-def open_listening_test(folder: Path, view: CatalogueView, n: int, seed: int) -> ListeningTest:
-    """Open the listening test of a folder; its questions are drawn from the catalogue where it has no list.
-
-    Raises:
-        ConfigError: if there is nothing to ask.
-        OSError: if the folder cannot be used.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path, audio = folder / LIST_FILE, view.catalogue.model.audio
-    if not path.exists():
-        write_triplets(path, draw_from(view, n, seed), audio)
-    questions = as_questions(read_triplets(path, audio), audio)
-    asked = [question for question in questions if is_audible(question, view)]
-    if len(asked) < len(questions):
-        logger.warning(
-            "%d of %d questions of %s are left out: the catalogue has no recording of a track",
-            len(questions) - len(asked),
-            len(questions),
-            path,
-        )
-    if not asked:
-        raise ConfigError(
-            f"listening_test={folder}: no question has all three recordings; give audio=DIR, or another list"
-        )
-    test = ListeningTest(asked, folder)
-    if test.damaged:
-        logger.warning("%s: %d damaged lines are no answers", test.file.path, test.damaged)
-    return test
-
-
-def is_audible(question: Question, view: CatalogueView) -> bool:
-    """Return whether all recordings of a question exist."""
-    return all(view.recording(excerpt.track_id) is not None for excerpt in question[1:])
-
-
-def draw_from(view: CatalogueView, n: int, seed: int) -> list[ListedTriplet]:
-    """Draw the questions of a listening test from the tracks that have recordings.
-
-    Raises:
-        ValueError: if they are fewer than three.
-    """
-    catalogue = view.catalogue
-    tracks = catalogue.tracks(some_rows(len(catalogue), MAX_TRACKS).tolist())
-    tracks = [track for track in tracks if recording_of(track, view.root) is not None]
-    labels = [track.labels for track in tracks]
-    labelled = [name for name in catalogue.condition_names if any(name in each for each in labels)]
-    conditions = label_conditions(labelled, labels, catalogue.model.tempo)
-    ids, artists = [track.track_id for track in tracks], [track.artist for track in tracks]
-    return draw_triplets(ids, artists, labels, conditions, n, seed)

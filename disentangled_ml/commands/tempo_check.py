@@ -23,7 +23,7 @@ from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.tempo_metrics import FACTORS, TOLERANCE, tempo_report
 from disentangled_ml.files import atomic_write, writable
-from disentangled_ml.progress import progress
+from disentangled_ml.progress import show_progress
 from disentangled_ml.reporting.cells import accuracy_text
 from disentangled_ml.structures import Rejected, TrackRecord
 
@@ -79,11 +79,8 @@ def known_tempi(manifest: Path, column: str) -> KnownTempi:
 def estimate_all(records: Sequence[TrackRecord], estimator: str, workers: int) -> list[float | Rejected | None]:
     """Estimate the tempi of recordings in parallel, with a progress bar."""
     groups = list(grouped(records))
-    pool = Workers(min(workers, len(groups)), partial(estimate, estimator=estimator))
-    try:
-        return list(progress(pool.map(groups), total=len(records), desc="estimate", unit="track"))
-    finally:
-        pool.stop()
+    with Workers(min(workers, len(groups)), partial(estimate, estimator=estimator)) as pool:
+        return list(show_progress(pool.map(groups), total=len(records), desc="estimate", unit="track"))
 
 
 def write_tempi(path: Path, rows: Sequence[tuple[str, float, float | None]]) -> None:

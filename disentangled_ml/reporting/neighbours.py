@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,29 +29,6 @@ class TrackView(NamedTuple):
     artist: str
     labels: dict[str, str]
     clip: int | None
-
-
-class NeighbourView(NamedTuple):
-    """Neighbour of a query; ``similar`` is the relation of their labels, None where they do not decide."""
-
-    track: TrackView
-    distance: float
-    similar: bool | None
-
-
-class SpaceView(NamedTuple):
-    """Neighbours of a query in the subspace of a condition, or in all dimensions (no condition)."""
-
-    title: str
-    condition: str | None
-    neighbours: list[NeighbourView]
-
-
-class QueryView(NamedTuple):
-    """Query with its neighbours in every space."""
-
-    track: TrackView
-    spaces: list[SpaceView]
 
 
 @dataclass(frozen=True)
@@ -160,18 +137,19 @@ def view_queries(
     queries: Sequence[int],
     found: Mapping[str | None, list[list[Neighbour]]],
     clips: Mapping[str, int],
-) -> list[QueryView]:
-    """Return the queries with what was found in every space, and the numbers of the clips by track id."""
+) -> list[dict[str, Any]]:
+    """Return what the page shows of queries, given their neighbours in every space and the numbers of the clips by track id.
+
+    Returns:
+        ``[{"track": TrackView, "spaces": [{"title", "condition", "neighbours": [{"track", "distance", "similar"}]}]}]``. ``similar``
+        is the relation of the labels of query and neighbour, None where they do not decide.
+    """
+    views = [view_track(info, clips) for info in tracks.infos]
     similar = {condition.name: similar_tracks(condition, tracks.infos, queries) for condition in tracks.conditions}
-
-    def view_space(space: str | None, i: int) -> SpaceView:
-        marks = similar[space][i] if space in similar else {}
-        near = [
-            NeighbourView(view_track(tracks.infos[n.row], clips), n.distance, marks.get(n.row)) for n in found[space][i]
-        ]
-        return SpaceView(space or WHOLE, space, near)
-
-    return [
-        QueryView(view_track(tracks.infos[query], clips), [view_space(space, i) for space in found])
-        for i, query in enumerate(queries)
-    ]
+    shown = [{"track": views[query], "spaces": []} for query in queries]
+    for space, lists in found.items():
+        marks = similar.get(space, [{}] * len(queries))
+        for entry, near, mark in zip(shown, lists, marks, strict=True):
+            rows = [{"track": views[n.row], "distance": n.distance, "similar": mark.get(n.row)} for n in near]
+            entry["spaces"].append({"title": space or WHOLE, "condition": space, "neighbours": rows})
+    return shown

@@ -30,7 +30,7 @@ TRACK = {
 
 
 def published(space: str, system: str, names: Collection[str]) -> dict[str, float]:
-    """Give the paper's accuracies of a system in a space, ``all`` or ``sub``; empty where it has none.
+    """Return the paper's accuracies of a system in a space, ``all`` or ``sub``; empty where it has none.
 
     The mean is over its four conditions, so it is left out where the names are others.
 

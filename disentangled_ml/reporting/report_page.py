@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from disentangled_ml.reporting.neighbours import QueryView
 from disentangled_ml.reporting.page_tables import (
     ReportTable,
     comparison_tables,
@@ -61,7 +60,7 @@ class Page:
         shards: Folder of the shards of the run, if its configuration names it.
         tables: In order.
         figures: In order.
-        queries: Tracks with their neighbours.
+        queries: Tracks with their neighbours, see ``neighbours.view_queries``.
         clips: Sounds as data URIs, by number.
     """
 
@@ -73,7 +72,7 @@ class Page:
     shards: str | None = None
     tables: list[ReportTable] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
-    queries: list[QueryView] = field(default_factory=list)
+    queries: list[dict[str, Any]] = field(default_factory=list)
     clips: list[str] = field(default_factory=list)
 
 

@@ -1,7 +1,7 @@
 """Candidates of a large catalogue by FAISS, for any weights of the conditions (the only file that imports faiss).
 
-The weights are known only when a search comes, and who is near by genre is not near by mood. So the index neither sorts the tracks
-into neighbourhoods nor keeps lists per condition: it keeps a short code of every track, in which any weights can be compared.
+The weights are known only at the search, and a track that is near by genre need not be near by mood. So the index neither sorts the
+tracks into neighbourhoods nor keeps lists per condition: it keeps a short code of every track, in which any weights can be compared.
 A product quantiser cuts the embedding into pairs of dimensions and rounds each to one of 16 points: 4 bits. A search stretches
 query and points by sqrt(s), s = sum_c w_c m_c^2, which makes the weighted distance a plain one, and compares the query with all
 codes, a sixteenth of the bytes of the embedding, in the registers of the processor (FAISS's "fast scan", after F. Andre, A.-M.

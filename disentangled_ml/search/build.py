@@ -1,36 +1,31 @@
-"""Make an embedded catalogue, piece by piece: what a killed run has finished is kept, and another model's pieces are refused.
+"""Embed a catalogue batch by batch: a killed run keeps what it has finished, and another model's batches are refused.
 
-A piece is some hundred rows of a manifest, or one tar of shards. It is embedded by itself and written whole as one file,
-``DIR/pieces/NAME.npz``, with the fingerprint of the model and of what it was made of. So a run that was killed loses the piece it was
-at, and one that goes on makes the same arrays as one that was never interrupted. When all pieces are there the catalogue is put
-together from them. The pieces stay: a manifest that has grown costs only its new rows.
+A batch is some hundred rows of a manifest, or one tar of shards. It is embedded by itself and written as one file,
+``DIR/pieces/NAME.npz``, with the fingerprint of the model and of what it was made of. When all batches are there the catalogue is
+assembled from them. They stay: a manifest that has grown costs only its new rows.
 """
-
-from __future__ import annotations
 
 import csv
 import hashlib
 import json
-import logging
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 
-from datamodules.audio.decoding import MISSING_FILE
 from datamodules.batches.composer import StreamedTrack
-from datamodules.batches.recordings import cut_recordings
+from datamodules.batches.cutting import cut_recordings
 from datamodules.batches.streams import Source
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
+from datamodules.shards.resumable import Batch, BatchStore, counted, usable, work_through
 from datamodules.shards.tar import MEMBERS, ShardSlice, read_samples, sample_context
 from datamodules.shards.workers import Workers
-from disentangled_ml.files import as_json, atomic_write, read_object, remove_unfinished, write_json
-from disentangled_ml.progress import Progress, progress
+from disentangled_ml.files import as_json, atomic_write, remove_unfinished, write_json
+from disentangled_ml.progress import show_progress
 from disentangled_ml.search.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
@@ -48,29 +43,12 @@ from disentangled_ml.search.catalogue import (
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import DUPLICATE, Corpus, Rejected, TrackInfo, TrackRecord, chunk_grid, name_code
 
-PIECES, CLAIM = "pieces", "model.json"
-ROWS_PER_PIECE = 256  # of a manifest: some minutes of decoding
-ROWS_PER_GROUP = 4  # recordings that a process is given at a time
-logger = logging.getLogger("embed")
+ROWS_PER_BATCH = 256  # of a manifest: some minutes of decoding
 Chunks = tuple[CatalogueTrack, np.ndarray]
 
 
-class Piece(NamedTuple):
-    """Name a piece, and what it is made of.
-
-    Attributes:
-        name: Of its file.
-        digest: Of the rows or the shard; another one makes it another piece.
-        size: Number of tracks, rejected ones included.
-    """
-
-    name: str
-    digest: str
-    size: int
-
-
-class Made(NamedTuple):
-    """Hold a piece that is made.
+class EmbeddedBatch(NamedTuple):
+    """A finished batch.
 
     Shape:
         embedding: (n, D) float32, a row per track.
@@ -81,91 +59,49 @@ class Made(NamedTuple):
     rejected: list[Rejected]
 
 
-class PieceStore:
-    """Keep the pieces of a catalogue in its folder.
+class EmbeddedStore(BatchStore):
+    """The embedded batches of a catalogue, in its folder; the job is the fingerprint of the model."""
 
-    Args:
-        folder: Of the catalogue.
-        model: Fingerprint of the model.
+    FOLDER, CLAIM, KEY = "pieces", "model.json", "model"
+    ERROR = CatalogueError
+    ANOTHER = "embeddings of another checkpoint (sha256 {owner:.12}..., not {job:.12}...)"
 
-    Raises:
-        CatalogueError: if the folder holds another model's pieces, or cannot be made.
-    """
+    def path(self, batch: Batch) -> Path:
+        """Return the path of a batch."""
+        return self.folder / f"{batch.name}.npz"
 
-    def __init__(self, folder: Path, model: str):
-        self.folder, self.model = folder / PIECES, model
-        claim = self.folder / CLAIM
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CatalogueError(
-                f"out={folder} cannot be made ({error.strerror}): give a folder that can be written to"
-            ) from error
-        found = read_object(claim).get("model")
-        if found is None:
-            write_json(claim, {"model": model})
-        elif found != model:
-            raise CatalogueError(
-                f"{folder} holds embeddings of another checkpoint (sha256 {str(found)[:12]}..., not {model[:12]}...): give "
-                "another out=DIR, or delete that folder"
-            )
-
-    def path(self, piece: Piece) -> Path:
-        """Say where a piece lies."""
-        return self.folder / f"{piece.name}.npz"
-
-    def write(self, piece: Piece, made: Made) -> None:
-        """Write a piece, whole or not at all."""
+    def write(self, batch: Batch, embedded: EmbeddedBatch) -> None:
+        """Write a batch atomically."""
         notes = {
-            "model": self.model,
-            "digest": piece.digest,
-            "tracks": [track._asdict() for track in made.tracks],
-            "rejected": made.rejected,
+            "model": self.job,
+            "digest": batch.digest,
+            "tracks": [track._asdict() for track in embedded.tracks],
+            "rejected": embedded.rejected,
         }
-        with atomic_write(self.path(piece), "wb") as file:
-            np.savez(file, embedding=made.embedding, notes=np.frombuffer(as_json(notes).encode(), np.uint8))
+        with atomic_write(self.path(batch), "wb") as file:
+            np.savez(file, embedding=embedded.embedding, notes=np.frombuffer(as_json(notes).encode(), np.uint8))
 
-    def read(self, piece: Piece) -> Made | None:
-        """Read a piece; None if it is not there whole, or of other rows or another model."""
+    def read(self, batch: Batch) -> EmbeddedBatch | None:
+        """Read a batch; None if it is missing or damaged, or of other rows or another model."""
         try:
-            with np.load(self.path(piece), allow_pickle=False) as content:
+            with np.load(self.path(batch), allow_pickle=False) as content:
                 embedding, notes = content["embedding"], json.loads(content["notes"].tobytes())
-            if (notes["model"], notes["digest"]) != (self.model, piece.digest):
+            if (notes["model"], notes["digest"]) != (self.job, batch.digest):
                 return None
             tracks = [CatalogueTrack(**track) for track in notes["tracks"]]
-            made = Made(embedding, tracks, [Rejected(*line) for line in notes["rejected"]])
+            rejected = [Rejected(*line) for line in notes["rejected"]]
         except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, BadZipFile):
             return None
-        return made if len(embedding) == len(tracks) and embedding.dtype == np.float32 else None
-
-    def must_read(self, piece: Piece) -> Made:
-        """Read a piece that was made.
-
-        Raises:
-            CatalogueError: if it is gone or damaged since.
-        """
-        made = self.read(piece)
-        if made is None:
-            raise CatalogueError(f"{self.path(piece)} is gone or damaged: repeat the command, which makes it anew")
-        return made
-
-    def is_made(self, piece: Piece) -> bool:
-        """Tell whether a piece is there whole, and nothing that was missing or damaged may be there now."""
-        made = self.read(piece)
-        return made is not None and not any(may_be_mended(rejected) for rejected in made.rejected)
+        is_whole = len(embedding) == len(tracks) and embedding.dtype == np.float32
+        return EmbeddedBatch(embedding, tracks, rejected) if is_whole else None
 
 
-def may_be_mended(rejected: Rejected) -> bool:
-    """Tell whether it is worth another try: a recording that was missing and is there now, or a damaged shard."""
-    return not rejected.track_id or (rejected.reason == MISSING_FILE and Path(rejected.path).is_file())
-
-
-def manifest_pieces(catalogue: Corpus, split: str | None) -> Iterator[tuple[Piece, list[TrackRecord | Rejected]]]:
-    """Divide the rows of a catalogue into pieces, in reading order; a repeated track is rejected."""
+def manifest_batches(corpus: Corpus, split: str | None) -> Iterator[tuple[Batch, list[TrackRecord | Rejected]]]:
+    """Divide the rows of a corpus into batches, in reading order; a repeated track is rejected."""
     seen: set[int] = set()
 
     def rows() -> Iterator[TrackRecord | Rejected]:
-        for row in catalogue.rows():
+        for row in corpus.rows():
             if isinstance(row, Rejected):
                 yield row
             elif split is None or row.split == split:
@@ -175,41 +111,23 @@ def manifest_pieces(catalogue: Corpus, split: str | None) -> Iterator[tuple[Piec
                 seen.add(key)
 
     remaining, number = rows(), 0
-    while part := list(islice(remaining, ROWS_PER_PIECE)):
+    while part := list(islice(remaining, ROWS_PER_BATCH)):
         digest = hashlib.sha256(repr([tuple(row) for row in part]).encode()).hexdigest()
-        yield Piece(f"rows-{number:06d}", digest, len(part)), part
+        yield Batch(f"rows-{number:06d}", len(part), digest), part
         number += 1
 
 
 def embed_manifest(
-    embedder: Embedder, catalogue: Corpus, store: PieceStore, split: str | None, workers: int
-) -> list[Piece]:
-    """Embed the recordings of a manifest; give its pieces in order, all of them made."""
-    pieces, begun, notes = [], deque(), embedder.model
-    total = sum(piece.size for piece, _ in manifest_pieces(catalogue, split))
+    embedder: Embedder, corpus: Corpus, store: EmbeddedStore, split: str | None, workers: int
+) -> list[Batch]:
+    """Embed the recordings of a manifest; return its batches in order, all of them finished."""
+    notes, batches = embedder.model, [batch for batch, _ in manifest_batches(corpus, split)]
     work = partial(cut_recordings, audio=notes.audio, source=embedder.source, frames=notes.chunk_frames)
-    pool = Workers(workers, work)
-    with progress(total=total, unit="track", desc="embed") as counter:
-
-        def groups() -> Iterator[list[TrackRecord | Rejected]]:
-            for piece, rows in manifest_pieces(catalogue, split):
-                pieces.append(piece)
-                if store.is_made(piece):
-                    counter.update(piece.size)
-                else:
-                    begun.append((piece, rows))
-                    yield from (rows[first : first + ROWS_PER_GROUP] for first in range(0, len(rows), ROWS_PER_GROUP))
-
-        try:
-            results = pool.map(groups())
-            for first in results:  # of a piece, the results of whose rows follow each other
-                piece, rows = begun.popleft()
-                cut = zip(rows, chain([first], islice(results, piece.size - 1)), strict=True)
-                tracks = (with_record(row, result) for row, result in cut)
-                store.write(piece, embed_piece(embedder, counted(tracks, counter)))
-        finally:
-            pool.stop()
-    return pieces
+    total = sum(batch.size for batch in batches)
+    with Workers(workers, work) as pool, show_progress(total=total, unit="track", desc="embed") as progress:
+        for batch, rows, results in work_through(manifest_batches(corpus, split), store, pool, progress):
+            store.write(batch, embed_batch(embedder, map(with_record, rows, results)))
+    return batches
 
 
 def with_record(row: TrackRecord | Rejected, result: np.ndarray | Rejected) -> Chunks | Rejected:
@@ -219,8 +137,8 @@ def with_record(row: TrackRecord | Rejected, result: np.ndarray | Rejected) -> C
     return CatalogueTrack(row.track_id, row.artist, row.path, dict(row.labels)), result
 
 
-def embed_shards(embedder: Embedder, index: ShardIndex, store: PieceStore, splits: Sequence[str]) -> list[Piece]:
-    """Embed the tracks of some splits of shards; give the pieces in order, all of them made.
+def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, splits: Sequence[str]) -> list[Batch]:
+    """Embed the tracks of some splits of shards; return the batches in order, all of them finished.
 
     Raises:
         CatalogueError: if the shards do not fit the network.
@@ -235,14 +153,14 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: PieceStore, split
         )
     source = Source(index, [], embedder.source, embedder.model.chunk_frames)
     shards = [shard for split in splits for shard in index.splits[split]]
-    pieces = [Piece(Path(shard.file).stem, f"{index.fingerprint()} {shard.file}", shard.samples) for shard in shards]
-    with progress(total=sum(piece.size for piece in pieces), unit="track", desc="embed") as counter:
-        for piece, shard in zip(pieces, shards, strict=True):
-            if store.is_made(piece):
-                counter.update(piece.size)
+    batches = [Batch(Path(shard.file).stem, shard.samples, f"{index.fingerprint()} {shard.file}") for shard in shards]
+    with show_progress(total=sum(batch.size for batch in batches), unit="track", desc="embed") as progress:
+        for batch, shard in zip(batches, shards, strict=True):
+            if store.is_finished(batch):
+                progress.update(batch.size)
             else:
-                store.write(piece, embed_piece(embedder, counted(read_shard(source, shard), counter)))
-    return pieces
+                store.write(batch, embed_batch(embedder, counted(read_shard(source, shard), progress)))
+    return batches
 
 
 def read_shard(source: Source, shard: Shard) -> Iterator[Chunks | Rejected]:
@@ -274,40 +192,25 @@ def cut_track(info: TrackInfo, track: StreamedTrack, frames: int) -> Chunks | Re
     return CatalogueTrack(info.track_id, info.artist, None, info.labels), chunks
 
 
-def embed_piece(embedder: Embedder, tracks: Iterable[Chunks | Rejected]) -> Made:
-    """Embed the tracks of a piece."""
+def embed_batch(embedder: Embedder, tracks: Iterable[Chunks | Rejected]) -> EmbeddedBatch:
+    """Embed the tracks of a batch."""
     rejected: list[Rejected] = []
-
-    def usable() -> Iterator[Chunks]:
-        for track in tracks:
-            if isinstance(track, Rejected):
-                rejected.append(track)
-            else:
-                yield track
-
     found: list[CatalogueTrack] = []
     rows: list[np.ndarray] = []
-    for track, row in embedder.embed_tracks(usable()):
+    for track, row in embedder.embed_tracks(usable(tracks, rejected)):
         if np.isfinite(row).all():
             found.append(track)
             rows.append(row)
         else:
             rejected.append(Rejected(track.track_id, track.path or "", "its embedding is not finite"))
     embedding = np.stack(rows) if rows else np.empty((0, embedder.model.masks.shape[1]), np.float32)
-    return Made(embedding, found, rejected)
+    return EmbeddedBatch(embedding, found, rejected)
 
 
-def counted(tracks: Iterable[Chunks | Rejected], counter: Progress) -> Iterator[Chunks | Rejected]:
-    """Show the tracks as they come."""
-    for track in tracks:
-        counter.update()
-        yield track
+def assemble(folder: Path, embedder: Embedder, store: EmbeddedStore, batches: Sequence[Batch]) -> int:
+    """Write the catalogue of finished batches, and what was rejected; return the number of its tracks.
 
-
-def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Sequence[Piece]) -> int:
-    """Write the catalogue of pieces that are made, and what was rejected; give the number of its tracks.
-
-    Its header goes first and ``write_header`` gives it back last: a folder with a header is whole.
+    Its header is removed first and written last, by ``write_header``: a folder with a header is complete.
 
     Raises:
         CatalogueError: if no track is usable.
@@ -316,10 +219,10 @@ def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Se
     with atomic_write(folder / "rejected.csv") as file:
         rejected = csv.writer(file)
         rejected.writerow(Rejected._fields)
-        for piece in pieces:
-            made = store.must_read(piece)
-            counts.append(len(made.tracks))
-            rejected.writerows(made.rejected)
+        for batch in batches:
+            embedded = store.read_finished(batch)
+            counts.append(len(embedded.tracks))
+            rejected.writerows(embedded.rejected)
     if not sum(counts):
         raise CatalogueError(f"no track is usable, see the reasons in {folder / 'rejected.csv'}")
     (folder / HEADER).unlink(missing_ok=True)
@@ -332,10 +235,10 @@ def put_together(folder: Path, embedder: Embedder, store: PieceStore, pieces: Se
         atomic_write(folder / COLUMNS_FILE, "wb") as file,
     ):
         np.lib.format.write_array_header_1_0(arrays, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        for piece in progress(pieces, unit="piece", desc="put together"):
-            made = store.must_read(piece)
-            arrays.write(made.embedding.astype("<f4").tobytes())
-            for track in made.tracks:
+        for batch in show_progress(batches, unit="batch", desc="assemble"):
+            embedded = store.read_finished(batch)
+            arrays.write(embedded.embedding.astype("<f4").tobytes())
+            for track in embedded.tracks:
                 columns[row] = column_values(track, lines.tell())
                 lines.write(as_json(track._asdict()).encode() + b"\n")
                 row += 1
@@ -357,13 +260,13 @@ def write_index(folder: Path, masks: np.ndarray) -> None:
 
 
 def write_header(folder: Path, embedder: Embedder, n_tracks: int) -> None:
-    """Write what makes the folder a catalogue, and remove what killed processes have left."""
+    """Write what makes the folder a catalogue, and remove what killed processes left."""
     write_json(
         folder / HEADER,
         {"format_version": FORMAT_VERSION, "tracks": n_tracks, **describe_model(embedder.model)},
         indent=None,
     )
-    for part in (folder, folder / PIECES):
+    for part in (folder, folder / EmbeddedStore.FOLDER):
         remove_unfinished(part)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from datamodules.audio.decoding import UnusableAudio, decode
-from datamodules.batches.recordings import cut_waveform
+from datamodules.batches.cutting import cut_waveform
 from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.network.model import CHUNKS_PER_PASS, embed_in_passes
 from disentangled_ml.search.catalogue import CatalogueError, EmbeddedCatalogue
@@ -85,7 +85,7 @@ class Embedder:
 
     def embed_together(self, tracks: list[np.ndarray]) -> np.ndarray:
         """Embed the chunks of some tracks: T arrays (n, ...) to (T, D)."""
-        rows = self.embed_chunks(np.concatenate(tracks))
+        rows = embed_in_passes(self.network, torch.from_numpy(np.concatenate(tracks))).cpu()
         sums = torch.stack([part.sum(0) for part in rows.split([len(track) for track in tracks])])
         return normalize(sums, dim=1).numpy()
 

@@ -1,4 +1,4 @@
-"""Precision of search: of the tracks found by one condition alone, how many have in common with the query what it is about?
+"""Precision of search: how many of the tracks that are found by one condition alone share its labels with the query?
 
 Every query is a track of the catalogue; its gallery and what is relevant in it are those of retrieval.py: the tracks that the
 condition decides about, without the query itself and without tracks by the same known artist; relevant are the positives of the
@@ -14,6 +14,7 @@ are averaged over the queries that count.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,8 @@ from disentangled_ml.evaluation.retrieval import (
     distances_between,
     subspaces,
 )
-from disentangled_ml.objective.conditions import Condition, group_numbers
+from disentangled_ml.objective.conditions import Condition, group_numbers, label_conditions
+from disentangled_ml.search.catalogue import EmbeddedCatalogue
 from disentangled_ml.structures import TrackInfo
 
 MOST_QUERIES = 1_000  # of a large catalogue, evenly spaced
@@ -52,33 +54,6 @@ def precision_at_k(distance: Tensor, relevant: Tensor, gallery: Tensor, k: int) 
     room = taken - nearer.sum(1) - (tied & ~relevant).sum(1)
     hits = (nearer & relevant).sum(1) + room.clamp(min=0)
     return torch.where(relevant.any(1), hits.double() / taken, torch.nan)
-
-
-def chance_precision(relevant: Tensor, gallery: Tensor) -> Tensor:
-    """Compute the expected Precision@K of each query in a random order, for any K.
-
-    Shape:
-        relevant, gallery: (Q, N) bool; returns: (Q,) float64, NaN for a query without relevant tracks in its gallery.
-
-    >>> relevant = torch.tensor([[True, False, True, True], [False] * 4])
-    >>> chance_precision(relevant, torch.tensor([[True, True, False, False]]).expand(2, 4)).tolist()
-    [0.5, nan]
-    """
-    hits = (relevant & gallery).sum(1).double()
-    return torch.where(hits > 0, hits / gallery.sum(1), torch.nan)
-
-
-def best_precision(relevant: Tensor, gallery: Tensor, k: int) -> Tensor:
-    """Compute Precision@K of each query in a perfect order.
-
-    Shape:
-        relevant, gallery: (Q, N) bool; returns: (Q,) float64, NaN for a query without relevant tracks in its gallery.
-
-    >>> best_precision(torch.tensor([[True, False, True, False]]), torch.ones(1, 4, dtype=torch.bool), k=3).item()
-    0.6666666666666666
-    """
-    hits, taken = (relevant & gallery).sum(1).clamp(max=k), gallery.sum(1).clamp(max=k)
-    return torch.where(hits > 0, hits.double() / taken, torch.nan)
 
 
 def precision_report(
@@ -118,17 +93,23 @@ def precision_report(
             relation = condition.relate(label[rows], label)
             gallery = apart & (relation.positive | relation.negative)
             in_subspace = distances_between(subspace[rows], subspace)
-            found[condition.name].append(
-                torch.stack(
-                    [
-                        precision_at_k(in_subspace, relation.positive, gallery, k),
-                        precision_at_k(in_whole, relation.positive, gallery, k),
-                        chance_precision(relation.positive, gallery),
-                        best_precision(relation.positive, gallery, k),
-                    ]
-                )
-            )
+            hits, size = (relation.positive & gallery).sum(1).double(), gallery.sum(1)
+            scores = [
+                precision_at_k(in_subspace, relation.positive, gallery, k),
+                precision_at_k(in_whole, relation.positive, gallery, k),
+                torch.where(hits > 0, hits / size, torch.nan),  # in a random order
+                torch.where(hits > 0, hits.clamp(max=k) / size.clamp(max=k), torch.nan),  # in a perfect order
+            ]
+            found[condition.name].append(torch.stack(scores))
     return {"k": k, "conditions": {name: average(torch.cat(parts, 1)) for name, parts in found.items()}}
+
+
+def catalogue_precision(catalogue: EmbeddedCatalogue, k: int) -> dict[str, Any]:
+    """Report Precision@K per condition of a catalogue."""
+    infos = [TrackInfo(t.track_id, t.artist, 0, t.labels) for t in catalogue.tracks(range(len(catalogue)))]
+    embedding, masks = torch.from_numpy(np.array(catalogue.embedding)), torch.from_numpy(catalogue.model.masks)
+    conditions = label_conditions(catalogue.condition_names, [info.labels for info in infos], catalogue.model.tempo)
+    return precision_report(embedding, masks, conditions, infos, k)
 
 
 def choose_rows(n_tracks: int) -> Tensor:

@@ -42,9 +42,9 @@ class Result(NamedTuple):
 
     Attributes:
         row: In the catalogue.
-        track: What is known about it.
-        distance: Weighted, from the query.
-        distances: Per condition, in its subspace and without its weight; the sum of their weighted squares is that of ``distance``.
+        track: Of that row.
+        distance: Weighted distance from the query.
+        distances: Distance in the subspace of each condition, without its weight; the weighted squares sum to that of ``distance``.
     """
 
     row: int
@@ -58,9 +58,9 @@ class SearchFilters:
     """Tracks that may be found.
 
     Attributes:
-        without_row: The query itself; None: every row may.
-        without_artist: Whose tracks are left out; None: nobody's.
-        tempo: Slowest and fastest in BPM; tracks of unknown tempo are left out. None: any.
+        without_row: Row that is left out, that of the query.
+        without_artist: Artist whose tracks are left out.
+        tempo: Slowest and fastest in BPM; it leaves out tracks of unknown tempo.
     """
 
     without_row: int | None = None

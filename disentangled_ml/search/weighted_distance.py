@@ -1,10 +1,10 @@
-"""The distance of two tracks as to several conditions at once, each with its weight.
+"""The distance of two tracks in several conditions at once, each with its weight.
 
 With a weight w_c >= 0 per condition and the masks m_c of the model
 
     D(x, y)^2 = sum_c w_c || x * m_c - y * m_c ||^2 = sum_d s_d (x_d - y_d)^2,    s = sum_c w_c m_c^2
 
-(a mask enters squared, as in the loss). A condition of weight zero has no say. Scaling all weights scales all distances alike and
+(a mask enters squared, as in the loss). A condition of weight zero does not count. Scaling all weights scales all distances alike and
 changes no ranking.
 """
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from disentangled_ml.config import ConfigError
+from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.network.checkpoint import load_checkpoint
 
 RESUMABLE_OVERRIDES = (  # prefixes of the keys that may change

@@ -5,7 +5,7 @@ import os
 from itertools import count
 from pathlib import Path
 
-from disentangled_ml.config import ConfigError
+from disentangled_ml.config.errors import ConfigError
 
 # Passes the choice on to the rank processes, which are started again from argv.
 RUN_DIR_VARIABLE = "DISENTANGLED_ML_RUN_DIR"

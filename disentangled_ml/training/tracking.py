@@ -26,7 +26,7 @@ from urllib.parse import urlparse
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from disentangled_ml.config import ConfigError
+from disentangled_ml.config.errors import ConfigError
 
 if TYPE_CHECKING:
     import wandb

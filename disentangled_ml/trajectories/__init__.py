@@ -1,1 +1,1 @@
-"""Tracks that change: curves, novelty and change points, how well these are found, and comparison stretch by stretch."""
+"""Tracks that change: curves, novelty and change points, and how well these are found."""

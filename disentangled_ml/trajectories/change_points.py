@@ -3,13 +3,13 @@
 A track is a sequence of overlapping chunks; row i of the embedding (N, D) is the chunk that begins at ``starts[i]``. A condition
 looks at it through its mask, as the loss does.
 
-* *Curves*: the first two principal components of the track's chunks in the subspace. They show when a track moves, where it stays,
-  and whether it comes back; their unit is that of the embedding's distances.
+* *Curves*: the first two principal components of the track's chunks in the subspace, in the unit of the embedding's distances. They
+  show when a track moves, where it stays, and whether it comes back.
 * *Self-similarity*: 1 - D / 2, of the masked distances D of all pairs of chunks, of which none exceeds 2.
 * *Novelty* at a time: the masked distance between the mean of the chunks that lie wholly within ``context`` before it and the mean of
   those wholly within ``context`` after it, so that no chunk has music of both sides. Its square is J. Foote's novelty ("Automatic audio
   segmentation using a measure of audio novelty", ICME 2000) with a flat checkerboard kernel on the similarities
-  - D ** 2 / 2, but for a factor and for the chunks across the middle, which are left out; a test holds this. At the ends of a track
+  - D ** 2 / 2, up to a factor and without the chunks across the middle; a test holds this. At the ends of a track
   the context is cut off there.
 * *Change points*: local maxima of the novelty that reach a threshold, the highest first, none nearer to a higher one than ``min_gap``.
 

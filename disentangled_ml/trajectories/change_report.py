@@ -59,11 +59,6 @@ class Detector:
         return share_of_firing(chosen) if chosen else None
 
 
-def changing_conditions(tracks: Sequence[ChangingTrack], names: Sequence[str]) -> list[str]:
-    """Return the conditions that change in recordings of both splits: the others cannot be scored."""
-    return [name for name in names if all(any(t.times(name) for t in tracks if t.split == s) for s in SPLITS)]
-
-
 def change_report(tracks: Sequence[ChangingTrack], names: Sequence[str], min_gap: float) -> dict[str, Any]:
     """Score the change points of the test recordings, with thresholds chosen on the validation recordings.
 
@@ -75,7 +70,8 @@ def change_report(tracks: Sequence[ChangingTrack], names: Sequence[str], min_gap
     Raises:
         ValueError: if no condition changes in both splits.
     """
-    names = changing_conditions(tracks, names)
+    by_split = [[track for track in tracks if track.split == split] for split in SPLITS]
+    names = [name for name in names if all(any(track.times(name) for track in part) for part in by_split)]
     if not names:
         raise ValueError("no condition changes in recordings of both splits: there is nothing to score")
     own = {name: Detector(tracks, name, name, min_gap) for name in names} | {ANY: Detector(tracks, ANY, WHOLE, min_gap)}

@@ -1,4 +1,4 @@
-"""The routes of the page (the only file that imports starlette). What they answer is JSON, but for the page and the recordings.
+"""The routes of the page (the only file that imports starlette). They answer JSON, except for the page's files and the recordings.
 
 Every error is ``{"error": "one sentence for the person in front of the page"}`` with a status that fits.
 """

@@ -1,8 +1,10 @@
-"""What every request passes before the page answers it, as plain ASGI.
+"""The checks that every request passes before the page answers it, as plain ASGI.
 
-A server on loopback is reached by every program of the machine, and through the browser by every page that its user visits. So a
-request must name a host that is this machine (a page elsewhere whose name was made to point to 127.0.0.1 names its own), what changes
-something must come from this page itself, and browsers are told to load nothing from elsewhere and to show the page in no other.
+Every program of the machine reaches a server on loopback, and so does, through the browser, every page that its user visits. Therefore
+
+* a request must name this machine as its host (a page elsewhere whose name was made to point to 127.0.0.1 names its own),
+* a request that changes something must come from this page itself,
+* headers forbid browsers to load anything from elsewhere, and to show the page within another.
 """
 
 import ipaddress

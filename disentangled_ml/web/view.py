@@ -1,6 +1,6 @@
-"""What the page shows of a catalogue: its tracks, its maps, and what is similar to what and why. No web here, only answers.
+"""What the page shows of a catalogue, without the web: its tracks, its maps, and the results of searches with their reasons.
 
-Answers are dictionaries of plain values. Names in them are as the catalogue has them; the page shows them as text.
+Answers are dictionaries of plain values. They have names as they are in the catalogue; the page shows them as text.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 
 from disentangled_ml.files import read_json, write_json
 from disentangled_ml.search.catalogue import TRACKS, CatalogueTrack, parse_track
-from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch
+from disentangled_ml.search.similarity_search import SearchFilters, SimilaritySearch
 from disentangled_ml.search.weighted_distance import condition_distances
 from disentangled_ml.structures import UNKNOWN
 from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits, Uploads
@@ -38,8 +38,8 @@ class CatalogueView:
 
     Args:
         search: Of the catalogue.
-        embed_upload: Embeds an open file that was uploaded; raises a ValueError that says why it cannot.
-        plane: Brings points (N, D) to two dimensions.
+        embed_upload: Embeds an open file that was uploaded, or raises a ValueError with the reason why not.
+        plane: Projects points (N, D) to two dimensions.
         limits: Of uploads.
         root: Folder that the recordings lie in; None: wherever the catalogue says.
     """
@@ -124,7 +124,10 @@ class CatalogueView:
         results = self.search_tracks.search(embedding, weights, k, filters)
         return {
             "query": None if query is None else self.shown(query),
-            "results": [self.shown_result(result) for result in results],
+            "results": [
+                {"track": self.shown(found.track), "distance": found.distance, "distances": found.distances}
+                for found in results
+            ],
             "typical": self.typical_distances(embedding),
         }
 
@@ -173,10 +176,6 @@ class CatalogueView:
         """Return what the page shows of a track."""
         audio = recording_of(track, self.root) is not None
         return {"id": track.track_id, "artist": track.artist, "labels": track.labels, "audio": audio}
-
-    def shown_result(self, result: Result) -> dict[str, Any]:
-        """Return what the page shows of a result."""
-        return {"track": self.shown(result.track), "distance": result.distance, "distances": result.distances}
 
     def map(self, space: str | None) -> dict[str, Any]:
         """Return the map of a condition's subspace, or of all dimensions (None); it is drawn once and saved.

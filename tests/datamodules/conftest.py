@@ -3,8 +3,6 @@
 Row 0 of a spectrogram holds the number of its track, row 1 the number of each frame: integers that float16 holds exactly.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -9,8 +9,8 @@ import scipy.fft
 import torch
 import torchaudio
 
-from disentangled_ml.baselines import BASELINES, Baseline, bandwidth
-from disentangled_ml.baselines.controls import top_levels
+from disentangled_ml.baselines import BASELINES, Baseline
+from disentangled_ml.baselines.controls import bandwidth, top_levels
 from disentangled_ml.baselines.mfcc import MfccStatistics, mean_and_deviation, mfcc, mfcc_frames
 from disentangled_ml.baselines.vector_quantization import (
     FRAMES_PER_BLOCK,

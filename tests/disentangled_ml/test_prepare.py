@@ -9,9 +9,9 @@ from pkgutil import resolve_name
 import pytest
 from omegaconf import OmegaConf
 
-from datamodules.corpora.files import CorpusError
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import collect
+from datamodules.corpora.text_files import CorpusError
 from disentangled_ml.commands.schemas import CORPORA, PrepareConfig, corpus_choices
 from disentangled_ml.config import ConfigError, TrainConfig, load_config, loading
 from disentangled_ml.config.loading import CONF

@@ -1,7 +1,5 @@
 """Jobs side by side: what fails is named, what is interrupted ends; memory that is freed is given out again."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -121,13 +119,6 @@ def test_jobs_take_themselves_for_no_part_of_another(monkeypatch):
 )
 def test_slots(n_jobs, gpus, cores, expected):
     assert slots(n_jobs, gpus, cores) == expected
-
-
-def test_a_folder_is_held_by_one_and_let_go(tmp_path):
-    with locked(tmp_path), pytest.raises(ConfigError, match="being worked in by another process"), locked(tmp_path):
-        pass
-    with locked(tmp_path):
-        pass
 
 
 def test_children_hold_the_folder_of_a_killed_parent(tmp_path):

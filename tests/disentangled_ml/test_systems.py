@@ -16,7 +16,8 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, make_triplets, read_levels
 from disentangled_ml import systems
-from disentangled_ml.baselines import BASELINES, bandwidth
+from disentangled_ml.baselines import BASELINES
+from disentangled_ml.baselines.controls import bandwidth
 from disentangled_ml.commands.schemas import EvaluateConfig
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import main as evaluate
@@ -71,6 +72,7 @@ def report_of(tmp_path: Path, *arguments: str) -> dict:
     return json.loads((tmp_path / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_specialised_networks_side_by_side_are_as_accurate_as_each_alone(load, index):
     alone = {name: load(name) for name in NAMES}
     system = SpecialisedSystem([alone[name] for name in ("tempo", "genre", "mood")])  # in another order than the shards
@@ -145,7 +147,9 @@ def test_spectrograms_of_a_split_are_all_read(index):
         assert all(mel.shape == (16, frames[track_id]) and mel.dtype == torch.float32 for track_id, mel in mels)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name.startswith("vq_") else []) for name in BASELINES]
+)
 def test_every_baseline_is_evaluated_by_the_command(tmp_path, long_shards, monkeypatch, name):
     if name.startswith("vq"):  # fewer words than anybody would take, for they are searched for a long time
         monkeypatch.setitem(BASELINES, name, partial(BASELINES[name], words=16))

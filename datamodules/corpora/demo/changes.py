@@ -1,6 +1,6 @@
 """Make pieces of the demo corpus in which one factor changes in the middle, at a time that is known exactly.
 
-Of five pieces in a row one changes its genre, one its mood, one its instrument, one its tempo, and one nothing. All else goes on
+Of five pieces in a row one changes its genre, one its mood, one its instrument, one its tempo, and one nothing. All else continues
 over the change: the other factors, key, accompanying programs, drum kit, loudness of each part and, but for a change of genre,
 the patterns, since both halves are composed from the same random numbers. The change comes at the bar line that is nearest to
 a point drawn in the middle third. Every third group of five is for validation, the others for test; none is for training.
@@ -12,10 +12,6 @@ tempo of the first; and ``triplets.csv``, a list of test triplets of whole piece
 change in the anchor, in the positive it changes from or to what it is in the anchor, in the negative between two others.
 """
 
-from __future__ import annotations
-
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -32,6 +28,7 @@ from datamodules.corpora.demo.corpus import (
     SAMPLE_RATE,
     STEM_DB,
     STEM_SPREAD_DB,
+    csv_text,
     decibels,
     file_name,
     levelled,
@@ -43,35 +40,33 @@ from datamodules.corpora.demo.score import (
     LEAD_PROGRAMS,
     MOODS,
     TEMPO_RANGE,
+    InstrumentPart,
     Note,
-    Part,
     Piece,
     balanced_cells,
     compose,
     stratified_tempos,
 )
 from disentangled_ml.files import write_text
+from disentangled_ml.structures import TRIPLET_COLUMNS
 
 FACTORS = ("genre", "mood", "instrument", "tempo")
 KINDS = (*FACTORS, None)  # what changes, in turn
 COLUMNS = ("path", "split", "condition", "time", "before", "after")
 TRACK_COLUMNS = ("track_id", "path", "split", *FACTORS)
-TRIPLET_COLUMNS = (
-    "condition",
-    *(f"{role}_{part}" for role in ("anchor", "positive", "negative") for part in ("id", "start")),
-)
 TRIPLETS_PER_CONDITION = 1000
 SECTION_COLUMNS = ("track_id", "path", "start", "end", "split", *FACTORS)
-MIDDLE = (1 / 3, 2 / 3)  # share of the piece within which the point is drawn
-TEMPO_RATIO = (1.25, 1.6)  # of the faster to the slower tempo: beyond estimation errors, short of an octave
-VALIDATION_PERIOD = 3  # groups of five, of which the first is for validation
-SALT = 6  # sets the random numbers apart from those of the corpus without changes
-SLACK = 0.04  # seconds that a note may come before its place, and more
+MIDDLE = (1 / 3, 2 / 3)  # share of the piece
+# Of the faster to the slower tempo: beyond estimation errors, short of an octave.
+TEMPO_RATIO = (1.25, 1.6)
+VALIDATION_PERIOD = 3  # of groups of five, the first
+SALT = 6  # other random numbers than the corpus's
+SLACK = 0.04  # seconds, more than a note is early
 
 
 @dataclass(frozen=True)
 class ChangingPiece:
-    """Name one piece by its factors before and after the change; a piece without a change has the same ones.
+    """A piece, known by its factors before and after the change; without a change they are the same.
 
     Attributes:
         position: Share of the piece near which the change comes.
@@ -83,20 +78,20 @@ class ChangingPiece:
 
     @property
     def track_id(self) -> str:
-        """Give the name of the track."""
+        """Name of the track."""
         return f"change-{self.before.index:05d}"
 
     @property
     def condition(self) -> str | None:
-        """Name the factor that changes; None if none does."""
+        """The factor that changes; None if none does."""
         return next((name for name in FACTORS if getattr(self.before, name) != getattr(self.after, name)), None)
 
     def generator(self) -> Generator:
-        """Make the piece's own random generator, the same in whichever process it is used."""
+        """Return the piece's own random generator, the same in whichever process it is used."""
         return default_rng(SeedSequence(self.before.seed, spawn_key=(SALT, self.before.index)))
 
     def start(self) -> float:
-        """Give the time in seconds from the first bar line at which the recording begins, within the first bar."""
+        """Return the time in seconds from the first bar line at which the recording begins, within the first bar."""
         return self.generator().uniform(0, self.before.bar_seconds)
 
     def bars_before(self, seconds: float) -> int:
@@ -104,7 +99,7 @@ class ChangingPiece:
         return round((self.start() + self.position * seconds) / self.before.bar_seconds)
 
     def change(self, seconds: float) -> float:
-        """Give the time of the change in a recording of ``seconds`` seconds, in seconds."""
+        """Return the time of the change in a recording of ``seconds`` seconds, in seconds."""
         return self.bars_before(seconds) * self.before.bar_seconds - self.start()
 
 
@@ -142,7 +137,7 @@ def generate_changes(out: Path, n_pieces: int = 150, seed: int = 0, seconds: flo
     texts = {out / name: csv_text(rows) for name, rows in tables.items()}
     for path, text in texts.items():
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            path.unlink()  # it does not describe the audio that is about to be written
+            path.unlink()  # it describes other audio
     render_missing(out / "audio", pieces, seconds, workers, render_change)
     for path, text in texts.items():
         write_text(path, text)
@@ -179,7 +174,7 @@ def draw_other(piece: Piece, condition: str, rng: Generator) -> str | float:
     return others[rng.integers(len(others))]
 
 
-def compose_change(piece: ChangingPiece, seconds: float) -> tuple[dict[str, Part], dict[str, Part]]:
+def compose_change(piece: ChangingPiece, seconds: float) -> tuple[dict[str, InstrumentPart], dict[str, InstrumentPart]]:
     """Write a piece: the parts before and after the change, in seconds from the first bar line on.
 
     Args:
@@ -200,14 +195,14 @@ def compose_change(piece: ChangingPiece, seconds: float) -> tuple[dict[str, Part
         before[name] = part._replace(notes=[note for note in part.notes if note.start < change - SLACK])
         moved = [note._replace(start=note.start + shift) for note in second[name].notes]
         program = second[name].program if name == "lead" else part.program
-        after[name] = Part(
+        after[name] = InstrumentPart(
             program, part.is_drum, [clip(note, change) for note in moved if note.start >= change - SLACK]
         )
     return before, after
 
 
 def clip(note: Note, earliest: float) -> Note:
-    """Let a note begin no earlier than a time.
+    """Return a note that begins no earlier than a time.
 
     >>> clip(Note(0.99, 0.5, 60, 80), 1.0).start, clip(Note(1.5, 0.5, 60, 80), 1.0).start
     (1.0, 1.5)
@@ -282,7 +277,7 @@ def track_rows(pieces: Sequence[ChangingPiece]) -> list[Sequence[Any]]:
 
 
 def tags_of(piece: ChangingPiece, name: str) -> set[str]:
-    """Give the tags that a piece has of a factor, before or after its change."""
+    """Return the tags that a piece has of a factor, before or after its change."""
     return {getattr(piece.before, name), getattr(piece.after, name)}
 
 
@@ -299,17 +294,10 @@ def triplet_rows(pieces: Sequence[ChangingPiece], seed: int) -> list[Sequence[An
         positives = {value: [piece for piece in changing if value in tags_of(piece, name)] for value in values}
         negatives = {value: [piece for piece in changing if value not in tags_of(piece, name)] for value in values}
         anchors = [piece for piece in tests if piece.condition != name]
-        able = [a for a in anchors if positives[getattr(a.before, name)] and negatives[getattr(a.before, name)]]
-        for _ in range(TRIPLETS_PER_CONDITION if able else 0):
-            anchor = able[rng.integers(len(able))]
+        usable = [a for a in anchors if positives[getattr(a.before, name)] and negatives[getattr(a.before, name)]]
+        for _ in range(TRIPLETS_PER_CONDITION if usable else 0):
+            anchor = usable[rng.integers(len(usable))]
             sides = (side[getattr(anchor.before, name)] for side in (positives, negatives))
             members = [anchor, *(side[rng.integers(len(side))] for side in sides)]
             rows.append([name, *(cell for member in members for cell in (member.track_id, ""))])
     return rows
-
-
-def csv_text(rows: Sequence[Sequence[Any]]) -> str:
-    """Format a table."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()

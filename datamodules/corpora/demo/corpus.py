@@ -16,34 +16,32 @@ Audio: mono, 22,050 Hz, 16 bit FLAC. The comment in each file states its recipe;
 made by another recipe.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import logging
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from itertools import groupby, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import symusic
 
 from datamodules.audio.decoding import encode_flac, read_comment
-from datamodules.corpora.demo.score import MOODS, Note, Part, Piece, compose, plan_pieces
+from datamodules.corpora.demo.score import MOODS, InstrumentPart, Note, Piece, compose, plan_pieces
 from disentangled_ml.files import atomic_write, remove_unfinished, write_text
-from disentangled_ml.progress import progress
+from disentangled_ml.progress import show_progress
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 22050
-RECIPE = 1  # to be raised when the pieces come to sound otherwise
+RECIPE = 1  # raise it when the pieces sound otherwise
 COLUMNS = ("track_id", "path", "split", "genre", "mood", "instrument", "tempo")
 
 STEM_DB = {"lead": 2.0, "chords": -8.0, "bass": -6.0, "drums": -1.0}
@@ -63,11 +61,11 @@ SF2_SAMPLE_ID, SF2_ROOT_KEY = 53, 58
 
 
 class Composed(Protocol):
-    """Be a piece to be rendered."""
+    """A piece to be rendered."""
 
     @property
     def track_id(self) -> str:
-        """Give the name of the track."""
+        """Name of the track."""
 
 
 def generate_demo(out: Path, n_pieces: int = 360, seed: int = 0, seconds: float = 12.0, workers: int = 2) -> Path:
@@ -94,9 +92,9 @@ def generate_demo(out: Path, n_pieces: int = 360, seed: int = 0, seconds: float 
             raise ValueError(f"{name} is {value}, must be at least 1")
     pieces = plan_pieces(n_pieces, seed)
     out = Path(out)
-    manifest, text = out / "manifest.csv", _manifest_text(pieces)
+    manifest, text = out / "manifest.csv", csv_text([COLUMNS, *map(_manifest_row, pieces)])
     if manifest.exists() and manifest.read_text(encoding="utf-8") != text:
-        manifest.unlink()  # it does not describe the audio that is about to be written
+        manifest.unlink()  # it describes other audio
     render_missing(out / "audio", pieces, seconds, workers, render_piece)
     if not manifest.exists():
         write_text(manifest, text)
@@ -117,7 +115,7 @@ def render_missing(
         pieces: Of the corpus; all that their audio depends on stands in their ``repr``.
         seconds: Duration of each.
         workers: Number of processes.
-        render: Gives the samples of a piece, its duration and a tuned SoundFont given.
+        render: Returns the samples of a piece, of which it gets the duration and a tuned SoundFont.
 
     Raises:
         FileNotFoundError: If the SoundFont is not installed.
@@ -130,7 +128,7 @@ def render_missing(
             soundfont = Path(scratch) / "tuned.sf2"
             soundfont.write_bytes(tune_soundfont(soundfont_path().read_bytes()))
             written = _map(partial(_write_piece, folder, seconds, soundfont, render), pending, workers)
-            deque(progress(written, total=len(pending), desc="demo corpus", unit="piece"), maxlen=0)
+            deque(show_progress(written, total=len(pending), desc="demo corpus", unit="piece"), maxlen=0)
         remove_unfinished(folder)
 
 
@@ -183,7 +181,7 @@ def levelled(samples: np.ndarray, level: float, within: slice = slice(None)) -> 
     return samples * (10 ** (level / 20) / np.sqrt(np.mean(samples[within] ** 2)))
 
 
-def render_part(part: Part, seconds: float, soundfont: Path) -> np.ndarray:
+def render_part(part: InstrumentPart, seconds: float, soundfont: Path) -> np.ndarray:
     """Render one part in mono, at its own level.
 
     A closing note behind the end makes every rendering long enough.
@@ -265,12 +263,10 @@ def file_name(piece: Composed) -> str:
 
 
 def _recipe(piece: Composed, seconds: float) -> str:
-    """State all that the audio depends on."""
     return f"recipe {RECIPE}, {seconds:g} s: {piece}"
 
 
 def _is_written(path: Path, piece: Composed, seconds: float) -> bool:
-    """Tell whether the file is there and made by the recipe of this piece."""
     return read_comment(path) == _recipe(piece, seconds)
 
 
@@ -281,18 +277,18 @@ def _write_piece(
     render: Callable[[Composed, float, Path], np.ndarray],
     piece: Composed,
 ) -> None:
-    """Render a piece and write it atomically."""
     samples = render(piece, seconds, soundfont)
     with atomic_write(folder / file_name(piece), "wb") as file:
         file.write(encode_flac(samples, SAMPLE_RATE, _recipe(piece, seconds)))
 
 
-def _manifest_text(pieces: list[Piece]) -> str:
-    """Format the manifest."""
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Format a table."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for piece in pieces:
-        path = f"audio/{file_name(piece)}"
-        writer.writerow([piece.track_id, path, piece.split, piece.genre, piece.mood, piece.instrument, piece.tempo])
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
+
+
+def _manifest_row(piece: Piece) -> Sequence[Any]:
+    path = f"audio/{file_name(piece)}"
+    return piece.track_id, path, piece.split, piece.genre, piece.mood, piece.instrument, piece.tempo

@@ -15,8 +15,6 @@ velocities lie in 1..127. A pattern is a string with one character per grid step
 the note before, any other character begins a note.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +38,8 @@ DRUMS = {
 DRUM_VELOCITY = {"o": 50, "x": 84, "X": 112}
 DRUM_KITS = (0, 8, 16, 25)  # standard, room, power, TR-808
 BASS_PROGRAMS = (32, 33, 38)
-CHORD_PROGRAMS = (11, 12, 20, 53)  # vibraphone, marimba, reed organ, voices: of no lead family
+# Vibraphone, marimba, reed organ, voices: of no lead family.
+CHORD_PROGRAMS = (11, 12, 20, 53)
 LEAD_PROGRAMS = {
     "piano": (0, 2, 4),
     "guitar": (24, 25, 27),
@@ -49,14 +48,14 @@ LEAD_PROGRAMS = {
     "woodwind": (71, 73, 74),
 }
 LEAD_CELLS = {2: ("x-", "xx"), 3: ("x--", "x-x", "xxx"), 4: ("x---", "x-x-", "x--x")}  # one beat, by subdivision
-LEAD_SPAN = 7  # semitones to either side of the register's centre
+LEAD_SPAN = 7  # semitones to either side of the register
 FILL_PERIOD = 4  # bars
 MIN_DURATION = 0.05  # seconds
 
 
 @dataclass(frozen=True)
 class Style:
-    """Describe a genre: bars of ``beats`` beats, ``subdivision`` grid steps each; every field after these lists variants.
+    """A genre: bars of ``beats`` beats, ``subdivision`` grid steps each; every field after these lists variants.
 
     Attributes:
         swing: Lowest and highest share of the beat that goes before its off-beat.
@@ -79,7 +78,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Mood:
-    """Describe a mood.
+    """A mood.
 
     Attributes:
         scales: Variants; semitones above the tonic, seven each.
@@ -229,7 +228,7 @@ MOODS = {
 
 @dataclass(frozen=True)
 class Piece:
-    """Name one piece by its factors; ``seed`` and ``index`` fix all that the factors leave open.
+    """A piece, known by its factors; ``seed`` and ``index`` fix all that the factors leave open.
 
     Attributes:
         tempo: In BPM, with one decimal.
@@ -245,21 +244,21 @@ class Piece:
 
     @property
     def track_id(self) -> str:
-        """Give the name of the track."""
+        """Name of the track."""
         return f"demo-{self.index:05d}"
 
     @property
     def bar_seconds(self) -> float:
-        """Give the duration of a bar."""
+        """Duration of a bar in seconds."""
         return GENRES[self.genre].beats * 60 / self.tempo
 
     def generator(self) -> Generator:
-        """Make the piece's own random generator, the same in whichever process it is used."""
+        """Return the piece's own random generator, the same in whichever process it is used."""
         return default_rng(SeedSequence(self.seed, spawn_key=(self.index,)))
 
 
 class Note(NamedTuple):
-    """Hold a note; ``start`` and ``duration`` are in beats on the grid, in seconds once performed."""
+    """A note; ``start`` and ``duration`` are in beats on the grid, in seconds once performed."""
 
     start: float
     duration: float
@@ -267,8 +266,8 @@ class Note(NamedTuple):
     velocity: int
 
 
-class Part(NamedTuple):
-    """Hold what one player plays, in order of time."""
+class InstrumentPart(NamedTuple):
+    """What one player plays, in order of time."""
 
     program: int
     is_drum: bool
@@ -347,7 +346,7 @@ def _balanced_splits(cells: list[tuple[str, str, str]], tempos: list[float]) -> 
 # --------------------------------------------------------------------------------------------------------- composition
 
 
-def compose(piece: Piece, seconds: float, rng: Generator) -> dict[str, Part]:
+def compose(piece: Piece, seconds: float, rng: Generator) -> dict[str, InstrumentPart]:
     """Write a piece from its first bar on, for at least ``seconds`` seconds.
 
     Args:
@@ -369,19 +368,19 @@ def compose(piece: Piece, seconds: float, rng: Generator) -> dict[str, Part]:
     }
     swing = rng.uniform(*style.swing)
     return {
-        name: Part(program, name == "drums", _perform(notes, piece.tempo, style.subdivision, swing, rng))
+        name: InstrumentPart(program, name == "drums", _perform(notes, piece.tempo, style.subdivision, swing, rng))
         for name, (program, notes) in grid.items()
     }
 
 
 class Harmony(NamedTuple):
-    """Hold the scale as pitch classes and, for every bar, the scale degree of the chord's root."""
+    """The scale as pitch classes and, for every bar, the scale degree of the chord's root."""
 
     scale: list[int]
     roots: list[int]
 
     def pitch_class(self, bar: int, degree: int) -> int:
-        """Give the pitch class ``degree`` scale steps above the root of the chord of a bar."""
+        """Return the pitch class ``degree`` scale steps above the root of the chord of a bar."""
         return self.scale[(self.roots[bar] + degree) % len(self.scale)]
 
 
@@ -391,7 +390,7 @@ def _choice(options: Sequence[T], rng: Generator) -> T:
 
 
 def _lift(pitch_class: int, floor: int) -> int:
-    """Give the lowest pitch of a pitch class that is not below ``floor``.
+    """Return the lowest pitch of a pitch class that is not below ``floor``.
 
     >>> _lift(0, 48), _lift(11, 48)
     (48, 59)

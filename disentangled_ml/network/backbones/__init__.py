@@ -19,5 +19,3 @@ BACKBONES: dict[str, type[Backbone]] = {
     "se": SEBackbone,
     "inception": InceptionBackbone,
 }
-
-__all__ = ["BACKBONES", "Backbone", "ConvBackbone", "InceptionBackbone", "ResNetBackbone", "SEBackbone"]

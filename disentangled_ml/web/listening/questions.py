@@ -1,8 +1,8 @@
 """A listening test: which of two recordings is more similar to a reference? Formulas only, no files and no web.
 
-A question names a condition, a reference and two candidates; the condition ``track`` asks for similarity as a whole. Its first
-candidate is the one that the list calls positive; raters see the two in an order drawn for each of them. A rater may also say that
-she cannot tell: that is an answer, but no vote. The last answer of a rater to a question counts.
+A question names a condition, a reference and two candidates; the condition ``track`` asks for similarity as a whole. The first
+candidate is the positive of the list; raters see the two in an order drawn for each of them. A rater may also answer that she cannot
+tell, which is no vote. The last answer of a rater to a question counts.
 
 Agreement of the raters: the share of equal votes among all pairs of votes on the same question, and Krippendorff's alpha for
 nominal values (K. Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011): 1 is perfect, 0 what chance gives. Which of two
@@ -16,14 +16,11 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from disentangled_ml.structures import TRACK, stable_hash
+from disentangled_ml.structures import TRACK, TRIPLET_COLUMNS, VOTE_COLUMNS, stable_hash
 
 FIRST, SECOND, CANNOT_TELL = "first", "second", "cannot tell"
 CHOICES = (FIRST, SECOND, CANNOT_TELL)
 MAX_NAME = 100  # characters of a rater's name
-ROLES = ("anchor", "positive", "negative")
-COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))
-VOTE_COLUMNS = ("positive_votes", "negative_votes")
 
 
 class Excerpt(NamedTuple):
@@ -203,11 +200,11 @@ def judged_rows(votes: Votes) -> list[tuple[str, ...]]:
 def judged_csv(votes: Votes) -> str:
     """Return the triplet list of the raters' majority, as ``evaluate triplets=FILE`` reads it.
 
-    Two columns more, which it does not need, hold the votes for the positive and for the negative.
+    Two further columns, which ``evaluate`` ignores, hold the votes for the positive and for the negative.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([(*COLUMNS, *VOTE_COLUMNS), *judged_rows(votes)])
+    writer.writerows([(*TRIPLET_COLUMNS, *VOTE_COLUMNS), *judged_rows(votes)])
     return text.getvalue()
 
 

@@ -1,7 +1,5 @@
 """Beat networks of random weights against loops that follow the equations; the real weights are in test_tempo.py."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

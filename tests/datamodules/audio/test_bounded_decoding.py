@@ -1,7 +1,5 @@
 """Recordings of strangers: decoded as everywhere, in bounds of time, memory and length, whatever they are."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

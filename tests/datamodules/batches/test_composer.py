@@ -1,7 +1,5 @@
 """Which tracks, which chunks, which triplets: all of them, legal ones only, and every condition in every batch."""
 
-from __future__ import annotations
-
 import weakref
 from collections import Counter
 from dataclasses import replace
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, draw_slots, draw_starts, is_able
+from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, draw_slots, draw_starts, has_triplet
 from disentangled_ml.objective.conditions import TagCondition, TempoCondition, group_numbers
 from disentangled_ml.structures import TrackInfo, name_code
 
@@ -28,7 +26,7 @@ RARE = TagCondition("era", ("60s", "70s", "80s"))
 class Reader:
     """Give chunks that tell their track and frame; counts those that are alive."""
 
-    alive: ClassVar[weakref.WeakSet[Reader]] = weakref.WeakSet()
+    alive: ClassVar[weakref.WeakSet] = weakref.WeakSet()
 
     def __init__(self, number: int):
         self.number = number
@@ -252,10 +250,10 @@ def test_slots_are_a_triplet_wherever_there_is_one(condition):
         arrays = labels.float().numpy(), group_numbers(artist).numpy()
         slots = draw_slots(condition, *arrays, chosen, generator(seed))
         assert slots == slots_one_by_one(condition, labels, artist, chosen, generator(seed))
-        assert is_able(condition, *arrays) == bool(slots)
+        assert has_triplet(condition, *arrays) == bool(slots)
         if slots:
             among = list({*slots, *chosen})
-            assert is_able(condition, *(array[among] for array in arrays))
+            assert has_triplet(condition, *(array[among] for array in arrays))
             assert len(set(slots)) == len(slots)
         outcomes[len(slots)] += 1
     assert set(outcomes) == {0, 2, 3}

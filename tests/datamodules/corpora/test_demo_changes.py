@@ -1,7 +1,5 @@
 """Pieces that change one factor: what changes, when, and that nothing else does."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 from pathlib import Path
@@ -25,7 +23,7 @@ from datamodules.corpora.demo.corpus import SAMPLE_RATE
 from datamodules.corpora.demo.score import GENRES, LEAD_PROGRAMS, MOODS, TEMPO_RANGE, compose, plan_pieces
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import collect
-from datamodules.triplet_lists.lists import COLUMNS
+from disentangled_ml.structures import TRIPLET_COLUMNS
 
 SECONDS = 24.0
 PLAN = plan_changes(150, seed=0)
@@ -175,7 +173,7 @@ def test_whole_pieces_have_the_tags_of_both_sections(folder):
 def test_triplets_are_between_whole_test_pieces_that_change_and_others():
     rows = triplet_rows(PLAN, seed=0)
     pieces = {piece.track_id: piece for piece in PLAN}
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == TRIPLET_COLUMNS
     assert Counter(row[0] for row in rows[1:]) == dict.fromkeys(("genre", "mood", "instrument"), 1000)
     for name, *cells in rows[1:]:
         assert cells[1::2] == ["", "", ""]

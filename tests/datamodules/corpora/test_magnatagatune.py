@@ -1,7 +1,5 @@
 """MagnaTagATune's annotations, written by the tests in the publisher's form: tabs, quotes, a column per tag."""
 
-from __future__ import annotations
-
 import csv
 import logging
 from collections.abc import Callable
@@ -9,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.corpora.files import CorpusError
 from datamodules.corpora.magnatagatune import read_magnatagatune
 from datamodules.corpora.records import collect
+from datamodules.corpora.text_files import CorpusError
 from disentangled_ml.commands.schemas import PrepareConfig
 from disentangled_ml.config import load_config
 from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord

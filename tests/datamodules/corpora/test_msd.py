@@ -1,7 +1,5 @@
 """The tagging split of the Million Song Dataset, written by the tests in the publisher's form, and the Last.fm database."""
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -10,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.corpora.files import CorpusError
 from datamodules.corpora.msd import COLUMNS, read_artists, read_msd
 from datamodules.corpora.records import collect
+from datamodules.corpora.text_files import CorpusError
 from disentangled_ml.commands.schemas import PrepareConfig
 from disentangled_ml.config import load_config
 from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord

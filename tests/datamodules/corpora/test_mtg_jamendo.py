@@ -1,16 +1,14 @@
 """MTG-Jamendo's lists, written by the tests in the publisher's form: tabs, CRLF, and rows of unequal length."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from datamodules.corpora.files import CorpusError
 from datamodules.corpora.mtg_jamendo import read_mtg_jamendo
 from datamodules.corpora.records import collect
+from datamodules.corpora.text_files import CorpusError
 from disentangled_ml.structures import Rejected, TrackInfo, TrackRecord
 
 TAGS = {"genre": "genre", "mood": "mood/theme", "instrument": "instrument"}

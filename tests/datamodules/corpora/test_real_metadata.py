@@ -3,8 +3,6 @@
 The folder is named by METADATA_SAMPLES, or lies beside the repository as ``../shared/data/metadata_samples``.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from pathlib import Path

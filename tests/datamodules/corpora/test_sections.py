@@ -1,7 +1,5 @@
 """Labels per section: from a manifest's rows to samples of stretches of recordings, and what relates them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

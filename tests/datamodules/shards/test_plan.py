@@ -30,9 +30,13 @@ def test_a_plan_holds_every_track_once_and_mixes_them():
     shards = by_name(corpus, plan)
     sizes = {name: len(members) for name, members in shards.items()}
     assert sizes == {"train-000000": 4, "train-000001": 4, "train-000002": 2, "test-000000": 3}
-    assert plan.sizes().tolist() == [4, 4, 2, 3]
-    assert [plan.names_of(split) for split in ("train", "val", "test")] == [plan.names[:3], [], plan.names[3:]]
-    planned = [record for name in plan.names_of("train") for record in shards[name]]
+    assert [batch.size for batch in plan.batches()] == [4, 4, 2, 3]
+    assert [[batch.name for batch in plan.batches(split)] for split in ("train", "val", "test")] == [
+        plan.names[:3],
+        [],
+        plan.names[3:],
+    ]
+    planned = [record for batch in plan.batches("train") for record in shards[batch.name]]
     assert sorted(planned) == sorted(rows[:10])
     assert planned != rows[:10]
     assert planned == sorted(rows[:10], key=lambda record: hashlib.blake2b(record.track_id.encode()).digest())

@@ -1,7 +1,5 @@
 """Every usable track ends up in exactly one shard, every other in ``rejected.csv``, however often the run is killed."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging
@@ -33,6 +31,7 @@ from datamodules.shards.plan import plan_shards
 from datamodules.shards.preparation import (
     Part,
     PreparationSettings,
+    ShardStore,
     merge_parts,
     prepare_part,
     prepare_shards,
@@ -40,6 +39,7 @@ from datamodules.shards.preparation import (
 )
 from datamodules.shards.tar import decode_mel, read_infos, read_samples, share_slices
 from datamodules.shards.workers import Workers
+from disentangled_ml.files import write_json
 from disentangled_ml.structures import SPLITS, AudioSettings, Rejected, TrackInfo, TrackRecord
 from tests import warm
 from tests.datamodules.conftest import write_catalogue
@@ -258,11 +258,10 @@ def test_workers_read_ahead_by_a_bounded_number(threads):
             taken.append(group)
             yield group
 
-    workers = Workers(2, partial(prepare_tracks, settings=SETTINGS))
-    results = list(islice(workers.map(groups()), 3))
-    assert [result.track_id for result in results] == ["t0", "t1", "t2"]
-    assert len(taken) <= 2 + processes.IN_FLIGHT * 2
-    workers.stop()
+    with Workers(2, partial(prepare_tracks, settings=SETTINGS)) as workers:
+        results = list(islice(workers.map(groups()), 3))
+        assert [result.track_id for result in results] == ["t0", "t1", "t2"]
+        assert len(taken) <= 2 + processes.IN_FLIGHT * 2
 
 
 def test_a_group_that_fails_is_worked_on_one_by_one(threads):
@@ -271,9 +270,8 @@ def test_a_group_that_fails_is_worked_on_one_by_one(threads):
             raise MemoryError("too much")
         return [records[0].track_id]
 
-    workers = Workers(1, work)
-    results = list(workers.map(groups_of(7, 4)))
-    workers.stop()
+    with Workers(1, work) as workers:
+        results = list(workers.map(groups_of(7, 4)))
     assert results == ["t0", "t1", "t2", Rejected("t3", "3.wav", "unexpected MemoryError: too much"), "t4", "t5", "t6"]
 
 
@@ -289,10 +287,9 @@ def test_a_track_that_takes_its_process_down_is_rejected_alone(make_catalogue, m
     monkeypatch.setattr(processes, "IN_FLIGHT", 1)
     records, _ = collect(read_manifest(make_catalogue(4), SHARES))
     records[1] = Deadly(*records[1])
-    workers = Workers(1, partial(prepare_tracks, settings=SETTINGS))
-    results = list(workers.map([records[:3], records[3:]]))
-    on_interrupt = workers.pool.submit(signal.getsignal, signal.SIGINT).result()
-    workers.stop()
+    with Workers(1, partial(prepare_tracks, settings=SETTINGS)) as workers:
+        results = list(workers.map([records[:3], records[3:]]))
+        on_interrupt = workers.pool.submit(signal.getsignal, signal.SIGINT).result()
     assert on_interrupt == signal.SIG_IGN, "Ctrl-C is for the main process alone"
     assert results[1] == Rejected("t1", records[1].path, "its decoding takes the process down")
     assert [results[i]["info"].track_id for i in (0, 2, 3)] == ["t0", "t2", "t3"]
@@ -427,17 +424,17 @@ def test_a_part_skips_what_another_process_makes_meanwhile(tmp_path, threads, pr
     """Two processes on one part: here the second does all its work while the first is at its first shard."""
     manifest = make_catalogue(60)
     whole = prepare(manifest)
-    catalogue, out, make_shard = read_manifest(manifest, SHARES), tmp_path / "both", preparation.make_shard
+    catalogue, out, write = read_manifest(manifest, SHARES), tmp_path / "both", ShardStore.write
     made = []
 
-    def make_and_be_overtaken(folder, name, results):
+    def write_and_be_overtaken(store, batch, results):
         if not made:
-            monkeypatch.setattr(preparation, "make_shard", make_shard)
+            monkeypatch.setattr(ShardStore, "write", write)
             prepare_part(catalogue, out, SETTINGS, 1)
-        made.append(name)
-        make_shard(folder, name, results)
+        made.append(batch.name)
+        write(store, batch, results)
 
-    monkeypatch.setattr(preparation, "make_shard", make_and_be_overtaken)
+    monkeypatch.setattr(ShardStore, "write", write_and_be_overtaken)
     monkeypatch.setattr(processes, "IN_FLIGHT", 1)
     first = prepare_part(catalogue, out, SETTINGS, 1)
     assert 1 <= len(made) < len(first.names)
@@ -586,16 +583,13 @@ def test_of_two_settings_only_one_claims_a_folder(tmp_path, make_catalogue):
     """The second finds the note of the first, which is never overwritten."""
     catalogue, out = read_manifest(make_catalogue(3), SHARES), tmp_path / "out"
     plans = [plan_shards(catalogue, settings, 4) for settings in ("one", "other")]
-    (out / preparation.NOTES).mkdir(parents=True)
-    preparation.write_json(
-        out / preparation.NOTES / preparation.PLAN, {"fingerprint": plans[0].fingerprint}, replace=False
-    )
-    preparation.write_json(
-        out / preparation.NOTES / preparation.PLAN, {"fingerprint": plans[1].fingerprint}, replace=False
-    )
-    preparation.claim(out, plans[0])
+    stores = [ShardStore(out, plan.fingerprint) for plan in plans]
+    stores[0].folder.mkdir(parents=True)
+    for store in stores:
+        write_json(store.folder / store.CLAIM, {store.KEY: store.job}, replace=False)
+    stores[0].claim()
     with pytest.raises(ShardsError, match="holds shards of another manifest or other settings"):
-        preparation.claim(out, plans[1])
+        stores[1].claim()
 
 
 def test_merging_claims_nothing(tmp_path, make_catalogue):

@@ -1,14 +1,13 @@
 """MagnaTagATune's votes for the odd one out: triplets of whole clips, what is no judgement, and errors that name the line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
-from datamodules.corpora.files import CorpusError
+from datamodules.corpora.text_files import CorpusError
 from datamodules.triplet_lists.comparisons import IDS, VOTES, read_comparisons
-from datamodules.triplet_lists.judgements import HumanTriplet, JudgementError
+from datamodules.triplet_lists.judgements import HumanTriplet
+from datamodules.triplet_lists.rows import TripletListError
 from disentangled_ml.structures import ListedTriplet, Member
 
 HEADER = "\t".join([*IDS, *VOTES, "clip1_mp3_path", "clip2_mp3_path", "clip3_mp3_path"])
@@ -83,16 +82,20 @@ def test_cells_may_stand_in_quotes(tmp_path):
     [
         ([HEADER.replace("\t", ","), "a"], CorpusError, "line 1: no column clip1_id, .* in this tab-separated file"),
         ([HEADER.replace("clip2_numvotes", "votes")], CorpusError, "line 1: no column clip2_numvotes"),
-        ([HEADER], JudgementError, "has no rows below its header"),
-        ([HEADER, "a\tb\tc\t1\t2"], JudgementError, "line 2: the row is too short, it ends before clip3_numvotes"),
-        ([HEADER, row("aba", 1, 2, 3)], JudgementError, r"line 2: .* are \['a', 'b', 'a'\], not three different clips"),
-        ([HEADER, row("ab ", 1, 2, 3)], JudgementError, "line 2: .* not three different clips"),
+        ([HEADER], TripletListError, "has no rows below its header"),
+        ([HEADER, "a\tb\tc\t1\t2"], TripletListError, "line 2: the row is too short, it ends before clip3_numvotes"),
+        (
+            [HEADER, row("aba", 1, 2, 3)],
+            TripletListError,
+            r"line 2: .* are \['a', 'b', 'a'\], not three different clips",
+        ),
+        ([HEADER, row("ab ", 1, 2, 3)], TripletListError, "line 2: .* not three different clips"),
         (
             [HEADER, row("abc", 1, 2, 3), row("abc", 1, -2, 3)],
-            JudgementError,
+            TripletListError,
             "line 3: clip2_numvotes='-2' is not a number",
         ),
-        ([HEADER, row("abc", 1, 2, "x")], JudgementError, "line 2: clip3_numvotes='x' is not a number of votes"),
+        ([HEADER, row("abc", 1, 2, "x")], TripletListError, "line 2: clip3_numvotes='x' is not a number of votes"),
     ],
 )
 def test_malformed_files(tmp_path, lines, error, match):

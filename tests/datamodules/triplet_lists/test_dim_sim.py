@@ -1,13 +1,12 @@
 """dim-sim files: votes to triplets, what is no judgement, and errors that name the line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
 from datamodules.triplet_lists.dim_sim import COLUMNS, read_dim_sim
-from datamodules.triplet_lists.judgements import HumanTriplet, JudgementError
+from datamodules.triplet_lists.judgements import HumanTriplet
+from datamodules.triplet_lists.rows import TripletListError
 from disentangled_ml.structures import AudioSettings, ListedTriplet, Member
 
 AUDIO = AudioSettings()
@@ -93,7 +92,7 @@ def test_starts_are_frames_of_the_audio_settings(tmp_path, audio):
 )
 def test_malformed_files(tmp_path, lines, match):
     path = write(tmp_path / "x.csv", *lines)
-    with pytest.raises(JudgementError, match=match) as error:
+    with pytest.raises(TripletListError, match=match) as error:
         read_dim_sim(path, AUDIO)
     assert str(path) in str(error.value)
 
@@ -102,5 +101,5 @@ def test_malformed_files(tmp_path, lines, match):
 def test_files_that_cannot_be_read(tmp_path, content):
     if content is not None:
         (tmp_path / "x.csv").write_bytes(content)
-    with pytest.raises(JudgementError, match=r"x\.csv cannot be read as UTF-8 CSV"):
+    with pytest.raises(TripletListError, match=r"x\.csv cannot be read as UTF-8 CSV"):
         read_dim_sim(tmp_path / "x.csv", AUDIO)

@@ -13,24 +13,23 @@ from datamodules.shards.conditions import build_conditions
 from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists import lists as triplet_lists
 from datamodules.triplet_lists.lists import (
-    COLUMNS,
     ListSettings,
-    TripletListError,
     kept_triplets,
     make_triplets,
     read_levels,
     read_triplets,
     write_triplets,
 )
+from datamodules.triplet_lists.rows import TripletListError
 from disentangled_ml.objective.conditions import TagCondition, TempoCondition
-from disentangled_ml.structures import AudioSettings, ListedTriplet, Member, TrackInfo
+from disentangled_ml.structures import TRIPLET_COLUMNS, AudioSettings, ListedTriplet, Member, TrackInfo
 
 CHUNK_FRAMES = 16
 SETTINGS = ListSettings(triplets_per_condition=50, seed=3, chunk_frames=CHUNK_FRAMES)
 MATCHED = SETTINGS._replace(match_bandwidth=True)
 CHANCE = 0.05  # more than four standard deviations of 2000 triplets
 AUDIO = AudioSettings()
-HEADER = ",".join(COLUMNS)
+HEADER = ",".join(TRIPLET_COLUMNS)
 
 
 @pytest.fixture
@@ -276,11 +275,11 @@ def test_lists_of_others(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("", "has no column condition, anchor_id, anchor_start"),
-        (HEADER.replace("positive_id,", ""), "has no column positive_id; it needs condition, anchor_id"),
-        (f"{HEADER}\ngenre,a,,b,,c,\ngenre,,,b,,c,\n", "line 3: anchor_id is empty or the row is too short"),
-        (f"{HEADER}\ngenre,a,,b,,c\n", "line 2: negative_id is empty or the row is too short"),
-        (f"{HEADER}\ngenre,a,,b\n", "line 2: positive_id is empty or the row is too short"),
+        ("", "line 1: no column condition, anchor_id, anchor_start"),
+        (HEADER.replace("positive_id,", ""), "no column positive_id; needed are condition, anchor_id"),
+        (f"{HEADER}\ngenre,a,,b,,c,\ngenre,,,b,,c,\n", "line 3: anchor_id is empty"),
+        (f"{HEADER}\ngenre,a,,b,,c\n", "line 2: the row is too short, it ends before negative_start"),
+        (f"{HEADER}\ngenre,a,,b\n", "line 2: the row is too short, it ends before positive_start"),
         (f"{HEADER}\ngenre,a,,b,soon,c,\n", "line 2: positive_start='soon' is not a number of seconds >= 0"),
         (f"{HEADER}\ngenre,a,-1,b,,c,\n", "line 2: anchor_start='-1' is not a number of seconds >= 0"),
         (f"{HEADER}\ngenre,a,,b,,c,nan\n", "line 2: negative_start='nan' is not a number of seconds >= 0"),

@@ -19,7 +19,7 @@ from disentangled_ml.commands import embed
 from disentangled_ml.commands.schemas import EmbedConfig
 from disentangled_ml.config import load_config
 from disentangled_ml.network.checkpoint import load_checkpoint, network_from
-from disentangled_ml.search import build as cataloguing
+from disentangled_ml.search import build
 from disentangled_ml.search.catalogue import EMBEDDING, HEADER, INDEX, TRACKS, describe_model, read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import SPLITS
@@ -197,7 +197,7 @@ def test_a_folder_that_is_not_put_together_to_its_end_is_no_catalogue(tmp_path, 
         def no_space(*_, **__) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        full.setattr(cataloguing, "column_values", no_space)
+        full.setattr(build, "column_values", no_space)
         with pytest.raises(
             OSError, match=r"index cannot be written to .*No space left.*: mend that, then repeat the command"
         ):
@@ -219,7 +219,7 @@ def test_embeddings_that_are_not_finite_are_no_catalogue(tmp_path, checkpoint, t
 
 
 def test_repeated_it_embeds_nothing_and_grown_only_what_is_new(tmp_path, checkpoint, monkeypatch):
-    monkeypatch.setattr(cataloguing, "ROWS_PER_PIECE", 3)
+    monkeypatch.setattr(build, "ROWS_PER_BATCH", 3)
     manifest = write_recordings(tmp_path, 8)
     lines = manifest.read_text().splitlines(keepends=True)
     embedded, embed_tracks = [], Embedder.embed_tracks

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from datamodules.batches.recordings import cut_record
+from datamodules.batches.cutting import cut_record
 from disentangled_ml.commands import embed, search
 from disentangled_ml.commands.schemas import EmbedConfig, SearchConfig
 from disentangled_ml.config import ConfigError, load_config

@@ -96,11 +96,11 @@ def run_here(tmp_path, tiny_arguments):
     [
         ("config.yaml", True),
         ("checkpoints", False),
-        ("checkpoints/last.ckpt", True),
+        pytest.param("checkpoints/last.ckpt", True, marks=pytest.mark.slow),
         ("figures", False),
-        ("figures/embedding_map.png", True),
-        ("metrics.json", True),
-        ("evaluation.json", True),
+        pytest.param("figures/embedding_map.png", True, marks=pytest.mark.slow),
+        pytest.param("metrics.json", True, marks=pytest.mark.slow),
+        pytest.param("evaluation.json", True, marks=pytest.mark.slow),
     ],
 )
 def test_something_else_in_the_place_of_a_file(run_here, tmp_path, name, is_folder):
@@ -123,6 +123,7 @@ def test_a_folder_that_cannot_be_made(run_here, tmp_path):
         run_here(tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_read_only(run_here, small_disk):
     run_here(small_disk)
     mount("-o", "remount,ro", str(small_disk))
@@ -132,6 +133,7 @@ def test_a_disk_that_is_read_only(run_here, small_disk):
     run_here(small_disk, "training.max_epochs=2", "resume=true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", [0, 8192], ids=["nothing", "two-blocks"])
 def test_a_disk_that_is_full_from_the_start(run_here, small_disk, leave):
     ballast = fill(small_disk, leave)
@@ -143,6 +145,7 @@ def test_a_disk_that_is_full_from_the_start(run_here, small_disk, leave):
     assert (run_here(small_disk, "resume=true") / "metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_nothing_that_was_there_is_lost_by_a_full_disk(run_here, small_disk):
     def content() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file() and path.name != "ballast"}

@@ -18,11 +18,12 @@ from starlette.testclient import TestClient
 
 from datamodules.audio.bounded_decoding import Bounds
 from disentangled_ml.commands.schemas import ServeConfig
-from disentangled_ml.commands.serve import bind_socket, main, open_listening_test, upload_embedder, warm_up_index
+from disentangled_ml.commands.serve import bind_socket, main, upload_embedder, warm_up_index
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import HEADERS
+from disentangled_ml.web.listening.draw import open_listening_test
 from disentangled_ml.web.listening.session import ListeningTest
 from disentangled_ml.web.uploads import KEPT, UploadLimits, Uploads
 from disentangled_ml.web.view import CatalogueView, recording_of

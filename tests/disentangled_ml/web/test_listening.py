@@ -369,7 +369,7 @@ def test_the_list_is_read_as_what_people_said(tmp_path):
     [
         ("positive_votes", "1", "no column negative_votes"),
         ("positive_votes,negative_votes", "1,x", "line 2: negative_votes='x' is not a number of votes"),
-        ("positive_votes,negative_votes", "1", "line 2: negative_votes='' is not a number of votes"),
+        ("positive_votes,negative_votes", "1", "line 2: the row is too short, it ends before negative_votes"),
     ],
 )
 def test_votes_that_are_none_are_named(tmp_path, header, row, match):

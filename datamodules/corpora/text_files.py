@@ -1,7 +1,5 @@
 """What the readers of published data sets share: their error, and the opening of their text files."""
 
-from __future__ import annotations
-
 import csv
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,11 +11,11 @@ logger = logging.getLogger(__name__)
 
 
 class CorpusError(ValueError):
-    """Tell which file or key of a data set cannot be used, and the way out."""
+    """Which file or key of a data set cannot be used, and the way out."""
 
 
 class LineReader(csv.DictReader):
-    """Read a table, none of whose cells holds a line break: an open quotation mark would swallow all that follows.
+    """Reader of a table none of whose cells holds a line break: an open quotation mark would swallow all that follows.
 
     Raises:
         csv.Error: naming the line, the column and how the cell begins.
@@ -67,11 +65,11 @@ def opened_table(path: Path, columns: Iterable[str]) -> Iterator[csv.DictReader]
 
 
 def find_splits(files: Mapping[str, list[Path]], way_out: str) -> dict[str, list[Path]]:
-    """Give the splits of a publisher whose files are there; say in the log which are not.
+    """Return the splits of a publisher whose files exist; the log tells which do not.
 
     Args:
         files: The files of each split.
-        way_out: What to give if there is none, for the error.
+        way_out: What the error advises if there is none.
 
     Raises:
         CorpusError: if a split is there in part, or there is none.

@@ -1,14 +1,12 @@
 """Recordings to chunks: as prepare makes them, at the boundaries of their length, and what cannot be used."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import soundfile
 
 from datamodules.audio.decoding import UnusableAudio, decode_flac, encode_flac
 from datamodules.audio.spectrogram import log_mel
-from datamodules.batches.recordings import chunk_grid, cut_recordings, cut_waveform
+from datamodules.batches.cutting import chunk_grid, cut_recordings, cut_waveform
 from datamodules.batches.streams import waveform_chunk
 from disentangled_ml.structures import AudioSettings, Rejected, TrackRecord
 

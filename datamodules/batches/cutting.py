@@ -1,7 +1,5 @@
 """Recordings to the chunks that a network embeds: as they are prepared for shards, but straight from the file."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
