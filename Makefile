@@ -42,6 +42,13 @@ from-manifest := $(filter file,$(origin DATA))
 INDEX = indexes/$(notdir $(if $(from-manifest),$(patsubst %/,%,$(dir $(MANIFEST))),$(shards)))
 out-logs = $(if $(own-out),$(shards),$(OUT))/slurm
 tasks = $(or $(filter-out 0,$(GPUS)),1)
+# pip's output goes to a log, and to the screen if it fails.
+define install
+@echo 'installing into .venv, which takes some minutes (log: .venv/install.log)'
+@$(PY) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]' >.venv/install.log 2>&1 || \
+	{ cat .venv/install.log >&2; exit 1; }
+endef
+
 submit = sbatch --parsable --cpus-per-task=$(CPUS) --time='$(TIME)'
 
 
@@ -52,7 +59,8 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo
 	@echo 'make train BACKBONE=conv|resnet|se|inception [MASK=fixed|learned|none] [DATA=demo|msd|mtg_jamendo|'
-	@echo '           magnatagatune|DIR of shards] [EXPERIMENT=demo|icassp2020] [ARGS="key=value ..."]   (keys: $(PY) -m disentangled_ml train --help)'
+	@echo '           magnatagatune|DIR of shards] [EXPERIMENT=demo|icassp2020] [ARGS="key=value ..."]'
+	@echo '           (keys: .venv/bin/disentangled train --help)'
 	@echo 'make sweep SWEEP=grid|random|bayes [DATA=... and the rest as for train], make agent SWEEP_ID=... [COUNT=runs]   (docs/sweeps.md)'
 	@echo 'make slurm [JOB=train] [NODES=1] [GPUS=1 per node, 0: a CPU task] [what `make train` takes]'
 	@echo 'make slurm JOB=prepare [PARTS=40] [what `make prepare` takes]'
@@ -60,11 +68,12 @@ help: ## list the targets
 
 setup: .venv/ready ## make the virtual environment .venv
 
+.venv/ready: EXTRAS = dev
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo 'Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ...' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(install)
 	@touch $@
 
 demo: shards/demo/index.json ## make the demo corpus and its shards
@@ -90,14 +99,14 @@ prepare: .venv/ready $(demo-manifest) ## turn MANIFEST and its recordings into s
 	$(PY) -m disentangled_ml prepare $(prepared) $(ARGS)
 
 # What holds for all runs goes before the last line of the file, the sweep's own parameters.
-sweep: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## create a W&B sweep over conf/sweep/SWEEP.yaml on DATA; it tells the SWEEP_ID
+sweep: .venv/ready $(if $(data-is-demo),shards/demo/index.json) ## create a W&B sweep over conf/sweep/SWEEP.yaml on DATA; it prints the SWEEP_ID
 	@test -f 'conf/sweep/$(SWEEP).yaml' || { echo 'SWEEP=$(SWEEP) is unknown: choose one of' $(basename $(notdir $(wildcard conf/sweep/*.yaml))) >&2; exit 1; }
 	{ sed '$$d' 'conf/sweep/$(SWEEP).yaml' && printf "  - '%s'\n" $(choices) $(ARGS) && tail -n 1 'conf/sweep/$(SWEEP).yaml'; } | \
 		$(PY) -m wandb sweep /dev/stdin
 
 # A run that hyperband stops counts as failed for an agent, which would give up after five of them at its start.
 agent: .venv/ready $(if $(SWEEP_ID),$(if $(data-is-demo),shards/demo/index.json)) ## run a W&B agent for the sweep SWEEP_ID, until its end or for COUNT runs
-	@test -n '$(SWEEP_ID)' || { echo 'SWEEP_ID is missing: make agent SWEEP_ID=ENTITY/PROJECT/ID, as make sweep tells' >&2; exit 1; }
+	@test -n '$(SWEEP_ID)' || { echo 'SWEEP_ID is missing: make agent SWEEP_ID=ENTITY/PROJECT/ID, as make sweep prints' >&2; exit 1; }
 	PATH="$(abspath $(dir $(PY))):$$PATH" WANDB_AGENT_MAX_INITIAL_FAILURES="$${WANDB_AGENT_MAX_INITIAL_FAILURES:-20}" \
 		$(PY) -m wandb agent $(if $(COUNT),--count '$(COUNT)') '$(SWEEP_ID)'
 
@@ -111,12 +120,12 @@ embed: .venv/ready $(if $(from-manifest),$(demo-manifest),$(if $(data-is-demo),s
 	$(PY) -m disentangled_ml embed "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
 		$(if $(from-manifest),'manifest=$(MANIFEST)','shards=$(shards)') 'out=$(INDEX)' $(ARGS)
 
-search: .venv/ready ## find in INDEX (embedded when missing) what is LIKE a track or file, by WEIGHTS="genre=1 mood=.5"; without LIKE: tell how well that works
+search: .venv/ready ## search INDEX (embedded when missing) for what is LIKE a track or file, by WEIGHTS="genre=1 mood=.5"; without LIKE: measure how well that works
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
 	$(PY) -m disentangled_ml search 'index=$(INDEX)' $(if $(LIKE),'like=$(LIKE)',precision=true) \
 		$(if $(and $(LIKE),$(wildcard $(LIKE))),'checkpoint=$(CHECKPOINT)') $(addprefix weights.,$(WEIGHTS)) $(ARGS)
 
-serve: .venv/ready ## open a page over INDEX (embedded when missing) by CHECKPOINT, which embedded it: docs/serve.md
+serve: .venv/ready ## serve a page to search INDEX (embedded when missing) by CHECKPOINT, which embedded it: docs/serve.md
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
 	$(PY) -m disentangled_ml serve "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
 		'index=$(INDEX)' $(ARGS)
@@ -150,6 +159,7 @@ lint: .venv/ready ## check style and format
 bench: .venv/bench-ready ## measure every stage against a peer and its limit (ARGS="stages=loss,step device=cuda")
 	$(PY) -m benchmarks.run $(ARGS)
 
+.venv/bench-ready: EXTRAS = dev,bench
 .venv/bench-ready: .venv/ready
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	$(install)
 	@touch $@

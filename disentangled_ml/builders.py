@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from callbacks.accuracy_curves import AccuracyCurves
 from callbacks.early_stopping import EarlyStopping
 from callbacks.embedding_map import EmbeddingMap
+from callbacks.epoch_lines import EpochLines
 from callbacks.filters import FilterPlot
 from callbacks.learning_rate import ReduceLearningRate
 from callbacks.mask_heatmap import MaskHeatmap
@@ -44,8 +45,6 @@ from disentangled_ml.training.tracking import build_logger
 MONITOR = "val/triplet_accuracy/mean"
 # If the conditions' labels are not used.
 TRACK_MONITOR = "val/triplet_accuracy/track"
-# Steps between two states of the progress bar in a file, which keeps them all.
-LOG_REFRESH = 50
 # Loading processes per GPU, unless configured.
 MAX_WORKERS = 8
 
@@ -184,7 +183,7 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
         ModelCheckpoint, run_dir / "checkpoints", save_on_train_epoch_end=True, enable_version_counter=False
     )
     callbacks: list[Callback] = [
-        TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else LOG_REFRESH),
+        TQDMProgressBar() if sys.stderr.isatty() else EpochLines(),
         Throughput(),
         SkippedTracks(),
         TripletAccuracy(),

@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import NamedTuple
 
-from tqdm import tqdm
+from disentangled_ml.progress import show_progress
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 # The largest number, 2 GB, would still hand back what is above it: half a second of system time at a time.
@@ -174,7 +174,7 @@ def run_jobs(jobs: Sequence[Job], environments: Sequence[dict[str, str]], lock: 
             progress.update()
 
     with (
-        tqdm(total=len(jobs), unit="run", desc="train", disable=not jobs) as progress,
+        show_progress(total=len(jobs), unit="run", desc="train", disable=not jobs) as progress,
         ThreadPoolExecutor(len(environments)) as pool,
     ):
         try:

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from datamodules.batches.streams import EvaluationStream, Source
 from datamodules.shards.conditions import build_conditions
@@ -31,6 +30,7 @@ from disentangled_ml.network.checkpoint import TrainedModel, choose_device, load
 from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.network.model import ConditionalSimilarityNetwork, embed_in_passes
 from disentangled_ml.objective.conditions import Condition, TempoCondition
+from disentangled_ml.progress import show_progress
 from disentangled_ml.structures import SPLITS, TRACK, Member, requested_starts
 
 logger = logging.getLogger("evaluate")
@@ -84,7 +84,7 @@ class NetworkSystem:
         """Embed each chunk once."""
         table = EmbeddingTable(wanted=wanted, keep_sequences=self.keep_sequences)
         stream = EvaluationStream(self.source, split, self.tracks_per_batch, requested_starts(wanted), only)
-        for chunks in tqdm(stream, desc=f"embed {split}", unit="batch"):
+        for chunks in show_progress(stream, desc=f"embed {split}", unit="batch"):
             table.add(chunks, embed_in_passes(self.network, chunks.audio))
         check_finite(table.rows, str(self.index.root))
         return table

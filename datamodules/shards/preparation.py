@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from datamodules.audio.decoding import UnusableAudio, decode, encode_flac
 from datamodules.audio.spectrogram import log_mel, resample
@@ -28,6 +27,7 @@ from datamodules.shards.resumable import Batch, BatchStore, usable, work_through
 from datamodules.shards.tar import write_shard
 from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.files import as_json, atomic_write, read_object, remove_unfinished, write_json
+from disentangled_ml.progress import show_progress
 from disentangled_ml.structures import (
     MAX_BPM,
     MIN_BPM,
@@ -225,7 +225,7 @@ def prepare_part(
     total = sum(batches[shard].size for shard in todo)
     with (
         Workers(workers, partial(prepare_tracks, settings=settings)) as pool,
-        tqdm(total=total, unit="track", desc="prepare", disable=not todo) as progress,
+        show_progress(total=total, unit="track", desc="prepare", disable=not todo) as progress,
     ):
         for first in range(0, len(todo), held):
             members = read_members(corpus, plan, todo[first : first + held])

@@ -11,12 +11,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tqdm import tqdm
-
 from datamodules.audio.decoding import MISSING_FILE
 from datamodules.audio.tempo import grouped
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import read_object, write_json
+from disentangled_ml.progress import Progress
 from disentangled_ml.structures import Rejected
 
 Result = TypeVar("Result")
@@ -118,7 +117,7 @@ def work_through(
     batches: Iterable[tuple[Batch, Rows]],
     store: BatchStore,
     workers: Workers,
-    progress: tqdm,
+    progress: Progress,
 ) -> Iterator[tuple[Batch, Rows, Iterator[Any]]]:
     """Yield each batch that is not finished with its rows and their results, which must be used up before the next batch.
 
@@ -144,7 +143,7 @@ def work_through(
         yield batch, rows, counted(chain([first], islice(results, batch.size - 1)), progress)
 
 
-def counted(results: Iterable[Result], progress: tqdm) -> Iterator[Result]:
+def counted(results: Iterable[Result], progress: Progress) -> Iterator[Result]:
     """Yield results, and show that they have come."""
     for result in results:
         progress.update()

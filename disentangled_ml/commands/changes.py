@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device
+from disentangled_ml.progress import show_progress
 from disentangled_ml.reporting.cells import accuracy_text, aligned, number_text
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_report import change_report
@@ -31,7 +31,7 @@ def main(config: DictConfig) -> None:
     hop_frames = hop_of(embedder, config.hop_seconds)
     check_context(embedder, config.context_seconds)
     tracks = read_changes(Path(config.changes) / "changes.csv", embedder.condition_names)
-    for track in tqdm(tracks, desc="embed", unit="recording"):
+    for track in show_progress(tracks, desc="embed", unit="recording"):
         measure(track, embedder, hop_frames, config.context_seconds)
     report = change_report(tracks, embedder.condition_names, config.min_gap_seconds)
     keys = ("hop_seconds", "context_seconds", "min_gap_seconds")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from datamodules.audio.decoding import UnusableAudio, decode, decode_flac, encode_mp3
 from datamodules.audio.spectrogram import resample
@@ -21,6 +20,7 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import decode_info, read_infos, read_samples, share_slices
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import writable, write_text
+from disentangled_ml.progress import show_progress
 from disentangled_ml.reporting.neighbours import (
     EmbeddedTracks,
     choose_queries,
@@ -151,7 +151,7 @@ def read_recordings(manifest: Path) -> Recordings:
 def recorded_sounds(recordings: Recordings, track_ids: list[str]) -> Iterator[tuple[str, np.ndarray, int]]:
     """Yield the middle of each recording that can be decoded, with its sample rate."""
     known = [track_id for track_id in track_ids if track_id in recordings]
-    for track_id in tqdm(known, desc="decode", unit="track"):
+    for track_id in show_progress(known, desc="decode", unit="track"):
         try:
             waveform, sample_rate = decode(Path(recordings[track_id].path), *recordings[track_id].section)
         except UnusableAudio as error:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.audio.spectrogram import log_mel, resample
@@ -33,6 +32,7 @@ from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, track_mea
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import TrainedModel, choose_device, load_model
 from disentangled_ml.network.model import embed_in_passes
+from disentangled_ml.progress import show_progress
 from disentangled_ml.reporting.cells import accuracy_text, aligned
 from disentangled_ml.structures import SPLITS, VOTE_COLUMNS, AudioSettings, Member
 from disentangled_ml.systems import check_finite
@@ -258,7 +258,7 @@ def main(config: DictConfig) -> None:
         tracks = stored_tracks(index, source, model.chunk_frames)
     else:
         tracks = recorded_tracks(Path(config.audio), wanted, source, model.chunk_frames, model.audio)
-    table, reasons = embed_members(model, tqdm(tracks, desc="embed", unit="track"), wanted)
+    table, reasons = embed_members(model, show_progress(tracks, desc="embed", unit="track"), wanted)
     check_finite(table.rows, config.shards or config.audio)
     agreement = [judgement.agreement for judgement in judgements.triplets]
     groups = [judgement.group for judgement in judgements.triplets]

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from datamodules.audio.decoding import decode
 from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of, grouped
@@ -24,6 +23,7 @@ from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.tempo_metrics import FACTORS, TOLERANCE, tempo_report
 from disentangled_ml.files import atomic_write, writable
+from disentangled_ml.progress import show_progress
 from disentangled_ml.reporting.cells import accuracy_text
 from disentangled_ml.structures import Rejected, TrackRecord
 
@@ -80,7 +80,7 @@ def estimate_all(records: Sequence[TrackRecord], estimator: str, workers: int) -
     """Estimate the tempi of recordings in parallel, with a progress bar."""
     groups = list(grouped(records))
     with Workers(min(workers, len(groups)), partial(estimate, estimator=estimator)) as pool:
-        return list(tqdm(pool.map(groups), total=len(records), desc="estimate", unit="track"))
+        return list(show_progress(pool.map(groups), total=len(records), desc="estimate", unit="track"))
 
 
 def write_tempi(path: Path, rows: Sequence[tuple[str, float, float | None]]) -> None:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
-from tqdm import tqdm
 
 from datamodules.batches.composer import StreamedTrack
 from datamodules.batches.cutting import cut_recordings
@@ -26,6 +25,7 @@ from datamodules.shards.resumable import Batch, BatchStore, counted, usable, wor
 from datamodules.shards.tar import MEMBERS, ShardSlice, read_samples, sample_context
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import as_json, atomic_write, remove_unfinished, write_json
+from disentangled_ml.progress import show_progress
 from disentangled_ml.search.catalogue import (
     COLUMNS,
     COLUMNS_FILE,
@@ -124,7 +124,7 @@ def embed_manifest(
     notes, batches = embedder.model, [batch for batch, _ in manifest_batches(corpus, split)]
     work = partial(cut_recordings, audio=notes.audio, source=embedder.source, frames=notes.chunk_frames)
     total = sum(batch.size for batch in batches)
-    with Workers(workers, work) as pool, tqdm(total=total, unit="track", desc="embed") as progress:
+    with Workers(workers, work) as pool, show_progress(total=total, unit="track", desc="embed") as progress:
         for batch, rows, results in work_through(manifest_batches(corpus, split), store, pool, progress):
             store.write(batch, embed_batch(embedder, map(with_record, rows, results)))
     return batches
@@ -154,7 +154,7 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, sp
     source = Source(index, [], embedder.source, embedder.model.chunk_frames)
     shards = [shard for split in splits for shard in index.splits[split]]
     batches = [Batch(Path(shard.file).stem, shard.samples, f"{index.fingerprint()} {shard.file}") for shard in shards]
-    with tqdm(total=sum(batch.size for batch in batches), unit="track", desc="embed") as progress:
+    with show_progress(total=sum(batch.size for batch in batches), unit="track", desc="embed") as progress:
         for batch, shard in zip(batches, shards, strict=True):
             if store.is_finished(batch):
                 progress.update(batch.size)
@@ -235,7 +235,7 @@ def assemble(folder: Path, embedder: Embedder, store: EmbeddedStore, batches: Se
         atomic_write(folder / COLUMNS_FILE, "wb") as file,
     ):
         np.lib.format.write_array_header_1_0(arrays, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        for batch in tqdm(batches, unit="batch", desc="assemble"):
+        for batch in show_progress(batches, unit="batch", desc="assemble"):
             embedded = store.read_finished(batch)
             arrays.write(embedded.embedding.astype("<f4").tobytes())
             for track in embedded.tracks:

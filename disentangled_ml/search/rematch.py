@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from datamodules.audio.decoding import UnusableAudio
 from datamodules.batches.cutting import cut_record
 from datamodules.corpora.manifest import section_of
 from disentangled_ml.evaluation.matching import MEAN, match_distances
+from disentangled_ml.progress import show_progress
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.search.similarity_search import Result
@@ -28,7 +28,7 @@ def rematch(
         UnusableAudio: naming a recording that cannot be decoded.
     """
     scale = torch.from_numpy(scales(weights, embedder.model.masks)).sqrt().float()
-    tracks = tqdm([query, *(result.track for result in found)], desc="match", unit="track")
+    tracks = show_progress([query, *(result.track for result in found)], desc="match", unit="track")
     first, *others = (read_chunks(embedder, track) * scale for track in tracks)
     distances = match_distances([first] * len(others), others, match).tolist()
     matched = [result._replace(distance=distance) for result, distance in zip(found, distances, strict=True)]

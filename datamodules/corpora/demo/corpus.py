@@ -32,11 +32,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import symusic
-from tqdm import tqdm
 
 from datamodules.audio.decoding import encode_flac, read_comment
 from datamodules.corpora.demo.score import MOODS, InstrumentPart, Note, Piece, compose, plan_pieces
 from disentangled_ml.files import atomic_write, remove_unfinished, write_text
+from disentangled_ml.progress import show_progress
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def render_missing(
             soundfont = Path(scratch) / "tuned.sf2"
             soundfont.write_bytes(tune_soundfont(soundfont_path().read_bytes()))
             written = _map(partial(_write_piece, folder, seconds, soundfont, render), pending, workers)
-            deque(tqdm(written, total=len(pending), desc="demo corpus", unit="piece"), maxlen=0)
+            deque(show_progress(written, total=len(pending), desc="demo corpus", unit="piece"), maxlen=0)
         remove_unfinished(folder)
 
 
