@@ -15,11 +15,7 @@ AUDIO = AudioSettings()
 TRACKS_PER_SHARD = 64
 CLIP_FRAMES = 1292  # 30 s
 # Number of tags, share of the tracks that have some: as in the Million Song Dataset.
-CONDITIONS = {
-    "genre": (28, 0.88),
-    "mood": (12, 0.13),
-    "instrument": (5, 0.13),
-}
+CONDITIONS = {"genre": (28, 0.88), "mood": (12, 0.13), "instrument": (5, 0.13)}
 
 
 def labels_of(number: int) -> dict[str, Any]:

@@ -59,10 +59,7 @@ def measure_mel(paths: list[Path]) -> Measurement:
 def measure_pipeline(paths: list[Path]) -> Measurement:
     """Compare the preparation of a track with its decoding."""
     records = [TrackRecord(str(number), str(path), None, "train", {}) for number, path in enumerate(paths)]
-    tasks = {
-        "ours": lambda: prepare_tracks(records, PLAIN),
-        "decoding": lambda: [decode(path) for path in paths],
-    }
+    tasks = {"ours": lambda: prepare_tracks(records, PLAIN), "decoding": lambda: [decode(path) for path in paths]}
     times = interleaved(tasks)
     line = compared(f"preparation without tempo, {len(paths)} mp3s of 30 s", times, limit="decoding")
     share = f"decoding is {1 / line.overhead:.0%} of it"

@@ -34,6 +34,9 @@ ONE_PLACE = {  # a third-party framework and the files that may import it
 # The formulas: what they may import of ours, and no framework of configuration, training or logging.
 FORMULAS = ("network", "objective", "evaluation", "baselines", "structures")
 NOT_IN_FORMULAS = ("pytorch_lightning", "lightning", "omegaconf", "wandb", "datamodules", "callbacks")
+# Entry points that must start fast, and the frameworks that they must not import, not even late.
+LIGHT = ("disentangled_ml.evaluate", "disentangled_ml.systems", "disentangled_ml.search.embedder")
+HEAVY = ("pytorch_lightning", "lightning", "wandb", "matplotlib", "torchmetrics")
 PEERS = ("pytorch_metric_learning", "benchmarks")  # of the benchmarks, which users do not install
 
 
@@ -138,6 +141,16 @@ def foreign_to_formulas(imports: dict[str, set[str]]) -> list[tuple[str, str]]:
     ]
 
 
+def heavy_imports(imports: dict[str, set[str]], module: str) -> list[tuple[str, str]]:
+    """Return who imports a heavy framework among a module and all that it imports of ours."""
+    arrows, reached, left = module_arrows(imports), set(), [module]
+    while left:
+        if (current := left.pop()) not in reached:
+            reached.add(current)
+            left += arrows[current]
+    return [(name, found) for name in sorted(reached) for found in imports[name] if within(found, *HEAVY)]
+
+
 @pytest.fixture(scope="module")
 def imports() -> dict[str, set[str]]:
     return read_imports(ROOT)
@@ -174,6 +187,11 @@ def test_formulas_know_no_framework_and_nothing_above_them(imports):
     assert not foreign_to_formulas(imports)
 
 
+@pytest.mark.parametrize("module", LIGHT)
+def test_what_evaluates_and_searches_needs_no_framework_of_training(imports, module):
+    assert not heavy_imports(imports, module)
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
@@ -205,6 +223,7 @@ def test_relative_imports_of_a_package():
         ("disentangled_ml/objective/losses.py", "import pytorch_lightning as pl", foreign_to_formulas),
         ("disentangled_ml/objective/losses.py", "from disentangled_ml.training import module", foreign_to_formulas),
         ("disentangled_ml/evaluation/probe.py", "from datamodules.shards.index import ShardIndex", foreign_to_formulas),
+        ("disentangled_ml/evaluate.py", "import wandb", lambda i: heavy_imports(i, "disentangled_ml.evaluate")),
     ],
 )
 def test_the_checks_can_fail(tmp_path, file, line, check):

@@ -1,8 +1,9 @@
 """Commands without the seconds in which an interpreter imports: a process that has imported everything forks one for each.
 
 A forked command is what a shell would start: a process with its own number, session, signals, environment, working directory,
-random numbers and exit status, whose module runs as ``__main__`` and whose interpreter ends in the ordinary way. Two things
-differ: ``/proc/PID/cmdline`` and ``/proc/PID/environ`` show those of the server, and all have the same hashes of strings.
+random numbers and exit status, whose module runs as ``__main__`` and is followed by all that it has registered for the exit.
+Three things differ: ``/proc/PID/cmdline`` and ``/proc/PID/environ`` show those of the server, all commands have the same hashes
+of strings, and at its end the interpreter does not take its modules apart.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import os
 import pkgutil
 import random
 import runpy
+import secrets
 import select
 import shutil
 import signal
@@ -58,7 +60,7 @@ def environment(**variables: str) -> dict[str, str]:
 @cache
 def server() -> socket.socket:
     """Connect to the server of this run of the tests: the first of its processes starts it, and it ends with the last."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", secrets.token_hex(8))
     address = Path(tempfile.gettempdir(), f"warm-{run}")
     with contextlib.suppress(FileExistsError):
         address.mkdir(mode=0o700)
@@ -112,7 +114,9 @@ class Popen:
             socket.send_fds(server(), [json.dumps(request).encode()], [*(file.fileno() for file in files), theirs])
         os.close(theirs)
         self._status = os.fdopen(status, "rb", buffering=0)
-        self.pid = int(self._status.readline())
+        number = self._status.readline()
+        assert number, "the server is gone, its errors are above"
+        self.pid = int(number)
 
     def poll(self) -> int | None:
         """Return the exit status, or minus the signal; None while it runs."""
@@ -265,8 +269,8 @@ def become(command: list[str], env: dict[str, str], cwd: str, before: str) -> No
     sys.path[0], sys.argv, sys.orig_argv = cwd, command, [sys.executable, "-m", *command]
     if "." in command[0]:
         sys.modules.pop(command[0], None)  # it is imported as the module that it is, too
-    exec(before, {})
     try:
+        exec(before, {})
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
         statuses.append(0)
     except SystemExit as end:

@@ -21,15 +21,14 @@ from disentangled_ml.reporting.cells import accuracy_text, aligned, number_text
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_report import change_report
 from disentangled_ml.trajectories.changing_tracks import measure, read_changes
-from disentangled_ml.trajectories.recordings import check_context, hop_of
+from disentangled_ml.trajectories.recordings import hop_of
 
 
 def main(config: DictConfig) -> None:
     """Score the change points of a configuration."""
     out = None if config.out is None else writable(config.out)
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
-    hop_frames = hop_of(embedder, config.hop_seconds)
-    check_context(embedder, config.context_seconds)
+    hop_frames = hop_of(embedder, config.hop_seconds, config.context_seconds)
     tracks = read_changes(Path(config.changes) / "changes.csv", embedder.condition_names)
     for track in show_progress(tracks, desc="embed", unit="recording"):
         measure(track, embedder, hop_frames, config.context_seconds)

@@ -21,21 +21,9 @@ from datamodules.shards.tar import decode_info, read_infos, read_samples, share_
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import writable, write_text
 from disentangled_ml.progress import show_progress
-from disentangled_ml.reporting.neighbours import (
-    EmbeddedTracks,
-    choose_queries,
-    neighbours_by_space,
-    view_queries,
-)
+from disentangled_ml.reporting.neighbours import EmbeddedTracks, choose_queries, neighbours_by_space, view_queries
 from disentangled_ml.reporting.page_tables import show
-from disentangled_ml.reporting.report_page import (
-    TABLE,
-    Page,
-    data_uri,
-    render,
-    run_page,
-    table_page,
-)
+from disentangled_ml.reporting.report_page import TABLE, Page, data_uri, render, run_page, table_page
 from disentangled_ml.structures import TEMPO, TrackRecord
 from disentangled_ml.systems import NetworkSystem, list_conditions, load_network_system
 

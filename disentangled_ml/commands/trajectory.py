@@ -21,13 +21,7 @@ from disentangled_ml.reporting.cells import aligned
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_points import self_similarity
 from disentangled_ml.trajectories.figures import draw_trajectory
-from disentangled_ml.trajectories.recordings import (
-    check_context,
-    chunk_seconds,
-    embed_recording,
-    hop_of,
-    read_recording,
-)
+from disentangled_ml.trajectories.recordings import chunk_seconds, embed_recording, hop_of, read_recording
 from disentangled_ml.trajectories.trajectory import DIGITS, describe, read_thresholds, rounded
 
 
@@ -36,8 +30,7 @@ def main(config: DictConfig) -> None:
     path = Path(config.path)
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
     names, model = embedder.condition_names, embedder.model
-    hop_frames = hop_of(embedder, config.hop_seconds)
-    check_context(embedder, config.context_seconds)
+    hop_frames = hop_of(embedder, config.hop_seconds, config.context_seconds)
     settings = {key: config[key] for key in ("hop_seconds", "context_seconds")}
     thresholds = dict.fromkeys(names, config.threshold)
     if config.thresholds is not None:

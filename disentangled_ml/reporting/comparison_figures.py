@@ -5,10 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.figures import DPI, GREY, INK, PALE, condition_colors, new_panels
+from disentangled_ml.files import atomic_write
 from disentangled_ml.reporting.comparison import SPACES
 from disentangled_ml.structures import TRACK
 
 CHANCE = 0.5
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as a PNG file."""
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, dpi=DPI, bbox_inches="tight", facecolor="white")
 
 
 def draw_accuracies(comparison: dict[str, Any], path: Path) -> None:
@@ -37,7 +44,7 @@ def draw_accuracies(comparison: dict[str, Any], path: Path) -> None:
     figure.suptitle(
         "Triplet accuracy: open in all dimensions, filled in sub-dimensions; dotted: chance", fontsize=9, color=INK
     )
-    figure.savefig(path, dpi=DPI, bbox_inches="tight", facecolor="white")
+    save(figure, path)
 
 
 def draw_matrices(comparison: dict[str, Any], path: Path) -> None:
@@ -68,4 +75,4 @@ def draw_matrices(comparison: dict[str, Any], path: Path) -> None:
         panel.set_title(f"{row['title']}{summary}", loc="left", fontsize=9, color=INK)
     titles = f"Accuracy of the triplets of a condition (rows) in a subspace (columns); {SPACES['sub'].lower()}"
     figure.suptitle(titles, fontsize=9, color=INK)
-    figure.savefig(path, dpi=DPI, bbox_inches="tight", facecolor="white")
+    save(figure, path)

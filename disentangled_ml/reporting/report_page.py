@@ -35,7 +35,6 @@ CAPTIONS = {
     "masks": "The condition masks: which dimensions each condition looks at",
     "table": "Triplet accuracy of the systems",
     "matrices": "Accuracy of each condition's triplets (rows) in each subspace (columns)",
-    "matrix": "Accuracy of each condition's triplets in each subspace",
 }
 
 

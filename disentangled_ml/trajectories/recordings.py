@@ -32,30 +32,18 @@ def chunk_seconds(embedder: Embedder) -> float:
     return embedder.model.audio.seconds(embedder.model.chunk_frames)
 
 
-def hop_of(embedder: Embedder, hop_seconds: float) -> int:
-    """Return the hop between chunks in frames.
+def hop_of(embedder: Embedder, hop_seconds: float, context_seconds: float) -> int:
+    """Return the hop between chunks in frames, once the context is checked too.
 
     Raises:
-        ConfigError: if it is longer than a chunk, so that music would be left out.
+        ConfigError: if the hop is longer than a chunk, so that music would be left out, or the context holds no chunk.
     """
-    frames = max(1, embedder.model.audio.frames(hop_seconds))
+    frames, seconds = max(1, embedder.model.audio.frames(hop_seconds)), chunk_seconds(embedder)
     if frames > embedder.model.chunk_frames:
-        raise ConfigError(
-            f"hop_seconds={hop_seconds} is longer than a chunk, {chunk_seconds(embedder):.2f} s: give less"
-        )
+        raise ConfigError(f"hop_seconds={hop_seconds} is longer than a chunk, {seconds:.2f} s: give less")
+    if context_seconds < seconds:
+        raise ConfigError(f"context_seconds={context_seconds} is shorter than a chunk: give at least {seconds:.2f}")
     return frames
-
-
-def check_context(embedder: Embedder, context_seconds: float) -> None:
-    """Check that the context holds a chunk.
-
-    Raises:
-        ConfigError: if it does not.
-    """
-    if context_seconds < chunk_seconds(embedder):
-        raise ConfigError(
-            f"context_seconds={context_seconds} is shorter than a chunk: give at least {chunk_seconds(embedder):.2f}"
-        )
 
 
 def read_recording(path: Path, embedder: Embedder) -> Recording:

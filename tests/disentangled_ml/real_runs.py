@@ -91,7 +91,7 @@ class RealRun:
         """Give what it has written so far; progress bars write their lines again and again."""
         return self.log.read_text(errors="replace").replace("\r", "\n")
 
-    def wait_until(self, condition: Callable[[RealRun], bool], seconds: float = 2 * MINUTE) -> None:
+    def wait_until(self, condition: Callable[[RealRun], bool], seconds: float = 5 * MINUTE) -> None:
         """Wait until something is the case."""
         until = time.monotonic() + seconds
         while not condition(self):

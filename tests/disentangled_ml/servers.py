@@ -115,4 +115,4 @@ class Served:
         """Interrupt it as Ctrl-C does; give its status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-        return self.process.wait(30)
+        return self.process.wait(120)

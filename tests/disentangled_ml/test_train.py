@@ -552,11 +552,11 @@ def test_an_interrupted_run_fails_and_says_how_to_go_on(tmp_path, tiny_arguments
     with log.open("w") as output:  # a pipe that nobody reads would fill
         process = warm.Popen(warm.cold("train", *arguments), stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (tmp_path / "cut/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(number)
-        process.wait(timeout=60)
+        process.wait(timeout=300)
     finally:
         process.kill()
     said = log.read_text()

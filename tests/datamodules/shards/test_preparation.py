@@ -49,7 +49,7 @@ SAMPLE_RATE = 22050
 AUDIO = AudioSettings()
 SETTINGS = PreparationSettings(AUDIO, min_frames=16, tempo="manifest", tracks_per_shard=4)
 SHARES = [0.6, 0.2, 0.2]
-PATIENCE = 90.0  # seconds, for a command on a busy machine
+PATIENCE = 300.0  # seconds, for a command on a busy machine
 N_TRACKS = 84  # of runs in processes: each of seven parts has some shards of four
 
 

@@ -277,12 +277,12 @@ def interrupt(command: list[str], runs: Path, number: int, receivers: str) -> tu
         for pid in found:
             os.kill(pid, number)
         (runs / "go").touch()
-        return process.wait(timeout=60), started
+        return process.wait(timeout=300), started
     finally:
         process.kill()
 
 
-def wait_for(what: Callable[[], object], process: warm.Popen, seconds: float = 120) -> None:
+def wait_for(what: Callable[[], object], process: warm.Popen, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, "the run has ended"

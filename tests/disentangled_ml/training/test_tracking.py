@@ -21,7 +21,7 @@ from tests import warm
 METRIC = "val/triplet_accuracy/mean"
 SHORT = 5.0  # seconds of patience, by W&B's own variables, in place of START_SECONDS and FINISH_SECONDS
 LOGIN_SECONDS = 10  # that wandb itself waits for the name of the user, before the patience at the start begins
-TRAINING_SECONDS = 60  # that a tiny training takes at most, on a machine with other work
+TRAINING_SECONDS = 120  # that a tiny training takes at most, on a machine with other work
 EXIT_SECONDS = 30  # that wandb's own telemetry waits at the exit for a server that does not answer
 QUICK_STREAM = {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1"}  # seconds; 15 by default, longer than tiny trainings
 
@@ -58,7 +58,7 @@ def begin(tmp_path, tiny_arguments, user_environment) -> Iterator[Callable[..., 
         process.kill()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -92,7 +92,7 @@ def test_a_server_that_is_not_reached_costs_a_bounded_time(tmp_path, begin, dead
 @pytest.mark.parametrize("status", [401, 404])
 def test_a_refusal_is_an_error(tmp_path, begin, wandb_server, status):
     process = begin(wandb_server(status=status).environment)
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=300) == 1
     said = (tmp_path / "log").read_text()
     assert re.search(rf"^configuration error: W&B does not start \(.*refused with {status}", said, re.MULTILINE)
     assert "Traceback" not in said
@@ -115,7 +115,7 @@ def test_a_server_that_goes_away_costs_a_bounded_time_and_nothing_logged(tmp_pat
     wait_for((run_dir / "evaluation.json").exists)
     ended = time.monotonic()
     assert process.wait(timeout=300) == 0
-    assert time.monotonic() - ended < SHORT + EXIT_SECONDS
+    assert time.monotonic() - ended < SHORT + EXIT_SECONDS + TRAINING_SECONDS
     said = (tmp_path / "log").read_text()
     assert "W&B is not reached any more" in said
     assert "Traceback" not in said
@@ -132,9 +132,9 @@ def test_a_server_that_goes_away_costs_a_bounded_time_and_nothing_logged(tmp_pat
 @pytest.mark.slow
 def test_the_parts_of_a_resumed_run_are_uploaded_as_one(tmp_path, begin, dead_server, wandb_server, sync):
     unreached = {**dead_server("closed"), "WANDB_INIT_TIMEOUT": "2", "WANDB_SILENT": "true"}
-    assert begin(unreached, "training.max_epochs=2").wait(timeout=120) == 0
+    assert begin(unreached, "training.max_epochs=2").wait(timeout=300) == 0
     run_id = (tmp_path / "run" / "wandb_run_id").read_text()
-    assert begin(unreached, "training.max_epochs=4", "resume=true").wait(timeout=120) == 0
+    assert begin(unreached, "training.max_epochs=4", "resume=true").wait(timeout=300) == 0
     assert (tmp_path / "run" / "wandb_run_id").read_text() == run_id
     assert len(list(tmp_path.glob(f"run/wandb/offline-run-*-{run_id}"))) == 2
     server = wandb_server()
@@ -167,7 +167,7 @@ def test_training_outlives_wandbs_process(tmp_path, begin, number):
     (wandb_core,) = processes_of(process, "wandb-core")
     os.kill(wandb_core, number)
     (tmp_path / "go").touch()
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=300) == 0
     said = (tmp_path / "log").read_text()
     assert said.count("training goes on, and nothing more is logged to W&B") == 1
     assert "Traceback" not in said
