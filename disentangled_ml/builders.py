@@ -233,6 +233,7 @@ def build_trainer(config: DictConfig, run_dir: Path, *further: Callback) -> pl.T
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
         log_every_n_steps=1,
     )
     watch_ranks(built, f"run_name={run_dir.name} resume=true goes on with {run_dir}", wanted=Preempted)

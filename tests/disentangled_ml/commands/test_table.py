@@ -51,7 +51,7 @@ def make(shards: Path, out: Path, *arguments: str) -> None:
 
 
 def start_warm(job: processes.Job, environment: dict[str, str], lock: int) -> warm.Popen:
-    """Start a training; what a job holds and what its environment lacks is tested in test_jobs."""
+    """Start a training; what a job holds and what its environment lacks is tested in test_processes."""
     with open(job.log, "w") as log:
         return warm.Popen(job.command, env={**processes.own_environment(), **environment}, stdout=log, stderr=log)
 
