@@ -81,7 +81,6 @@ class NetworkSystem:
 
     @torch.inference_mode()
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
-        """Embed each chunk once."""
         table = EmbeddingTable(wanted=wanted, keep_sequences=self.keep_sequences)
         stream = EvaluationStream(self.source, split, self.tracks_per_batch, requested_starts(wanted), only)
         for chunks in show_progress(stream, desc=f"embed {split}", unit="batch"):
@@ -90,7 +89,6 @@ class NetworkSystem:
         return table
 
     def masks(self, embedding_dim: int) -> Tensor:
-        """Return the network's masks."""
         return self.network.masks().detach().float().cpu()
 
 
@@ -118,13 +116,11 @@ class SpecialisedSystem:
         self.n_parameters = sum(system.n_parameters for system in systems)
 
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
-        """Embed by all networks."""
         tables = [system.embed(split, wanted, only) for system in self.systems]
         rows = {member: torch.cat([table.rows[member] for table in tables]) for member in tables[0].rows}
         return EmbeddingTable(wanted, rows)
 
     def masks(self, embedding_dim: int) -> Tensor:
-        """Return a block for each network."""
         return disjoint_blocks(len(self.systems), embedding_dim)
 
 
@@ -172,7 +168,6 @@ class BaselineSystem:
         return table
 
     def masks(self, embedding_dim: int) -> Tensor:
-        """Return ones."""
         return torch.ones(len(self.condition_names), embedding_dim)
 
 

@@ -233,7 +233,6 @@ class FilterBank(nn.Module):
         return mel_to_hz(within(self.centre_mel, 0.0, hz_to_mel(nyquist).item()))
 
     def bandwidth(self) -> Tensor:
-        """Return the bandwidths (K,) in Hz."""
         return within(self.log_bandwidth, self.narrowest, self.widest).exp()
 
     def width(self) -> Tensor:
@@ -242,7 +241,6 @@ class FilterBank(nn.Module):
         return within(self.log_width, low, high).exp() * self.audio_settings.hop_length
 
     def filters(self) -> FilterResponse:
-        """Describe the filters as they are now."""
         return FilterResponse(self.centre().detach(), self.bandwidth().detach())
 
     def forward(self, waveform: Tensor) -> Tensor:

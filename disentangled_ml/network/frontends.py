@@ -170,7 +170,6 @@ class WaveformFrontend(Frontend):
 
     @torch.no_grad()
     def filters(self) -> FilterResponse:
-        """Describe the filters of the bank."""
         return FilterResponse(*(values.cpu() for values in self.bank.filters()))
 
 

@@ -43,7 +43,6 @@ class FixedMasks(nn.Module):
         self.register_buffer("blocks", disjoint_blocks(n_conditions, embedding_dim), persistent=False)
 
     def forward(self) -> Tensor:
-        """Return the condition masks (C, D)."""
         return self.blocks
 
 
@@ -70,7 +69,6 @@ class LearnedMasks(nn.Module):
         self.weight = nn.Parameter(initial)
 
     def forward(self) -> Tensor:
-        """Return the condition masks (C, D)."""
         return self.weight.relu()
 
 
@@ -82,7 +80,6 @@ class NoMasks(nn.Module):
         self.register_buffer("ones", torch.ones(n_conditions, embedding_dim), persistent=False)
 
     def forward(self) -> Tensor:
-        """Return the condition masks (C, D)."""
         return self.ones
 
 

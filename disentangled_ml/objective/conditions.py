@@ -98,7 +98,6 @@ class TagCondition:
 
     @cached_property
     def columns(self) -> dict[str, int]:
-        """Column of each tag."""
         return {tag: i for i, tag in enumerate(self.vocabulary)}
 
     def relate(self, a: Array, b: Array) -> Relation[Array]:

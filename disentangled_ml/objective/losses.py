@@ -240,7 +240,6 @@ class DisentangledTripletLoss(DisentangledLoss):
     def objective(
         self, embedding: Tensor, condition_masks: Tensor, violation: Tensor, targets: Sequence[Tensor]
     ) -> Tensor:
-        """Return the mean of the hinge over the condition triplets."""
         return violation
 
 
@@ -316,7 +315,6 @@ class ProxyLoss(ClassLoss):
     """Hinge between the proxies of a chunk's classes and of the others (Y. Movshovitz-Attias et al., ICCV 2017)."""
 
     def chunk_loss(self, distance: Tensor, targets: Tensor) -> Tensor:
-        """Average the hinge over pairs of proxies."""
         return proxy_violation(distance, targets, self.margin)
 
 
@@ -332,7 +330,6 @@ class ClassificationLoss(ClassLoss):
         self.temperature = temperature
 
     def chunk_loss(self, distance: Tensor, targets: Tensor) -> Tensor:
-        """Compute the cross entropy."""
         return softmax_entropy(distance, targets, self.temperature)
 
 

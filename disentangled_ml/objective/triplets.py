@@ -65,7 +65,6 @@ def nearest_columns(allowed: Tensor, level: Tensor, target: Tensor) -> Tensor:
 
 
 def no_triplets() -> TripletBatch:
-    """Return an empty list of triplets."""
     return TripletBatch(torch.empty(0, 3, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
 
 

@@ -58,7 +58,6 @@ class SimilarityModule(pl.LightningModule):
 
     @property
     def condition_names(self) -> list[str]:
-        """Names of the conditions, in order."""
         return self.network.condition_names
 
     def setup(self, stage: str) -> None:
@@ -84,11 +83,9 @@ class SimilarityModule(pl.LightningModule):
         return {"loss": terms.total, "correct": terms.correct, "total": terms.n_triplets}
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the embeddings."""
         self.start_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
-        """Reset the embeddings."""
         self.start_evaluation("test")
 
     def start_evaluation(self, split: str) -> None:
@@ -101,7 +98,6 @@ class SimilarityModule(pl.LightningModule):
         self.gathered = False
 
     def validation_step(self, batch: TrackChunks, batch_idx: int) -> None:
-        """Embed whole tracks."""
         self.table.add(batch, embed_in_passes(self.network, batch.audio))
 
     test_step = validation_step

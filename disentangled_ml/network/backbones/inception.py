@@ -27,7 +27,6 @@ class Branches(nn.Module):
         self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the branches."""
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 

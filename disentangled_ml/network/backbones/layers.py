@@ -83,5 +83,4 @@ class Backbone(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, spect: Tensor) -> Tensor:
-        """Embed a batch of spectrograms."""
         return self.head(self.features(spect))

@@ -41,7 +41,6 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the block."""
         return self.relu(self.residual(x) + self.shortcut(x))
 
 

@@ -25,7 +25,6 @@ class SqueezeExcite(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gate the channels."""
         return x * self.excite(x.mean(dim=(2, 3), keepdim=True))
 
 
