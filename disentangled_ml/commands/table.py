@@ -242,7 +242,8 @@ def load_system(table: SystemsTable, system: str, seed: int) -> System:
 def training_seconds(table: SystemsTable, system: str, seed: int) -> float | None:
     """Return the seconds that the trainings took; None where nothing is trained."""
     runs = [read_json(table.run_dir(run) / "metrics.json") for run in table.runs(system, seed)]
-    return sum(metrics["train/seconds"] for metrics in runs) if runs else None
+    # Runs of older versions do not have it.
+    return sum(run["train/seconds"] for run in runs) if runs and all("train/seconds" in run for run in runs) else None
 
 
 def evaluate_cell(table: SystemsTable, system: str, seed: int) -> dict[str, Any]:
