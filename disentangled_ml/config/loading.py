@@ -156,8 +156,13 @@ def check_type(hint: Any, value: Any, key: str) -> None:
     if get_origin(hint) not in (list, dict) and len(kinds) == 1:  # of `int | None`
         hint, kinds = kinds[0], list(get_args(kinds[0]))
     if isinstance(value, list | dict) and kinds:
-        for part in value.values() if isinstance(value, dict) else value:
-            check_type(kinds[-1], part, key)
+        parts = (
+            [(f"{key}.{name}", part) for name, part in value.items()]
+            if isinstance(value, dict)
+            else [(key, part) for part in value]
+        )
+        for name, part in parts:
+            check_type(kinds[-1], part, name)
     elif hint in LITERALS and value is not None and not (isinstance(value, str) and ("${" in value or value == "???")):
         types, called = LITERALS[hint]
         if type(value) not in types:
