@@ -15,10 +15,7 @@ RANDOM_MEAN, RANDOM_DEVIATION = 0.9, 0.7
 
 
 def disjoint_blocks(n_conditions: int, embedding_dim: int) -> Tensor:
-    """Return masks that give every condition an equal, contiguous block of the dimensions.
-
-    Shape:
-        returns: (C, D) float32 of 0 and 1; every column sums to one.
+    """Return masks (C, D) of 0 and 1 that give every condition an equal, contiguous block of the dimensions.
 
     Raises:
         ValueError: if the dimensions cannot be shared equally.
@@ -43,20 +40,13 @@ class FixedMasks(nn.Module):
         self.register_buffer("blocks", disjoint_blocks(n_conditions, embedding_dim), persistent=False)
 
     def forward(self) -> Tensor:
-        """Return the condition masks (C, D)."""
         return self.blocks
 
 
 class LearnedMasks(nn.Module):
     """Trained masks, kept non-negative by a ReLU.
 
-    Args:
-        n_conditions: C.
-        embedding_dim: D.
-        start: ``disjoint`` (1 on the own block, 0.1 off it) or ``random`` (normal, mean 0.9, deviation 0.7).
-
-    Raises:
-        ValueError: for an unknown start.
+    They start ``disjoint`` (1 on the own block, 0.1 off it) or ``random`` (normal, mean 0.9, deviation 0.7).
     """
 
     def __init__(self, n_conditions: int, embedding_dim: int, start: str = "disjoint"):
@@ -70,7 +60,6 @@ class LearnedMasks(nn.Module):
         self.weight = nn.Parameter(initial)
 
     def forward(self) -> Tensor:
-        """Return the condition masks (C, D)."""
         return self.weight.relu()
 
 
@@ -82,7 +71,6 @@ class NoMasks(nn.Module):
         self.register_buffer("ones", torch.ones(n_conditions, embedding_dim), persistent=False)
 
     def forward(self) -> Tensor:
-        """Return the condition masks (C, D)."""
         return self.ones
 
 
