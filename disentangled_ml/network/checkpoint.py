@@ -171,7 +171,7 @@ def first_line(error: Exception) -> str:
 
 
 def check_parts(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Raise a ValueError, naming the file and the part, for what is read before, or without, the network of a checkpoint."""
+    """Check the parts of a checkpoint that are read before, or without, its network; a ValueError names the file and the part."""
 
     def part(content: Any, key: str) -> Any:
         return content.get(key) if isinstance(content, dict) else None
