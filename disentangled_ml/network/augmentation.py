@@ -39,10 +39,7 @@ def uniform(like: Tensor, low: float, high: float) -> Tensor:
 
 
 def change_gain(waveform: Tensor, gain_db: float) -> Tensor:
-    """Change the level of each chunk by up to ``gain_db``, up or down, uniformly in dB.
-
-    Shape:
-        waveform and output: (B, samples).
+    """Change the level of each chunk (B, samples) by up to ``gain_db``, up or down, uniformly in dB.
 
     >>> levels = change_gain(torch.ones(50, 2), 6.0)[:, 0]
     >>> bool((levels > 0.5).all() and (levels < 2.0).all() and levels.std() > 0.2)
@@ -52,10 +49,7 @@ def change_gain(waveform: Tensor, gain_db: float) -> Tensor:
 
 
 def add_noise(waveform: Tensor, lowest: float, highest: float) -> Tensor:
-    """Add white noise to each chunk at a signal-to-noise ratio drawn between two, uniformly in dB; silence stays silent.
-
-    Shape:
-        waveform and output: (B, samples).
+    """Add white noise to chunks (B, samples), each at a signal-to-noise ratio drawn uniformly in dB; silence stays silent.
 
     >>> noise = add_noise(torch.ones(1, 10_000), 20.0, 20.0) - 1
     >>> round(noise.std().item(), 2)
@@ -86,7 +80,6 @@ class Augmentation:
     place: tuple[int, ...] = ()
 
     def at(self, *place: int) -> Augmentation:
-        """Return the augmentation at a place in the training, such as (step, rank)."""
         return replace(self, place=place)
 
     def change_audio(self, audio: Tensor) -> Tensor:

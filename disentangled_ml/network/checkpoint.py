@@ -100,12 +100,9 @@ def make_network(
     Args:
         condition_names: In order.
         audio: Settings of its spectrograms.
-        backbone: Name in ``BACKBONES``.
+        backbone, frontend, mask: Names in ``BACKBONES``, ``FRONTENDS`` and ``MASKS``.
         width: Scales the channels of the backbone.
-        frontend: Name in ``FRONTENDS``.
-        trainable_stft: Train the Fourier kernels of ``nnaudio``.
-        trainable_mel: Train the mel filters of ``nnaudio``.
-        mask: Name in ``MASKS``.
+        trainable_stft, trainable_mel: Train the Fourier kernels, the mel filters of ``nnaudio``.
         mask_start: Initial values of ``learned`` masks.
         embedding_dim: D; None: 64 per condition.
         channels_last: Memory format of the backbone.
@@ -118,9 +115,7 @@ def make_network(
     if frontend == "mel" and trainable:
         raise ValueError("frontend.trainable_* needs frontend=nnaudio: the stored mel has nothing to train")
     if frontend == "waveform" and trainable:
-        raise ValueError(
-            "frontend.trainable_* is of frontend=nnaudio: the filters of frontend=waveform are always trained"
-        )
+        raise ValueError("frontend.trainable_* is of nnaudio: the filters of frontend=waveform are always trained")
     filters = {"trainable_stft": trainable_stft, "trainable_mel": trainable_mel} if frontend == "nnaudio" else {}
     start = {"start": mask_start} if mask == "learned" else {}
     parts = (
@@ -172,16 +167,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its class where there is none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def check_parts(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Check those parts of a checkpoint that are read before, or without, its network.
-
-    Raises:
-        ValueError: naming the file and the part.
-    """
+    """Check the parts of a checkpoint that are read before, or without, its network; a ValueError names the file and the part."""
 
     def part(content: Any, key: str) -> Any:
         return content.get(key) if isinstance(content, dict) else None
@@ -206,11 +196,7 @@ def check_parts(path: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def network_from(checkpoint: dict[str, Any], path: str | Path = "in memory") -> ConditionalSimilarityNetwork:
-    """Rebuild the network of a checkpoint that was loaded from a path, in evaluation mode.
-
-    Raises:
-        ValueError: if its parts do not fit together.
-    """
+    """Rebuild the network of a checkpoint that was loaded from a path, in evaluation mode; a ValueError if its parts do not fit."""
     prefix = "network."
     try:
         arguments = network_arguments(checkpoint["config"])

@@ -77,16 +77,12 @@ def within(value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 
 
 def gabor_kernels(centre: Tensor, bandwidth: Tensor, sample_rate: int, size: int) -> Tensor:
-    """Make the real and imaginary parts of Gabor filters.
+    """Make the real parts, then the imaginary parts of K Gabor filters, (2 K, size); a tone of the centre has the modulus 1/2.
 
     Args:
-        centre: In Hz.
-        bandwidth: In Hz, between the points of half the energy.
+        centre, bandwidth: (K,), in Hz; the bandwidth is between the points of half the energy.
         sample_rate: In Hz.
         size: Samples of a kernel.
-
-    Shape:
-        centre, bandwidth: (K,); returns: (2 K, size), the real parts first. A tone of the centre frequency has the modulus 1/2.
     """
     time = torch.arange(size, device=centre.device) - size // 2
     deviation = ROOT_LN2 / math.pi * sample_rate / bandwidth  # in samples
@@ -97,16 +93,13 @@ def gabor_kernels(centre: Tensor, bandwidth: Tensor, sample_rate: int, size: int
 
 
 def pool(energy: Tensor, deviation: Tensor, stride: int, hop_length: int) -> Tensor:
-    """Average energies under a Gaussian around every hop; it is cut one hop from its middle.
+    """Average energies (B, K, steps) under a Gaussian around every hop, cut one hop from its middle, to (B, K, frames).
 
     Args:
         energy: From one hop before the first frame to one after the last, in steps of ``stride`` samples.
-        deviation: Of the Gaussians, in samples.
+        deviation: (K,), of the Gaussians, in samples.
         stride: Samples; divides ``hop_length``.
         hop_length: Samples.
-
-    Shape:
-        energy: (B, K, steps); deviation: (K,); returns: (B, K, frames).
 
     >>> pool(torch.ones(1, 1, 9), torch.tensor([3.0]), 2, 4).shape
     torch.Size([1, 1, 3])
@@ -127,12 +120,7 @@ def longest_step(hop_length: int, size: int) -> int:
 
 
 class FilterResponse(NamedTuple):
-    """Where filters let energy through.
-
-    Shape:
-        centre: (K,), in Hz.
-        bandwidth: (K,), in Hz: between the points of half the energy.
-    """
+    """Centres (K,) and bandwidths (K,) of filters in Hz, the latter between the points of half the energy."""
 
     centre: Tensor
     bandwidth: Tensor
@@ -228,15 +216,16 @@ class FilterBank(nn.Module):
         self.log_width = nn.Parameter(torch.full_like(centre, FIRST_WIDTH).log())
 
     def centre(self) -> Tensor:
-        """Return the centre frequencies (K,) in Hz, from 0 to the Nyquist frequency."""
+        """Compute the centre frequencies (K,) in Hz, from 0 to the Nyquist frequency."""
         nyquist = torch.tensor(self.audio_settings.sample_rate / 2)
         return mel_to_hz(within(self.centre_mel, 0.0, hz_to_mel(nyquist).item()))
 
     def bandwidth(self) -> Tensor:
+        """Compute the bandwidths (K,) in Hz."""
         return within(self.log_bandwidth, self.narrowest, self.widest).exp()
 
     def width(self) -> Tensor:
-        """Return the deviations (K,) of the Gaussians in time, in samples."""
+        """Compute the deviations (K,) of the Gaussians in time, in samples."""
         low, high = (math.log(width) for width in WIDTHS)
         return within(self.log_width, low, high).exp() * self.audio_settings.hop_length
 
@@ -244,11 +233,6 @@ class FilterBank(nn.Module):
         return FilterResponse(self.centre().detach(), self.bandwidth().detach())
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Filter a batch of waveforms.
-
-        Raises:
-            ValueError: if the shape is not (B, samples), or with too few samples to reflect at the edges.
-        """
         rate, hop = self.audio_settings.sample_rate, self.audio_settings.hop_length
         edge = self.audio_settings.n_fft // 2 + hop
         if waveform.ndim != 2 or waveform.shape[1] <= edge:

@@ -22,9 +22,6 @@ MEAN, DEVIATION = 0.2, 0.25  # of a log-mel, about
 def compress(mel: Tensor) -> Tensor:
     """Compress a magnitude mel spectrogram S to ``log10(1 + 10 S)``; negative S counts as 0.
 
-    Shape:
-        mel and output: any.
-
     >>> compress(torch.tensor([0.0, 0.9, 9.9]))
     tensor([0., 1., 2.])
     """
@@ -33,16 +30,11 @@ def compress(mel: Tensor) -> Tensor:
 
 
 def standardise(log_mel: Tensor) -> Tensor:
-    """Shift and scale a log-mel to about zero mean and unit deviation."""
     return (log_mel - MEAN) / DEVIATION
 
 
 class Frontend(nn.Module):
-    """Base of all frontends.
-
-    Args:
-        audio_settings: Of the stored log-mel or of the spectrogram to compute.
-    """
+    """Base of all frontends; ``audio_settings`` are those of the stored log-mel or of the spectrogram to compute."""
 
     source: ClassVar[Literal["mel", "waveform"]]
 
@@ -56,7 +48,7 @@ class Frontend(nn.Module):
 
 
 class MelFrontend(Frontend):
-    """Standardise stored log-mel chunks; arguments as ``Frontend``.
+    """Standardise stored log-mel chunks.
 
     Shape:
         log_mel: (B, 1, n_mels, frames), any floating type; output: the same in float32.
@@ -65,11 +57,6 @@ class MelFrontend(Frontend):
     source = "mel"
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        """Standardise a batch of log-mel chunks.
-
-        Raises:
-            ValueError: if the shape is not (B, 1, n_mels, frames).
-        """
         n_mels = self.audio_settings.n_mels
         if log_mel.ndim != 4 or log_mel.shape[1:3] != (1, n_mels):
             raise ValueError(
@@ -82,12 +69,8 @@ class NnAudioFrontend(Frontend):
     """Compute the spectrogram from the waveform, on the waveform's device, with filters that can be trained.
 
     With fixed filters it equals librosa's and torchaudio's (Slaney scale and norm, centred frames, reflected edges). It computes in
-    float32 under autocast too: in bfloat16 the Fourier sums lose up to a fifth. Fixed filters are not saved in checkpoints.
-
-    Args:
-        audio_settings: of the spectrogram.
-        trainable_stft: train the Fourier kernels (they need a small learning rate).
-        trainable_mel: train the mel filters.
+    float32 under autocast too: in bfloat16 the Fourier sums lose up to a fifth. Fixed filters are not saved in checkpoints. Trained
+    Fourier kernels need a small learning rate.
 
     Shape:
         waveform: (B, samples), samples > n_fft / 2; output: (B, 1, n_mels, samples // hop_length + 1), float32.
@@ -118,11 +101,6 @@ class NnAudioFrontend(Frontend):
                 module.register_buffer(name, buffer, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Compute the standardised log-mel spectrogram of a batch of waveforms.
-
-        Raises:
-            ValueError: if the shape is not (B, samples), or with too few samples to reflect at the edges.
-        """
         edge = self.audio_settings.n_fft // 2
         if waveform.ndim != 2 or waveform.shape[1] <= edge:
             raise ValueError(
@@ -135,19 +113,13 @@ class NnAudioFrontend(Frontend):
 
     @torch.no_grad()
     def filters(self) -> FilterResponse:
-        """Describe the bands, Fourier kernels and mel filters together."""
         stft = self.mel_spectrogram.stft
         parts = (stft.wcos[:, 0], stft.wsin[:, 0], self.mel_spectrogram.mel_basis)
         return spectrogram_filters(*(part.float().cpu() for part in parts), self.audio_settings.sample_rate)
 
 
 class WaveformFrontend(Frontend):
-    """Filter the waveform by a learned bank of band-passes that begin as mel bands; see ``filter_bank.py``.
-
-    It computes in float32 under autocast too.
-
-    Args:
-        audio_settings: Of the spectrogram that it stands for.
+    """Filter the waveform by a learned bank of band-passes that begin as mel bands; in float32 under autocast too.
 
     Shape:
         waveform: (B, samples), samples > n_fft / 2 + hop_length; output: (B, 1, n_mels, samples // hop_length + 1), float32.
@@ -160,11 +132,6 @@ class WaveformFrontend(Frontend):
         self.bank = FilterBank(audio_settings)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Compute the standardised, compressed magnitudes of a batch of waveforms.
-
-        Raises:
-            ValueError: if the shape is not (B, samples), or with too few samples to reflect at the edges.
-        """
         with torch.autocast(waveform.device.type, enabled=False):
             return standardise(compress(self.bank(waveform.float()))).unsqueeze(1)
 

@@ -15,10 +15,7 @@ RANDOM_MEAN, RANDOM_DEVIATION = 0.9, 0.7
 
 
 def disjoint_blocks(n_conditions: int, embedding_dim: int) -> Tensor:
-    """Return masks that give every condition an equal, contiguous block of the dimensions.
-
-    Shape:
-        returns: (C, D) float32 of 0 and 1; every column sums to one.
+    """Return masks (C, D) of 0 and 1 that give every condition an equal, contiguous block of the dimensions.
 
     Raises:
         ValueError: if the dimensions cannot be shared equally.
@@ -49,13 +46,7 @@ class FixedMasks(nn.Module):
 class LearnedMasks(nn.Module):
     """Trained masks, kept non-negative by a ReLU.
 
-    Args:
-        n_conditions: C.
-        embedding_dim: D.
-        start: ``disjoint`` (1 on the own block, 0.1 off it) or ``random`` (normal, mean 0.9, deviation 0.7).
-
-    Raises:
-        ValueError: for an unknown start.
+    They start ``disjoint`` (1 on the own block, 0.1 off it) or ``random`` (normal, mean 0.9, deviation 0.7).
     """
 
     def __init__(self, n_conditions: int, embedding_dim: int, start: str = "disjoint"):

@@ -50,14 +50,11 @@ class ConditionalSimilarityNetwork(nn.Module):
 
 
 def embed_in_passes(network: ConditionalSimilarityNetwork, chunks: Tensor | Iterable[np.ndarray]) -> Tensor:
-    """Embed any number of chunks, ``CHUNKS_PER_PASS`` at a time.
+    """Embed N chunks, ``CHUNKS_PER_PASS`` at a time; (N, ...) or N of (...) to (N, D), on the network's device.
 
     Args:
         network: On any device.
         chunks: In one tensor, on any device, or one after the other, perhaps cut on the way.
-
-    Shape:
-        chunks: (N, ...), or N of (...); returns: (N, D), on the network's device.
     """
     masks, device = network.masks(), next(network.parameters()).device
     passes = chunks.split(CHUNKS_PER_PASS) if isinstance(chunks, Tensor) else stack_passes(chunks)
@@ -65,7 +62,6 @@ def embed_in_passes(network: ConditionalSimilarityNetwork, chunks: Tensor | Iter
 
 
 def stack_passes(chunks: Iterable[np.ndarray]) -> Iterator[Tensor]:
-    """Yield chunks stacked, ``CHUNKS_PER_PASS`` at a time."""
     chunks = iter(chunks)
     while part := list(islice(chunks, CHUNKS_PER_PASS)):
         yield torch.from_numpy(np.stack(part))

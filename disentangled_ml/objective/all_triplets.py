@@ -41,8 +41,7 @@ class TripletCounts(NamedTuple):
     """Numbers of triplets of each condition.
 
     Shape:
-        slope: (C, A, B) int64, the sum of the hinge by the distances: how many triplets pull a pair together, minus how many push
-            it apart.
+        slope: (C, A, B) int64: how many triplets pull a pair together, minus how many push it apart (the hinge's slope).
         violating: (C,) float64, triplets whose hinge is not zero.
         correct: (C,) float64, triplets with d_ap < d_an, strictly.
         total: (C,) float64, all triplets.
@@ -57,10 +56,8 @@ class TripletCounts(NamedTuple):
 def count_triplets(distance: Tensor, positive: Tensor, negative: Tensor, margin: float) -> TripletCounts:
     """Count, for each pair, the triplets that violate the margin, and the triplets of each condition.
 
-    At the kink of the hinge, d_an = d_ap + margin, a triplet does not violate it, as with ``relu``.
-
-    Shape:
-        distance: (C, A, B) of anchors to chunks; positive, negative: (C, A, B) bool, of which no pair is both.
+    At the kink of the hinge, d_an = d_ap + margin, a triplet does not violate it, as with ``relu``. ``distance``, of anchors to chunks,
+    and the bool ``positive`` and ``negative``, of which no pair is both, are (C, A, B).
 
     >>> distance = torch.tensor([[[0.0, 0.5, 0.25, 1.0]]])
     >>> positive, negative = torch.tensor([[[0, 1, 0, 0]]]).bool(), torch.tensor([[[0, 0, 1, 1]]]).bool()
@@ -126,8 +123,7 @@ def sum_all_triplets(embedding: Tensor, triplets: AllTriplets, margin: float) ->
     """Sum max(0, d(a, p) - d(a, n) + margin) over all triplets of each condition.
 
     Shape:
-        embedding: (C, B, D), masked for each condition.
-        triplets: relations (C, A, B).
+        embedding: (C, B, D), masked for each condition; the relations of the triplets: (C, A, B).
         returns: the sum (C,), and the numbers (C,) of violating, of correct and of all triplets; float64.
 
     >>> positive, negative = torch.zeros(2, 1, 1, 3, dtype=torch.bool)

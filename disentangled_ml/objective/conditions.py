@@ -32,29 +32,21 @@ MIN_CLASS_BPM, MIN_CLASS_OCTAVES = 1.0, 0.01
 # In octaves: what float32 tempi may miss a limit by, so that 104 BPM are within 4 % of 100 both ways.
 ROUNDING = 1e-6
 
-
 Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 class Relation(NamedTuple, Generic[Array]):
-    """Two boolean matrices: who is similar to whom, and who is dissimilar.
-
-    Shape:
-        positive: (A, B) bool.
-        negative: (A, B) bool, never True where ``positive`` is.
-    """
+    """Two boolean matrices (A, B): who is similar to whom, and who is dissimilar; no pair is both."""
 
     positive: Array
     negative: Array
 
 
 def as_floats(values: Array) -> Array:
-    """Convert to float32, without a copy where possible."""
     return values.float() if isinstance(values, Tensor) else values.astype(np.float32, copy=False)
 
 
 def as_octaves(bpm: Array) -> Array:
-    """Convert tempi to octaves, in float64."""
     return bpm.double().log2() if isinstance(bpm, Tensor) else np.log2(bpm.astype(np.float64))
 
 
@@ -74,10 +66,7 @@ class TagCondition:
     vocabulary: tuple[str, ...]
 
     def encode(self, labels: Sequence[Iterable[str] | None]) -> Tensor:
-        """Encode the tags of N tracks; tags outside the vocabulary are ignored.
-
-        Shape:
-            returns: (N, V) bool, V the size of the vocabulary.
+        """Encode the tags of N tracks as (N, V) bool, V the size of the vocabulary; tags outside of it are ignored.
 
         Raises:
             ValueError: for a label that is no list of tags.
@@ -108,11 +97,7 @@ class TagCondition:
         return Relation(shares, both_labelled ^ shares)
 
     def rarity(self, labels: Array) -> Array:
-        """Return weights of tracks: to draw by them is to draw a present tag first, then one of its tracks.
-
-        Shape:
-            labels: (N, V) as encoded.
-            returns: (N,) weights, 0 for tracks without label.
+        """Return weights (N,) of encoded tracks (N, V): to draw by them is to draw a present tag first, then one of its tracks.
 
         >>> genre = TagCondition("genre", ("jazz", "rock"))
         >>> genre.rarity(genre.encode([["rock"], ["rock"], ["jazz"], None])).tolist()
@@ -145,10 +130,7 @@ class TempoCondition:
         relation: ``absolute`` or ``relative``, see the module's description.
         tolerance_bpm: Half width of the positive zone of ``absolute``, in BPM.
         tolerance: Half width of the positive and octave zones of ``relative``, as a ratio.
-        margin: Ratio beyond which ``relative`` takes two tempi as different.
-
-    Raises:
-        ValueError: for an unknown relation or a margin below the tolerance.
+        margin: Ratio beyond which ``relative`` takes two tempi as different, at least the tolerance.
 
     >>> tempo = TempoCondition(relation="relative")
     >>> labels = tempo.encode([100, 103, 109, 130, 201])
@@ -170,10 +152,7 @@ class TempoCondition:
             raise ValueError(f"tempo margin {self.margin} must not be below the tolerance {self.tolerance}")
 
     def encode(self, labels: Sequence[float | None]) -> Tensor:
-        """Encode the tempi of N tracks.
-
-        Shape:
-            returns: (N, 1) float32 in BPM, NaN where unknown.
+        """Encode the tempi of N tracks as (N, 1) float32 in BPM, NaN where unknown.
 
         Raises:
             ValueError: for a label that is no number.
@@ -181,11 +160,9 @@ class TempoCondition:
         for bpm in labels:
             if not isinstance(bpm, int | float | None):
                 raise ValueError(f"condition {self.name}: label {bpm!r} is not a tempo in BPM")
-        values = [float("nan") if bpm is None else float(bpm) for bpm in labels]
-        return torch.tensor(values, dtype=torch.float32)[:, None]
+        return torch.tensor([math.nan if bpm is None else float(bpm) for bpm in labels], dtype=torch.float32)[:, None]
 
     def relate(self, a: Array, b: Array) -> Relation[Array]:
-        """Relate encoded tracks a (A, 1) and b (B, 1)."""
         known = (a == a) & (b == b).T  # NaN is not equal to itself
         if self.relation == "absolute":
             positive = abs(a - b.T) <= self.tolerance_bpm
@@ -255,18 +232,13 @@ def label_conditions(
 
 
 def relate_tracks(track: Array, start: Array, min_gap: int, rows: slice = slice(None)) -> Relation[Array]:
-    """Relate some chunks to all by the recording they come from.
-
-    Positive are chunks of one track that begin at least ``min_gap`` frames apart, negative those of two tracks.
+    """Relate some chunks to all by their recording: positive are chunks of one track that begin apart, negative those of two tracks.
 
     Args:
-        track: Number of the track of each chunk.
-        start: First frame of each chunk.
-        min_gap: In frames.
-        rows: The chunks that are related to all; all of them by default.
-
-    Shape:
-        track: (B,) int64; start: (B,) int64; returns: relation (A, B), A the number of rows.
+        track: (B,) int64, number of the track of each chunk.
+        start: (B,) int64, first frame of each chunk.
+        min_gap: Frames that positives begin apart, at least.
+        rows: The A chunks that are related to all B; all of them by default.
 
     >>> relation = relate_tracks(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 10, 70, 0]), min_gap=64)
     >>> relation.positive.int().tolist()
@@ -278,17 +250,13 @@ def relate_tracks(track: Array, start: Array, min_gap: int, rows: slice = slice(
 
 
 def forbid_positives(relation: Relation[Array], forbidden: Array) -> Relation[Array]:
-    """Remove pairs (A, B) from the positives, such as chunks of one track or tracks by one artist."""
     return Relation(relation.positive & ~forbidden, relation.negative)
 
 
 def group_numbers(code: Array) -> Array:
-    """Number the groups (artists) of tracks: by their code or, where it is unknown (-1), by a number of their own.
+    """Number the groups (artists) of tracks, (N,): by their code or, where it is unknown (-1), by a number of their own.
 
     One comparison then tells whether two tracks are the same or of one group.
-
-    Shape:
-        code: (N,) int64, returns: (N,) int64.
 
     >>> group_numbers(torch.tensor([7, -1, 7, -1])).tolist()
     [7, -2, 7, -4]

@@ -40,21 +40,8 @@ def join_tracks(parts: list[BatchTracks]) -> BatchTracks:
     )
 
 
-def gather_tracks(tracks: BatchTracks) -> list[BatchTracks]:
-    """Gather the tracks of all ranks' batches."""
-    parts = [tracks] * distributed.get_world_size()
-    distributed.all_gather_object(parts, tracks)
-    return parts
-
-
-def gather_embeddings(embedding: Tensor, sizes: list[int]) -> Tensor:
-    """Join the embeddings (B_r, D) of all ranks, whose numbers B_r are given, with their gradient; (sum of B_r, D)."""
-    padded = pad(embedding, (0, 0, 0, max(sizes) - len(embedding)))
-    return torch.cat([part[:size] for part, size in zip(all_gather(padded), sizes, strict=True)])
-
-
 def gather_batches(embedding: Tensor, tracks: BatchTracks) -> tuple[Tensor, list[BatchTracks], int]:
-    """Gather the embeddings of all ranks in one tensor, and the tracks of each on the CPU; also return this rank.
+    """Gather the embeddings of all ranks, with their gradient, and the tracks of each on the CPU; also return this rank.
 
     With one process they are its own. A collective: call it on every rank.
     """
@@ -62,8 +49,12 @@ def gather_batches(embedding: Tensor, tracks: BatchTracks) -> tuple[Tensor, list
     own = BatchTracks([encoded.cpu() for encoded in labels], artist.cpu(), start.cpu())
     if not distributed.is_initialized():
         return embedding, [own], 0
-    parts = gather_tracks(own)
-    return gather_embeddings(embedding, [part.start.numel() for part in parts]), parts, distributed.get_rank()
+    parts = [own] * distributed.get_world_size()
+    distributed.all_gather_object(parts, own)
+    sizes = [part.start.numel() for part in parts]
+    padded = pad(embedding, (0, 0, 0, max(sizes) - len(embedding)))
+    joined = torch.cat([rows[:size] for rows, size in zip(all_gather(padded), sizes, strict=True)])
+    return joined, parts, distributed.get_rank()
 
 
 def mean_over_ranks(counts: Tensor) -> Tensor:
@@ -76,10 +67,14 @@ def mean_over_ranks(counts: Tensor) -> Tensor:
 
 
 class Selection(Protocol):
-    """Choice of the triplets of a step."""
+    """Choice of the triplets of a step: returns the embeddings to compare, of this rank (B, D) or of all, and their triplets.
 
-    def __call__(self, embedding: Tensor, tracks: BatchTracks, step: int) -> tuple[Tensor, TripletBatch | AllTriplets]:
-        """Return the embeddings to compare, of this rank (B, D) or of all, and their triplets."""
+    A collective if it compares those of all ranks: call it on every rank.
+    """
+
+    def __call__(
+        self, embedding: Tensor, tracks: BatchTracks, step: int
+    ) -> tuple[Tensor, TripletBatch | AllTriplets]: ...
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,6 @@ class EveryTriplet:
     gather: bool = False
 
     def __call__(self, embedding: Tensor, tracks: BatchTracks, step: int) -> tuple[Tensor, AllTriplets]:
-        """Return the embeddings to compare and their triplets; a collective if ``gather`` is set."""
         own = slice(0, len(tracks.artist))
         if self.gather:
             embedding, parts, rank = gather_batches(embedding, tracks)
@@ -124,11 +118,6 @@ class GatheredTriplets:
     seed: int
 
     def __call__(self, embedding: Tensor, tracks: BatchTracks, step: int) -> tuple[Tensor, TripletBatch]:
-        """Return the embeddings of all ranks and this rank's triplets of them. A collective: call it on every rank.
-
-        Shape:
-            embedding: (B, D), of this rank; returns: (sum of the ranks' B, D).
-        """
         # The tracks are related where the generator is, on the CPU.
         embedding, parts, rank = gather_batches(embedding, tracks)
         drawn = self.miner.draw(join_tracks(parts), seeded_generator(self.seed, step, rank, SALT))

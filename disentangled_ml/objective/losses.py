@@ -51,13 +51,12 @@ def masked_distance(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
 
 def triplet_distances(embedding: Tensor, condition_masks: Tensor, triplets: TripletBatch) -> tuple[Tensor, Tensor]:
-    """Compute the distances of each triplet in the subspace of its condition.
+    """Compute the distances (T,) of T triplets, to the positive and to the negative, in the subspaces of their conditions.
 
-    Shape:
+    Args:
         embedding: (B, D), L2-normalised.
         condition_masks: (C, D).
-        triplets: T rows; condition index C means track, without mask.
-        returns: dist_ap (T,), dist_an (T,).
+        triplets: Of the embedding; condition index C means track, without mask.
     """
     masked = (embedding * with_track(condition_masks)[:, None]).flatten(0, 1)
     anchor, *others = (triplets.indices + len(embedding) * triplets.condition[:, None]).T
@@ -98,12 +97,7 @@ class TripletSums(NamedTuple):
 def sum_triplets(
     embedding: Tensor, condition_masks: Tensor, triplets: TripletBatch | AllTriplets, margin: float
 ) -> TripletSums:
-    """Sum over the triplets of each condition, which are listed or all.
-
-    Shape:
-        embedding: (B, D), L2-normalised.
-        condition_masks: (C, D).
-    """
+    """Sum over the triplets of each condition, which are listed or all, of an L2-normalised embedding (B, D)."""
     if isinstance(triplets, AllTriplets):
         masked = embedding * with_track(condition_masks)[:, None]
         violation, *counts = sum_all_triplets(masked, triplets, margin)
@@ -168,30 +162,23 @@ class DisentangledLoss(nn.Module):
         if mean not in MEANS:
             raise ValueError(f"loss mean {mean!r} is unknown: choose one of {', '.join(MEANS)}")
         self.mean, self.average = mean, average
-        weights = {
-            "margin": margin,
-            "track_weight": track_weight,
-            "condition_weight": condition_weight,
-            "embedding_penalty": embedding_penalty,
-            "mask_penalty": mask_penalty,
-        }
-        for name, value in weights.items():
-            if value < 0:
-                raise ValueError(f"loss {name} must not be negative, got {value}")
-        if not (track_weight or condition_weight):
-            raise ValueError("loss track_weight and condition_weight are both 0: nothing would be trained")
         self.margin, self.track_weight, self.condition_weight = margin, track_weight, condition_weight
         self.embedding_penalty, self.mask_penalty = embedding_penalty, mask_penalty
+        for name in ("margin", "track_weight", "condition_weight", "embedding_penalty", "mask_penalty"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loss {name} must not be negative, got {getattr(self, name)}")
+        if not (track_weight or condition_weight):
+            raise ValueError("loss track_weight and condition_weight are both 0: nothing would be trained")
 
     def objective(
         self, embedding: Tensor, condition_masks: Tensor, violation: Tensor, targets: Sequence[Tensor]
     ) -> Tensor:
         """Compute the objective of the conditions, a scalar.
 
-        Shape:
+        Args:
             embedding: (B, D), L2-normalised.
             condition_masks: (C, D).
-            violation: scalar, mean of the hinge over the condition triplets.
+            violation: Scalar, mean of the hinge over the condition triplets.
             targets: C tensors (B, K_c), shares of a chunk in the classes of condition c; rows of zero where unlabelled.
         """
         raise NotImplementedError
@@ -216,10 +203,10 @@ class DisentangledLoss(nn.Module):
     ) -> LossTerms:
         """Compute the loss of a batch.
 
-        Shape:
+        Args:
             raw_embedding: (B, D), not yet normalised.
             condition_masks: (C, D).
-            triplets: of the embedding.
+            triplets: Of the embedding.
             targets: C tensors (B, K_c), see ``objective``; the triplet objective needs none.
         """
         embedding = nn.functional.normalize(raw_embedding, dim=1)
@@ -255,10 +242,7 @@ def distances_to_points(embedding: Tensor, points: Tensor, condition_mask: Tenso
 def proxy_violation(distance: Tensor, targets: Tensor, margin: float) -> Tensor:
     """Average the hinge max(0, D(x, p) - D(x, n) + margin) over the proxies p of a chunk's classes and n of the others.
 
-    A chunk with no class, or all of them, gives zero.
-
-    Shape:
-        distance: (B, K) between chunks and proxies; targets: (B, K); returns: (B,).
+    Distances and targets (B, K) to (B,); a chunk with no class, or all of them, gives zero.
 
     >>> distance, targets = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> proxy_violation(distance, targets, margin=0.25).tolist()
@@ -319,11 +303,7 @@ class ProxyLoss(ClassLoss):
 
 
 class ClassificationLoss(ClassLoss):
-    """Classification of chunks by a softmax over the distances to the points.
-
-    Args:
-        temperature: Of the softmax.
-    """
+    """Classification of chunks by a softmax over the distances to the points, at a ``temperature``."""
 
     def __init__(self, n_classes: Sequence[int], embedding_dim: int, temperature: float = 0.05, **weights: Any):
         super().__init__(n_classes, embedding_dim, **weights)

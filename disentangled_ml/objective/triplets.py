@@ -19,42 +19,20 @@ from disentangled_ml.structures import AllTriplets, BatchTracks, TripletBatch
 ANCHORS_PER_BLOCK = 256
 
 
-def nth_column(rank: Tensor, number: Tensor) -> Tensor:
-    """Find the column of the n-th True of each row.
-
-    Shape:
-        rank: (N, B) int32, how many of a row are True up to each column.
-        number: (N,) int32, from 0 on.
-        returns: (N,) int64.
-
-    >>> nth_column(torch.tensor([[True, False, True]]).cumsum(1, dtype=torch.int32), torch.tensor([1], dtype=torch.int32)).tolist()
-    [2]
-    """
-    return torch.searchsorted(rank, number[:, None] + 1)[:, 0]
-
-
 def draw_columns(allowed: Tensor, generator: Generator) -> Tensor:
-    """Draw one True column per row, uniformly.
-
-    Shape:
-        allowed: (N, B) bool, at least one True per row.
-        returns: (N,) int64.
+    """Draw one True column per row, uniformly, of (N, B) with at least one in each; (N,) int64.
 
     >>> draw_columns(torch.tensor([[False, True, False], [True, False, False]]), torch.Generator()).tolist()
     [1, 0]
     """
     rank = allowed.cumsum(1, dtype=torch.int32)
     chance = torch.rand(len(allowed), generator=generator, dtype=torch.float64)
-    return nth_column(rank, (chance * rank[:, -1]).int())
+    number = (chance * rank[:, -1]).int()  # of the column among the True ones, from 0
+    return torch.searchsorted(rank, number[:, None] + 1)[:, 0]
 
 
 def nearest_columns(allowed: Tensor, level: Tensor, target: Tensor) -> Tensor:
-    """Keep the allowed columns whose level is nearest to a row's target: one per row, or several at the same distance.
-
-    Shape:
-        allowed: (N, B) bool.
-        level: (B,) float; target: (N,) float.
-        returns: (N, B) bool.
+    """Keep the allowed columns (N, B) whose level (B,) is nearest to a row's target (N,): one per row, or several at the same distance.
 
     >>> allowed = torch.tensor([[True, True, False, True]])
     >>> nearest_columns(allowed, torch.tensor([1.0, 3.0, 4.1, 5.0]), torch.tensor([4.0])).int().tolist()
@@ -69,11 +47,9 @@ def no_triplets() -> TripletBatch:
 
 
 def listed_columns(allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """List the True columns of all rows, one row after the other.
+    """List the True columns of all rows of (N, B), one row after the other.
 
-    Shape:
-        allowed: (N, B) bool.
-        returns: columns (M,) int64; where those of each row begin (N,), and how many they are (N,).
+    Returns the columns (M,) int64; where those of each row begin (N,), and how many they are (N,).
 
     >>> [part.tolist() for part in listed_columns(np.array([[True, False, True], [False, True, False]]))]
     [[0, 2, 1], [0, 2], [2, 1]]
@@ -112,11 +88,7 @@ def draw_batch(relations: Sequence[Relation], counts: Sequence[int], generator: 
 def relate_conditions(
     conditions: Sequence[Condition], tracks: BatchTracks, rows: slice = slice(None)
 ) -> list[Relation]:
-    """Relate some tracks of a batch to all by each condition; anchor and positive are two tracks, and not by one artist.
-
-    Shape:
-        returns: C relations (A, N), A the number of rows.
-    """
+    """Relate A tracks of a batch to all N by each condition; anchor and positive are two tracks, and not by one artist."""
     group = group_numbers(tracks.artist)
     forbidden = group[rows, None] == group
     return [
@@ -177,12 +149,8 @@ class TripletMiner:
         if not (self.per_condition or self.track_triplets):
             return no_triplets()
         n, k = tracks.start.shape
-        labels, artist, start = (
-            [encoded.numpy() for encoded in tracks.labels],
-            tracks.artist.numpy(),
-            tracks.start.numpy(),
-        )
-        relations = relate_conditions(self.conditions, BatchTracks(labels, artist, start))
+        labels, start = [encoded.numpy() for encoded in tracks.labels], tracks.start.numpy()
+        relations = relate_conditions(self.conditions, BatchTracks(labels, tracks.artist.numpy(), start))
         between = draw_batch(relations, [self.per_condition] * len(relations), generator)
         chunk = torch.randint(k, between.indices.shape, generator=generator)
         same_track = relate_tracks(np.arange(n).repeat(k), start.ravel(), self.min_gap)

@@ -1,8 +1,8 @@
 """Backbones: networks that turn a spectrogram into an embedding.
 
 Every backbone is built as ``BACKBONES[name](embedding_dim, width)`` and maps ``spect`` (B, 1, n_mels, frames) to (B, embedding_dim),
-not normalised, for any n_mels >= 16 and frames >= 16. ``width`` scales all channel numbers; the published size is 1. They differ in
-their feature layers only: all end in the same head (see ``layers``), as J. Lee et al. (ICASSP 2020) end theirs.
+not normalised, for any n_mels >= 16 and frames >= 16. ``width``, above 0, scales all channel numbers; the published size is 1. They
+differ in their feature layers only: all end in the same head (see ``layers``), as J. Lee et al. (ICASSP 2020) end theirs.
 
 To add one: a file with a subclass of ``layers.Backbone``, and its line in ``BACKBONES``.
 """

@@ -13,18 +13,7 @@ BLOCK_CHANNELS = (64, 64, 128, 128, 256, 256, 256)
 
 
 class ConvBackbone(Backbone):
-    """Seven blocks of convolution and pooling.
-
-    Args:
-        embedding_dim: D.
-        width: scales the channels of every block.
-
-    Shape:
-        spect: (B, 1, n_mels, frames), n_mels >= 16, frames >= 16; output: (B, D), not normalised.
-
-    Raises:
-        ValueError: if ``width`` is not positive.
-    """
+    """Seven blocks of convolution and pooling."""
 
     def __init__(self, embedding_dim: int, width: float = 1.0):
         channels = [1, *(scale_channels(c, width) for c in BLOCK_CHANNELS)]

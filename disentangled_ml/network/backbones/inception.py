@@ -16,11 +16,7 @@ MULTIPLE = 16
 
 
 class Branches(nn.Module):
-    """Parallel branches on one input, whose channels are concatenated.
-
-    Shape:
-        input: (B, C, height, width); output: (B, sum of the branches' channels, their height, their width).
-    """
+    """Parallel branches on one input, whose channels are concatenated."""
 
     def __init__(self, *branches: nn.Module):
         super().__init__()
@@ -71,18 +67,7 @@ def stem(channels: int) -> nn.Sequential:
 
 
 class InceptionBackbone(Backbone):
-    """Inception network of the paper.
-
-    Args:
-        embedding_dim: D.
-        width: scales the channels of every convolution.
-
-    Shape:
-        spect: (B, 1, n_mels, frames), n_mels >= 16, frames >= 16; output: (B, D), not normalised.
-
-    Raises:
-        ValueError: if ``width`` is not positive.
-    """
+    """Inception network of the paper."""
 
     def __init__(self, embedding_dim: int, width: float = 1.0):
         channels = scale_channels(64, width, MULTIPLE)

@@ -30,7 +30,6 @@ def conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
-    """Build a convolution with batch norm and ReLU; its output sides are ceil(side / stride)."""
     return conv_norm(in_channels, out_channels, kernel_size, stride).append(nn.ReLU(inplace=True))
 
 
@@ -43,12 +42,9 @@ def conv_pool(in_channels: int, out_channels: int, kernel_size: int) -> nn.Seque
 
 
 class Head(nn.Module):
-    """Head that turns feature maps into an embedding: 1x1 convolution, batch norm, ReLU, global average pooling.
+    """Head that turns feature maps (B, in_channels, height, width) into an embedding (B, embedding_dim).
 
-    The embedding has no negative entries, as in J. Lee et al. (ICASSP 2020).
-
-    Shape:
-        input: (B, in_channels, height, width); output: (B, embedding_dim).
+    1x1 convolution, batch norm, ReLU, global average pooling: no entry is negative, as in J. Lee et al. (ICASSP 2020).
     """
 
     def __init__(self, in_channels: int, embedding_dim: int):
@@ -56,7 +52,6 @@ class Head(nn.Module):
         self.project = conv_norm_relu(in_channels, embedding_dim, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Embed feature maps of any size."""
         return self.project(features).mean(dim=(2, 3))
 
 

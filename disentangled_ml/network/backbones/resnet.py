@@ -45,18 +45,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetBackbone(Backbone):
-    """Residual blocks.
-
-    Args:
-        embedding_dim: D.
-        width: scales the channels of the stem and of every stage.
-
-    Shape:
-        spect: (B, 1, n_mels, frames), n_mels >= 16, frames >= 16; output: (B, D), not normalised.
-
-    Raises:
-        ValueError: if ``width`` is not positive.
-    """
+    """Residual blocks."""
 
     gate: ClassVar[Callable[[int], nn.Module]] = nn.Identity
 

@@ -11,11 +11,7 @@ REDUCTION = 16  # the paper's ratio r
 
 
 class SqueezeExcite(nn.Module):
-    """Gate that scales each channel by a factor in (0, 1), computed from the averages of all channels.
-
-    Shape:
-        input and output: (B, channels, height, width).
-    """
+    """Gate that scales each channel of (B, channels, height, width) by a factor in (0, 1), computed from the averages of all."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -29,6 +25,6 @@ class SqueezeExcite(nn.Module):
 
 
 class SEBackbone(ResNetBackbone):
-    """Residual blocks with gated channels; arguments and shapes as ``ResNetBackbone``."""
+    """Residual blocks with gated channels."""
 
     gate = SqueezeExcite
