@@ -40,11 +40,7 @@ logger = logging.getLogger("prepare")
 
 
 def build_corpus(config: DictConfig) -> Corpus:
-    """Build the corpus of a configuration: of its data set, or of its manifest.
-
-    Raises:
-        ValueError: naming the file or key that cannot be used.
-    """
+    """Build the corpus of a configuration: of its data set, or of its manifest."""
     if config.corpus is None:
         return read_manifest(Path(config.manifest), config.split_shares, config.conditions)
     # Every track would be rejected, one by one.
@@ -99,10 +95,7 @@ def main(config: DictConfig) -> None:
 
 
 def parse_part(text: str | None) -> Part | None:
-    """Parse ``3/40``.
-
-    Raises:
-        ConfigError: if it is no number from 1 to the number of parts.
+    """Parse ``3/40``. Raises ConfigError if it is no number from 1 to the number of parts.
 
     >>> parse_part("3/40")
     Part(number=3, count=40)

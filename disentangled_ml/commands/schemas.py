@@ -93,11 +93,7 @@ CORPORA = {  # what a file of conf/data/ may name as corpus.reader: the keys, wh
 
 
 def merge_corpus(tree: DictConfig, arguments: Arguments) -> tuple[DictConfig, Arguments]:
-    """Merge the data set that ``data=NAME`` chooses; return the tree and the other arguments.
-
-    Raises:
-        ConfigError: if there is no such data set, a key of one is given without it, or one of manifests with it.
-    """
+    """Merge the data set that ``data=NAME`` chooses; return the tree and the other arguments."""
     choice = dict(arguments).get("data")
     arguments = [(key, value) for key, value in arguments if key != "data"]
     given = {key for key, _ in arguments}

@@ -94,11 +94,7 @@ def warm_up_index(view: CatalogueView) -> None:
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address.
-
-    Raises:
-        ConfigError: if that is not possible.
-    """
+    """Return a socket that listens on an address. Raises ConfigError if that is not possible."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)

@@ -53,11 +53,7 @@ class KnownTempi(NamedTuple):
 
 
 def known_tempi(manifest: Path, column: str) -> KnownTempi:
-    """Read the recordings of a manifest that have a true tempo.
-
-    Raises:
-        ConfigError: if there is none.
-    """
+    """Read the recordings of a manifest that have a true tempo. Raises ConfigError if there is none."""
     records, rejected = collect(read_manifest(manifest, ONE_SPLIT, [column]))
     known = KnownTempi([], [], rejected)
     for record in records:
@@ -101,11 +97,7 @@ def tempo_lines(report: dict[str, Any]) -> str:
 
 
 def main(config: DictConfig) -> None:
-    """Check the tempo estimation on the manifest of a configuration.
-
-    Raises:
-        ValueError: if no recording is usable.
-    """
+    """Check the tempo estimation on the manifest of a configuration. Raises ValueError if no recording is usable."""
     out = None if config.out is None else writable(config.out, "csv")
     if out is not None and out.resolve() == Path(config.manifest).resolve():
         raise ConfigError(f"out={out} is the manifest, which would be lost: give another out=FILE.csv")

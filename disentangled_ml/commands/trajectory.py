@@ -69,11 +69,7 @@ def main(config: DictConfig) -> None:
 
 
 def make_folder(out: Path) -> None:
-    """Make the folder of what is written, before anything long begins.
-
-    Raises:
-        ConfigError: if it cannot be made or written to.
-    """
+    """Make the folder of what is written, before anything long begins. Raises ConfigError if it cannot be made or written to."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -27,10 +27,7 @@ def one_of(*legal: str) -> Any:
 
 
 def check_value(key: str, value: Any, limits: Mapping[str, Any]) -> None:
-    """Check a value against the limits of its field; None has none.
-
-    Raises:
-        ConfigError: naming the key, the value and what is legal.
+    """Check a value against the limits of its field; None has none. Raises ConfigError, naming the key, the value and what is legal.
 
     >>> check_value("loss.margin", 0.1, {"least": 0})
     """

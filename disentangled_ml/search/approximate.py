@@ -82,7 +82,7 @@ class ApproximateIndex:
 
 
 def build_index(embedding: np.ndarray, masks: np.ndarray, seed: int = 0) -> ApproximateIndex:
-    """Build the index of a catalogue.
+    """Build the index of a catalogue. Raises ValueError for fewer than ``LEAST_TRACKS`` tracks.
 
     Args:
         embedding: Of its tracks.
@@ -91,9 +91,6 @@ def build_index(embedding: np.ndarray, masks: np.ndarray, seed: int = 0) -> Appr
 
     Shape:
         embedding: (N, D) float32; masks: (C, D).
-
-    Raises:
-        ValueError: for fewer than ``LEAST_TRACKS`` tracks.
     """
     n_tracks, size = embedding.shape
     if n_tracks < LEAST_TRACKS:
@@ -110,11 +107,7 @@ def build_index(embedding: np.ndarray, masks: np.ndarray, seed: int = 0) -> Appr
 
 
 def read_index(path: Path, catalogue: EmbeddedCatalogue) -> ApproximateIndex:
-    """Read the index of a catalogue.
-
-    Raises:
-        CatalogueError: if it is damaged, or of another catalogue.
-    """
+    """Read the index of a catalogue. Raises CatalogueError if it is damaged, or of another catalogue."""
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:

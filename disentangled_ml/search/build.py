@@ -247,11 +247,7 @@ def assemble(folder: Path, embedder: Embedder, store: EmbeddedStore, batches: Se
 
 
 def write_index(folder: Path, masks: np.ndarray) -> None:
-    """Build and write the index of the catalogue that was put together.
-
-    Raises:
-        ValueError: if it has too few tracks for one.
-    """
+    """Build and write the index of the catalogue that was put together. Raises ValueError if it has too few tracks for one."""
     from disentangled_ml.search.approximate import build_index  # faiss, where it is needed
 
     index = build_index(np.load(folder / EMBEDDING, mmap_mode="r", allow_pickle=False), masks)

@@ -58,11 +58,7 @@ class Embedder:
 
     @property
     def catalogue(self) -> EmbeddedCatalogue:
-        """Return the open catalogue.
-
-        Raises:
-            ValueError: if none is.
-        """
+        """Return the open catalogue. Raises ValueError if none is."""
         return self.search_of().catalogue
 
     @torch.inference_mode()
@@ -95,7 +91,7 @@ class Embedder:
         return embed_in_passes(self.network, chunks).cpu()
 
     def embed(self, recording: str | Path | np.ndarray, sample_rate: int | None = None) -> np.ndarray:
-        """Embed a recording.
+        """Embed a recording. Raises ValueError, with the reason, if it cannot be used.
 
         Args:
             recording: A file (wav, flac, ogg, mp3), or a mono waveform of full scale 1.
@@ -104,9 +100,6 @@ class Embedder:
         Shape:
             recording: (n,) where it is a waveform.
             returns: (D,) float32, of length 1.
-
-        Raises:
-            ValueError: with the reason, if it cannot be used.
         """
         if isinstance(recording, str | Path):
             name = str(recording)
@@ -144,11 +137,7 @@ class Embedder:
         return self
 
     def search_of(self) -> SimilaritySearch:
-        """Return the search of the open catalogue.
-
-        Raises:
-            ValueError: if none is.
-        """
+        """Return the search of the open catalogue. Raises ValueError if none is."""
         if self.searched is None:
             raise ValueError("no catalogue is open: open one first, with model.open(DIR)")
         return self.searched
@@ -187,11 +176,7 @@ class Embedder:
 
 
 def check_fingerprint(catalogue: EmbeddedCatalogue, own: str, checkpoint: Path) -> None:
-    """Check that a catalogue was embedded by a checkpoint.
-
-    Raises:
-        CatalogueError: if it was by another.
-    """
+    """Check that a catalogue was embedded by a checkpoint. Raises CatalogueError if it was by another."""
     if catalogue.model.fingerprint != own:
         raise CatalogueError(
             f"{catalogue.folder} was embedded by another checkpoint (sha256 {catalogue.model.fingerprint[:12]}...) than "

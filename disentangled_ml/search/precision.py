@@ -59,7 +59,7 @@ def precision_at_k(distance: Tensor, relevant: Tensor, gallery: Tensor, k: int) 
 def precision_report(
     embedding: Tensor, masks: Tensor, conditions: Sequence[Condition], infos: Sequence[TrackInfo], k: int = 10
 ) -> dict[str, Any]:
-    """Report Precision@K per condition.
+    """Report Precision@K per condition. Raises ValueError for shapes that do not fit, or a value that is not finite.
 
     Args:
         embedding: Of whole tracks.
@@ -73,9 +73,6 @@ def precision_report(
 
     Returns:
         ``{"k": k, "conditions": {name: {"sub", "all", "chance", "best", "n"}}}``; None where ``n``, the queries that count, is 0.
-
-    Raises:
-        ValueError: for shapes that do not fit, or a value that is not finite.
     """
     if embedding.shape != (len(infos), masks.shape[1]) or len(masks) != len(conditions):
         shapes = f"embedding {tuple(embedding.shape)}, masks {tuple(masks.shape)}"

@@ -69,10 +69,7 @@ class SearchFilters:
 
 
 def check_tempo(tempo: Sequence[float] | None) -> tuple[float, float] | None:
-    """Return the range of tempi.
-
-    Raises:
-        ValueError: if it is none.
+    """Return the range of tempi. Raises ValueError if it is none.
 
     >>> check_tempo([90, 120])
     (90.0, 120.0)
@@ -198,11 +195,7 @@ class SimilaritySearch:
         return self.search(self.catalogue.embedding[row], weights, k, SearchFilters(row, artist, tempo), method)
 
     def is_approximate(self, method: str, allowed: np.ndarray | None) -> bool:
-        """Return whether a search is approximate.
-
-        Raises:
-            ValueError: for an unknown method, or the approximate one where there is no index.
-        """
+        """Return whether a search is approximate."""
         if method not in METHODS:
             raise ValueError(f"method={method} is unknown: choose one of {', '.join(METHODS)}")
         if method == "approximate" and self.index is None:
@@ -213,11 +206,7 @@ class SimilaritySearch:
         return method == "approximate" or (method == "auto" and self.index is not None and n_allowed > MOST_EXACT)
 
     def allowed(self, filters: SearchFilters) -> np.ndarray | None:
-        """Return which rows may be found: (N,) bool, or None for all.
-
-        Raises:
-            ValueError: for a range of tempi that is none.
-        """
+        """Return which rows may be found: (N,) bool, or None for all. Raises ValueError for a range of tempi that is none."""
         columns, tempo = self.catalogue.columns, check_tempo(filters.tempo)
         if filters == SearchFilters():
             return None

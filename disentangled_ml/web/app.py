@@ -250,10 +250,7 @@ def side_of(chosen: str, first_left: bool) -> str:
 
 
 def choice_of(side: Any, first_left: bool) -> str:
-    """Return the choice of a side.
-
-    Raises:
-        ValueError: if it is none.
+    """Return the choice of a side. Raises ValueError if it is none.
 
     >>> choice_of("left", True), choice_of("right", False), choice_of("right", True)
     ('first', 'first', 'second')

@@ -159,11 +159,7 @@ class CatalogueView:
         return dict(zip(self.catalogue.condition_names, median, strict=True))
 
     def add_upload(self, file: IO[bytes]) -> dict[str, Any]:
-        """Embed an uploaded recording to search with.
-
-        Raises:
-            ValueError: if it cannot be used.
-        """
+        """Embed an uploaded recording to search with. Raises ValueError if it cannot be used."""
         embedded = self.embed_upload(file)
         return {"upload": self.uploads.add(embedded.embedding), "seconds": embedded.seconds, "cut": embedded.cut}
 
@@ -239,10 +235,7 @@ def some_rows(n: int, most: int) -> np.ndarray:
 
 
 def tempo_range(tempo: Any) -> tuple[float, float] | None:
-    """Return the range of tempi that a question asks for; None stands for no bound.
-
-    Raises:
-        ValueError: if it is no range.
+    """Return the range of tempi that a question asks for; None stands for no bound. Raises ValueError if it is no range.
 
     >>> tempo_range([90, None]), tempo_range([None, None]), tempo_range(None)
     ((90.0, 1000.0), None, None)

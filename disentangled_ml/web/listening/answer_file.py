@@ -38,11 +38,7 @@ class AnswerFile:
         sync_folder(path.parent)
 
     def append(self, answer: Answer) -> None:
-        """Append an answer; when this returns, it is on the disk.
-
-        Raises:
-            OSError: if it cannot be written; then nothing of it is.
-        """
+        """Append an answer; when this returns, it is on the disk. Raises OSError if it cannot be written; then nothing of it is."""
         with self.lock:
             size = os.fstat(self.file).st_size
             try:
@@ -83,11 +79,7 @@ def as_line(answer: Answer, time: datetime) -> str:
 
 
 def parse_line(line: str) -> Answer:
-    """Parse the line of an answer.
-
-    Raises:
-        ValueError: if it is none.
-    """
+    """Parse the line of an answer. Raises ValueError if it is none."""
     content = json.loads(line)
     try:
         excerpts = [parse_excerpt(content[role]) for role in EXCERPTS]
@@ -100,11 +92,7 @@ def parse_line(line: str) -> Answer:
 
 
 def parse_excerpt(content: Any) -> Excerpt:
-    """Parse an excerpt.
-
-    Raises:
-        ValueError: if it is none.
-    """
+    """Parse an excerpt. Raises ValueError if it is none."""
     track_id, start = content
     if not isinstance(track_id, str) or not isinstance(start, int | float | None):
         raise ValueError("no excerpt")

@@ -37,9 +37,6 @@ def draw_triplets(
 ) -> list[ListedTriplet]:
     """Draw n triplets of whole tracks to ask for each condition, and n to ask for similarity as a whole; always the same.
 
-    Raises:
-        ValueError: if there are fewer than three tracks.
-
     >>> drawn = draw_triplets(["a", "b", "c"], [None] * 3, [{}] * 3, [], n=2, seed=0)
     >>> [t.condition for t in drawn], sorted(member.track_id for member in drawn[0][1:])
     (['track', 'track'], ['a', 'b', 'c'])
@@ -99,11 +96,7 @@ def open_listening_test(folder: Path, view: CatalogueView, n: int, seed: int) ->
 
 
 def draw_from(view: CatalogueView, n: int, seed: int) -> list[ListedTriplet]:
-    """Draw the questions of a listening test from the tracks that have recordings.
-
-    Raises:
-        ValueError: if they are fewer than three.
-    """
+    """Draw the questions of a listening test from the tracks that have recordings. Raises ValueError if they are fewer than three."""
     catalogue = view.catalogue
     tracks = catalogue.tracks(some_rows(len(catalogue), MAX_TRACKS).tolist())
     tracks = [track for track in tracks if recording_of(track, view.root) is not None]

@@ -51,10 +51,7 @@ Votes = dict[Question, dict[str, str]]  # of each question: what each rater chos
 
 
 def check_rater(name: Any) -> str:
-    """Return the name of a rater without spaces around it.
-
-    Raises:
-        ValueError: if it is empty, too long or holds what cannot be printed.
+    """Return the name of a rater without spaces around it. Raises ValueError if it is empty, too long or holds what cannot be printed.
 
     >>> check_rater("  Ann ")
     'Ann'

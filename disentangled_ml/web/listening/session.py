@@ -72,11 +72,7 @@ class ListeningTest:
         return Turn(number, question, first_is_left(question, rater), self.votes[question].get(rater), done, total)
 
     def question(self, number: Any) -> Question:
-        """Return the question of a number.
-
-        Raises:
-            ValueError: if there is none.
-        """
+        """Return the question of a number. Raises ValueError if there is none."""
         if type(number) is not int or not 0 <= number < len(self.questions):
             raise ValueError(f"no question has that number: there are {len(self.questions)}, from 0 on")
         return self.questions[number]
