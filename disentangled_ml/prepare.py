@@ -71,7 +71,6 @@ def count_reasons(reasons: Iterable[str]) -> str:
 
 
 def main(config: DictConfig) -> None:
-    """Prepare the shards of a configuration, one part of them, or the index of finished parts."""
     part = parse_part(config.part)
     if part and config.merge:
         raise ConfigError(f"part={config.part} and merge=true are two steps: make all parts first, then merge")
@@ -109,7 +108,6 @@ def parse_part(text: str | None) -> Part | None:
 
 
 def log_summary(index: ShardIndex) -> None:
-    """Log what was made and what was rejected."""
     counts = ", ".join(f"{index.count(split)} {split}" for split in SPLITS)
     names = ", ".join(entry["name"] for entry in index.conditions)
     logger.info("%s: %s tracks; conditions: %s", index.root, counts, names)

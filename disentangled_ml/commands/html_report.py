@@ -37,7 +37,6 @@ Recordings = dict[str, TrackRecord]
 
 
 def main(config: DictConfig) -> None:
-    """Make the page of a configuration."""
     run = Path(config.run)
     out = Path(config.out) if config.out is not None else run / "report.html"
     is_table = (run / TABLE).is_file()

@@ -115,7 +115,6 @@ def recorded_tracks(
 
 
 def samples_from(waveform: np.ndarray, audio: AudioSettings, chunk_frames: int, start: int) -> np.ndarray:
-    """Cut the chunk that begins at a frame out of a waveform."""
     return waveform[start * audio.hop_length :][: audio.chunk_samples(chunk_frames)]
 
 
@@ -227,7 +226,6 @@ def check_source(config: DictConfig, audio: AudioSettings, source: str) -> Shard
 
 
 def main(config: DictConfig) -> None:
-    """Compare the checkpoint of a configuration with people."""
     out = None if config.out is None else writable(config.out)
     model = load_model(config.checkpoint, choose_device(config.accelerator))
     source, names, masks = model.network.frontend.source, model.condition_names, model.network.masks()

@@ -40,7 +40,6 @@ class AudioConfig:
     n_mels: int = between(16, 8_192)
 
     def check(self) -> None:
-        """Check that the window is even."""
         if self.n_fft % 2:
             raise ConfigError(f"audio.n_fft={self.n_fft} is odd: it must be even, as the mel filters take it to be")
 
@@ -149,7 +148,6 @@ class PrepareConfig:
     merge: bool
 
     def check(self) -> None:
-        """Check that the shares are shares."""
         shares = self.split_shares
         if not (len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise ConfigError(f"split_shares={list(shares)} must be three shares (train, val, test) that sum to 1")

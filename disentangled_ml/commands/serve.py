@@ -32,7 +32,6 @@ logger = logging.getLogger("serve")
 
 
 def main(config: DictConfig) -> None:
-    """Serve the page of a configuration until it is interrupted."""
     root = None if config.audio is None else Path(config.audio)
     if root is not None and not root.is_dir():
         raise ConfigError(f"audio={config.audio} is not a folder: give the one that the recordings lie in")
@@ -105,6 +104,5 @@ def bind_socket(host: str, port: int) -> socket.socket:
 
 
 def address_of(listening_socket: socket.socket) -> str:
-    """Return the address that a browser opens."""
     host, port = listening_socket.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"

@@ -75,7 +75,6 @@ class SystemsTable(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """Names of the conditions."""
         return [entry["name"] for entry in self.index.conditions]
 
     def cells(self) -> list[tuple[str, int]]:
@@ -94,7 +93,6 @@ class SystemsTable(NamedTuple):
         return [Run(system, seed, f"{system}-seed{seed}")]
 
     def run_dir(self, run: Run) -> Path:
-        """Return the folder of a training."""
         return self.out / "runs" / run.name
 
     def is_trained(self, run: Run) -> bool:

@@ -26,7 +26,6 @@ from disentangled_ml.trajectories.trajectory import DIGITS, describe, read_thres
 
 
 def main(config: DictConfig) -> None:
-    """Follow the recording of a configuration."""
     path = Path(config.path)
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
     names, model = embedder.condition_names, embedder.model

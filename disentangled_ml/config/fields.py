@@ -12,7 +12,6 @@ OPEN_KEYS = {"open": True}
 
 
 def at_least(least: float) -> Any:
-    """Return the field of a number with a lower limit."""
     return dataclasses.field(metadata={"least": least})
 
 
@@ -22,7 +21,6 @@ def between(least: float, most: float) -> Any:
 
 
 def one_of(*legal: str) -> Any:
-    """Return the field of a choice."""
     return dataclasses.field(metadata={"legal": legal})
 
 

@@ -169,7 +169,6 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def group_choices(group: str) -> list[str]:
-    """List the files of a group."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 

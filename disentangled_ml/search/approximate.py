@@ -75,7 +75,6 @@ class ApproximateIndex:
         return found[0][found[0] >= 0]
 
     def as_bytes(self) -> bytes:
-        """Return the content of the index file."""
         with self.lock:
             faiss.copy_array_to_vector(self.points.ravel(), self.index.pq.centroids)
             return faiss.serialize_index(self.index).tobytes()

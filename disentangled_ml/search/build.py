@@ -67,11 +67,9 @@ class EmbeddedStore(BatchStore):
     ANOTHER = "embeddings of another checkpoint (sha256 {owner:.12}..., not {job:.12}...)"
 
     def path(self, batch: Batch) -> Path:
-        """Return the path of a batch."""
         return self.folder / f"{batch.name}.npz"
 
     def write(self, batch: Batch, embedded: EmbeddedBatch) -> None:
-        """Write a batch atomically."""
         notes = {
             "model": self.job,
             "digest": batch.digest,
@@ -193,7 +191,6 @@ def cut_track(info: TrackInfo, track: StreamedTrack, frames: int) -> Chunks | Re
 
 
 def embed_batch(embedder: Embedder, tracks: Iterable[Chunks | Rejected]) -> EmbeddedBatch:
-    """Embed the tracks of a batch."""
     rejected: list[Rejected] = []
     found: list[CatalogueTrack] = []
     rows: list[np.ndarray] = []

@@ -89,7 +89,6 @@ class EmbeddedCatalogue:
 
     @property
     def condition_names(self) -> list[str]:
-        """Names of the conditions, in the order of the masks."""
         return self.model.condition_names
 
     @cached_property

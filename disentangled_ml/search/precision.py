@@ -102,7 +102,6 @@ def precision_report(
 
 
 def catalogue_precision(catalogue: EmbeddedCatalogue, k: int) -> dict[str, Any]:
-    """Report Precision@K per condition of a catalogue."""
     infos = [TrackInfo(t.track_id, t.artist, 0, t.labels) for t in catalogue.tracks(range(len(catalogue)))]
     embedding, masks = torch.from_numpy(np.array(catalogue.embedding)), torch.from_numpy(catalogue.model.masks)
     conditions = label_conditions(catalogue.condition_names, [info.labels for info in infos], catalogue.model.tempo)

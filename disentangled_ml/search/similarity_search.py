@@ -195,7 +195,6 @@ class SimilaritySearch:
         return self.search(self.catalogue.embedding[row], weights, k, SearchFilters(row, artist, tempo), method)
 
     def is_approximate(self, method: str, allowed: np.ndarray | None) -> bool:
-        """Return whether a search is approximate."""
         if method not in METHODS:
             raise ValueError(f"method={method} is unknown: choose one of {', '.join(METHODS)}")
         if method == "approximate" and self.index is None:

@@ -62,11 +62,9 @@ class CatalogueView:
 
     @property
     def chunk_seconds(self) -> float:
-        """Length of an excerpt."""
         return self.catalogue.model.audio.seconds(self.catalogue.model.chunk_frames)
 
     def summary(self) -> dict[str, Any]:
-        """Return a summary of the catalogue."""
         columns = self.catalogue.columns
         tempo = columns["tempo"][np.isfinite(columns["tempo"])]
         return {

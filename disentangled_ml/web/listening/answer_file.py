@@ -53,7 +53,6 @@ class AnswerFile:
                 raise
 
     def close(self) -> None:
-        """Close the file, so that other processes can open it."""
         os.close(self.file)
 
 

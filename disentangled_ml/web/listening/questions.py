@@ -82,7 +82,6 @@ def order_of(questions: Sequence[Question], rater: str) -> list[int]:
 
 
 def first_is_left(question: Question, rater: str) -> bool:
-    """Return whether a rater sees the first candidate on the left."""
     return lot("side", rater, question) % 2 == 0
 
 

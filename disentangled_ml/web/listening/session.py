@@ -95,12 +95,10 @@ class ListeningTest:
             self.votes[question][rater] = chosen
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """Return the agreement so far."""
         with self.lock:
             return figures_by_condition(self.votes)
 
     def judged(self) -> str:
-        """Return the triplet list of the majority so far."""
         with self.lock:
             return judged_csv(self.votes)
 
