@@ -84,12 +84,9 @@ def build_index(embedding: np.ndarray, masks: np.ndarray, seed: int = 0) -> Appr
     """Build the index of a catalogue. Raises ValueError for fewer than ``LEAST_TRACKS`` tracks.
 
     Args:
-        embedding: Of its tracks.
-        masks: Of the conditions.
+        embedding: Of its tracks, (N, D) float32.
+        masks: Of the conditions, (C, D).
         seed: Of the tracks that the points are chosen by.
-
-    Shape:
-        embedding: (N, D) float32; masks: (C, D).
     """
     n_tracks, size = embedding.shape
     if n_tracks < LEAST_TRACKS:

@@ -171,11 +171,7 @@ def read_description(content: dict[str, Any]) -> ModelDescription:
 
 
 def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
-    """Open a catalogue; its arrays are mapped, not read.
-
-    Raises:
-        CatalogueError: naming the file, if there is no catalogue, or it is damaged or of another format.
-    """
+    """Open a catalogue; its arrays are mapped, not read. Raises CatalogueError if there is none, it is damaged or of another format."""
     folder = Path(folder)
     path = folder / HEADER
     try:

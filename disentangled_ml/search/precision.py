@@ -62,14 +62,11 @@ def precision_report(
     """Report Precision@K per condition. Raises ValueError for shapes that do not fit, or a value that is not finite.
 
     Args:
-        embedding: Of whole tracks.
-        masks: Condition masks, in the order of the conditions.
+        embedding: Of whole tracks, (N, D).
+        masks: Condition masks (C, D), in the order of the conditions.
         conditions: By which is searched.
         infos: Labels and artists, in the order of the rows.
         k: Number of results.
-
-    Shape:
-        embedding: (N, D); masks: (C, D).
 
     Returns:
         ``{"k": k, "conditions": {name: {"sub", "all", "chance", "best", "n"}}}``; None where ``n``, the queries that count, is 0.

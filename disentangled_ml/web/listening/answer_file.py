@@ -18,14 +18,7 @@ EXCERPTS = ("reference", "first", "second")
 
 
 class AnswerFile:
-    """File of answers, which no other process can open meanwhile.
-
-    Args:
-        path: Of the file; made where there is none.
-
-    Raises:
-        OSError: if it cannot be opened, or another process has it open.
-    """
+    """File of answers, made where there is none. Raises OSError if it cannot be opened, or another process has it open."""
 
     def __init__(self, path: Path):
         self.path, self.lock = path, threading.Lock()
@@ -99,11 +92,7 @@ def parse_excerpt(content: Any) -> Excerpt:
 
 
 def read_answers(path: Path) -> tuple[list[Answer], int]:
-    """Return the answers of a file, in order, and the number of damaged lines; a missing file has none.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
+    """Return the answers of a file, in order, and the number of damaged lines; a missing file has none."""
     try:
         lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     except FileNotFoundError:

@@ -72,9 +72,7 @@ def as_questions(triplets: Sequence[ListedTriplet], audio: AudioSettings) -> lis
 def open_listening_test(folder: Path, view: CatalogueView, n: int, seed: int) -> ListeningTest:
     """Open the listening test of a folder; its questions are drawn from the catalogue where it has no list.
 
-    Raises:
-        ConfigError: if there is nothing to ask.
-        OSError: if the folder cannot be used.
+    Raises ConfigError if there is nothing to ask, OSError if the folder cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, audio = folder / LIST_FILE, view.catalogue.model.audio

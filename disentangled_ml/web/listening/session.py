@@ -38,14 +38,9 @@ class Turn(NamedTuple):
 
 
 class ListeningTest:
-    """Running listening test: its questions and their answers.
+    """Running listening test: its questions, and their answers in a folder.
 
-    Args:
-        questions: To ask.
-        folder: Where the answers are, and are kept.
-
-    Raises:
-        OSError: if the answers cannot be read, or another server is asking.
+    Raises OSError if the answers cannot be read, or another server is asking.
     """
 
     def __init__(self, questions: Sequence[Question], folder: Path):
@@ -55,11 +50,7 @@ class ListeningTest:
         self.votes = collect_votes(self.questions, answers)
 
     def turn(self, rater: str, number: int | None = None) -> Turn:
-        """Return the first question that a rater has not answered, or the one of a number.
-
-        Raises:
-            ValueError: for a name that is none, or a number that no question has.
-        """
+        """Return the first question that a rater has not answered, or that of a number. Raises ValueError if either is none."""
         rater = check_rater(rater)
         with self.lock:
             open_ones = [n for n in order_of(self.questions, rater) if rater not in self.votes[self.questions[n]]]
@@ -80,9 +71,7 @@ class ListeningTest:
     def answer(self, rater: str, number: int, chosen: str) -> None:
         """Save an answer; when this returns, it is on the disk.
 
-        Raises:
-            ValueError: for a name, number or choice that is none.
-            OSError: if it cannot be written.
+        Raises ValueError for a name, number or choice that is none, OSError if it cannot be written.
         """
         rater, question = check_rater(rater), self.question(number)
         if chosen not in CHOICES:
