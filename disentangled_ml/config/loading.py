@@ -105,15 +105,12 @@ def parse_argument(tree: DictConfig, key: str, value: str) -> dict[str, Any]:
 
 
 def merge(tree: DictConfig, part: DictConfig | dict[str, Any], given: str = "") -> DictConfig:
-    """Merge a part into a tree, strictly.
+    """Merge a part into a tree, strictly. Raises ConfigError for an unknown key or a value of another type.
 
     Args:
         tree: With a schema.
         part: Some of its keys.
         given: The argument that the part is from, for messages.
-
-    Raises:
-        ConfigError: for an unknown key or a value of another type.
     """
     try:
         part = OmegaConf.create(part)
@@ -131,11 +128,7 @@ def explained(error: OmegaConfBaseException, tree: DictConfig, given: str = "") 
 
 
 def check_types(tree: DictConfig, part: dict[str, Any], parent: str = "") -> None:
-    """Check that numbers and truth values are written as such; OmegaConf would also take Python's ways, ``1_000`` and ``yes``.
-
-    Raises:
-        ConfigError: naming key and value.
-    """
+    """Check that numbers and truth values are written as such; OmegaConf would also take Python's ways, ``1_000`` and ``yes``."""
     schema = OmegaConf.get_type(tree)
     hints = get_type_hints(schema) if is_dataclass(schema) else {}
     for name, value in part.items():
@@ -173,11 +166,7 @@ LITERALS = {int: ((int,), "a whole number"), float: ((int, float), "a number"), 
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """Read a YAML file.
-
-    Raises:
-        ConfigError: if it is none.
-    """
+    """Read a YAML file. Raises ConfigError if it is none."""
     try:
         return OmegaConf.create(parse_yaml(path.read_text(encoding="utf-8")) or {})
     except YAMLError as error:
@@ -185,16 +174,11 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def group_choices(group: str) -> list[str]:
-    """List the files of a group."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def load_group(group: str, choice: str) -> DictConfig:
-    """Load the file of a choice.
-
-    Raises:
-        ConfigError: if there is none, naming those there are; or if it is no YAML.
-    """
+    """Load the file of a choice. Raises ConfigError if there is none, naming those there are; or if it is no YAML."""
     if choice not in group_choices(group):
         raise ConfigError(f"{group}={choice} is unknown: choose one of {', '.join(group_choices(group))}")
     return read_yaml(CONF / group / f"{choice}.yaml")
@@ -252,11 +236,7 @@ def legal_keys(tree: DictConfig, key: str) -> str:
 
 
 def check_tree(tree: DictConfig, parent: str = "") -> None:
-    """Check the limits of all fields, and the rules across fields.
-
-    Raises:
-        ConfigError: naming the key, the value and what is legal.
-    """
+    """Check the limits of all fields, and the rules across fields. Raises ConfigError, naming the key, the value and what is legal."""
     schema = OmegaConf.get_type(tree)
     limits = {field.name: field.metadata for field in fields(schema)} if is_dataclass(schema) else {}
     for name, value in tree.items():
