@@ -10,7 +10,6 @@ HERTZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)  # labelled
 
 
 def label_hertz(axis: Any) -> None:
-    """Label a logarithmic axis of frequencies, within what it shows."""
     low, high = axis.get_view_interval()
     axis.set_ticks([hertz for hertz in HERTZ if low <= hertz <= high])
     axis.set_major_formatter("{x:,.0f}")
@@ -26,7 +25,6 @@ class FilterPlot(pl.Callback):
     """
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the filters."""
         frontend = pl_module.network.frontend
         if not trainer.is_global_zero or not any(True for _ in frontend.parameters()):
             return
