@@ -58,7 +58,6 @@ class SimilarityModule(pl.LightningModule):
 
     @property
     def condition_names(self) -> list[str]:
-        """Names of the conditions, in order."""
         return self.network.condition_names
 
     def setup(self, stage: str) -> None:
@@ -84,11 +83,9 @@ class SimilarityModule(pl.LightningModule):
         return {"loss": terms.total, "correct": terms.correct, "total": terms.n_triplets}
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the embeddings."""
         self.start_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
-        """Reset the embeddings."""
         self.start_evaluation("test")
 
     def start_evaluation(self, split: str) -> None:
@@ -101,7 +98,6 @@ class SimilarityModule(pl.LightningModule):
         self.gathered = False
 
     def validation_step(self, batch: TrackChunks, batch_idx: int) -> None:
-        """Embed whole tracks."""
         self.table.add(batch, embed_in_passes(self.network, batch.audio))
 
     test_step = validation_step
@@ -116,11 +112,7 @@ class SimilarityModule(pl.LightningModule):
         return self.table, self.distances
 
     def evaluation_loss(self) -> float:
-        """Return the loss of the listed triplets.
-
-        Raises:
-            ValueError: if it is not finite; the checkpoints of the epochs before are still there.
-        """
+        """Return the loss of the listed triplets; a ValueError if it is not finite, but earlier checkpoints are still there."""
         distances = self.evaluated()[1]
         weights = self.loss.margin, self.loss.track_weight, self.loss.condition_weight
         loss = listed_loss(distances, len(self.condition_names), *weights)
@@ -144,7 +136,6 @@ class SimilarityModule(pl.LightningModule):
         return Adam(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to rebuild the network without this run."""
         checkpoint.update(self.settings)
 
 
