@@ -107,12 +107,7 @@ class VectorQuantization(Baseline):
     """
 
     def __init__(
-        self,
-        seed: int = 0,
-        words: int = 1024,
-        max_frames: int = 2_500_000,
-        nearest: int = 1,
-        square_root: bool = False,
+        self, seed: int = 0, words: int = 1024, max_frames: int = 2_500_000, nearest: int = 1, square_root: bool = False
     ):
         super().__init__(seed)
         if words < 1 or max_frames < 1:

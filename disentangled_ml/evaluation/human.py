@@ -8,6 +8,7 @@ track, or of the same votes.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -159,13 +160,11 @@ def accuracy_entries(
     correct: Mapping[str, Tensor], groups: Sequence[str], chosen: Tensor, condition_names: Sequence[str]
 ) -> dict[str, Any]:
     """Report the accuracy of the chosen triplets (T,) by every way of comparing."""
-    kept = [group for group, take in zip(groups, chosen.tolist(), strict=True) if take]
-
-    def entry(way: str) -> dict[str, Any] | None:
-        if way not in correct:
-            return None
-        result = triplet_accuracy(correct[way][chosen], kept)
-        return {"accuracy": result.accuracy, "ci95": list(result.ci95), "n": result.n}
-
-    subspaces = {name: entry(f"sub {name}") for name in condition_names}
-    return {"whole": entry("whole"), "subspaces": subspaces, "weighted": entry("weighted"), "fitted": entry("fitted")}
+    kept = list(compress(groups, chosen.tolist()))
+    entries = {way: triplet_accuracy(outcome[chosen], kept).entry() for way, outcome in correct.items()}
+    return {
+        "whole": entries["whole"],
+        "subspaces": {name: entries[f"sub {name}"] for name in condition_names},
+        "weighted": entries["weighted"],
+        "fitted": entries.get("fitted"),
+    }

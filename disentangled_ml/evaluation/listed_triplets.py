@@ -273,8 +273,8 @@ def evaluation_report(
         return spaces[:, is_chosen], [rows.anchors[i] for i in is_chosen.nonzero()[:, 0].tolist()]
 
     entries = [
-        [{"accuracy": found.accuracy, "ci95": list(found.ci95), "n": found.n} for found in pair]
-        for pair in (triplet_accuracies(*chosen(rows.condition == c)) for c in range(len(condition_names) + 1))
+        [found.entry() for found in triplet_accuracies(*chosen(rows.condition == c))]
+        for c in range(len(condition_names) + 1)
     ]
     report: dict[str, Any] = {}
     for s, space in enumerate(SPACES):
@@ -314,8 +314,7 @@ def split_report(
     if match != MEAN:
         return {**report, "match": match}
     report["recall"] = retrieval_report(*table.tracks(), masks, conditions, infos)
-    found = track_recall(*table.ends())
-    report["track_recall"] = {"accuracy": found.accuracy, "ci95": list(found.ci95), "n": found.n}
+    report["track_recall"] = track_recall(*table.ends()).entry()
     return without_nan(report)
 
 
@@ -325,13 +324,11 @@ def matrix_of(correct: Tensor, condition: Tensor, condition_names: Sequence[str]
     >>> matrix_of(torch.tensor([[True, False], [True, True]]), torch.tensor([0, 1]), ["genre", "mood"])
     {'genre': {'genre': 1.0, 'mood': 1.0}, 'mood': {'genre': 0.0, 'mood': 1.0}}
     """
-    chosen = [condition == c for c in range(len(condition_names))]
-    return {
-        name: {
-            space: outcome[rows].double().mean().item() for space, outcome in zip(condition_names, correct, strict=True)
-        }
-        for name, rows in zip(condition_names, chosen, strict=True)
-    }
+    matrix = {}
+    for c, name in enumerate(condition_names):
+        shares = correct[:, condition == c].double().mean(1).tolist()
+        matrix[name] = dict(zip(condition_names, shares, strict=True))
+    return matrix
 
 
 def disentanglement(matrix: dict[str, dict[str, float]]) -> float:

@@ -8,6 +8,7 @@ anchor are not independent.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,10 @@ class Accuracy:
     ci95: tuple[float, float]
     n: int
 
+    def entry(self) -> dict[str, Any]:
+        """Return what a report holds of it."""
+        return {"accuracy": self.accuracy, "ci95": list(self.ci95), "n": self.n}
+
 
 def resample(n: int, seed: int) -> Iterator[Tensor]:
     """Draw n of n items with replacement ``N_RESAMPLES`` times; yield how often each was drawn, some (R, n) float64 at a time."""
@@ -95,9 +100,8 @@ def resampled_shares(counts: Tensor, seed: int) -> Tensor:
 
     Counts are those of ``count_by_anchor``; NaN where a condition was left without a triplet.
     """
-    drawn = torch.cat([times @ counts.flatten(1) for times in resample(len(counts), seed)]).unflatten(
-        1, counts.shape[1:]
-    )
+    drawn = torch.cat([times @ counts.flatten(1) for times in resample(len(counts), seed)])
+    drawn = drawn.unflatten(1, counts.shape[1:])
     return (drawn[..., :-1] / drawn[..., -1:]).movedim(-1, 0)
 
 

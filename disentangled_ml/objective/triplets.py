@@ -160,12 +160,7 @@ class TripletMiner:
 
 
 def draw_from_split(
-    condition: Condition,
-    labels: Tensor,
-    artist: Tensor,
-    n: int,
-    generator: Generator,
-    level: Tensor | None = None,
+    condition: Condition, labels: Tensor, artist: Tensor, n: int, generator: Generator, level: Tensor | None = None
 ) -> Tensor:
     """Draw n triplets of whole tracks from a split, of which only a block of labelled rows is related at a time.
 

@@ -56,7 +56,8 @@ def check_resumable(path: Path, weights: Mapping[str, Tensor], settings: Mapping
         max_epochs: Number of epochs to train.
 
     Raises:
-        ValueError: if it is damaged; a ConfigError if it is another network's, or lacks the state of the training.
+        ValueError: if it is damaged.
+        ConfigError: if it is another network's, or lacks the state of the training.
     """
     checkpoint = load_checkpoint(path)
     missing = TRAINING_STATE - set(checkpoint)
