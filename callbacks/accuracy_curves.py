@@ -43,20 +43,16 @@ class AccuracyCurves(pl.Callback):
         self.history: dict[str, list[list[float]]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the history."""
         return {"history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the history."""
         self.history = state_dict["history"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the values of a validation."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self.keep(trainer, "val")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the values of an epoch."""
         self.keep(trainer, "train")
 
     def keep(self, trainer: pl.Trainer, split: str) -> None:

@@ -28,7 +28,6 @@ class EmbeddingMap(pl.Callback):
         self.max_tracks = max_tracks
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the test tracks of all ranks."""
         # On every rank: the ranks may have to gather.
         track_ids, embedding = pl_module.evaluated()[0].tracks()
         if not trainer.is_global_zero or not track_ids:

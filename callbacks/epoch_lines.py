@@ -18,7 +18,6 @@ class EpochLines(pl.Callback):
         self.lines = ProgressLines(desc=desc, total=total, disable=not trainer.is_global_zero)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Count a batch."""
         self.lines.update()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:

@@ -54,7 +54,6 @@ def new_mosaic(
 
 
 def style(panel: Axes) -> None:
-    """Apply the common style to a panel."""
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(GREY)
     panel.tick_params(colors=INK, length=3, labelsize=9)

@@ -26,7 +26,6 @@ class FilterPlot(pl.Callback):
     """
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the filters."""
         frontend = pl_module.network.frontend
         if not trainer.is_global_zero or not any(True for _ in frontend.parameters()):
             return

@@ -57,7 +57,6 @@ class ReduceLearningRate(pl.Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values."""
         return {"plateaus": self.plateaus, "best": self.best, "bad_epochs": self.bad_epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

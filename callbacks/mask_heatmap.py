@@ -9,7 +9,6 @@ class MaskHeatmap(pl.Callback):
     """Draw the condition masks (C, D) as ``figures/masks.png``."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw one row per condition."""
         if not trainer.is_global_zero:
             return
         masks = pl_module.network.masks().detach().float().cpu()

@@ -66,7 +66,6 @@ class Preemption(pl.Callback):
             atexit.register(signal.signal, number, signal.SIG_IGN)
 
     def receive(self, number: int, frame: Any = None) -> None:
-        """Record a signal."""
         self.received = max(self.received, number)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -74,7 +73,6 @@ class Preemption(pl.Callback):
         trainer._signal_connector.register_signal_handlers = lambda: None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End between two epochs."""
         self.end_if_told(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:

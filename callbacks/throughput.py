@@ -46,13 +46,11 @@ class Throughput(pl.Callback):
             self.chunks, self.waiting, self.working = self.resumed
 
     def begin_epoch(self) -> None:
-        """Set everything to zero."""
         self.epoch_since = self.since = perf_counter()
         self.chunks = 0
         self.waiting = self.working = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock, before the first batch is fetched."""
         self.since = perf_counter()
 
     def on_train_batch_start(
@@ -64,7 +62,6 @@ class Throughput(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: ChunkBatch, batch_idx: int
     ) -> None:
-        """Count a batch."""
         if trainer.is_last_batch and pl_module.device.type == "cuda":
             # Once per epoch: what is still queued belongs to it.
             torch.cuda.synchronize(pl_module.device)
@@ -72,7 +69,6 @@ class Throughput(pl.Callback):
         self.chunks += len(batch.audio)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave out the time of validation."""
         self.since = perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -93,6 +89,5 @@ class Throughput(pl.Callback):
         return trainer.strategy.reduce(own, reduce_op="sum")
 
     def lap(self) -> float:
-        """Return the seconds since the last lap."""
         before, self.since = self.since, perf_counter()
         return self.since - before

@@ -32,7 +32,6 @@ class TripletAccuracy(pl.Callback):
             self.losses += self.resumed["losses"].to(pl_module.device)
 
     def begin_epoch(self, pl_module: pl.LightningModule) -> None:
-        """Set everything to zero."""
         self.counts = torch.zeros(2, len(pl_module.condition_names) + 1, dtype=torch.float64, device=pl_module.device)
         self.losses = torch.zeros(2, dtype=torch.float64, device=pl_module.device)  # their sum and number
 
@@ -48,7 +47,6 @@ class TripletAccuracy(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the counts until training starts."""
         self.resumed = checkpoint["callbacks"].get(self.state_key, {})
 
     def on_train_batch_end(
@@ -59,7 +57,6 @@ class TripletAccuracy(pl.Callback):
         batch: ChunkBatch,
         batch_idx: int,
     ) -> None:
-        """Add the counts and the loss of a batch."""
         self.counts += torch.stack([outputs["correct"], outputs["total"]])
         loss = outputs["loss"].detach().double()
         self.losses += torch.stack([loss, torch.ones_like(loss)])
@@ -91,7 +88,6 @@ class TripletAccuracy(pl.Callback):
         pl_module.log(f"{split}/loss", pl_module.evaluation_loss(), batch_size=1)
 
     def log_accuracies(self, pl_module: pl.LightningModule, split: str, correct: Tensor, total: Tensor) -> None:
-        """Log the accuracies of a split."""
         for name, value in accuracies(correct, total, pl_module.condition_names).items():
             pl_module.log(
                 f"{split}/triplet_accuracy/{name}",

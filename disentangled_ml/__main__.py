@@ -26,7 +26,6 @@ COMMANDS = {  # in the order of the help: the module, whose main is run, and the
 
 
 def overview() -> str:
-    """List the commands, one line each."""
     lines = ["usage: disentangled NAME key=value ...", ""]
     for name, (module, _) in COMMANDS.items():
         lines.append(f"  {name:<18} {purpose(module).split(':')[0]}")

@@ -40,11 +40,7 @@ logger = logging.getLogger("prepare")
 
 
 def build_corpus(config: DictConfig) -> Corpus:
-    """Build the corpus of a configuration: of its data set, or of its manifest.
-
-    Raises:
-        ValueError: naming the file or key that cannot be used.
-    """
+    """Build the corpus of a configuration: of its data set, or of its manifest."""
     if config.corpus is None:
         return read_manifest(Path(config.manifest), config.split_shares, config.conditions)
     # Every track would be rejected, one by one.
@@ -75,7 +71,6 @@ def count_reasons(reasons: Iterable[str]) -> str:
 
 
 def main(config: DictConfig) -> None:
-    """Prepare the shards of a configuration, one part of them, or the index of finished parts."""
     part = parse_part(config.part)
     if part and config.merge:
         raise ConfigError(f"part={config.part} and merge=true are two steps: make all parts first, then merge")
@@ -99,10 +94,7 @@ def main(config: DictConfig) -> None:
 
 
 def parse_part(text: str | None) -> Part | None:
-    """Parse ``3/40``.
-
-    Raises:
-        ConfigError: if it is no number from 1 to the number of parts.
+    """Parse ``3/40``. Raises ConfigError if it is no number from 1 to the number of parts.
 
     >>> parse_part("3/40")
     Part(number=3, count=40)
@@ -116,7 +108,6 @@ def parse_part(text: str | None) -> Part | None:
 
 
 def log_summary(index: ShardIndex) -> None:
-    """Log what was made and what was rejected."""
     counts = ", ".join(f"{index.count(split)} {split}" for split in SPLITS)
     names = ", ".join(entry["name"] for entry in index.conditions)
     logger.info("%s: %s tracks; conditions: %s", index.root, counts, names)

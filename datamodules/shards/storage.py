@@ -8,14 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import fsspec
-from aiohttp import ClientConnectionError, ClientError, ClientTimeout
-
 Root = Path | str  # a folder, or an address
 SKIPPED = 1 << 20  # bytes at a time
 # Seconds without a byte. SLURM kills a job 30 s after its signal.
 PATIENCE = 20.0
-HTTP = {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)}}
 
 
 def parse_root(text: str | Path) -> Root:
@@ -29,6 +25,9 @@ def parse_root(text: str | Path) -> Root:
     """
     if isinstance(text, Path) or "://" not in text:
         return Path(text)
+    # Here and below, since it takes long to import and most shards are folders.
+    import fsspec
+
     try:
         fsspec.get_filesystem_class(text.partition("://")[0])
     except (ValueError, ImportError) as error:
@@ -92,9 +91,20 @@ def opened(root: Root, name: str) -> Iterator[IO[bytes]]:
         with open(root / name, "rb") as file:
             yield file
         return
-    address = locate(root, name)
+    with opened_address(locate(root, name)) as file:
+        yield file
+
+
+@contextmanager
+def opened_address(address: str) -> Iterator[Forward]:
+    """Open the file at an address, see ``opened``."""
+    import fsspec
+    from aiohttp import ClientConnectionError, ClientError, ClientTimeout
+
+    timeout = ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)
+    options = {"client_kwargs": {"timeout": timeout}} if address.startswith("http") else {}
     try:
-        with fsspec.open(address, "rb", **(HTTP if address.startswith("http") else {})) as file:
+        with fsspec.open(address, "rb", **options) as file:
             yield Forward(file)
     except ClientError as error:
         raise OSError(f"{type(error).__name__}: {error}") from error

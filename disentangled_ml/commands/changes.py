@@ -25,7 +25,6 @@ from disentangled_ml.trajectories.recordings import hop_of
 
 
 def main(config: DictConfig) -> None:
-    """Score the change points of a configuration."""
     out = None if config.out is None else writable(config.out)
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
     hop_frames = hop_of(embedder, config.hop_seconds, config.context_seconds)
@@ -41,7 +40,6 @@ def main(config: DictConfig) -> None:
 
 
 def report_lines(report: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of two tables that show a report."""
     yield "change points, F-measure; embedding: novelty in the condition's subspace (any: in all dimensions); mel: of the spectrogram"
     yield ""
     rows = [("changes", "pieces", "at 3 s", "mel", "at 0.5 s", "mel", "all pieces", "mel", "wrong subspaces")]

@@ -15,7 +15,6 @@ from datamodules.corpora.demo.corpus import generate_demo
 
 
 def main(config: DictConfig) -> None:
-    """Make the corpus of a configuration."""
     workers = config.workers or os.cpu_count() or 1
     manifest = generate_demo(Path(config.out), config.pieces, config.seed, config.seconds, workers)
     logging.getLogger("demo").info("%s", manifest)

@@ -35,7 +35,6 @@ logger = logging.getLogger("embed")
 
 
 def main(config: DictConfig) -> None:
-    """Embed the catalogue of a configuration."""
     if (config.manifest is None) == (config.shards is None):
         raise ConfigError("the recordings come from manifest=CSV or from shards=DIR: give one of the two")
     out, npz = Path(config.out), None if config.npz is None else writable(config.npz, "npz", "npz")
@@ -62,7 +61,6 @@ def main(config: DictConfig) -> None:
 
 
 def show_summary(out: Path, embedder: Embedder, n_tracks: int, has_index: bool) -> None:
-    """Show what was made and what was rejected."""
     with open(out / "rejected.csv", newline="", encoding="utf-8") as file:
         n_rejected = sum(1 for _ in csv.DictReader(file))
     if n_rejected:

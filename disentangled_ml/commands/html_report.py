@@ -37,7 +37,6 @@ Recordings = dict[str, TrackRecord]
 
 
 def main(config: DictConfig) -> None:
-    """Make the page of a configuration."""
     run = Path(config.run)
     out = Path(config.out) if config.out is not None else run / "report.html"
     is_table = (run / TABLE).is_file()
@@ -64,11 +63,7 @@ def main(config: DictConfig) -> None:
 
 
 def add_neighbours(page: Page, run: Path, config: DictConfig, recordings: Recordings | None) -> None:
-    """Add the nearest neighbours of some test tracks to the page, with their sound.
-
-    Raises:
-        ValueError: if the checkpoint or its shards are missing, or do not fit together.
-    """
+    """Add the nearest neighbours of some test tracks to the page, with their sound."""
     if not page.shards:
         raise ConfigError(f"{run / 'config.yaml'} does not name the shards of the run (data.shards)")
     index = ShardIndex.read(str(page.shards))
@@ -83,11 +78,7 @@ def add_neighbours(page: Page, run: Path, config: DictConfig, recordings: Record
 
 
 def embed_test_tracks(checkpoint: Path, index: ShardIndex) -> tuple[NetworkSystem, EmbeddedTracks]:
-    """Embed every track of the test split.
-
-    Raises:
-        ValueError: if the checkpoint is missing, or does not fit the shards.
-    """
+    """Embed every track of the test split. Raises ValueError if the checkpoint is missing, or does not fit the shards."""
     system, model = load_network_system(checkpoint, index)
     conditions = list_conditions(index, system.condition_names, model.tempo)
     ids, embedding = system.embed("test", set()).tracks()
@@ -127,11 +118,7 @@ def add_clips(page: Page, index: ShardIndex, track_ids: list[str], recordings: R
 
 
 def read_recordings(manifest: Path) -> Recordings:
-    """Read the recordings of a manifest, by track id; splits and labels are taken from the shards.
-
-    Raises:
-        ManifestError: if it is no manifest.
-    """
+    """Read the recordings of a manifest, by track id; splits and labels are taken from the shards."""
     catalogue = read_manifest(manifest, split_shares=[1.0, 0.0, 0.0], conditions=[TEMPO])
     return {record.track_id: record for record in collect(catalogue)[0]}
 

@@ -45,10 +45,7 @@ logger = logging.getLogger("human_triplets")
 
 
 def parse_weights(text: str | None) -> dict[str, float] | None:
-    """Parse ``{genre:2, mood:1}``; the braces may be left out.
-
-    Raises:
-        ConfigError: if it is not of that form.
+    """Parse ``{genre:2, mood:1}``; the braces may be left out. Raises ConfigError if it is not of that form.
 
     >>> parse_weights("{genre:2, mood:0.5}")
     {'genre': 2.0, 'mood': 0.5}
@@ -90,11 +87,7 @@ def chunk_starts(wanted: set[int | None], frames: int, chunk_frames: int) -> lis
 
 
 def stored_tracks(index: ShardIndex, source: str, chunk_frames: int) -> Iterator[tuple[str, StreamedTrack]]:
-    """Yield the ids and tracks of shards.
-
-    Raises:
-        ShardsError: if a sample is damaged.
-    """
+    """Yield the ids and tracks of shards. Raises ShardsError if a sample is damaged."""
     stored = Source(index, [], source, chunk_frames)
     for split in SPLITS:
         for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("json", MEMBERS[source])):
@@ -122,7 +115,6 @@ def recorded_tracks(
 
 
 def samples_from(waveform: np.ndarray, audio: AudioSettings, chunk_frames: int, start: int) -> np.ndarray:
-    """Cut the chunk that begins at a frame out of a waveform."""
     return waveform[start * audio.hop_length :][: audio.chunk_samples(chunk_frames)]
 
 
@@ -182,11 +174,7 @@ def embed_members(
 
 
 def read_judgements(path: Path, audio: AudioSettings, least_votes: int | None) -> Judgements:
-    """Read a file of dim-sim, of MagnaTagATune or of a listening test, whose header tells which it is.
-
-    Raises:
-        ValueError: naming the file and line that is wrong.
-    """
+    """Read a file of dim-sim, of MagnaTagATune or of a listening test, whose header tells which it is."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             header = file.readline()
@@ -224,11 +212,7 @@ def human_table(report: dict[str, Any]) -> str:
 
 
 def check_source(config: DictConfig, audio: AudioSettings, source: str) -> ShardIndex | None:
-    """Read the index of the shards, if they are where the chunks come from.
-
-    Raises:
-        ConfigError: if not one of ``shards`` and ``audio`` is given, or the shards do not fit the checkpoint.
-    """
+    """Read the index of the shards, if they are where the chunks come from."""
     if (config.shards is None) == (config.audio is None):
         raise ConfigError("the recordings come from shards=DIR or from audio=DIR: give one of the two")
     if config.shards is None:
@@ -242,7 +226,6 @@ def check_source(config: DictConfig, audio: AudioSettings, source: str) -> Shard
 
 
 def main(config: DictConfig) -> None:
-    """Compare the checkpoint of a configuration with people."""
     out = None if config.out is None else writable(config.out)
     model = load_model(config.checkpoint, choose_device(config.accelerator))
     source, names, masks = model.network.frontend.source, model.condition_names, model.network.masks()
@@ -272,11 +255,7 @@ def main(config: DictConfig) -> None:
 
 
 def tell_missing(report: dict[str, Any]) -> None:
-    """Log why chunks are missing.
-
-    Raises:
-        ValueError: if there is no triplet to judge by.
-    """
+    """Log why chunks are missing. Raises ValueError if there is no triplet to judge by."""
     reasons = [f"{track_id}: {reason}" for track_id, reason in report["reasons"].items()]
     for line in reasons[:SHOWN]:
         logger.warning("missing %s", line)

@@ -24,7 +24,6 @@ SHARES = ("percent_agreement", "krippendorff_alpha", "agreement_with_list")
 
 
 def main(config: DictConfig) -> None:
-    """Print the results of the listening test of a configuration, and write its triplets."""
     out = None if config.out is None else writable(config.out, "csv")
     folder = Path(config.listening_test)
     if out is not None and out.resolve() == (folder / LIST_FILE).resolve():

@@ -40,7 +40,6 @@ class AudioConfig:
     n_mels: int = between(16, 8_192)
 
     def check(self) -> None:
-        """Check that the window is even."""
         if self.n_fft % 2:
             raise ConfigError(f"audio.n_fft={self.n_fft} is odd: it must be even, as the mel filters take it to be")
 
@@ -93,11 +92,7 @@ CORPORA = {  # what a file of conf/data/ may name as corpus.reader: the keys, wh
 
 
 def merge_corpus(tree: DictConfig, arguments: Arguments) -> tuple[DictConfig, Arguments]:
-    """Merge the data set that ``data=NAME`` chooses; return the tree and the other arguments.
-
-    Raises:
-        ConfigError: if there is no such data set, a key of one is given without it, or one of manifests with it.
-    """
+    """Merge the data set that ``data=NAME`` chooses; return the tree and the other arguments."""
     choice = dict(arguments).get("data")
     arguments = [(key, value) for key, value in arguments if key != "data"]
     given = {key for key, _ in arguments}
@@ -153,7 +148,6 @@ class PrepareConfig:
     merge: bool
 
     def check(self) -> None:
-        """Check that the shares are shares."""
         shares = self.split_shares
         if not (len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise ConfigError(f"split_shares={list(shares)} must be three shares (train, val, test) that sum to 1")

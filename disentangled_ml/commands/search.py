@@ -27,7 +27,6 @@ from disentangled_ml.search.weighted_distance import check_weights
 
 
 def main(config: DictConfig) -> None:
-    """Search as a configuration says, or measure the precision of searches."""
     if (config.like is not None) == config.precision:
         raise ConfigError("give like=TRACK_ID or like=FILE, or precision=true")
     out = None if config.out is None else writable(config.out)
@@ -85,7 +84,6 @@ def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """Return a result as plain values."""
     return {**result.track._asdict(), "distance": result.distance, "distances": result.distances}
 
 
@@ -99,7 +97,6 @@ def results_table(found: list[Result], names: list[str]) -> str:
 
 
 def precision_table(report: dict[str, Any]) -> str:
-    """Return precision as a table, a line per condition."""
     rows = [("condition", "its weight alone", "equal weights", "chance", "at best", "queries")]
     for name, entry in report["conditions"].items():
         rows.append((name, *(number_text(entry[key]) for key in ("sub", "all", "chance", "best")), str(entry["n"])))

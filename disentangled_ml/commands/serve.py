@@ -32,7 +32,6 @@ logger = logging.getLogger("serve")
 
 
 def main(config: DictConfig) -> None:
-    """Serve the page of a configuration until it is interrupted."""
     root = None if config.audio is None else Path(config.audio)
     if root is not None and not root.is_dir():
         raise ConfigError(f"audio={config.audio} is not a folder: give the one that the recordings lie in")
@@ -94,11 +93,7 @@ def warm_up_index(view: CatalogueView) -> None:
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address.
-
-    Raises:
-        ConfigError: if that is not possible.
-    """
+    """Return a socket that listens on an address. Raises ConfigError if that is not possible."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
@@ -109,6 +104,5 @@ def bind_socket(host: str, port: int) -> socket.socket:
 
 
 def address_of(listening_socket: socket.socket) -> str:
-    """Return the address that a browser opens."""
     host, port = listening_socket.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"

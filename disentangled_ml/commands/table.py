@@ -75,7 +75,6 @@ class SystemsTable(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """Names of the conditions."""
         return [entry["name"] for entry in self.index.conditions]
 
     def cells(self) -> list[tuple[str, int]]:
@@ -94,7 +93,6 @@ class SystemsTable(NamedTuple):
         return [Run(system, seed, f"{system}-seed{seed}")]
 
     def run_dir(self, run: Run) -> Path:
-        """Return the folder of a training."""
         return self.out / "runs" / run.name
 
     def is_trained(self, run: Run) -> bool:
@@ -161,11 +159,7 @@ def begin(table: SystemsTable) -> None:
 
 
 def claim_folder(out: Path, settings: dict[str, Any]) -> None:
-    """Make the folder of a table and write its settings, or compare them with those that it was begun with.
-
-    Raises:
-        ConfigError: if they differ, or if something else is in the folder.
-    """
+    """Make the folder of a table and write its settings, or compare them with those that it was begun with."""
     path = out / "settings.json"
     made = [name for name in MADE if (out / name).is_file() or any((out / name).glob("*"))]
     if made and not path.is_file():
@@ -202,11 +196,7 @@ def check_shards(table: SystemsTable) -> None:
 
 
 def run_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of a run that must not change.
-
-    Raises:
-        ConfigError: if its config.yaml is damaged.
-    """
+    """Return the settings of a run that must not change. Raises ConfigError if its config.yaml is damaged."""
     try:
         return fixed_on_resume(OmegaConf.to_container(OmegaConf.load(path)))
     except (OmegaConfBaseException, YAMLError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
@@ -242,7 +232,8 @@ def load_system(table: SystemsTable, system: str, seed: int) -> System:
 def training_seconds(table: SystemsTable, system: str, seed: int) -> float | None:
     """Return the seconds that the trainings took; None where nothing is trained."""
     runs = [read_json(table.run_dir(run) / "metrics.json") for run in table.runs(system, seed)]
-    return sum(metrics["train/seconds"] for metrics in runs) if runs else None
+    # Runs of older versions do not have it.
+    return sum(run["train/seconds"] for run in runs) if runs and all("train/seconds" in run for run in runs) else None
 
 
 def evaluate_cell(table: SystemsTable, system: str, seed: int) -> dict[str, Any]:

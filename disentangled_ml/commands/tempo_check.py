@@ -53,11 +53,7 @@ class KnownTempi(NamedTuple):
 
 
 def known_tempi(manifest: Path, column: str) -> KnownTempi:
-    """Read the recordings of a manifest that have a true tempo.
-
-    Raises:
-        ConfigError: if there is none.
-    """
+    """Read the recordings of a manifest that have a true tempo. Raises ConfigError if there is none."""
     records, rejected = collect(read_manifest(manifest, ONE_SPLIT, [column]))
     known = KnownTempi([], [], rejected)
     for record in records:
@@ -77,7 +73,6 @@ def known_tempi(manifest: Path, column: str) -> KnownTempi:
 
 
 def estimate_all(records: Sequence[TrackRecord], estimator: str, workers: int) -> list[float | Rejected | None]:
-    """Estimate the tempi of recordings in parallel, with a progress bar."""
     groups = list(grouped(records))
     with Workers(min(workers, len(groups)), partial(estimate, estimator=estimator)) as pool:
         return list(show_progress(pool.map(groups), total=len(records), desc="estimate", unit="track"))
@@ -93,7 +88,6 @@ def write_tempi(path: Path, rows: Sequence[tuple[str, float, float | None]]) -> 
 
 
 def tempo_lines(report: dict[str, Any]) -> str:
-    """Return a report as text."""
     lines = [f"tempo of {report['n']} recordings, within {100 * TOLERANCE:g} %, with 95 % intervals", ""]
     meanings = {"accuracy_1": "of the true tempo", "accuracy_2": "or of a third, half, twice or three times it"}
     lines += [f"{name}  {accuracy_text(report[name])}  {meanings[name]}" for name in FACTORS]
@@ -101,11 +95,6 @@ def tempo_lines(report: dict[str, Any]) -> str:
 
 
 def main(config: DictConfig) -> None:
-    """Check the tempo estimation on the manifest of a configuration.
-
-    Raises:
-        ValueError: if no recording is usable.
-    """
     out = None if config.out is None else writable(config.out, "csv")
     if out is not None and out.resolve() == Path(config.manifest).resolve():
         raise ConfigError(f"out={out} is the manifest, which would be lost: give another out=FILE.csv")

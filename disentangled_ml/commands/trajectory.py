@@ -26,7 +26,6 @@ from disentangled_ml.trajectories.trajectory import DIGITS, describe, read_thres
 
 
 def main(config: DictConfig) -> None:
-    """Follow the recording of a configuration."""
     path = Path(config.path)
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
     names, model = embedder.condition_names, embedder.model
@@ -69,11 +68,7 @@ def main(config: DictConfig) -> None:
 
 
 def make_folder(out: Path) -> None:
-    """Make the folder of what is written, before anything long begins.
-
-    Raises:
-        ConfigError: if it cannot be made or written to.
-    """
+    """Make the folder of what is written, before anything long begins. Raises ConfigError if it cannot be made or written to."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

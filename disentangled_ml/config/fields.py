@@ -12,7 +12,6 @@ OPEN_KEYS = {"open": True}
 
 
 def at_least(least: float) -> Any:
-    """Return the field of a number with a lower limit."""
     return dataclasses.field(metadata={"least": least})
 
 
@@ -22,15 +21,11 @@ def between(least: float, most: float) -> Any:
 
 
 def one_of(*legal: str) -> Any:
-    """Return the field of a choice."""
     return dataclasses.field(metadata={"legal": legal})
 
 
 def check_value(key: str, value: Any, limits: Mapping[str, Any]) -> None:
-    """Check a value against the limits of its field; None has none.
-
-    Raises:
-        ConfigError: naming the key, the value and what is legal.
+    """Check a value against the limits of its field; None has none. Raises ConfigError, naming the key, the value and what is legal.
 
     >>> check_value("loss.margin", 0.1, {"least": 0})
     """

@@ -105,15 +105,12 @@ def parse_argument(tree: DictConfig, key: str, value: str) -> dict[str, Any]:
 
 
 def merge(tree: DictConfig, part: DictConfig | dict[str, Any], given: str = "") -> DictConfig:
-    """Merge a part into a tree, strictly.
+    """Merge a part into a tree, strictly. Raises ConfigError for an unknown key or a value of another type.
 
     Args:
         tree: With a schema.
         part: Some of its keys.
         given: The argument that the part is from, for messages.
-
-    Raises:
-        ConfigError: for an unknown key or a value of another type.
     """
     try:
         part = OmegaConf.create(part)
@@ -131,11 +128,7 @@ def explained(error: OmegaConfBaseException, tree: DictConfig, given: str = "") 
 
 
 def check_types(tree: DictConfig, part: dict[str, Any], parent: str = "") -> None:
-    """Check that numbers and truth values are written as such; OmegaConf would also take Python's ways, ``1_000`` and ``yes``.
-
-    Raises:
-        ConfigError: naming key and value.
-    """
+    """Check that numbers and truth values are written as such; OmegaConf would also take Python's ways, ``1_000`` and ``yes``."""
     schema = OmegaConf.get_type(tree)
     hints = get_type_hints(schema) if is_dataclass(schema) else {}
     for name, value in part.items():
@@ -156,8 +149,13 @@ def check_type(hint: Any, value: Any, key: str) -> None:
     if get_origin(hint) not in (list, dict) and len(kinds) == 1:  # of `int | None`
         hint, kinds = kinds[0], list(get_args(kinds[0]))
     if isinstance(value, list | dict) and kinds:
-        for part in value.values() if isinstance(value, dict) else value:
-            check_type(kinds[-1], part, key)
+        parts = (
+            [(f"{key}.{name}", part) for name, part in value.items()]
+            if isinstance(value, dict)
+            else [(key, part) for part in value]
+        )
+        for name, part in parts:
+            check_type(kinds[-1], part, name)
     elif hint in LITERALS and value is not None and not (isinstance(value, str) and ("${" in value or value == "???")):
         types, called = LITERALS[hint]
         if type(value) not in types:
@@ -168,11 +166,7 @@ LITERALS = {int: ((int,), "a whole number"), float: ((int, float), "a number"), 
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """Read a YAML file.
-
-    Raises:
-        ConfigError: if it is none.
-    """
+    """Read a YAML file. Raises ConfigError if it is none."""
     try:
         return OmegaConf.create(parse_yaml(path.read_text(encoding="utf-8")) or {})
     except YAMLError as error:
@@ -180,16 +174,11 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def group_choices(group: str) -> list[str]:
-    """List the files of a group."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def load_group(group: str, choice: str) -> DictConfig:
-    """Load the file of a choice.
-
-    Raises:
-        ConfigError: if there is none, naming those there are; or if it is no YAML.
-    """
+    """Load the file of a choice. Raises ConfigError if there is none, naming those there are; or if it is no YAML."""
     if choice not in group_choices(group):
         raise ConfigError(f"{group}={choice} is unknown: choose one of {', '.join(group_choices(group))}")
     return read_yaml(CONF / group / f"{choice}.yaml")
@@ -247,11 +236,7 @@ def legal_keys(tree: DictConfig, key: str) -> str:
 
 
 def check_tree(tree: DictConfig, parent: str = "") -> None:
-    """Check the limits of all fields, and the rules across fields.
-
-    Raises:
-        ConfigError: naming the key, the value and what is legal.
-    """
+    """Check the limits of all fields, and the rules across fields. Raises ConfigError, naming the key, the value and what is legal."""
     schema = OmegaConf.get_type(tree)
     limits = {field.name: field.metadata for field in fields(schema)} if is_dataclass(schema) else {}
     for name, value in tree.items():

@@ -47,7 +47,6 @@ class AugmentationConfig:
     mask_frames: int = between(0, MOST_FRAMES)
 
     def check(self) -> None:
-        """Check the range of the noise."""
         snr = self.snr_db
         if snr is not None and not (len(snr) == 2 and -100 <= snr[0] <= snr[1] <= 100):
             raise ConfigError(
@@ -92,7 +91,6 @@ class DataConfig:
     max_damaged: float = between(0, 0.5)
 
     def check(self) -> None:
-        """Check that the pool holds a batch."""
         if self.tracks_per_batch > self.pool_tracks:
             raise ConfigError(
                 f"data.pool_tracks={self.pool_tracks} must hold at least data.tracks_per_batch={self.tracks_per_batch} tracks"
@@ -112,7 +110,6 @@ class TrainerConfig:
     channels_last: bool
 
     def check(self) -> None:
-        """Check the devices, and that they know the precision."""
         devices = self.devices
         listed = list(devices) if isinstance(devices, ListConfig) else []
         gpus = bool(listed) and len(set(listed)) == len(listed) and all(is_count(device, 0) for device in listed)
@@ -138,7 +135,6 @@ class LossConfig:
     gather: bool
 
     def check(self) -> None:
-        """Check that what is gathered are triplets."""
         if self.gather and self.name != "triplet":
             raise ConfigError(
                 f"loss.gather=true is of loss=triplet: {self.name} compares chunks with points, not with other chunks"

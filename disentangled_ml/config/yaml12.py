@@ -13,11 +13,7 @@ class Yaml12Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict = {}  # noqa: RUF012 -- filled below, in place of those of YAML 1.1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Construct a mapping.
-
-        Raises:
-            ConstructorError: if it has a key twice.
-        """
+        """Construct a mapping. Raises ConstructorError if it has a key twice."""
         keys = [key.value for key, _ in node.value]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise ConstructorError(None, None, f"found duplicate key {twice[0]}", node.start_mark)
@@ -39,10 +35,7 @@ Yaml12Loader.add_constructor("tag:yaml.org,2002:int", Yaml12Loader.construct_yam
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse a document.
-
-    Raises:
-        yaml.YAMLError: if it is none.
+    """Parse a document. Raises yaml.YAMLError if it is none.
 
     >>> parse_yaml("[010, 1e3, 12:30, 1_000, yes, True, ~, 0x10]")
     [10, 1000.0, '12:30', '1_000', 'yes', True, None, 16]

@@ -150,7 +150,6 @@ def label_lines(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[li
 
 
 def markdown(comparison: dict[str, Any]) -> str:
-    """Return the comparison as markdown."""
     columns, rows = comparison["columns"], comparison["rows"]
     names = columns[:-2]
     counts = ", ".join(f"{name} {max(row[name]['n'] for row in rows):,}" for name in names)
@@ -177,7 +176,6 @@ def markdown(comparison: dict[str, Any]) -> str:
 
 
 def flat_row(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """Return a row of the CSV."""
     flat = {"system": row["system"], "space": row["space"]}
     for column in (*columns, "track_recall"):
         entry = row[column] or {}

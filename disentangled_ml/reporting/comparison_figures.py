@@ -13,7 +13,6 @@ CHANCE = 0.5
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure as a PNG file."""
     with atomic_write(path, "wb") as file:
         figure.savefig(file, dpi=DPI, bbox_inches="tight", facecolor="white")
 

@@ -129,7 +129,6 @@ def evaluation_tables(evaluation: Mapping[str, Any]) -> list[ReportTable]:
 
 
 def accuracy_table(evaluation: Mapping[str, Any]) -> ReportTable:
-    """Return the triplet accuracy per condition, in its subspace and in all dimensions."""
     spaces = {space: nested(evaluation, space) for space in SPACES}
     names = [name for name in {**spaces["sub"], **spaces["all"]} if name != "mean"]
     rows = []
@@ -169,7 +168,6 @@ def matrix_table(evaluation: Mapping[str, Any]) -> ReportTable:
 
 
 def recall_table(evaluation: Mapping[str, Any]) -> ReportTable:
-    """Return the recall among the nearest neighbours, beside chance."""
     recall = nested(evaluation, "recall")
     conditions = list({name: None for space in recall for name in nested(recall, space)})
     entries = [(name, space, nested(recall, space, name)) for name in conditions for space in recall]
@@ -189,7 +187,6 @@ def recall_table(evaluation: Mapping[str, Any]) -> ReportTable:
 
 
 def probe_table(evaluation: Mapping[str, Any]) -> ReportTable:
-    """Return what linear probes predict from the embedding."""
     rows = []
     for name, entry in nested(evaluation, "probe").items():
         for space, title in SPACES.items():
@@ -204,7 +201,6 @@ def probe_table(evaluation: Mapping[str, Any]) -> ReportTable:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> ReportTable:
-    """Return the flat metrics of a run, validation beside test."""
     scores = [key.partition("/") for key in metrics if key.startswith(("val/", "test/"))]
     names, splits = (list(dict.fromkeys(key[part] for key in scores)) for part in (2, 0))
     rows = [([name], [value_cell(metrics.get(f"{split}/{name}")) for split in splits]) for name in names]
@@ -213,7 +209,6 @@ def metrics_table(metrics: Mapping[str, Any]) -> ReportTable:
 
 
 def settings_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the settings of a configuration that the page names first."""
     found = []
     for key, label in SETTINGS:
         *parents, last = key.split(".")

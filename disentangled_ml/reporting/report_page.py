@@ -76,7 +76,6 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the HTML of a page."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -109,7 +108,6 @@ def read_figures(folder: Path) -> list[Figure]:
 
 
 def table_page(folder: Path) -> Page:
-    """Return the page of a comparison."""
     page = Page(f"Comparison {folder.resolve().name}", figures=read_figures(folder))
     content = read_mapping(folder / TABLE, page.missing)
     page.tables = comparison_tables(content)

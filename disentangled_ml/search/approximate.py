@@ -75,25 +75,18 @@ class ApproximateIndex:
         return found[0][found[0] >= 0]
 
     def as_bytes(self) -> bytes:
-        """Return the content of the index file."""
         with self.lock:
             faiss.copy_array_to_vector(self.points.ravel(), self.index.pq.centroids)
             return faiss.serialize_index(self.index).tobytes()
 
 
 def build_index(embedding: np.ndarray, masks: np.ndarray, seed: int = 0) -> ApproximateIndex:
-    """Build the index of a catalogue.
+    """Build the index of a catalogue. Raises ValueError for fewer than ``LEAST_TRACKS`` tracks.
 
     Args:
-        embedding: Of its tracks.
-        masks: Of the conditions.
+        embedding: Of its tracks, (N, D) float32.
+        masks: Of the conditions, (C, D).
         seed: Of the tracks that the points are chosen by.
-
-    Shape:
-        embedding: (N, D) float32; masks: (C, D).
-
-    Raises:
-        ValueError: for fewer than ``LEAST_TRACKS`` tracks.
     """
     n_tracks, size = embedding.shape
     if n_tracks < LEAST_TRACKS:
@@ -110,11 +103,7 @@ def build_index(embedding: np.ndarray, masks: np.ndarray, seed: int = 0) -> Appr
 
 
 def read_index(path: Path, catalogue: EmbeddedCatalogue) -> ApproximateIndex:
-    """Read the index of a catalogue.
-
-    Raises:
-        CatalogueError: if it is damaged, or of another catalogue.
-    """
+    """Read the index of a catalogue. Raises CatalogueError if it is damaged, or of another catalogue."""
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:

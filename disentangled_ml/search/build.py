@@ -48,11 +48,7 @@ Chunks = tuple[CatalogueTrack, np.ndarray]
 
 
 class EmbeddedBatch(NamedTuple):
-    """A finished batch.
-
-    Shape:
-        embedding: (n, D) float32, a row per track.
-    """
+    """A finished batch: embedding (n, D) float32, a row per track, and what was rejected."""
 
     embedding: np.ndarray
     tracks: list[CatalogueTrack]
@@ -67,11 +63,9 @@ class EmbeddedStore(BatchStore):
     ANOTHER = "embeddings of another checkpoint (sha256 {owner:.12}..., not {job:.12}...)"
 
     def path(self, batch: Batch) -> Path:
-        """Return the path of a batch."""
         return self.folder / f"{batch.name}.npz"
 
     def write(self, batch: Batch, embedded: EmbeddedBatch) -> None:
-        """Write a batch atomically."""
         notes = {
             "model": self.job,
             "digest": batch.digest,
@@ -121,8 +115,8 @@ def embed_manifest(
     embedder: Embedder, corpus: Corpus, store: EmbeddedStore, split: str | None, workers: int
 ) -> list[Batch]:
     """Embed the recordings of a manifest; return its batches in order, all of them finished."""
-    notes, batches = embedder.model, [batch for batch, _ in manifest_batches(corpus, split)]
-    work = partial(cut_recordings, audio=notes.audio, source=embedder.source, frames=notes.chunk_frames)
+    model, batches = embedder.model, [batch for batch, _ in manifest_batches(corpus, split)]
+    work = partial(cut_recordings, audio=model.audio, source=embedder.source, frames=model.chunk_frames)
     total = sum(batch.size for batch in batches)
     with Workers(workers, work) as pool, show_progress(total=total, unit="track", desc="embed") as progress:
         for batch, rows, results in work_through(manifest_batches(corpus, split), store, pool, progress):
@@ -138,20 +132,15 @@ def with_record(row: TrackRecord | Rejected, result: np.ndarray | Rejected) -> C
 
 
 def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, splits: Sequence[str]) -> list[Batch]:
-    """Embed the tracks of some splits of shards; return the batches in order, all of them finished.
-
-    Raises:
-        CatalogueError: if the shards do not fit the network.
-    """
-    if index.audio != embedder.model.audio:
-        raise CatalogueError(
-            f"{index.root} was prepared with {index.audio}, the checkpoint with {embedder.model.audio}"
-        )
+    """Embed splits of shards; return the batches in order, all finished. Raises CatalogueError if they do not fit the network."""
+    model = embedder.model
+    if index.audio != model.audio:
+        raise CatalogueError(f"{index.root} was prepared with {index.audio}, the checkpoint with {model.audio}")
     if embedder.source == "waveform" and not index.has_waveform:
         raise CatalogueError(
             f"{index.root} holds no waveforms, which this checkpoint needs: prepare with store_waveform=true, or give manifest=CSV"
         )
-    source = Source(index, [], embedder.source, embedder.model.chunk_frames)
+    source = Source(index, [], embedder.source, model.chunk_frames)
     shards = [shard for split in splits for shard in index.splits[split]]
     batches = [Batch(Path(shard.file).stem, shard.samples, f"{index.fingerprint()} {shard.file}") for shard in shards]
     with show_progress(total=sum(batch.size for batch in batches), unit="track", desc="embed") as progress:
@@ -193,7 +182,6 @@ def cut_track(info: TrackInfo, track: StreamedTrack, frames: int) -> Chunks | Re
 
 
 def embed_batch(embedder: Embedder, tracks: Iterable[Chunks | Rejected]) -> EmbeddedBatch:
-    """Embed the tracks of a batch."""
     rejected: list[Rejected] = []
     found: list[CatalogueTrack] = []
     rows: list[np.ndarray] = []
@@ -211,9 +199,7 @@ def assemble(folder: Path, embedder: Embedder, store: EmbeddedStore, batches: Se
     """Write the catalogue of finished batches, and what was rejected; return the number of its tracks.
 
     Its header is removed first and written last, by ``write_header``: a folder with a header is complete.
-
-    Raises:
-        CatalogueError: if no track is usable.
+    Raises CatalogueError if no track is usable.
     """
     counts = []
     with atomic_write(folder / "rejected.csv") as file:
@@ -247,11 +233,7 @@ def assemble(folder: Path, embedder: Embedder, store: EmbeddedStore, batches: Se
 
 
 def write_index(folder: Path, masks: np.ndarray) -> None:
-    """Build and write the index of the catalogue that was put together.
-
-    Raises:
-        ValueError: if it has too few tracks for one.
-    """
+    """Build and write the index of the catalogue that was put together. Raises ValueError if it has too few tracks for one."""
     from disentangled_ml.search.approximate import build_index  # faiss, where it is needed
 
     index = build_index(np.load(folder / EMBEDDING, mmap_mode="r", allow_pickle=False), masks)

@@ -89,7 +89,6 @@ class EmbeddedCatalogue:
 
     @property
     def condition_names(self) -> list[str]:
-        """Names of the conditions, in the order of the masks."""
         return self.model.condition_names
 
     @cached_property
@@ -100,19 +99,11 @@ class EmbeddedCatalogue:
         return keys[rows], rows
 
     def track(self, row: int) -> CatalogueTrack:
-        """Read what is known about the track of a row.
-
-        Raises:
-            CatalogueError: if its line is damaged.
-        """
+        """Read what is known about the track of a row. Raises CatalogueError if its line is damaged."""
         return self.tracks([row])[0]
 
     def tracks(self, rows: Iterable[int]) -> list[CatalogueTrack]:
-        """Read what is known about the tracks of some rows.
-
-        Raises:
-            CatalogueError: naming the line that is damaged.
-        """
+        """Read what is known about the tracks of some rows. Raises CatalogueError, naming the line that is damaged."""
         path, found = self.folder / TRACKS, []
         try:
             with open(path, "rb") as file:
@@ -150,11 +141,7 @@ def column_values(track: CatalogueTrack, offset: int) -> tuple[int, int, int, fl
 
 
 def parse_track(line: bytes, where: str) -> CatalogueTrack:
-    """Parse a line of ``tracks.jsonl``.
-
-    Raises:
-        CatalogueError: naming the line, if it is not one.
-    """
+    """Parse a line of ``tracks.jsonl``. Raises CatalogueError, naming the line, if it is not one."""
     try:
         track = CatalogueTrack(**json.loads(line))
     except (ValueError, TypeError, RecursionError) as error:
@@ -166,11 +153,7 @@ def parse_track(line: bytes, where: str) -> CatalogueTrack:
 
 
 def read_description(content: dict[str, Any]) -> ModelDescription:
-    """Return the model that plain values describe.
-
-    Raises:
-        ValueError, KeyError, TypeError: for one that is not legal.
-    """
+    """Return the model that plain values describe. Raises ValueError, KeyError or TypeError for others."""
     names, masks = content["conditions"], np.array(content["masks"], np.float32)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"conditions {names!r} are no list of names")
@@ -188,11 +171,7 @@ def read_description(content: dict[str, Any]) -> ModelDescription:
 
 
 def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
-    """Open a catalogue; its arrays are mapped, not read.
-
-    Raises:
-        CatalogueError: naming the file, if there is no catalogue, or it is damaged or of another format.
-    """
+    """Open a catalogue; its arrays are mapped, not read. Raises CatalogueError if there is none, it is damaged or of another format."""
     folder = Path(folder)
     path = folder / HEADER
     try:
@@ -221,11 +200,7 @@ def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
 
 
 def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """Map an array into memory.
-
-    Raises:
-        CatalogueError: if it is missing, damaged, or not of this type and shape.
-    """
+    """Map an array into memory. Raises CatalogueError if it is missing, damaged, or not of this type and shape."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:

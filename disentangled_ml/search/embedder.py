@@ -31,17 +31,12 @@ Item = TypeVar("Item")
 class Embedder:
     """Network of a checkpoint, to embed recordings and to search catalogues that it embedded.
 
-    Args:
-        checkpoint: The file.
-        device: To compute on.
+    Raises ValueError if the file is no checkpoint of this project.
 
     Attributes:
         model: The content of the checkpoint.
         network: Of the model.
         source: ``mel`` or ``waveform``, what the network's frontend wants.
-
-    Raises:
-        ValueError: if the file is no checkpoint of this project.
     """
 
     def __init__(self, checkpoint: str | Path, device: str | torch.device = "cpu"):
@@ -58,11 +53,7 @@ class Embedder:
 
     @property
     def catalogue(self) -> EmbeddedCatalogue:
-        """Return the open catalogue.
-
-        Raises:
-            ValueError: if none is.
-        """
+        """Return the open catalogue. Raises ValueError if none is."""
         return self.search_of().catalogue
 
     @torch.inference_mode()
@@ -95,18 +86,14 @@ class Embedder:
         return embed_in_passes(self.network, chunks).cpu()
 
     def embed(self, recording: str | Path | np.ndarray, sample_rate: int | None = None) -> np.ndarray:
-        """Embed a recording.
+        """Embed a recording. Raises ValueError, with the reason, if it cannot be used.
 
         Args:
-            recording: A file (wav, flac, ogg, mp3), or a mono waveform of full scale 1.
+            recording: A file (wav, flac, ogg, mp3), or a mono waveform (n,) of full scale 1.
             sample_rate: Of the waveform, in Hz; None: that of the model, 22,050 Hz as a rule.
 
-        Shape:
-            recording: (n,) where it is a waveform.
-            returns: (D,) float32, of length 1.
-
-        Raises:
-            ValueError: with the reason, if it cannot be used.
+        Returns:
+            (D,) float32, of length 1.
         """
         if isinstance(recording, str | Path):
             name = str(recording)
@@ -117,14 +104,12 @@ class Embedder:
         else:
             name, waveform = "the waveform", np.asarray(recording, np.float32)
             if waveform.ndim != 1:
-                raise ValueError(
-                    f"a waveform has one dimension, got shape {waveform.shape}: take the mean of its channels"
-                )
+                shape = waveform.shape
+                raise ValueError(f"a waveform has one dimension, got shape {shape}: take the mean of its channels")
         audio = self.model.audio
+        rate = sample_rate or audio.sample_rate
         try:
-            chunks = cut_waveform(
-                waveform, sample_rate or audio.sample_rate, audio, self.source, self.model.chunk_frames
-            )
+            chunks = cut_waveform(waveform, rate, audio, self.source, self.model.chunk_frames)
         except UnusableAudio as error:
             raise UnusableAudio(f"{name}: {error}") from error
         ((_, embedding),) = self.embed_tracks([(None, chunks)])
@@ -133,22 +118,14 @@ class Embedder:
         return embedding
 
     def open(self, folder: str | Path) -> Embedder:
-        """Open a catalogue that this model embedded, to be searched; return the model itself.
-
-        Raises:
-            ValueError: if there is none, it is damaged, or another model embedded it.
-        """
+        """Open a catalogue to be searched; return the model itself. Raises ValueError if it is missing, damaged or another model's."""
         search = open_search(folder)
         check_fingerprint(search.catalogue, self.model.fingerprint, self.checkpoint)
         self.searched = search
         return self
 
     def search_of(self) -> SimilaritySearch:
-        """Return the search of the open catalogue.
-
-        Raises:
-            ValueError: if none is.
-        """
+        """Return the search of the open catalogue. Raises ValueError if none is."""
         if self.searched is None:
             raise ValueError("no catalogue is open: open one first, with model.open(DIR)")
         return self.searched
@@ -164,6 +141,8 @@ class Embedder:
     ) -> list[Result]:
         """Find the tracks of the open catalogue that are nearest to a query, nearest first.
 
+        Raises ValueError if no catalogue is open, or something is not legal.
+
         Args:
             query: Id of a track of the catalogue, which is then not found itself; or a file; or an embedding (D,).
             weights: Per condition, numbers >= 0; those that are not given are zero. None: one for each.
@@ -171,9 +150,6 @@ class Embedder:
             same_artist: False: leave out tracks by the artist of the query, where that is known.
             tempo: Slowest and fastest in BPM; leaves out tracks of unknown tempo.
             method: ``auto``, ``exact`` or ``approximate``.
-
-        Raises:
-            ValueError: if no catalogue is open, or something is not legal.
         """
         search = self.search_of()
         if isinstance(query, np.ndarray):
@@ -187,11 +163,7 @@ class Embedder:
 
 
 def check_fingerprint(catalogue: EmbeddedCatalogue, own: str, checkpoint: Path) -> None:
-    """Check that a catalogue was embedded by a checkpoint.
-
-    Raises:
-        CatalogueError: if it was by another.
-    """
+    """Check that a catalogue was embedded by a checkpoint. Raises CatalogueError if it was by another."""
     if catalogue.model.fingerprint != own:
         raise CatalogueError(
             f"{catalogue.folder} was embedded by another checkpoint (sha256 {catalogue.model.fingerprint[:12]}...) than "

@@ -59,23 +59,17 @@ def precision_at_k(distance: Tensor, relevant: Tensor, gallery: Tensor, k: int) 
 def precision_report(
     embedding: Tensor, masks: Tensor, conditions: Sequence[Condition], infos: Sequence[TrackInfo], k: int = 10
 ) -> dict[str, Any]:
-    """Report Precision@K per condition.
+    """Report Precision@K per condition. Raises ValueError for shapes that do not fit, or a value that is not finite.
 
     Args:
-        embedding: Of whole tracks.
-        masks: Condition masks, in the order of the conditions.
+        embedding: Of whole tracks, (N, D).
+        masks: Condition masks (C, D), in the order of the conditions.
         conditions: By which is searched.
         infos: Labels and artists, in the order of the rows.
         k: Number of results.
 
-    Shape:
-        embedding: (N, D); masks: (C, D).
-
     Returns:
         ``{"k": k, "conditions": {name: {"sub", "all", "chance", "best", "n"}}}``; None where ``n``, the queries that count, is 0.
-
-    Raises:
-        ValueError: for shapes that do not fit, or a value that is not finite.
     """
     if embedding.shape != (len(infos), masks.shape[1]) or len(masks) != len(conditions):
         shapes = f"embedding {tuple(embedding.shape)}, masks {tuple(masks.shape)}"
@@ -105,7 +99,6 @@ def precision_report(
 
 
 def catalogue_precision(catalogue: EmbeddedCatalogue, k: int) -> dict[str, Any]:
-    """Report Precision@K per condition of a catalogue."""
     infos = [TrackInfo(t.track_id, t.artist, 0, t.labels) for t in catalogue.tracks(range(len(catalogue)))]
     embedding, masks = torch.from_numpy(np.array(catalogue.embedding)), torch.from_numpy(catalogue.model.masks)
     conditions = label_conditions(catalogue.condition_names, [info.labels for info in infos], catalogue.model.tempo)

@@ -21,11 +21,7 @@ def rematch(
 ) -> list[Result]:
     """Return results, all with a recording, with the distances of their chunks from the query's, nearest first.
 
-    Shape:
-        weights: (C,).
-
-    Raises:
-        UnusableAudio: naming a recording that cannot be decoded.
+    The weights are (C,). Raises UnusableAudio, naming a recording that cannot be decoded.
     """
     scale = torch.from_numpy(scales(weights, embedder.model.masks)).sqrt().float()
     tracks = show_progress([query, *(result.track for result in found)], desc="match", unit="track")

@@ -69,10 +69,7 @@ class SearchFilters:
 
 
 def check_tempo(tempo: Sequence[float] | None) -> tuple[float, float] | None:
-    """Return the range of tempi.
-
-    Raises:
-        ValueError: if it is none.
+    """Return the range of tempi. Raises ValueError if it is none.
 
     >>> check_tempo([90, 120])
     (90.0, 120.0)
@@ -103,21 +100,15 @@ class SimilaritySearch:
         filters: SearchFilters | None = None,
         method: str = "auto",
     ) -> list[Result]:
-        """Find the nearest tracks, nearest first.
+        """Find the nearest tracks, nearest first. Raises ValueError for any argument that is not legal.
 
         Args:
-            query: Embedding of the query, by the model of the catalogue.
+            query: Embedding (D,) of the query, by the model of the catalogue.
             weights: Per condition, see ``check_weights``.
             k: How many; fewer where fewer are allowed.
             filters: Which tracks are allowed.
             method: ``exact``; ``approximate``, by the index; or ``auto``: approximate where there is an index and more than
                 ``MOST_EXACT`` tracks are allowed.
-
-        Shape:
-            query: (D,).
-
-        Raises:
-            ValueError: for weights, k, a range of tempi, a method or a query that are not legal.
         """
         names, masks = self.catalogue.condition_names, self.catalogue.model.masks
         if type(k) is not int or k < 1:
@@ -189,20 +180,11 @@ class SimilaritySearch:
         tempo: tuple[float, float] | None = None,
         method: str = "auto",
     ) -> list[Result]:
-        """Find the tracks nearest to that of a row, without itself, and without those by its artist unless ``same_artist``.
-
-        Raises:
-            ValueError: as ``search``.
-        """
+        """Find the tracks nearest to that of a row, without itself, and without those by its artist unless ``same_artist``."""
         artist = None if same_artist else self.catalogue.track(row).artist
         return self.search(self.catalogue.embedding[row], weights, k, SearchFilters(row, artist, tempo), method)
 
     def is_approximate(self, method: str, allowed: np.ndarray | None) -> bool:
-        """Return whether a search is approximate.
-
-        Raises:
-            ValueError: for an unknown method, or the approximate one where there is no index.
-        """
         if method not in METHODS:
             raise ValueError(f"method={method} is unknown: choose one of {', '.join(METHODS)}")
         if method == "approximate" and self.index is None:
@@ -213,11 +195,7 @@ class SimilaritySearch:
         return method == "approximate" or (method == "auto" and self.index is not None and n_allowed > MOST_EXACT)
 
     def allowed(self, filters: SearchFilters) -> np.ndarray | None:
-        """Return which rows may be found: (N,) bool, or None for all.
-
-        Raises:
-            ValueError: for a range of tempi that is none.
-        """
+        """Return which rows may be found: (N,) bool, or None for all. Raises ValueError for a range of tempi that is none."""
         columns, tempo = self.catalogue.columns, check_tempo(filters.tempo)
         if filters == SearchFilters():
             return None
@@ -232,11 +210,7 @@ class SimilaritySearch:
 
 
 def open_search(folder: str | Path) -> SimilaritySearch:
-    """Open a catalogue to be searched, with its index where it has one.
-
-    Raises:
-        CatalogueError: naming the file, if there is none, or it is damaged.
-    """
+    """Open a catalogue to be searched, with its index where it has one. Raises CatalogueError if there is none, or it is damaged."""
     catalogue = read_catalogue(folder)
     if not (catalogue.folder / INDEX).is_file():
         return SimilaritySearch(catalogue)

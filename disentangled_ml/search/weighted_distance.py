@@ -15,14 +15,9 @@ import numpy as np
 
 
 def check_weights(weights: Mapping[str, float] | None, condition_names: Sequence[str]) -> np.ndarray:
-    """Return the weights (C,) float64 in the order of the conditions; those that are not given are zero.
+    """Return the weights (C,) float64 in the order of the conditions; those not given are zero, without any (None) each is one.
 
-    Args:
-        weights: Per condition; None: one for each.
-        condition_names: Of the model.
-
-    Raises:
-        ValueError: for an unknown condition, or weights that are negative, not finite or all zero.
+    Raises ValueError for an unknown condition, or weights that are negative, not finite or all zero.
 
     >>> check_weights({"mood": 0.5}, ["genre", "mood"]).tolist(), check_weights(None, ["genre", "mood"]).tolist()
     ([0.0, 0.5], [1.0, 1.0])

@@ -54,11 +54,7 @@ class ChangingTrack:
 
 
 def read_changes(table: Path, names: Sequence[str]) -> list[ChangingTrack]:
-    """Read the recordings of a table of changes.
-
-    Raises:
-        ConfigError: naming the line that is wrong, or what is missing.
-    """
+    """Read the recordings of a table of changes. Raises ConfigError, naming the line that is wrong, or what is missing."""
     tracks: dict[str, ChangingTrack] = {}
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
@@ -87,10 +83,7 @@ def read_changes(table: Path, names: Sequence[str]) -> list[ChangingTrack]:
 
 
 def parse_time(condition: str, time: str, names: Sequence[str], where: str) -> float:
-    """Return the time of a change.
-
-    Raises:
-        ConfigError: if the condition is not the checkpoint's, or the time no number above 0.
+    """Return the time of a change. Raises ConfigError if the condition is not the checkpoint's, or the time no number above 0.
 
     >>> parse_time("mood", "7.5", ["genre", "mood"], "changes.csv, line 2")
     7.5

@@ -81,7 +81,6 @@ def draw_trajectory(
 
 
 def draw_waveform(panel: Any, waveform: np.ndarray, seconds: float) -> None:
-    """Draw the envelope of a waveform."""
     block = ceil(len(waveform) / WAVEFORM_COLUMNS)
     edges = np.arange(0, len(waveform), block)
     low, high = np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)
@@ -91,7 +90,6 @@ def draw_waveform(panel: Any, waveform: np.ndarray, seconds: float) -> None:
 
 
 def draw_novelty(panel: Any, entry: Mapping[str, Any], color: str) -> None:
-    """Draw a novelty curve and its threshold."""
     times, values = entry["novelty"]["times"], entry["novelty"]["values"]
     panel.fill_between(times, values, color=color, alpha=0.25, linewidth=0)
     panel.plot(times, values, color=color, linewidth=1.0)

@@ -47,11 +47,7 @@ def hop_of(embedder: Embedder, hop_seconds: float, context_seconds: float) -> in
 
 
 def read_recording(path: Path, embedder: Embedder) -> Recording:
-    """Decode a recording for a model.
-
-    Raises:
-        UnusableAudio: naming it, if it cannot be used or is shorter than a chunk.
-    """
+    """Decode a recording for a model. Raises UnusableAudio, naming it, if it cannot be used or is shorter than a chunk."""
     audio, chunk_frames = embedder.model.audio, embedder.model.chunk_frames
     try:
         waveform = resample(*decode(path), audio.sample_rate)
@@ -65,13 +61,10 @@ def read_recording(path: Path, embedder: Embedder) -> Recording:
 
 
 def embed_recording(embedder: Embedder, recording: Recording, hop_frames: int) -> tuple[Tensor, Tensor]:
-    """Embed the overlapping chunks of a recording.
+    """Embed the overlapping chunks of a recording. Raises ValueError if an embedding is not finite.
 
     Shape:
         returns: starts (N,) float64 in seconds, embedding (N, D) on the CPU.
-
-    Raises:
-        ValueError: if an embedding is not finite.
     """
     audio, frames = embedder.model.audio, embedder.model.chunk_frames
     samples = audio.chunk_samples(frames)

@@ -50,7 +50,6 @@ class PlainJSON(JSONResponse):
     """JSON in ASCII, so that every name of a catalogue can be sent."""
 
     def render(self, content: Any) -> bytes:
-        """Return the bytes of an answer."""
         return json.dumps(content, allow_nan=False).encode()
 
 
@@ -82,7 +81,6 @@ def build_app(page: CatalogueView, listening: ListeningTest | None, loopback_onl
 
 
 def static(name: str, media_type: str) -> Callable:
-    """Answer with a file of the package."""
     content = files("disentangled_ml.web").joinpath("static", name).read_bytes()
 
     async def answer_file(request: Request) -> Response:
@@ -92,7 +90,6 @@ def static(name: str, media_type: str) -> Callable:
 
 
 async def static_file(request: Request) -> Response:
-    """Answer with one of the files that the page consists of."""
     name = request.path_params["name"]
     if name not in STATIC:
         raise HTTPException(404, "there is no such file")
@@ -100,7 +97,6 @@ async def static_file(request: Request) -> Response:
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """Answer with the reason of an HTTP error."""
     assert isinstance(error, HTTPException)
     reasons = {404: "there is no such page", 405: f"{request.method} is not possible here"}
     default = error.detail in ("Not Found", "Method Not Allowed")
@@ -119,24 +115,20 @@ async def on_failure(request: Request, error: Exception) -> Response:
 
 
 async def catalogue(request: Request) -> Response:
-    """Return a summary of the catalogue."""
     listening = request.app.state.listening is not None
     return PlainJSON({**request.app.state.page.summary(), "listening_test": listening})
 
 
 async def tracks(request: Request) -> Response:
-    """Return the tracks that a text is found in."""
     page, text = request.app.state.page, request.query_params.get("q", "")
     return await answered(lambda: {"tracks": page.find(text)})
 
 
 async def tracks_map(request: Request) -> Response:
-    """Return the coordinates of the tracks on the map of a space."""
     return await answered(request.app.state.page.map, request.query_params.get("space") or None)
 
 
 async def search(request: Request) -> Response:
-    """Return the tracks most similar to a track or an upload."""
     return await answered(request.app.state.page.search, await json_object(request))
 
 
@@ -151,7 +143,6 @@ async def answered(ask: Callable[..., Any], *arguments: Any) -> Response:
 
 
 async def json_object(request: Request) -> dict[str, Any]:
-    """Read the JSON object of a request."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send application/json")
     with tempfile.SpooledTemporaryFile(MAX_JSON) as body:
@@ -250,10 +241,7 @@ def side_of(chosen: str, first_left: bool) -> str:
 
 
 def choice_of(side: Any, first_left: bool) -> str:
-    """Return the choice of a side.
-
-    Raises:
-        ValueError: if it is none.
+    """Return the choice of a side. Raises ValueError if it is none.
 
     >>> choice_of("left", True), choice_of("right", False), choice_of("right", True)
     ('first', 'first', 'second')
@@ -293,12 +281,10 @@ async def answer(request: Request) -> Response:
 
 
 async def figures(request: Request) -> Response:
-    """Return how far the raters agree."""
     return await answered(request.app.state.listening.figures)
 
 
 async def judged_triplets(request: Request) -> Response:
-    """Return the triplet list of the raters' majority."""
     text = await run_in_threadpool(request.app.state.listening.judged)
     headers = {"content-disposition": 'attachment; filename="triplets.csv"'}
     return Response(text, media_type="text/csv", headers=headers)

@@ -96,7 +96,6 @@ class Guard:
         self.app, self.loopback_only = app, loopback_only
 
     async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
-        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 

@@ -42,7 +42,6 @@ class Uploads:
         self.lock = threading.Lock()
 
     def add(self, embedding: np.ndarray) -> str:
-        """Store an embedding and return its name."""
         name = secrets.token_urlsafe(16)
         with self.lock:
             self.kept[name] = embedding
@@ -51,7 +50,6 @@ class Uploads:
         return name
 
     def find(self, name: str) -> np.ndarray | None:
-        """Return the embedding of a name, if it is still stored."""
         with self.lock:
             if name in self.kept:
                 self.kept.move_to_end(name)

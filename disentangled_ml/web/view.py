@@ -62,11 +62,9 @@ class CatalogueView:
 
     @property
     def chunk_seconds(self) -> float:
-        """Length of an excerpt."""
         return self.catalogue.model.audio.seconds(self.catalogue.model.chunk_frames)
 
     def summary(self) -> dict[str, Any]:
-        """Return a summary of the catalogue."""
         columns = self.catalogue.columns
         tempo = columns["tempo"][np.isfinite(columns["tempo"])]
         return {
@@ -104,13 +102,9 @@ class CatalogueView:
     def search(self, question: dict[str, Any]) -> dict[str, Any]:
         """Find the tracks similar to a track or an upload.
 
-        Args:
-            question: ``{"track": id}`` or ``{"upload": name}``, with ``weights`` ({condition: number}), and if wanted ``k``,
-                ``other_artists`` (leave out the artist of the query) and ``tempo`` ([slowest, fastest], None for no bound).
-
-        Raises:
-            UnknownQuery: if the track or the upload is not there.
-            ValueError: for anything else that is not legal.
+        The question is ``{"track": id}`` or ``{"upload": name}``, with ``weights`` ({condition: number}), and if wanted ``k``,
+        ``other_artists`` (leave out the artist of the query) and ``tempo`` ([slowest, fastest], None for no bound).
+        Raises UnknownQuery if the track or the upload is not there, ValueError for anything else that is not legal.
         """
         k, weights = question.get("k", 10), question.get("weights")
         if type(k) is not int or not 1 <= k <= MAX_RESULTS:
@@ -132,12 +126,7 @@ class CatalogueView:
         }
 
     def query_of(self, question: dict[str, Any]) -> tuple[int | None, np.ndarray]:
-        """Return the row of the query, if it has one, and its embedding.
-
-        Raises:
-            UnknownQuery: if it is not there.
-            ValueError: if the question does not name it.
-        """
+        """Return the row of the query, if it has one, and its embedding."""
         track_id, upload = question.get("track"), question.get("upload")
         if isinstance(track_id, str) and upload is None:
             row = self.catalogue.find(track_id)
@@ -159,11 +148,7 @@ class CatalogueView:
         return dict(zip(self.catalogue.condition_names, median, strict=True))
 
     def add_upload(self, file: IO[bytes]) -> dict[str, Any]:
-        """Embed an uploaded recording to search with.
-
-        Raises:
-            ValueError: if it cannot be used.
-        """
+        """Embed an uploaded recording to search with. Raises ValueError if it cannot be used."""
         embedded = self.embed_upload(file)
         return {"upload": self.uploads.add(embedded.embedding), "seconds": embedded.seconds, "cut": embedded.cut}
 
@@ -180,12 +165,8 @@ class CatalogueView:
     def map(self, space: str | None) -> dict[str, Any]:
         """Return the map of a condition's subspace, or of all dimensions (None); it is drawn once and saved.
 
-        Returns:
-            ``{"ids", "artists", "x", "y", "labels": {condition: [label or None]}, "of": tracks of the catalogue}``; x and y
-            from 0 to 1. Of a large catalogue ``MAP_TRACKS`` tracks are drawn by lot.
-
-        Raises:
-            ValueError: for an unknown condition.
+        It is ``{"ids", "artists", "x", "y", "labels": {condition: [label or None]}, "of": tracks of the catalogue}``, x and y
+        from 0 to 1. Of a large catalogue ``MAP_TRACKS`` tracks are drawn by lot. Raises ValueError for an unknown condition.
         """
         names = self.catalogue.condition_names
         if space is not None and space not in names:
@@ -239,10 +220,7 @@ def some_rows(n: int, most: int) -> np.ndarray:
 
 
 def tempo_range(tempo: Any) -> tuple[float, float] | None:
-    """Return the range of tempi that a question asks for; None stands for no bound.
-
-    Raises:
-        ValueError: if it is no range.
+    """Return the range of tempi that a question asks for; None stands for no bound. Raises ValueError if it is no range.
 
     >>> tempo_range([90, None]), tempo_range([None, None]), tempo_range(None)
     ((90.0, 1000.0), None, None)
@@ -260,10 +238,8 @@ def tempo_range(tempo: Any) -> tuple[float, float] | None:
 def recording_of(track: CatalogueTrack, root: Path | None) -> Path | None:
     """Return the file of a track's recording, if browsers play its format.
 
-    Args:
-        track: Of the catalogue.
-        root: Folder that nothing outside of is given, and where a track without a path is looked for under its id; None: the file is
-            wherever the catalogue says.
+    Nothing outside of the root is given, and a track without a path is looked for there under its id; without a root (None) the
+    file is wherever the catalogue says.
     """
     if track.path:
         named = [Path(track.path)]

@@ -18,14 +18,7 @@ EXCERPTS = ("reference", "first", "second")
 
 
 class AnswerFile:
-    """File of answers, which no other process can open meanwhile.
-
-    Args:
-        path: Of the file; made where there is none.
-
-    Raises:
-        OSError: if it cannot be opened, or another process has it open.
-    """
+    """File of answers, made where there is none. Raises OSError if it cannot be opened, or another process has it open."""
 
     def __init__(self, path: Path):
         self.path, self.lock = path, threading.Lock()
@@ -38,11 +31,7 @@ class AnswerFile:
         sync_folder(path.parent)
 
     def append(self, answer: Answer) -> None:
-        """Append an answer; when this returns, it is on the disk.
-
-        Raises:
-            OSError: if it cannot be written; then nothing of it is.
-        """
+        """Append an answer; when this returns, it is on the disk. Raises OSError if it cannot be written; then nothing of it is."""
         with self.lock:
             size = os.fstat(self.file).st_size
             try:
@@ -57,7 +46,6 @@ class AnswerFile:
                 raise
 
     def close(self) -> None:
-        """Close the file, so that other processes can open it."""
         os.close(self.file)
 
 
@@ -83,11 +71,7 @@ def as_line(answer: Answer, time: datetime) -> str:
 
 
 def parse_line(line: str) -> Answer:
-    """Parse the line of an answer.
-
-    Raises:
-        ValueError: if it is none.
-    """
+    """Parse the line of an answer. Raises ValueError if it is none."""
     content = json.loads(line)
     try:
         excerpts = [parse_excerpt(content[role]) for role in EXCERPTS]
@@ -100,11 +84,7 @@ def parse_line(line: str) -> Answer:
 
 
 def parse_excerpt(content: Any) -> Excerpt:
-    """Parse an excerpt.
-
-    Raises:
-        ValueError: if it is none.
-    """
+    """Parse an excerpt. Raises ValueError if it is none."""
     track_id, start = content
     if not isinstance(track_id, str) or not isinstance(start, int | float | None):
         raise ValueError("no excerpt")
@@ -112,11 +92,7 @@ def parse_excerpt(content: Any) -> Excerpt:
 
 
 def read_answers(path: Path) -> tuple[list[Answer], int]:
-    """Return the answers of a file, in order, and the number of damaged lines; a missing file has none.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
+    """Return the answers of a file, in order, and the number of damaged lines; a missing file has none."""
     try:
         lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     except FileNotFoundError:

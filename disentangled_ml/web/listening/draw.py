@@ -37,9 +37,6 @@ def draw_triplets(
 ) -> list[ListedTriplet]:
     """Draw n triplets of whole tracks to ask for each condition, and n to ask for similarity as a whole; always the same.
 
-    Raises:
-        ValueError: if there are fewer than three tracks.
-
     >>> drawn = draw_triplets(["a", "b", "c"], [None] * 3, [{}] * 3, [], n=2, seed=0)
     >>> [t.condition for t in drawn], sorted(member.track_id for member in drawn[0][1:])
     (['track', 'track'], ['a', 'b', 'c'])
@@ -75,9 +72,7 @@ def as_questions(triplets: Sequence[ListedTriplet], audio: AudioSettings) -> lis
 def open_listening_test(folder: Path, view: CatalogueView, n: int, seed: int) -> ListeningTest:
     """Open the listening test of a folder; its questions are drawn from the catalogue where it has no list.
 
-    Raises:
-        ConfigError: if there is nothing to ask.
-        OSError: if the folder cannot be used.
+    Raises ConfigError if there is nothing to ask, OSError if the folder cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, audio = folder / LIST_FILE, view.catalogue.model.audio
@@ -99,11 +94,7 @@ def open_listening_test(folder: Path, view: CatalogueView, n: int, seed: int) ->
 
 
 def draw_from(view: CatalogueView, n: int, seed: int) -> list[ListedTriplet]:
-    """Draw the questions of a listening test from the tracks that have recordings.
-
-    Raises:
-        ValueError: if they are fewer than three.
-    """
+    """Draw the questions of a listening test from the tracks that have recordings. Raises ValueError if they are fewer than three."""
     catalogue = view.catalogue
     tracks = catalogue.tracks(some_rows(len(catalogue), MAX_TRACKS).tolist())
     tracks = [track for track in tracks if recording_of(track, view.root) is not None]

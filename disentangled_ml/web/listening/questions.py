@@ -51,10 +51,7 @@ Votes = dict[Question, dict[str, str]]  # of each question: what each rater chos
 
 
 def check_rater(name: Any) -> str:
-    """Return the name of a rater without spaces around it.
-
-    Raises:
-        ValueError: if it is empty, too long or holds what cannot be printed.
+    """Return the name of a rater without spaces around it. Raises ValueError if it is empty, too long or holds what cannot be printed.
 
     >>> check_rater("  Ann ")
     'Ann'
@@ -65,15 +62,6 @@ def check_rater(name: Any) -> str:
     return name
 
 
-def lot(*words: Hashable) -> int:
-    """Return a hash of some words as a number, the same in every process.
-
-    >>> lot("Ann", 1) == lot("Ann", 1) != lot("Ann", 2)
-    True
-    """
-    return stable_hash(repr(words))
-
-
 def order_of(questions: Sequence[Question], rater: str) -> list[int]:
     """Return the order of the questions for a rater, so that not all raters grow tired at the same ones.
 
@@ -81,12 +69,11 @@ def order_of(questions: Sequence[Question], rater: str) -> list[int]:
     >>> sorted(order_of([a, b, c], "Ann"))
     [0, 1, 2]
     """
-    return sorted(range(len(questions)), key=lambda number: lot("order", rater, questions[number]))
+    return sorted(range(len(questions)), key=lambda number: stable_hash(repr(("order", rater, questions[number]))))
 
 
 def first_is_left(question: Question, rater: str) -> bool:
-    """Return whether a rater sees the first candidate on the left."""
-    return lot("side", rater, question) % 2 == 0
+    return stable_hash(repr(("side", rater, question))) % 2 == 0
 
 
 def collect_votes(questions: Iterable[Question], answers: Iterable[Answer]) -> Votes:
@@ -176,14 +163,19 @@ def figures_by_condition(votes: Votes) -> dict[str, dict[str, Any]]:
     return {"all": agreement_figures(votes), **{name: agreement_figures(part) for name, part in parts.items()}}
 
 
-def judged_rows(votes: Votes) -> list[tuple[str, ...]]:
-    """Return the rows of the triplet list of the raters' majority; questions without a majority are left out.
+def judged_csv(votes: Votes) -> str:
+    """Return the triplet list of the raters' majority, as ``evaluate triplets=FILE`` reads it.
+
+    Two further columns, which ``evaluate`` ignores, hold the votes for the positive and for the negative. Questions without a
+    majority are left out.
 
     >>> question = Question("genre", Excerpt("a"), Excerpt("b", 1.5), Excerpt("c"))
-    >>> judged_rows({question: {"Ann": "second"}})
-    [('genre', 'a', '', 'c', '', 'b', '1.500000', '1', '0')]
+    >>> judged_csv({question: {"Ann": "second"}}).splitlines()[1]
+    'genre,a,,c,,b,1.500000,1,0'
     """
-    rows = []
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*TRIPLET_COLUMNS, *VOTE_COLUMNS])
     for question, chosen in votes.items():
         first, second = count_votes(chosen)
         if first != second:
@@ -193,18 +185,7 @@ def judged_rows(votes: Votes) -> list[tuple[str, ...]]:
                 for track_id, start in (question.reference, near, far)
                 for cell in (track_id, "" if start is None else f"{start:.6f}")
             ]
-            rows.append((question.condition, *cells, str(max(first, second)), str(min(first, second))))
-    return rows
-
-
-def judged_csv(votes: Votes) -> str:
-    """Return the triplet list of the raters' majority, as ``evaluate triplets=FILE`` reads it.
-
-    Two further columns, which ``evaluate`` ignores, hold the votes for the positive and for the negative.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([(*TRIPLET_COLUMNS, *VOTE_COLUMNS), *judged_rows(votes)])
+            writer.writerow([question.condition, *cells, max(first, second), min(first, second)])
     return text.getvalue()
 
 

@@ -38,14 +38,9 @@ class Turn(NamedTuple):
 
 
 class ListeningTest:
-    """Running listening test: its questions and their answers.
+    """Running listening test: its questions, and their answers in a folder.
 
-    Args:
-        questions: To ask.
-        folder: Where the answers are, and are kept.
-
-    Raises:
-        OSError: if the answers cannot be read, or another server is asking.
+    Raises OSError if the answers cannot be read, or another server is asking.
     """
 
     def __init__(self, questions: Sequence[Question], folder: Path):
@@ -55,11 +50,7 @@ class ListeningTest:
         self.votes = collect_votes(self.questions, answers)
 
     def turn(self, rater: str, number: int | None = None) -> Turn:
-        """Return the first question that a rater has not answered, or the one of a number.
-
-        Raises:
-            ValueError: for a name that is none, or a number that no question has.
-        """
+        """Return the first question that a rater has not answered, or that of a number. Raises ValueError if either is none."""
         rater = check_rater(rater)
         with self.lock:
             open_ones = [n for n in order_of(self.questions, rater) if rater not in self.votes[self.questions[n]]]
@@ -72,11 +63,7 @@ class ListeningTest:
         return Turn(number, question, first_is_left(question, rater), self.votes[question].get(rater), done, total)
 
     def question(self, number: Any) -> Question:
-        """Return the question of a number.
-
-        Raises:
-            ValueError: if there is none.
-        """
+        """Return the question of a number. Raises ValueError if there is none."""
         if type(number) is not int or not 0 <= number < len(self.questions):
             raise ValueError(f"no question has that number: there are {len(self.questions)}, from 0 on")
         return self.questions[number]
@@ -84,9 +71,7 @@ class ListeningTest:
     def answer(self, rater: str, number: int, chosen: str) -> None:
         """Save an answer; when this returns, it is on the disk.
 
-        Raises:
-            ValueError: for a name, number or choice that is none.
-            OSError: if it cannot be written.
+        Raises ValueError for a name, number or choice that is none, OSError if it cannot be written.
         """
         rater, question = check_rater(rater), self.question(number)
         if chosen not in CHOICES:
@@ -99,12 +84,10 @@ class ListeningTest:
             self.votes[question][rater] = chosen
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """Return the agreement so far."""
         with self.lock:
             return figures_by_condition(self.votes)
 
     def judged(self) -> str:
-        """Return the triplet list of the majority so far."""
         with self.lock:
             return judged_csv(self.votes)
 
