@@ -67,7 +67,6 @@ def build_plan(config: DictConfig) -> BatchPlan:
 
 
 def build_data(config: DictConfig) -> SimilarityDataModule:
-    """Build the data module of a training configuration."""
     data = config.data
     index = ShardIndex.read(data.shards)
     names = None if data.conditions is None else list(data.conditions)
@@ -94,11 +93,6 @@ def model_settings(config: DictConfig, condition_names: list[str], audio: AudioS
 
 
 def build_network(config: DictConfig, condition_names: list[str], audio: AudioSettings) -> ConditionalSimilarityNetwork:
-    """Build the network of a training configuration.
-
-    Raises:
-        ConfigError: for settings that do not fit together.
-    """
     try:
         return make_network(condition_names, audio, **network_arguments(config))
     except ValueError as error:
@@ -106,7 +100,6 @@ def build_network(config: DictConfig, condition_names: list[str], audio: AudioSe
 
 
 def build_loss(config: DictConfig, conditions: list[Condition]) -> DisentangledLoss:
-    """Build the loss of a training configuration."""
     loss, mask = config.loss, config.mask
     kind = choose(LOSSES, loss.name, "loss.name")
     weights = {
@@ -136,8 +129,7 @@ def build_selection(config: DictConfig, conditions: list[Condition]) -> Selectio
 def build_augmentation(config: DictConfig, audio: AudioSettings) -> Augmentation | None:
     """Build the augmentation of a training configuration; None: there is none.
 
-    Raises:
-        ConfigError: if it changes waveforms that the frontend does not read, or may mask a whole chunk.
+    A ConfigError if it changes waveforms that the frontend does not read, or may mask a whole chunk.
     """
     keys = config.augmentation
     for key, value, size in (
@@ -160,7 +152,6 @@ def build_augmentation(config: DictConfig, audio: AudioSettings) -> Augmentation
 
 
 def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSettings) -> SimilarityModule:
-    """Build the LightningModule of a training configuration."""
     names = [condition.name for condition in conditions]
     training = config.training
     return SimilarityModule(
@@ -176,7 +167,6 @@ def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSe
 
 
 def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
-    """Build the callbacks of a run."""
     training = config.training
     monitor = MONITOR if config.loss.condition_weight else TRACK_MONITOR
     checkpoint = partial(
@@ -202,18 +192,12 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
 
 
 def build_trainer(config: DictConfig, run_dir: Path, *further: Callback) -> pl.Trainer:
-    """Build the trainer of a configuration, with further callbacks behind its own.
-
-    Raises:
-        ConfigError: if a GPU is asked for, or needed, and there is none.
-    """
+    """Build the trainer of a configuration, with further callbacks; a ConfigError if it needs a GPU and there is none."""
     trainer, wandb = config.trainer, config.wandb
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu, but there is no CUDA device: use trainer=auto or trainer=cpu")
-    accelerator = trainer.accelerator
     # Lightning's own "auto" takes Apple's GPUs, which lack float64.
-    if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    accelerator = "gpu" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     if trainer.sync_batchnorm and accelerator == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true needs GPUs: torch has no such batch norm for the CPU")
     plain = OmegaConf.to_container(config)

@@ -32,11 +32,7 @@ from disentangled_ml.systems import (
 
 
 def check_settings(config: DictConfig) -> None:
-    """Check that the keys fit together.
-
-    Raises:
-        ConfigError: naming those that do not.
-    """
+    """Check that the keys fit together; a ConfigError names those that do not."""
     if (config.checkpoint is None) == (config.baseline is None):
         raise ConfigError(f"give either checkpoint=FILE or baseline={'|'.join(BASELINES)}")
     if config.baseline is not None and config.baseline not in BASELINES:
@@ -48,19 +44,15 @@ def check_settings(config: DictConfig) -> None:
             raise ConfigError(f"{key}=true needs the list of the test split: leave triplets={config.triplets} out")
     if config.match != MEAN and (config.baseline is not None or config.probe):
         taken = "probe=true takes" if config.probe else "a baseline takes"
-        raise ConfigError(
-            f"match={config.match} compares chunks of a checkpoint, {taken} whole tracks: use match={MEAN}"
-        )
+        raise ConfigError(f"match={config.match} compares chunks of a checkpoint, {taken} whole tracks: use match=mean")
 
 
 def load_system(config: DictConfig) -> tuple[System, Mapping[str, Any]]:
     """Load the system, and the tempo relation of its triplets: the trained one, or the default for a baseline."""
     index = None if config.shards is None else ShardIndex.read(config.shards)
     if config.checkpoint is not None:
-        keep_sequences = config.match != MEAN
-        system, model = load_network_system(
-            config.checkpoint, index, config.accelerator, config.tracks_per_batch, keep_sequences
-        )
+        batch, keep_sequences = config.tracks_per_batch, config.match != MEAN
+        system, model = load_network_system(config.checkpoint, index, config.accelerator, batch, keep_sequences)
         return system, model.tempo
     baseline = BASELINES[config.baseline](seed=config.seed)
     data = load_config(TrainConfig, ["data=shards", f"data.shards={index.root}"]).data
@@ -69,7 +61,6 @@ def load_system(config: DictConfig) -> tuple[System, Mapping[str, Any]]:
 
 
 def main(config: DictConfig) -> None:
-    """Evaluate the checkpoint or the baseline of a configuration."""
     out = None if config.out is None else writable(config.out)
     check_settings(config)
     system, tempo = load_system(config)

@@ -34,18 +34,13 @@ from disentangled_ml.reporting.report import accuracy_table
 from disentangled_ml.training import slurm
 from disentangled_ml.training.module import SimilarityModule
 from disentangled_ml.training.resume import check_resumable
-from disentangled_ml.training.run_folder import (
-    choose_run_dir,
-    last_checkpoint,
-    unwritable_run_folder,
-)
+from disentangled_ml.training.run_folder import choose_run_dir, unwritable_run_folder
 from disentangled_ml.training.tracking import finish, finish_interrupted, start
 
 logger = logging.getLogger("train")
 
 
 def default_name(config: DictConfig) -> str:
-    """Name a run after its data, backbone and mask."""
     return f"{Path(config.data.shards).name}-{config.backbone.name}-{config.mask.name}"
 
 
@@ -57,10 +52,11 @@ def main(config: DictConfig) -> None:
     data = builders.build_data(config)
     module = builders.build_module(config, data.conditions, data.index.audio)
     run_dir = choose_run_dir(Path(config.runs), default_name(config), config.run_name, config.resume)
-    last = last_checkpoint(run_dir) if config.resume else None
-    if last is not None:
+    last = run_dir / "checkpoints" / "last.ckpt"
+    resumed = config.resume and last.is_file()
+    if resumed:
         check_resumable(last, module.state_dict(), module.settings, config.training.max_epochs)
-    preemption = Preemption(run_dir / "checkpoints" / "last.ckpt")
+    preemption = Preemption(last)
     trainer = builders.build_trainer(config, run_dir, preemption)
     preemption.listen()
     with signals_blocked_in_children(SIGNALS, "datamodules.batches.loaders"):
@@ -68,7 +64,7 @@ def main(config: DictConfig) -> None:
     if trainer.is_global_zero:
         write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     try:
-        train_and_test(trainer, module, data, run_dir, last)
+        train_and_test(trainer, module, data, run_dir, last if resumed else None)
     except (Preempted, SystemExit) as error:  # SystemExit: Lightning's on Ctrl-C
         raise SystemExit(end_early(error, run_dir, trainer.is_global_zero)) from error
     finish()
@@ -81,10 +77,9 @@ def train_and_test(
     trainer.fit(module, data, ckpt_path=last, weights_only=True)
     seconds = next(callback.seconds for callback in trainer.callbacks if isinstance(callback, Throughput))
     metrics = {"train/seconds": round(seconds, 3)}
+    best = run_dir / "checkpoints" / "best.ckpt"
     for evaluate in (trainer.validate, trainer.test):
-        evaluate(
-            module, datamodule=data, ckpt_path=run_dir / "checkpoints" / "best.ckpt", verbose=False, weights_only=True
-        )
+        evaluate(module, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
         metrics.update({key: round(float(value), 6) for key, value in trainer.callback_metrics.items()})  # float32 kept
     table, _ = module.evaluated()
     if trainer.is_global_zero:

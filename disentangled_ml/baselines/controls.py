@@ -16,14 +16,9 @@ RANDOM_DIM = 64
 
 
 def top_levels(mel: Tensor) -> Tensor:
-    """Measure the level of the top bands, averaged over time, in dB; the order of the frames changes nothing.
+    """Measure the level of the top 8 bands, averaged over time, in dB, from -100; the order of the frames changes nothing.
 
-    Shape:
-        mel: (n_mels, F) log-mel as stored.
-        returns: (8,) float32, from -100.
-
-    Raises:
-        ValueError: if there are fewer bands, or no frames.
+    ``mel`` is a log-mel as stored, (n_mels, F). A ValueError if there are fewer bands, or no frames.
 
     >>> top_levels(torch.zeros(128, 5)).tolist() == [-100.0] * 8
     True
@@ -33,13 +28,7 @@ def top_levels(mel: Tensor) -> Tensor:
 
 
 def bandwidth(mel: Tensor) -> float:
-    """Compute the mean level of the top bands in dB, a measure of the bandwidth.
-
-    Shape:
-        mel: (n_mels, F) log-mel as stored.
-
-    Raises:
-        ValueError: if there are fewer than 8 bands, or no frames.
+    """Compute the mean of ``top_levels`` in dB, a measure of the bandwidth.
 
     >>> bandwidth(torch.zeros(128, 5))
     -100.0
@@ -51,11 +40,6 @@ class Bandwidth(Baseline):
     """The levels of the top 8 bands, and nothing else."""
 
     def embed(self, mel: Tensor) -> Tensor:
-        """Embed an excerpt; (n_mels, F) to (8,).
-
-        Raises:
-            ValueError: for what is no spectrogram of at least 8 bands.
-        """
         return top_levels(mel)
 
 

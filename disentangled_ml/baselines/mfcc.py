@@ -44,14 +44,9 @@ def decibels(magnitudes: Tensor, top_db: float | None = None) -> Tensor:
 
 
 def mfcc(mel: Tensor, n_coefficients: int = N_COEFFICIENTS) -> Tensor:
-    """Compute the cepstral coefficients of each frame.
+    """Compute the cepstral coefficients (n_coefficients, F) of each frame of a log-mel as stored, (n_mels, F).
 
-    Shape:
-        mel: (n_mels, F) log-mel as stored.
-        returns: (n_coefficients, F) float32.
-
-    Raises:
-        ValueError: if there are more coefficients than bands, or no frames.
+    A ValueError if there are more coefficients than bands, or no frames.
 
     >>> mfcc(torch.zeros(20, 5)).shape
     torch.Size([13, 5])
@@ -98,11 +93,6 @@ class MfccStatistics(Baseline):
     scale: Tensor | None = None
 
     def fit(self, mels: Iterable[Tensor]) -> None:
-        """Measure the deviations over all frames.
-
-        Raises:
-            ValueError: if there are none.
-        """
         count, moments = 0, torch.zeros(2, 3 * N_COEFFICIENTS, dtype=torch.float64)
         for mel in mels:
             frames = mfcc_frames(mel).double()
@@ -115,11 +105,6 @@ class MfccStatistics(Baseline):
         self.scale = torch.where(deviation > MIN_DEVIATION, deviation, 1.0).float().repeat(2)
 
     def embed(self, mel: Tensor) -> Tensor:
-        """Embed an excerpt; (n_mels, F) to (78,).
-
-        Raises:
-            ValueError: before ``fit``, or for what is no spectrogram of at least 13 bands.
-        """
         if self.scale is None:
             raise ValueError("MfccStatistics has no scale yet: fit it on training tracks first")
         return mean_and_deviation(mfcc_frames(mel)) / self.scale

@@ -29,16 +29,9 @@ FRAMES_PER_BLOCK = 4096
 
 
 def sample_frames(tracks: Iterable[np.ndarray], max_frames: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw frames uniformly without replacement in one pass; all of them where there are at most ``max_frames``.
+    """Draw frames (F, D) uniformly without replacement in one pass; all of them where there are at most ``max_frames``.
 
-    The reservoir (J. Vitter's algorithm R) is all that is held, however many tracks there are.
-
-    Shape:
-        tracks: (F, D) each.
-        returns: (at most max_frames, D) float32.
-
-    Raises:
-        ValueError: if there are no frames.
+    The reservoir (J. Vitter's algorithm R) is all that is held, however many tracks there are. A ValueError if there are no frames.
 
     >>> sample_frames([np.zeros((4, 2)), np.ones((1, 2))], 10, np.random.default_rng(0)).sum()
     np.float32(2.0)
@@ -59,14 +52,7 @@ def sample_frames(tracks: Iterable[np.ndarray], max_frames: int, generator: np.r
 
 
 def find_words(frames: np.ndarray, n_words: int, generator: np.random.Generator) -> np.ndarray:
-    """Find words by k-means.
-
-    Shape:
-        frames: (N, D) float32.
-        returns: (n_words, D) float32.
-
-    Raises:
-        ValueError: if there are fewer distinct frames than words.
+    """Find words (n_words, D) by k-means in frames (N, D); a ValueError if there are fewer distinct frames than words.
 
     >>> np.sort(find_words(np.array([[0], [0], [4], [6]], np.float32), 2, np.random.default_rng(0)), axis=0).tolist()
     [[0.0], [5.0]]
@@ -84,13 +70,9 @@ def find_words(frames: np.ndarray, n_words: int, generator: np.random.Generator)
 
 
 def word_histogram(frames: Tensor, words: Tensor, nearest: int = 1) -> Tensor:
-    """Count the frames per word, as shares; each of a frame's ``nearest`` words gets an equal part of it.
+    """Count the frames (F, D) per word (K, D), as shares; each of a frame's ``nearest`` words gets an equal part of it.
 
-    The order of the frames changes nothing; the shares sum to one.
-
-    Shape:
-        frames: (F, D); words: (K, D).
-        returns: (K,) float32.
+    The order of the frames changes nothing; the shares (K,) sum to one.
 
     >>> words = torch.tensor([[0.0], [10.0], [20.0]])
     >>> word_histogram(torch.tensor([[1.0], [9.0]]), words).tolist()
@@ -125,12 +107,7 @@ class VectorQuantization(Baseline):
     """
 
     def __init__(
-        self,
-        seed: int = 0,
-        words: int = 1024,
-        max_frames: int = 2_500_000,
-        nearest: int = 1,
-        square_root: bool = False,
+        self, seed: int = 0, words: int = 1024, max_frames: int = 2_500_000, nearest: int = 1, square_root: bool = False
     ):
         super().__init__(seed)
         if words < 1 or max_frames < 1:
@@ -141,21 +118,11 @@ class VectorQuantization(Baseline):
         self.words: Tensor | None = None
 
     def fit(self, mels: Iterable[Tensor]) -> None:
-        """Find the words.
-
-        Raises:
-            ValueError: if there are fewer distinct frames than words.
-        """
         generator = np.random.default_rng(self.seed)
         frames = sample_frames((mfcc_frames(mel).numpy() for mel in mels), self.max_frames, generator)
         self.words = torch.from_numpy(find_words(frames, self.n_words, generator))
 
     def embed(self, mel: Tensor) -> Tensor:
-        """Embed an excerpt; (n_mels, F) to (K,).
-
-        Raises:
-            ValueError: before ``fit``, or for what is no spectrogram of at least 13 bands.
-        """
         if self.words is None:
             raise ValueError("VectorQuantization has no words yet: fit it on training tracks first")
         histogram = word_histogram(mfcc_frames(mel), self.words, self.nearest)

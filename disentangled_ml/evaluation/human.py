@@ -8,6 +8,7 @@ track, or of the same votes.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,11 @@ def human_report(
         table: Of the embeddings; a triplet with a member that is not there is skipped.
         triplets: Anchor, the one that people took, the other; their condition does not matter.
         agreement: Share of the votes for the winner, per triplet.
-        masks: Condition masks.
+        masks: Condition masks (C, D).
         condition_names: Of the masks, in order.
         weights: One per condition for ``weighted``; None: 1 each.
         high_agreement: Least agreement of the second set.
         groups: Of triplets that are not independent of each other, one per triplet; None: by anchor track.
-
-    Shape:
-        masks: (C, D).
 
     Returns:
         ``{"all": {"whole": entry, "subspaces": {condition: entry}, "weighted": entry, "fitted": entry or None}``,
@@ -71,15 +69,13 @@ def human_report(
     fitted = fit_weights((dist_an.square() - dist_ap.square())[:, :-1], groups)
     correct = outcomes(dist_ap, dist_an, condition_names, given, fitted)
     high = torch.tensor([share >= high_agreement for _, share, _ in present], dtype=torch.bool)
+    means = None if fitted is None else dict(zip(condition_names, fitted.mean(dim=0).tolist(), strict=True))
     return without_nan(
         {
             "all": accuracy_entries(correct, groups, torch.ones_like(high), condition_names),
             "high_agreement": accuracy_entries(correct, groups, high, condition_names),
             "at_least": high_agreement,
-            "weights": {
-                "weighted": dict(zip(condition_names, given, strict=True)),
-                "fitted": None if fitted is None else mean_weights(fitted, condition_names),
-            },
+            "weights": {"weighted": dict(zip(condition_names, given, strict=True)), "fitted": means},
             "skipped": len(judged) - len(present),
             "missing": sorted({m.track_id for t in triplets for m in t[1:] if m not in table.rows}),
         }
@@ -110,11 +106,9 @@ def condition_weights(weights: Mapping[str, float] | None, condition_names: Sequ
 def outcomes(
     dist_ap: Tensor, dist_an: Tensor, condition_names: Sequence[str], given: Sequence[float], fitted: Tensor | None
 ) -> dict[str, Tensor]:
-    """Return which triplets agree with people, by every way of comparing; ``sub NAME`` is a subspace.
+    """Return which triplets agree with people, (T,) bool, by every way of comparing; ``sub NAME`` is a subspace.
 
-    Shape:
-        dist_ap, dist_an: (T, C + 1), the whole embedding last; fitted: (T, C).
-        returns: (T,) bool each.
+    Distances are (T, C + 1), the whole embedding last; fitted weights (T, C).
     """
     nearer = dist_ap < dist_an
     difference = (dist_an.square() - dist_ap.square())[:, :-1]
@@ -127,16 +121,11 @@ def outcomes(
 
 
 def fit_weights(difference: Tensor, groups: Sequence[str]) -> Tensor | None:
-    """Fit weights to the judgements, by cross-validation over groups.
+    """Fit weights (T, C) to the judgements, for each triplet without its fold of groups; None if there are fewer groups than folds.
 
     Args:
-        difference: ``D_c^2(a, n) - D_c^2(a, p)``; positive where subspace c agrees with people.
+        difference: (T, C), ``D_c^2(a, n) - D_c^2(a, p)``; positive where subspace c agrees with people.
         groups: Of triplets that are not independent of each other, such as their anchor tracks; those of one are in one fold.
-
-    Shape:
-        difference: (T, C).
-        returns: (T, C), rows sum to 1 or 0: for each triplet the weights that were fitted without its fold; None if there
-            are fewer groups than folds.
     """
     if len(set(groups)) < FOLDS:
         return None
@@ -147,13 +136,10 @@ def fit_weights(difference: Tensor, groups: Sequence[str]) -> Tensor | None:
 
 
 def fit_fold(difference: np.ndarray) -> np.ndarray:
-    """Fit non-negative weights by logistic regression: P(people agree) = sigmoid(difference @ weights).
+    """Fit non-negative weights (C,) by logistic regression: P(people agree) = sigmoid(difference @ weights).
 
-    Without an intercept, since swapping positive and negative must swap the answer. The columns share one scale, so that the
-    weights remain those of the distances.
-
-    Shape:
-        difference: (T, C); returns: (C,), sum 1; zeros if no subspace agrees with people.
+    Without an intercept, since swapping positive and negative must swap the answer. The columns of the difference (T, C) share one
+    scale, so that the weights remain those of the distances. They sum to 1, or are zeros if no subspace agrees with people.
 
     >>> fit_fold(np.array([[1.0, -1.0], [2.0, 1.0], [1.0, -2.0]])).round(2).tolist()
     [1.0, 0.0]
@@ -170,26 +156,15 @@ def fit_fold(difference: np.ndarray) -> np.ndarray:
     return weights / weights.sum() if weights.sum() > 0 else weights
 
 
-def mean_weights(fitted: Tensor, condition_names: Sequence[str]) -> dict[str, float]:
-    """Average the weights (T, C) over the triplets that they judge."""
-    return dict(zip(condition_names, fitted.mean(dim=0).tolist(), strict=True))
-
-
 def accuracy_entries(
     correct: Mapping[str, Tensor], groups: Sequence[str], chosen: Tensor, condition_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Report the accuracy of the chosen triplets by every way of comparing.
-
-    Shape:
-        correct: (T,) bool each; chosen: (T,) bool.
-    """
-    kept = [group for group, take in zip(groups, chosen.tolist(), strict=True) if take]
-
-    def entry(way: str) -> dict[str, Any] | None:
-        if way not in correct:
-            return None
-        result = triplet_accuracy(correct[way][chosen], kept)
-        return {"accuracy": result.accuracy, "ci95": list(result.ci95), "n": result.n}
-
-    subspaces = {name: entry(f"sub {name}") for name in condition_names}
-    return {"whole": entry("whole"), "subspaces": subspaces, "weighted": entry("weighted"), "fitted": entry("fitted")}
+    """Report the accuracy of the chosen triplets (T,) by every way of comparing."""
+    kept = list(compress(groups, chosen.tolist()))
+    entries = {way: triplet_accuracy(outcome[chosen], kept).entry() for way, outcome in correct.items()}
+    return {
+        "whole": entries["whole"],
+        "subspaces": {name: entries[f"sub {name}"] for name in condition_names},
+        "weighted": entries["weighted"],
+        "fitted": entries.get("fitted"),
+    }

@@ -79,10 +79,9 @@ class EmbeddingTable:
 
 
 def track_means(embedding: Tensor, track: Tensor, n_tracks: int) -> Tensor:
-    """Compute the embeddings of whole tracks: the normalised mean of their chunks' unit embeddings.
+    """Compute the embeddings (n_tracks, D) of whole tracks: the normalised mean of their chunks' unit embeddings (B, D).
 
-    Shape:
-        embedding: (B, D); track: (B,) int64, number of each chunk's track; returns: (n_tracks, D).
+    ``track`` (B,) is the number of each chunk's track.
 
     >>> track_means(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0]), 2).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -107,12 +106,11 @@ def end_chunks(infos: Iterable[TrackInfo], chunk_frames: int) -> set[Member]:
 
 @dataclass(frozen=True)
 class Distances:
-    """Distances of the listed triplets whose members are all present.
-
-    Shape:
-        dist_ap, dist_an: (T,); condition: (T,) int64, C for track.
+    """Distances of the T listed triplets whose members are all present.
 
     Attributes:
+        dist_ap, dist_an: (T,).
+        condition: (T,) int64, C for track.
         anchors: Anchor track of each triplet.
         skipped: Number of triplets per condition with a missing member.
     """
@@ -128,12 +126,10 @@ class Distances:
 class ListedRows:
     """Listed triplets whose members are all present, as rows of a matrix, looked up once for all spaces.
 
-    Shape:
-        embedding: (N, D); indices: (T, 3) int64, rows of it; condition: (T,) int64, C for track.
-
     Attributes:
-        anchors: Anchor track of each triplet.
-        skipped: Number of triplets per condition with a missing member.
+        embedding: (N, D).
+        indices: (T, 3) int64, rows of it.
+        condition, anchors, skipped: As in ``Distances``.
     """
 
     embedding: Tensor
@@ -144,11 +140,7 @@ class ListedRows:
 
 
 def find_rows(table: EmbeddingTable, triplets: Iterable[ListedTriplet], condition_names: Sequence[str]) -> ListedRows:
-    """Find the members of triplets in a table.
-
-    Raises:
-        ValueError: for a condition that the model does not have.
-    """
+    """Find the members of triplets in a table; a ValueError for a condition that the model does not have."""
     names = [*condition_names, TRACK]
     triplets = list(triplets)
     unknown = {triplet.condition for triplet in triplets} - set(names)
@@ -171,12 +163,7 @@ def find_rows(table: EmbeddingTable, triplets: Iterable[ListedTriplet], conditio
 
 
 def space_distances(rows: ListedRows, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the distances of all triplets in each of several spaces.
-
-    Shape:
-        masks: (M, D), one per space.
-        returns: dist_ap, dist_an, both (M, T).
-    """
+    """Compute the distances of all triplets in each of several spaces with masks (M, D): dist_ap, dist_an, both (M, T)."""
     dist_ap, dist_an = torch.empty(2, len(masks), len(rows.indices))
     spaces = [mask_support(mask) for mask in masks]
     for first in range(0, len(rows.indices), TRIPLETS_PER_BLOCK):
@@ -204,17 +191,13 @@ def mask_support(mask: Tensor) -> tuple[slice, Tensor | None]:
 
 
 def matched_distances(table: EmbeddingTable, rows: ListedRows, masks: Tensor, match: str) -> tuple[Tensor, Tensor]:
-    """Compute the distances of all triplets in each of several spaces, whole tracks chunk by chunk.
+    """Compute what ``space_distances`` does, but whole tracks chunk by chunk.
 
     Args:
         table: That ``rows`` were found in, with sequences.
         rows: The triplets.
-        masks: One per space.
+        masks: (M, D), one per space.
         match: ``best`` or ``dtw``, see matching.py.
-
-    Shape:
-        masks: (M, D).
-        returns: dist_ap, dist_an, both (M, T).
     """
     sequences = [table.sequences[m.track_id] if m.start is None else row[None] for m, row in table.rows.items()]
     distances = torch.empty(2, len(masks), len(rows.indices))
@@ -234,11 +217,8 @@ def listed_distances(
     Args:
         table: Of the embeddings.
         triplets: The list.
-        masks: Condition masks; of ones to compare in all dimensions.
+        masks: Condition masks (C, D); of ones to compare in all dimensions.
         condition_names: Of the masks, in order.
-
-    Shape:
-        masks: (C, D).
 
     Raises:
         ValueError: for a condition that the model does not have.
@@ -271,12 +251,9 @@ def evaluation_report(
     Args:
         table: Of the embeddings; with sequences, unless whole tracks are compared by their means.
         triplets: The list.
-        masks: Condition masks.
+        masks: Condition masks (C, D).
         condition_names: Of the masks, in order.
         match: How whole tracks are compared: ``mean``, ``best`` or ``dtw``.
-
-    Shape:
-        masks: (C, D).
 
     Returns:
         ``{"sub": {condition: {"accuracy", "ci95", "n"}, ..., "mean"}, "all": {...}, "track": {...}, "skipped": {...},
@@ -296,8 +273,8 @@ def evaluation_report(
         return spaces[:, is_chosen], [rows.anchors[i] for i in is_chosen.nonzero()[:, 0].tolist()]
 
     entries = [
-        [{"accuracy": found.accuracy, "ci95": list(found.ci95), "n": found.n} for found in pair]
-        for pair in (triplet_accuracies(*chosen(rows.condition == c)) for c in range(len(condition_names) + 1))
+        [found.entry() for found in triplet_accuracies(*chosen(rows.condition == c))]
+        for c in range(len(condition_names) + 1)
     ]
     report: dict[str, Any] = {}
     for s, space in enumerate(SPACES):
@@ -325,14 +302,9 @@ def split_report(
 
     Args:
         table: With the whole tracks of the split and their ``end_chunks``.
-        triplets: The list.
-        masks: One per condition.
+        triplets, masks, match: As for ``evaluation_report``.
         conditions: Of the list, in order.
         infos: Of the tracks.
-        match: How whole tracks are compared, see ``evaluation_report``.
-
-    Shape:
-        masks: (C, D).
 
     Returns:
         That of ``evaluation_report``, with ``"recall"`` (see ``retrieval_report``) and ``"track_recall"``: track Recall@1. Both are
@@ -342,27 +314,21 @@ def split_report(
     if match != MEAN:
         return {**report, "match": match}
     report["recall"] = retrieval_report(*table.tracks(), masks, conditions, infos)
-    found = track_recall(*table.ends())
-    report["track_recall"] = {"accuracy": found.accuracy, "ci95": list(found.ci95), "n": found.n}
+    report["track_recall"] = track_recall(*table.ends()).entry()
     return without_nan(report)
 
 
 def matrix_of(correct: Tensor, condition: Tensor, condition_names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Average the outcomes of triplets in every subspace, condition by condition.
-
-    Shape:
-        correct: (C, T) bool, a row per subspace; condition: (T,) int64.
+    """Average the outcomes (C, T) of triplets in every subspace, condition by condition.
 
     >>> matrix_of(torch.tensor([[True, False], [True, True]]), torch.tensor([0, 1]), ["genre", "mood"])
     {'genre': {'genre': 1.0, 'mood': 1.0}, 'mood': {'genre': 0.0, 'mood': 1.0}}
     """
-    chosen = [condition == c for c in range(len(condition_names))]
-    return {
-        name: {
-            space: outcome[rows].double().mean().item() for space, outcome in zip(condition_names, correct, strict=True)
-        }
-        for name, rows in zip(condition_names, chosen, strict=True)
-    }
+    matrix = {}
+    for c, name in enumerate(condition_names):
+        shares = correct[:, condition == c].double().mean(1).tolist()
+        matrix[name] = dict(zip(condition_names, shares, strict=True))
+    return matrix
 
 
 def disentanglement(matrix: dict[str, dict[str, float]]) -> float:

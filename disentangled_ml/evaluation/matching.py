@@ -23,12 +23,7 @@ PAIRS_PER_BLOCK = 256
 
 
 def best_match(distance: Tensor, n: Tensor, m: Tensor) -> Tensor:
-    """Average each chunk's distance to the nearest of the other track, both ways.
-
-    Shape:
-        distance: (P, N, M), of which the first n x m of each pair count.
-        n, m: (P,) int64, chunks of the tracks, at least 1.
-        returns: (P,).
+    """Average each chunk's distance to the nearest of the other track, both ways; arguments as ``warped``.
 
     >>> best_match(torch.tensor([[[0.0, 3.0], [1.0, 4.0]]]), torch.tensor([2]), torch.tensor([2])).tolist()
     [1.0]
@@ -46,8 +41,7 @@ def warped(distance: Tensor, n: Tensor, m: Tensor) -> Tensor:
 
     Shape:
         distance: (P, N, M), of which the first n x m of each pair count.
-        n, m: (P,) int64, chunks of the tracks, at least 1.
-        returns: (P,).
+        n, m: (P,) int64, chunks of the tracks, at least 1; returns: (P,).
 
     >>> warped(torch.tensor([[[0.0, 3.0], [1.0, 4.0]]]), torch.tensor([2]), torch.tensor([2])).tolist()
     [2.0]
@@ -73,16 +67,12 @@ MATCHES = {"best": best_match, "dtw": warped}
 
 
 def match_distances(left: Sequence[Tensor], right: Sequence[Tensor], match: str) -> Tensor:
-    """Compare pairs of tracks.
+    """Compare P pairs of tracks, (P,) float32.
 
     Args:
-        left: A track of each pair, masked.
+        left: A track (chunks, D) of each pair, masked, with at least one chunk.
         right: The other.
         match: ``best`` or ``dtw``.
-
-    Shape:
-        left, right: P tensors (chunks, D), with at least one chunk.
-        returns: (P,) float32.
 
     Raises:
         ValueError: for another match, sequences that are not in pairs, or one without a chunk.

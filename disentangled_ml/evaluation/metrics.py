@@ -8,6 +8,7 @@ anchor are not independent.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +23,7 @@ ONE = torch.ones((), dtype=torch.float64)
 
 
 def count_correct(dist_ap: Tensor, dist_an: Tensor, condition: Tensor, n_conditions: int) -> tuple[Tensor, Tensor]:
-    """Count correct and all triplets per condition.
-
-    Shape:
-        dist_ap, dist_an, condition: (T,).
-        returns: correct, total, both (n_conditions,) float64.
+    """Count correct and all of T triplets per condition; both (n_conditions,) float64.
 
     >>> correct, total = count_correct(torch.tensor([.1, .5, .5]), torch.tensor([.2, .5, .6]), torch.tensor([0, 0, 1]), 2)
     >>> correct.tolist(), total.tolist()
@@ -39,10 +36,7 @@ def count_correct(dist_ap: Tensor, dist_an: Tensor, condition: Tensor, n_conditi
 
 
 def accuracies(correct: Tensor, total: Tensor, condition_names: Sequence[str]) -> dict[str, float]:
-    """Divide counts: one accuracy per condition, ``track``, and ``mean`` over the conditions that have triplets.
-
-    Shape:
-        correct, total: (C + 1,), track last.
+    """Divide counts (C + 1,): one accuracy per condition, ``track``, and ``mean`` over the conditions that have triplets.
 
     >>> accuracies(torch.tensor([3.0, 0.0, 1.0]), torch.tensor([4.0, 0.0, 1.0]), ["genre", "mood"])
     {'genre': 0.75, 'mood': nan, 'track': 1.0, 'mean': 0.75}
@@ -69,6 +63,10 @@ class Accuracy:
     ci95: tuple[float, float]
     n: int
 
+    def entry(self) -> dict[str, Any]:
+        """Return what a report holds of it."""
+        return {"accuracy": self.accuracy, "ci95": list(self.ci95), "n": self.n}
+
 
 def resample(n: int, seed: int) -> Iterator[Tensor]:
     """Draw n of n items with replacement ``N_RESAMPLES`` times; yield how often each was drawn, some (R, n) float64 at a time."""
@@ -85,11 +83,9 @@ def interval(values: Tensor) -> tuple[float, float]:
 
 
 def count_by_anchor(correct: Tensor, anchors: Sequence[str], condition: Tensor) -> Tensor:
-    """Count the correct and all triplets of each anchor and condition, in each of several spaces.
+    """Count the correct triplets of each anchor and condition in each of S spaces, and all triplets; (A, C, S + 1) float64.
 
-    Shape:
-        correct: (S, T) bool; condition: (T,) int64.
-        returns: (A, C, S + 1) float64, anchors in order of appearance; the last counts all.
+    Anchors are in order of appearance. Outcomes are (S, T) bool, the condition (T,) int64.
     """
     row = {anchor: i for i, anchor in enumerate(dict.fromkeys(anchors))}
     rows = np.fromiter(map(row.__getitem__, anchors), np.int64, len(anchors))
@@ -100,15 +96,12 @@ def count_by_anchor(correct: Tensor, anchors: Sequence[str], condition: Tensor) 
 
 
 def resampled_shares(counts: Tensor, seed: int) -> Tensor:
-    """Resample the anchors ``N_RESAMPLES`` times and return the share of correct triplets each time.
+    """Resample the anchors and return the share of correct triplets each time, (S, ``N_RESAMPLES``, C) float64.
 
-    Shape:
-        counts: (A, C, S + 1) as returned by ``count_by_anchor``.
-        returns: (S, ``N_RESAMPLES``, C) float64, NaN where a condition was left without a triplet.
+    Counts are those of ``count_by_anchor``; NaN where a condition was left without a triplet.
     """
-    drawn = torch.cat([times @ counts.flatten(1) for times in resample(len(counts), seed)]).unflatten(
-        1, counts.shape[1:]
-    )
+    drawn = torch.cat([times @ counts.flatten(1) for times in resample(len(counts), seed)])
+    drawn = drawn.unflatten(1, counts.shape[1:])
     return (drawn[..., :-1] / drawn[..., -1:]).movedim(-1, 0)
 
 
@@ -118,9 +111,7 @@ def mean_intervals(
     """Compute the 95 % interval of the mean accuracy over the conditions in each space, by bootstrap over anchor tracks.
 
     An anchor is drawn with its triplets of all conditions; a resample that leaves a condition without a triplet counts the others.
-
-    Shape:
-        correct: (S, T) bool; condition: (T,) int64.
+    Outcomes are (S, T) bool, the condition (T,) int64.
 
     >>> mean_intervals(torch.tensor([[True, True]]), ["a", "b"], torch.tensor([0, 1]))
     [(1.0, 1.0)]
@@ -132,16 +123,7 @@ def mean_intervals(
 
 
 def triplet_accuracies(correct: Tensor, anchors: Sequence[str], seed: int = 0) -> list[Accuracy]:
-    """Average the outcomes of the same triplets in several spaces, with bootstrap intervals over anchor tracks.
-
-    Args:
-        correct: Outcome per space and triplet.
-        anchors: Anchor track of each triplet.
-        seed: Of the resampling.
-
-    Shape:
-        correct: (S, T) bool.
-    """
+    """Average the outcomes (S, T) of the same triplets in several spaces, with bootstrap intervals over their anchor tracks."""
     if not anchors:
         return [Accuracy(float("nan"), (float("nan"), float("nan")), 0)] * len(correct)
     everywhere = torch.zeros(len(anchors), dtype=torch.int64)

@@ -25,11 +25,7 @@ MAX_ITERATIONS = 1000
 
 
 def probed_tags(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Choose the tags that some but not all tracks of both splits have.
-
-    Shape:
-        train: (N, V) bool; test: (M, V) bool.
-        returns: columns, at most V.
+    """Choose the columns of the tags, (N, V) and (M, V), that some but not all tracks of both splits have.
 
     >>> probed_tags(np.array([[True, True, False], [True, False, True]]), np.array([[1, 0, 0], [0, 1, 0]], dtype=bool))
     array([1])
@@ -39,11 +35,7 @@ def probed_tags(train: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 
 def tag_scores(train: np.ndarray, has_tag: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Score how probable a tag is for test tracks; all alike where there is no feature.
-
-    Shape:
-        train: (N, D) standardised; has_tag: (N,) bool, both classes; test: (M, D).
-        returns: (M,).
+    """Score how probable a tag is for test tracks, (M,), from standardised features; all alike where there is no feature.
 
     >>> tag_scores(np.array([[-1.0], [1.0]]), np.array([False, True]), np.array([[2.0], [-2.0]])).round(1)
     array([ 1.3, -1.3])
@@ -56,13 +48,9 @@ def tag_scores(train: np.ndarray, has_tag: np.ndarray, test: np.ndarray) -> np.n
 def probe_features(
     train: np.ndarray, train_tags: np.ndarray, test: np.ndarray, test_tags: np.ndarray
 ) -> dict[str, float | int | None]:
-    """Train and test a probe for the tags of labelled tracks.
+    """Train and test a probe for the tags of labelled tracks, by features (N, D) and tags (N, V) of both splits.
 
-    Shape:
-        train: (N, D); train_tags: (N, V) bool; test: (M, D); test_tags: (M, V) bool.
-
-    Returns:
-        ``{"roc_auc", "pr_auc", "tags"}``, the averages and the number of tags they are over; None without a tag.
+    The result is ``{"roc_auc", "pr_auc", "tags"}``, the averages and the number of tags they are over; None without a tag.
     """
     columns = probed_tags(train_tags, test_tags)
     if not len(columns):
@@ -88,11 +76,6 @@ def labelled_features(
 
 
 def check_probe(split: str, embedding: Tensor, infos: Sequence[TrackInfo], masks: Tensor) -> None:
-    """Check the shape and values of an embedding.
-
-    Raises:
-        ValueError: for a wrong shape or a value that is not finite.
-    """
     if embedding.shape != (len(infos), masks.shape[1]):
         expected = (len(infos), masks.shape[1])
         raise ValueError(f"{split} embedding is {tuple(embedding.shape)}, its tracks and the masks need {expected}")
@@ -112,15 +95,12 @@ def probe_report(
     """Report how well tags can be predicted from an embedding of whole tracks.
 
     Args:
-        train: Embedding to fit the probes on.
+        train: Embedding (N, D) to fit the probes on.
         train_infos: Labels of its rows.
-        test: Embedding to test them on.
+        test: Embedding (M, D) to test them on.
         test_infos: Labels of its rows.
-        masks: One condition mask per condition, in order.
-        conditions: Those without tags are left out.
-
-    Shape:
-        train: (N, D); test: (M, D); masks: (C, D).
+        masks: Condition masks (C, D).
+        conditions: In order; those without tags are left out.
 
     Returns:
         ``{condition: {"sub": {"roc_auc", "pr_auc", "tags"}, "all": {...}, "chance_pr"}}``; None where no tag can be tested.

@@ -57,12 +57,9 @@ def find_aspects(condition: Condition, labels: Tensor, rows: Tensor, apart: Tens
 
     Args:
         condition: Of the labels.
-        labels: Of all tracks, as encoded by the condition.
-        rows: The queries.
-        apart: Who may be in the gallery of a query for reasons besides labels.
-
-    Shape:
-        labels: (N, V); rows: (Q,) int64; apart: (Q, N) bool.
+        labels: (N, V), of all tracks, as encoded by the condition.
+        rows: (Q,), the queries.
+        apart: (Q, N) bool, who may be in the gallery of a query for reasons besides labels.
 
     >>> genre = TagCondition("genre", ("jazz", "rock", "pop"))
     >>> labels = genre.encode([["jazz", "rock"], ["rock"], ["pop"], None])
@@ -84,11 +81,7 @@ def find_aspects(condition: Condition, labels: Tensor, rows: Tensor, apart: Tens
 
 
 def carrier_ranks(distance: Tensor, carrier: Tensor, gallery: Tensor) -> Tensor:
-    """Rank the nearest carrier of each aspect in its gallery, from 1, after all non-carriers that are as near.
-
-    Shape:
-        distance: (P, N) finite; carrier, gallery: (P, N) bool.
-        returns: (P,) float32, infinite where there is no carrier.
+    """Rank the nearest carrier of each of P aspects in its gallery, from 1, after all non-carriers that are as near; infinite without.
 
     >>> distance = torch.tensor([[0.1, 0.2, 0.2, 0.3]]).expand(2, 4)
     >>> carrier = torch.tensor([[False, True, False, True], [False, False, False, False]])
@@ -101,11 +94,7 @@ def carrier_ranks(distance: Tensor, carrier: Tensor, gallery: Tensor) -> Tensor:
 
 
 def average_per_query(outcome: Tensor, query: Tensor, n_queries: int) -> Tensor:
-    """Average the outcomes (P, K) of aspects over those of each query.
-
-    Shape:
-        query: (P,) int64.
-        returns: (n_queries, K) float64, NaN for a query without aspect.
+    """Average the outcomes (P, K) of aspects over those of each query, (n_queries, K) float64; NaN for a query without aspect.
 
     >>> average_per_query(torch.tensor([[1.0], [0.0], [1.0]]), torch.tensor([0, 0, 2]), 3).tolist()
     [[0.5], [nan], [1.0]]
@@ -115,11 +104,7 @@ def average_per_query(outcome: Tensor, query: Tensor, n_queries: int) -> Tensor:
 
 
 def recall_at_k(distance: Tensor, aspects: Aspects) -> Tensor:
-    """Compute Recall@K of each query, for every K of ``KS``.
-
-    Shape:
-        distance: (Q, N) finite.
-        returns: (Q, len(KS)) float64, NaN for queries that do not count.
+    """Compute Recall@K of each query, (Q, len(KS)) float64, by distances (Q, N); NaN for queries that do not count.
 
     >>> everybody = torch.ones(1, 4, dtype=torch.bool)
     >>> carrier = torch.tensor([[False, True, False, True], [False, False, True, False]])
@@ -132,11 +117,7 @@ def recall_at_k(distance: Tensor, aspects: Aspects) -> Tensor:
 
 
 def hit_chance(carriers: Tensor, gallery: Tensor) -> Tensor:
-    """Compute the probability that one of m carriers is among K drawn from a gallery of G, for every K of ``KS``.
-
-    Shape:
-        carriers, gallery: (P,) int64, m and G.
-        returns: (P, len(KS)) float64.
+    """Compute the probability that one of m carriers is among K drawn from a gallery of G, for every K of ``KS``; (P, len(KS)).
 
     >>> hit_chance(torch.tensor([1, 3, 0]), torch.tensor([4, 4, 4])).tolist()
     [[0.25, 0.5, 1.0, 1.0], [0.75, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]
@@ -148,11 +129,7 @@ def hit_chance(carriers: Tensor, gallery: Tensor) -> Tensor:
 
 
 def chance_recall(aspects: Aspects) -> Tensor:
-    """Compute the expected Recall@K of each query in a random order of its gallery.
-
-    Shape:
-        returns: (Q, len(KS)) float64, NaN for queries that do not count.
-    """
+    """Compute the expected Recall@K of each query in a random order of its gallery, as ``recall_at_k``."""
     gallery = aspects.gallery.sum(1)
     chance = hit_chance(aspects.carrier.sum(1), gallery[aspects.query])
     return average_per_query(chance, aspects.query, len(gallery))
@@ -179,11 +156,7 @@ def subspaces(embedding: Tensor, masks: Tensor) -> list[Tensor]:
 
 
 def check_finite(embedding: Tensor, what: str) -> Tensor:
-    """Return the embedding (N, D) as float32 on the CPU.
-
-    Raises:
-        ValueError: for a value that is not finite.
-    """
+    """Return the embedding (N, D) as float32 on the CPU; a ValueError for a value that is not finite."""
     embedding = embedding.detach().float().cpu()
     bad = (~embedding.isfinite().all(1)).nonzero()[:, 0].tolist()
     if bad:
@@ -198,9 +171,7 @@ def track_recall(first: Tensor, last: Tensor) -> Accuracy:
 
     Strictly nearer than that of any other track, so a collapsed embedding scores 0; chance is 1 / N. Distances are in all
     dimensions, the 95 % interval is by bootstrap over the tracks. A track of one chunk only is to be left out by the caller.
-
-    Shape:
-        first, last: (N, D), one row per track; D > 0.
+    First and last chunks are (N, D), one row per track.
 
     Raises:
         ValueError: for different shapes or a value that is not finite.
@@ -226,10 +197,7 @@ def track_recall(first: Tensor, last: Tensor) -> Accuracy:
 
 
 def infos_of(track_ids: Sequence[str], infos: Sequence[TrackInfo]) -> list[TrackInfo]:
-    """Return the infos of the tracks, in their order.
-
-    Raises:
-        ValueError: for a track that comes twice or has no info.
+    """Return the infos of the tracks, in their order; a ValueError for a track that comes twice or has no info.
 
     >>> infos_of(["b"], [TrackInfo("a", None, 9, {}), TrackInfo("b", None, 9, {})])[0].track_id
     'b'
@@ -276,13 +244,10 @@ def retrieval_report(
 
     Args:
         track_ids: Of the rows of the embedding.
-        embedding: Of whole tracks.
-        masks: Condition masks, in the order of the conditions.
+        embedding: Of whole tracks, (N, D).
+        masks: Condition masks (C, D), in the order of the conditions.
         conditions: What the model was trained for.
         infos: Labels and artists of these tracks, in any order; others are ignored.
-
-    Shape:
-        embedding: (N, D); masks: (C, D).
 
     Returns:
         ``{"sub": {condition: {"1", "2", "4", "8", "n"}}, "all": {...}, "chance": {...}}``, ``n`` the queries that count.

@@ -47,9 +47,7 @@ def no_triplets() -> TripletBatch:
 
 
 def listed_columns(allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """List the True columns of all rows of (N, B), one row after the other.
-
-    Returns the columns (M,) int64; where those of each row begin (N,), and how many they are (N,).
+    """List the True columns (M,) of all rows of (N, B), where those of each row begin (N,), and how many they are (N,).
 
     >>> [part.tolist() for part in listed_columns(np.array([[True, False, True], [False, True, False]]))]
     [[0, 2, 1], [0, 2], [2, 1]]
@@ -162,12 +160,7 @@ class TripletMiner:
 
 
 def draw_from_split(
-    condition: Condition,
-    labels: Tensor,
-    artist: Tensor,
-    n: int,
-    generator: Generator,
-    level: Tensor | None = None,
+    condition: Condition, labels: Tensor, artist: Tensor, n: int, generator: Generator, level: Tensor | None = None
 ) -> Tensor:
     """Draw n triplets of whole tracks from a split, of which only a block of labelled rows is related at a time.
 

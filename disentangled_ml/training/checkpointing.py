@@ -15,11 +15,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """Checkpoints written beside the file, then renamed; Lightning uses the temporary folder, often on another disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
-        """Save a checkpoint.
-
-        Raises:
-            OSError: if the disk is full or cannot be written to.
-        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(path.parent)  # nobody else writes there now

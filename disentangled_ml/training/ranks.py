@@ -34,12 +34,10 @@ class RankDied(OSError):
 
 
 class RankLauncher(_SubprocessScriptLauncher):
-    """Lightning's launcher of the ranks of this machine, with a watch that makes them fail together.
-
-    It replaces Lightning's own watch, which kills the first rank without a message.
+    """Lightning's launcher of the ranks of this machine, with a watch that makes them fail together, instead of Lightning's.
 
     Args:
-        launcher: Lightning's, to be replaced.
+        launcher: Lightning's, to be replaced; its own watch kills the first rank without a message.
         advice: How to resume after a rank has died.
         wanted: Exception that ends every rank by itself.
     """
@@ -54,11 +52,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         atexit.register(self.leave)
 
     def launch(self, function: Callable, *args: Any, trainer: pl.Trainer | None = None, **kwargs: Any) -> Any:
-        """Start the other ranks, unless they run already, and call the function.
-
-        Raises:
-            RankDied: if the function fails since another rank is gone.
-        """
+        """Start the other ranks, unless they run already, and call the function; a RankDied if it fails since another rank is gone."""
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()

@@ -11,7 +11,6 @@ from disentangled_ml.config.errors import ConfigError
 RUN_DIR_VARIABLE = "DISENTANGLED_ML_RUN_DIR"
 # Set by srun: the same for all ranks, and for a requeued job.
 SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_ID")
-AGENT_RUN = ("WANDB_RUN_ID",)  # set by a W&B agent
 # Full, forbidden, read-only or defective, or another kind of file at the path.
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
@@ -71,14 +70,5 @@ def unwritable_run_folder(error: OSError) -> str | None:
 
 def job_name() -> str | None:
     """Return the id of the job that all ranks of this run belong to; None unless srun or a W&B agent started it."""
-    for variables in (AGENT_RUN, SLURM_STEP):
-        values = [os.environ.get(name) for name in variables]
-        if all(values):
-            return "-".join(values)
-    return None
-
-
-def last_checkpoint(run_dir: Path) -> Path | None:
-    """Return the checkpoint to resume from, if there is one."""
-    path = run_dir / "checkpoints" / "last.ckpt"
-    return path if path.is_file() else None
+    step = [os.environ.get(name) for name in SLURM_STEP]
+    return os.environ.get("WANDB_RUN_ID") or ("-".join(step) if all(step) else None)

@@ -36,9 +36,8 @@ def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, stride
 def conv_pool(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
     """Build a convolution with batch norm, ReLU and 2x2 max-pool; its output sides are ceil(side / 2)."""
     # Max-pool and ReLU commute; in this order the ReLU passes over a quarter of the values.
-    return conv_norm(in_channels, out_channels, kernel_size).extend(
-        [nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)]
-    )
+    halving = [nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)]
+    return conv_norm(in_channels, out_channels, kernel_size).extend(halving)
 
 
 class Head(nn.Module):
