@@ -66,14 +66,12 @@ class SimilarityDataModule(pl.LightningDataModule):
         """
         for split in ("val", "test"):
             if split not in self.triplets:
-                if not self.index.count(split):
+                n_tracks = self.index.count(split)
+                if not n_tracks:
                     raise ShardsError(f"{self.index.root} has no {split} tracks: check the manifest's split column")
-                count = self.index.count(split)
-                damage = DamageBudget(count, count, self.source.max_damaged)
-                self.infos[split] = read_infos(self.index, split, damage.record)
-                self.triplets[split] = kept_triplets(
-                    self.index, split, self.infos[split], self.conditions, self.list_settings
-                )
+                damage = DamageBudget(n_tracks, n_tracks, self.source.max_damaged)
+                self.infos[split] = infos = read_infos(self.index, split, damage.record)
+                self.triplets[split] = kept_triplets(self.index, split, infos, self.conditions, self.list_settings)
         if all(triplet.condition == TRACK for triplet in self.triplets["val"]):
             raise ShardsError(
                 f"{self.index.root}: no triplet of {', '.join(c.name for c in self.conditions)} is possible among the "
@@ -88,15 +86,13 @@ class SimilarityDataModule(pl.LightningDataModule):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether batches go to a GPU."""
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def train_dataloader(self) -> TrainingLoader:
         """Stream the training batches from the trainer's next step on; without a trainer, of one epoch after the other."""
         share = max(self.plan.tracks_per_batch, self.plan.pool_tracks // max(1, self.workers))
-        self.training_stream = stream = TrainingStream(
-            self.placed_source(), replace(self.plan, pool_tracks=share), self.seed
-        )
+        plan = replace(self.plan, pool_tracks=share)
+        self.training_stream = stream = TrainingStream(self.placed_source(), plan, self.seed)
         epochs = count()
         place = self.place if self.trainer is not None else lambda: (next(epochs), 0)
         return TrainingLoader(stream, self.workers, self.on_gpu, place)
@@ -124,8 +120,7 @@ class SimilarityDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume in the epoch of a checkpoint.
 
-        Raises:
-            ShardsError: if the shards are not those of the checkpoint.
+        Raises: ShardsError: if the shards are not those of the checkpoint.
         """
         if state_dict["shards"] != self.index.fingerprint():
             raise ShardsError(
@@ -142,18 +137,15 @@ class SimilarityDataModule(pl.LightningDataModule):
     def check_skipped(self, n_skipped: int) -> None:
         """Check the number of training tracks that all ranks together could not read in an epoch.
 
-        Raises:
-            ShardsError: if there are too many; names the shards of this rank that lack most.
+        Raises: ShardsError: if there are too many; names the shards of this rank that lack most.
         """
         total, most = self.index.count("train"), self.source.max_damaged
         if n_skipped > most * total:
             worst = sorted(self.skipped_tracks().items(), key=lambda item: -item[1])[:NAMED]
-            names = (
-                ", ".join(f"{self.index.root}/{file} lacks {n}" for file, n in worst) or "shards that other ranks name"
-            )
+            names = ", ".join(f"{self.index.root}/{file} lacks {n}" for file, n in worst)
             raise ShardsError(
                 f"{n_skipped} of {total} training tracks cannot be read, more than data.max_damaged={most:g} allows "
-                f"({names}): prepare these shards anew"
+                f"({names or 'shards that other ranks name'}): prepare these shards anew"
             )
 
     def evaluation_dataloader(self, split: str) -> StreamLoader:
@@ -163,9 +155,7 @@ class SimilarityDataModule(pl.LightningDataModule):
         return StreamLoader(stream, self.workers, self.on_gpu)
 
     def val_dataloader(self) -> StreamLoader:
-        """Stream the validation tracks."""
         return self.evaluation_dataloader("val")
 
     def test_dataloader(self) -> StreamLoader:
-        """Stream the test tracks."""
         return self.evaluation_dataloader("test")

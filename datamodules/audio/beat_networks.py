@@ -95,12 +95,7 @@ class BandSpectrum(nn.Module):
         self.register_buffer("filterbank", torch.tensor(filterbank[: self.n_bins]), persistent=False)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Compute the bands of a recording.
-
-        Shape:
-            samples: (n,), full scale 32767.
-            returns: (frames, 2 bands).
-        """
+        """Compute the bands of a recording, samples (n,) of full scale 32767: (frames, 2 bands)."""
         half = self.frame_size // 2
         frames = pad(samples, (half, half + HOP)).unfold(0, self.frame_size, HOP)[: count_frames(len(samples))]
         bands = torch.cat([self.magnitude(block) @ self.filterbank for block in frames.split(BLOCK_FRAMES)])
@@ -187,11 +182,7 @@ class PeepholeLayer(nn.Module):
 
 
 def mirror(sequences: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Reverse the time of each slot, from the end of its own recording; zero behind it.
-
-    Shape:
-        sequences: (..., steps, slots, features).
-        lengths: of each slot.
+    """Reverse the time of each slot of (..., steps, slots, features), from the end of its own recording; zero behind it.
 
     >>> mirror(torch.tensor([[1, 4], [2, 5], [3, 0]])[..., None], [3, 2])[..., 0].tolist()
     [[3, 5], [2, 4], [1, 0]]
@@ -225,12 +216,10 @@ class BeatNetworks(nn.Module):
     Args:
         filterbanks: (frame_size / 2, bands) for each frame size, in the order of the inputs of the networks.
         weights: Of the networks.
-        slots: Recordings at a time.
     """
 
-    def __init__(self, filterbanks: Sequence[np.ndarray], weights: NetworkWeights, slots: int = SLOTS):
+    def __init__(self, filterbanks: Sequence[np.ndarray], weights: NetworkWeights):
         super().__init__()
-        self.slots = slots
         self.spectra = nn.ModuleList(map(BandSpectrum, filterbanks))
         self.layers = nn.ModuleList(map(PeepholeLayer, weights.layers))
         self.register_buffer("weight", torch.tensor(weights.weight)[:, :, None], persistent=False)
@@ -244,11 +233,10 @@ class BeatNetworks(nn.Module):
             recordings: each (n,) int16 at 44,100 Hz; n = 0 leaves a slot empty.
             returns: each (ceil(n / 441),) float32.
 
-        Raises:
-            ValueError: If there are more recordings than slots, or none.
+        Raises: ValueError: If there are more recordings than slots, or none.
         """
-        if not 1 <= len(recordings) <= self.slots:
-            raise ValueError(f"{len(recordings)} recordings at a time, 1 to {self.slots} are legal")
+        if not 1 <= len(recordings) <= SLOTS:
+            raise ValueError(f"{len(recordings)} recordings at a time, 1 to {SLOTS} are legal")
         lengths = [count_frames(len(samples)) for samples in recordings]
         features = self.features(recordings, lengths)
         inputs = [each for each in (features, mirror(features, lengths)) for _ in self.bias]
@@ -261,7 +249,7 @@ class BeatNetworks(nn.Module):
     def features(self, recordings: Sequence[np.ndarray], lengths: Sequence[int]) -> Tensor:
         """Compute the features of recordings, (steps, slots, n_inputs), of whole blocks, zero where there is nothing."""
         steps = -(-max(lengths) // BLOCK_STEPS) * BLOCK_STEPS
-        features = self.bias.new_zeros(steps, self.slots, self.layers[0].inputs.shape[1])
+        features = self.bias.new_zeros(steps, SLOTS, self.layers[0].inputs.shape[1])
         for slot, (samples, length) in enumerate(zip(recordings, lengths, strict=True)):
             if length:
                 waveform = torch.from_numpy(samples).to(features)

@@ -39,14 +39,9 @@ class Bounds(NamedTuple):
 def decode_bounded(recording: IO[bytes], bounds: Bounds) -> tuple[np.ndarray, int]:
     """Decode an open file to mono, as ``decode`` does, in a process of its own.
 
-    Returns:
-        Waveform, at most ``bounds.max_seconds`` of it, and sample rate in Hz.
-
-    Shape:
-        waveform: (n,) float32, n >= 1.
-
-    Raises:
-        UnusableAudio: in one line, also where the decoder crashed or exceeded its bounds.
+    Returns: Waveform, at most ``bounds.max_seconds`` of it, and sample rate in Hz.
+    Shape: waveform (n,) float32, n >= 1.
+    Raises: UnusableAudio: in one line, also where the decoder crashed or exceeded its bounds.
     """
     recording.flush()
     with tempfile.TemporaryFile() as decoded:
@@ -75,7 +70,6 @@ def decode_bounded(recording: IO[bytes], bounds: Bounds) -> tuple[np.ndarray, in
 
 
 def limit_process(memory: int, cpu_seconds: int) -> None:
-    """Limit what this process may take."""
     limits = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_CPU: cpu_seconds,

@@ -58,11 +58,8 @@ def decode(
         end: Of the section, in seconds; None: the end of the recording.
         max_seconds: How much of its beginning to decode; None: all of it.
 
-    Returns:
-        Waveform and sample rate in Hz.
-
-    Shape:
-        waveform: (n,) float32, n >= 1.
+    Returns: Waveform and sample rate in Hz.
+    Shape: waveform (n,) float32, n >= 1.
 
     Raises:
         UnusableAudio: The file is missing, empty, not a recording, silent, holds no usable samples, or ends before the section.
@@ -104,9 +101,8 @@ def decode(
     needed = start if end is None else end - END_TOLERANCE
     if not blocks or position < min(last, needed * sample_rate):
         section = f"from {start:g} s on" if end is None else f"from {start:g} to {end:g} s"
-        raise UnusableAudio(
-            f"the section {section} goes beyond the end of the recording at {position / sample_rate:.2f} s"
-        )
+        length = f"{position / sample_rate:.2f} s"
+        raise UnusableAudio(f"the section {section} goes beyond the end of the recording at {length}")
     waveform = np.concatenate(blocks)
     peak = np.abs(waveform).max()
     if not peak < MAX_PEAK:  # so written that NaN fails it
@@ -124,8 +120,7 @@ def encode_flac(waveform: np.ndarray, sample_rate: int, comment: str = "") -> by
         sample_rate: In Hz.
         comment: Kept in the stream; ``read_comment`` reads it.
 
-    Shape:
-        waveform: (n,) floating point.
+    Shape: waveform (n,) floating point.
 
     Raises:
         ValueError: If the waveform is not one-dimensional.
@@ -151,8 +146,7 @@ def encode_mp3(waveform: np.ndarray, sample_rate: int) -> bytes:
         waveform: To encode.
         sample_rate: In Hz; 8,000, 11,025, 12,000, 16,000, 22,050, 24,000, 32,000, 44,100 or 48,000.
 
-    Shape:
-        waveform: (n,) floating point.
+    Shape: waveform (n,) floating point.
 
     Raises:
         ValueError: If the waveform is not one-dimensional.
@@ -185,11 +179,8 @@ def decode_flac(data: bytes, start: int = 0, stop: int | None = None) -> np.ndar
 
     Equal to ``decode_flac(data)[start:stop]``, also beyond the end.
 
-    Shape:
-        returns: (n,) float32.
-
-    Raises:
-        soundfile.LibsndfileError: If the bytes are no recording.
+    Shape: returns (n,) float32.
+    Raises: soundfile.LibsndfileError: If the bytes are no recording.
 
     >>> decode_flac(encode_flac(np.arange(8) / 8, 22050), start=2, stop=4).round(3).tolist()
     [0.25, 0.375]

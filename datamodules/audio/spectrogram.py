@@ -41,8 +41,7 @@ def resample(waveform: np.ndarray, sample_rate: int, new_sample_rate: int) -> np
         waveform: (n,), n >= 1.
         returns: (ceil(n * new_sample_rate / sample_rate),) float32; the waveform itself where the rates are equal.
 
-    Raises:
-        ValueError: If a rate is not positive, or the ratio of the rates is below 1 / (2 ``MAX_DENOMINATOR``).
+    Raises: ValueError: If a rate is not positive, or the ratio of the rates is below 1 / (2 ``MAX_DENOMINATOR``).
 
     >>> resample(np.zeros(44101, np.float32), 44100, 22050).shape
     (22051,)
@@ -97,12 +96,8 @@ def log_mel(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
     A block stays in the processor's cache from the Fourier transform to the logarithm. Blocks share no frame and see the same
     samples as in one piece: the result does not depend on ``BLOCK_FRAMES``.
 
-    Shape:
-        waveform: (n,), sampled at ``settings.sample_rate``.
-        returns: (n_mels, 1 + n // hop_length) float16.
-
-    Raises:
-        UnusableAudio: If the waveform is too short to be reflected at its ends: n < n_fft // 2 + 1.
+    Shape: waveform (n,), sampled at ``settings.sample_rate``; returns (n_mels, 1 + n // hop_length) float16.
+    Raises: UnusableAudio: If the waveform is too short to be reflected at its ends: n < n_fft // 2 + 1.
 
     >>> log_mel(np.zeros(65536, np.float32), AudioSettings()).shape
     (128, 129)

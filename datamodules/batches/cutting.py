@@ -26,8 +26,7 @@ def cut_waveform(waveform: np.ndarray, sample_rate: int, audio: AudioSettings, s
         waveform: (n,) floating point, full scale 1.
         returns: (chunks, 1, n_mels, frames) float16 or (chunks, samples) float32.
 
-    Raises:
-        UnusableAudio: if there is no whole chunk.
+    Raises: UnusableAudio: if there is no whole chunk.
     """
     waveform = resample(waveform, sample_rate, audio.sample_rate)
     grid = chunk_grid(1 + len(waveform) // audio.hop_length, frames)
@@ -50,9 +49,4 @@ def cut_recordings(
 
 
 def cut_record(record: TrackRecord, audio: AudioSettings, source: str, frames: int) -> np.ndarray:
-    """Cut the recording of a record, or its section.
-
-    Raises:
-        UnusableAudio: with the reason for which it cannot be used.
-    """
     return cut_waveform(*decode(Path(record.path), *record.section), audio, source, frames)

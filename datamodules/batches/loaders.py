@@ -36,15 +36,13 @@ class StreamLoader(DataLoader):
     def __iter__(self) -> Iterator:
         """Start an iteration at once, not at its first batch: the settings of the stream are sent to the loading processes here.
 
-        Raises:
-            OSError: if a loading process dies, here or later.
+        Raises: OSError: if a loading process dies, here or later.
         """
         with main_module_hidden(), error_context(DEATH, self.describe_death, OSError):
             batches = super().__iter__()
         return self.watched(batches)
 
     def watched(self, batches: Iterator) -> Iterator:
-        """Yield the batches; for errors see ``__iter__``."""
         with error_context(DEATH, self.describe_death, OSError):
             yield from batches
 
@@ -90,8 +88,7 @@ class TrainingLoader(StreamLoader):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Check what Lightning kept, which it passes in where a run is resumed within an epoch.
 
-        Raises:
-            ShardsError: if the batches that are left would be others.
+        Raises: ShardsError: if the batches that are left would be others.
         """
         kept, own = (
             "{processes} processes with data.workers={workers}".format(**state)

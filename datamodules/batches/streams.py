@@ -78,6 +78,11 @@ class Source:
         """Number of loading processes of all ranks."""
         return self.world_size * max(1, self.workers)
 
+    def batches_per_consumer(self, split: str, tracks_per_batch: int) -> int:
+        """Return the number of batches of each consumer: enough for the largest share of a split."""
+        share = -(-self.index.count(split) // self.n_consumers)
+        return -(-share // tracks_per_batch)
+
     def consumer(self, first_batch: int = 0) -> int:
         """Return the number of this loading process, or of the one that it stands in for.
 
@@ -97,8 +102,7 @@ class Source:
             share: Its number.
             tell_lost: Called with a shard and the number of its samples that are skipped, whenever some are.
 
-        Raises:
-            ShardsError: if too many samples are damaged, or a track is shorter than a chunk.
+        Raises: ShardsError: if too many samples are damaged, or a track is shorter than a chunk.
         """
         slices = share_slices(shards, share, self.n_consumers)
         own = sum(part.stop - part.start for part in slices)
@@ -126,11 +130,7 @@ class Source:
                 yield info, track
 
     def decode(self, sample: dict[str, Any]) -> tuple[TrackInfo, StreamedTrack]:
-        """Decode a sample but for its chunks.
-
-        Raises:
-            ShardsError: if it is damaged.
-        """
+        """Decode a sample but for its chunks."""
         info, audio = decode_info(sample["json"]), sample[MEMBERS[self.audio]]
         if self.audio == "mel":
             mel = decode_mel(audio)
@@ -150,40 +150,32 @@ class TrainingStream(IterableDataset):
         plan: How batches are composed.
         seed: Of everything drawn.
 
-    Raises:
-        ShardsError: if there are fewer training tracks than loading processes.
+    Raises: ShardsError: if there are fewer training tracks than loading processes.
     """
 
     def __init__(self, source: Source, plan: BatchPlan, seed: int):
         self.source, self.plan, self.seed = source, plan, seed
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
         self.first_batch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.lost = torch.zeros(max(1, source.workers), len(source.index.splits["train"]), dtype=torch.int32)
         # Samples that each loading process could not read of each shard, in its epoch.
+        self.lost = torch.zeros(max(1, source.workers), len(source.index.splits["train"]), dtype=torch.int32)
         self.lost.share_memory_()
-        self.n_tracks = source.index.count("train")
-        if not self.n_tracks:
+        self.n_batches, n_tracks = source.batches_per_consumer("train", plan.fresh_tracks), source.index.count("train")
+        if not n_tracks:
             raise ShardsError(f"{source.index.root} has no training tracks: check the manifest's split column")
-        if self.n_tracks < source.n_consumers:
+        if n_tracks < source.n_consumers:
             raise ShardsError(
-                f"{source.index.root} has {self.n_tracks} training tracks for {source.n_consumers} loading processes: "
+                f"{source.index.root} has {n_tracks} training tracks for {source.n_consumers} loading processes: "
                 "use fewer devices or data.workers"
             )
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Set the epoch of the next iteration, and the first batch of this rank in it."""
         self.epoch.fill_(epoch)
         self.first_batch.fill_(first_batch)
 
-    @property
-    def batches_per_consumer(self) -> int:
-        """Number of batches of each consumer: enough for the largest share."""
-        share = -(-self.n_tracks // self.source.n_consumers)
-        return -(-share // self.plan.fresh_tracks)
-
     def __len__(self) -> int:
         """Number of batches of this rank in an epoch."""
-        return self.batches_per_consumer * max(1, self.source.workers)
+        return self.n_batches * max(1, self.source.workers)
 
     def __iter__(self) -> Iterator[ChunkBatch]:
         epoch, first_batch = int(self.epoch), int(self.first_batch)
@@ -203,9 +195,7 @@ class TrainingStream(IterableDataset):
         tracks = (track for _, track in self.source.read([shards[i] for i in order], share, tell_lost))
         generator = seeded_generator(self.seed, epoch, consumer)
         n_skipped = -(-(first_batch - turn) // turns)
-        yield from compose_batches(
-            tracks, self.source.conditions, self.plan, self.batches_per_consumer, generator, n_skipped
-        )
+        yield from compose_batches(tracks, self.source.conditions, self.plan, self.n_batches, generator, n_skipped)
 
 
 @dataclass
@@ -222,8 +212,7 @@ class EvaluationStream(IterableDataset):
         requested: Further starts (frames) per track.
         only: Tracks to read, the others are left out; then ranks may get different numbers of batches.
 
-    Raises:
-        ShardsError: if a requested chunk lies outside of its track.
+    Raises: ShardsError: if a requested chunk lies outside of its track.
     """
 
     source: Source
@@ -232,15 +221,9 @@ class EvaluationStream(IterableDataset):
     requested: dict[str, set[int]] = field(default_factory=dict)
     only: frozenset[str] | None = None
 
-    @property
-    def batches_per_consumer(self) -> int:
-        """Number of batches of each consumer: enough for the largest share."""
-        share = -(-self.source.index.count(self.split) // self.source.n_consumers)
-        return -(-share // self.tracks_per_batch)
-
     def __len__(self) -> int:
         """Number of batches of this rank."""
-        return self.batches_per_consumer * max(1, self.source.workers)
+        return self.source.batches_per_consumer(self.split, self.tracks_per_batch) * max(1, self.source.workers)
 
     def __iter__(self) -> Iterator[TrackChunks]:
         batch, given, last = [], 0, []
@@ -257,14 +240,12 @@ class EvaluationStream(IterableDataset):
             given, last = given + 1, batch[-1:]
         if self.only is not None:
             return
-        last = last or list(
-            islice(self.source.read(shards, self.source.n_consumers - 1), 1)
-        )  # the last share is the largest
-        for _ in range(given, self.batches_per_consumer):
+        # The last share is the largest.
+        last = last or list(islice(self.source.read(shards, self.source.n_consumers - 1), 1))
+        for _ in range(given, self.source.batches_per_consumer(self.split, self.tracks_per_batch)):
             yield self.cut(last)
 
     def cut(self, tracks: list[tuple[TrackInfo, StreamedTrack]]) -> TrackChunks:
-        """Cut the chunks of some tracks."""
         frames = self.source.chunk_frames
         audio, rows = [], []
         for row, (info, track) in enumerate(tracks):

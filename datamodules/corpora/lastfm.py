@@ -17,11 +17,7 @@ TABLES = {"tids": {"tid"}, "tags": {"tag"}, "tid_tag": {"tid", "tag", "val"}}
 
 @contextmanager
 def connected(database: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database for reading.
-
-    Raises:
-        CorpusError: if it is missing or not of this form.
-    """
+    """Open a database for reading."""
     if not database.is_file():
         raise CorpusError(f"corpus.tag_database={database} is not a file: give lastfm_tags.db")
     try:
@@ -45,8 +41,7 @@ def tag_rows(connection: sqlite3.Connection, wanted: Iterable[str]) -> dict[int,
 def known_tags(database: Path, wanted: Iterable[str]) -> set[str]:
     """Return those of the wanted tags that a database has.
 
-    Raises:
-        CorpusError: if it is missing or not of this form.
+    Raises: CorpusError: if it is missing or not of this form.
     """
     with connected(database) as connection:
         return set(tag_rows(connection, wanted).values())
@@ -56,8 +51,7 @@ def known_tags(database: Path, wanted: Iterable[str]) -> set[str]:
 def database_tags(database: Path, wanted: Iterable[str], threshold: float) -> Iterator[Callable[[str], set[str]]]:
     """Yield a function from a track id to those wanted tags whose value is above a threshold.
 
-    Raises:
-        CorpusError: if the database is missing or not of this form.
+    Raises: CorpusError: if the database is missing or not of this form.
     """
     with connected(database) as connection:
         tags = tag_rows(connection, wanted)

@@ -33,8 +33,7 @@ def read_magnatagatune(
         tags: Of each condition.
         synonyms: Columns that count as a tag, besides the one of its name.
 
-    Raises:
-        CorpusError: naming the file, column or tag that is wrong.
+    Raises: CorpusError: naming the file, column or tag that is wrong.
     """
     folder = Path(metadata)
     if not (folder / ANNOTATIONS).is_file():
@@ -52,11 +51,7 @@ def read_magnatagatune(
 
 
 def read_artists(path: Path) -> dict[str, str]:
-    """Read the artist of each clip; none if there is no such file.
-
-    Raises:
-        CorpusError: if it is not tab-separated with ``clip_id`` and ``artist``.
-    """
+    """Read the artist of each clip; none if there is no such file."""
     if not path.is_file():
         return {}
     with opened_table(path, ("clip_id", "artist")) as table:
@@ -66,7 +61,6 @@ def read_artists(path: Path) -> dict[str, str]:
 def read_rows(
     folder: Path, audio: Path, conditions: Mapping[str, Sequence[str]], columns_of: Mapping[str, Sequence[str]]
 ) -> Iterator[TrackRecord | Rejected]:
-    """Stream the rows."""
     artists = read_artists(folder / ARTISTS)
     columns = sorted({column for names in columns_of.values() for column in names})
     with opened_table(folder / ANNOTATIONS, KEYS) as table:
@@ -84,8 +78,7 @@ def read_rows(
 def parse_row(row: Mapping[str, str], clip_id: str, path: str, columns: Sequence[str]) -> tuple[str, set[str]]:
     """Parse one row to its split, and those columns that are given.
 
-    Raises:
-        ValueError: with the reason for which it is rejected.
+    Raises: ValueError: with the reason for which it is rejected.
     """
     if not clip_id:
         raise ValueError("no track_id")

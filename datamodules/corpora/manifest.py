@@ -54,8 +54,7 @@ def read_manifest(manifest: Path, split_shares: Sequence[float], conditions: Seq
         split_shares: Of train, val and test, for rows without a split.
         conditions: Columns to take as conditions; by default ``tempo`` and all others that do not hold numbers.
 
-    Raises:
-        ManifestError: if the file is missing, empty, not UTF-8 CSV, or lacks a column or has one twice.
+    Raises: ManifestError: if the file is missing, empty, not UTF-8 CSV, or lacks a column or has one twice.
     """
     with opened(manifest) as reader:
         columns = [column for column in reader.fieldnames or () if column]
@@ -64,7 +63,7 @@ def read_manifest(manifest: Path, split_shares: Sequence[float], conditions: Seq
             raise ManifestError(f"manifest {manifest} has no column {', '.join(missing)}; it has: {', '.join(columns)}")
         if len(set(columns)) < len(columns):
             raise ManifestError(f"manifest {manifest} has two columns of one name; it has: {', '.join(columns)}")
-        reserved = (*RESERVED, *SECTION) if has_sections(columns) else RESERVED
+        reserved = (*RESERVED, *SECTION) if set(SECTION) <= set(columns) else RESERVED
         offered = [column for column in columns if column not in reserved]
         n_rows, numeric = numeric_columns(reader, offered)
     if not n_rows:
@@ -75,11 +74,7 @@ def read_manifest(manifest: Path, split_shares: Sequence[float], conditions: Seq
 
 @contextmanager
 def opened(manifest: Path) -> Iterator[csv.DictReader]:
-    """Read a manifest row by row.
-
-    Raises:
-        ManifestError: if it is no UTF-8 CSV.
-    """
+    """Read a manifest row by row."""
     try:
         with open(manifest, newline="", encoding="utf-8-sig") as file:
             yield LineReader(file)
@@ -87,27 +82,22 @@ def opened(manifest: Path) -> Iterator[csv.DictReader]:
         raise ManifestError(f"manifest {manifest} cannot be read as UTF-8 CSV: {error}") from error
 
 
-def has_sections(columns: Sequence[str]) -> bool:
-    """Return whether the rows of a manifest may be sections of recordings.
-
-    >>> has_sections(["track_id", "path", "end", "start"]), has_sections(["track_id", "path", "start"])
-    (True, False)
-    """
-    return all(column in columns for column in SECTION)
-
-
 def read_rows(manifest: Path, names: Sequence[str], split_shares: Sequence[float]) -> Iterator[TrackRecord | Rejected]:
     """Stream the rows of a manifest; of one with sections, the splits of the recordings are held."""
     splits: dict[str, str] = {}
     with opened(manifest) as reader:
-        sections = has_sections(reader.fieldnames or ())
+        sections = set(SECTION) <= set(reader.fieldnames or ())
         for row in reader:
             track_id, path = (row["track_id"] or "").strip(), (row["path"] or "").strip()
             try:
                 record = parse_row(row, track_id, manifest.parent / path if path else None, names, split_shares)
                 if sections:
-                    record = of_section(record, row)
-                    check_split(record, splits.setdefault(track_id, record.split))
+                    record, split = of_section(record, row), splits.setdefault(track_id, record.split)
+                    # Else one recording would be in training and in test.
+                    if record.split != split:
+                        raise ValueError(
+                            f"split {record.split!r}, but a row above has this recording in {split!r}: give it one split"
+                        )
                 yield record
             except ValueError as error:
                 yield Rejected(track_id, path, str(error))
@@ -115,9 +105,6 @@ def read_rows(manifest: Path, names: Sequence[str], split_shares: Sequence[float
 
 def of_section(record: TrackRecord, row: dict) -> TrackRecord:
     """Turn the record of a whole recording into that of the section that a row names.
-
-    Raises:
-        ValueError: with the reason for which it is rejected.
 
     >>> whole = TrackRecord("a", "a.wav", None, "val", {})
     >>> section = of_section(whole, {"start": "12.50", "end": ""})
@@ -155,7 +142,7 @@ def parse_seconds(name: str, cell: str) -> float | None:
     """
     if not cell:
         return None
-    if not (is_number(cell) and math.isfinite(float(cell)) and float(cell) >= 0):
+    if not (is_number(cell) and 0 <= float(cell) < math.inf):
         raise ValueError(f"{name} {cell!r} is not a number of seconds from 0 on")
     return float(cell)
 
@@ -167,16 +154,6 @@ def shown(seconds: float) -> str:
     ('12.5', '30', '0')
     """
     return f"{seconds:.3f}".rstrip("0").rstrip(".")
-
-
-def check_split(record: TrackRecord, split: str) -> None:
-    """Check that a section is of the split of the recording's rows above it.
-
-    Raises:
-        ValueError: if it is not, for then one recording would be in training and in test.
-    """
-    if record.split != split:
-        raise ValueError(f"split {record.split!r}, but a row above has this recording in {split!r}: give it one split")
 
 
 def numeric_columns(rows: Iterable[dict], offered: Sequence[str]) -> tuple[int, list[str]]:
@@ -212,7 +189,6 @@ def condition_columns(
 
 
 def is_number(text: str) -> bool:
-    """Return whether a cell holds a number."""
     try:
         float(text)
     except ValueError:
@@ -225,8 +201,7 @@ def parse_row(
 ) -> TrackRecord:
     """Parse one row.
 
-    Raises:
-        ValueError: with the reason for which it is rejected.
+    Raises: ValueError: with the reason for which it is rejected.
     """
     if not track_id:
         raise ValueError("no track_id")
@@ -243,16 +218,10 @@ def parse_row(
         cell = (row.get(name) or "").strip()
         if name == TEMPO and cell:
             labels[name] = parse_tempo(cell)
-        elif cell:
-            labels[name] = sorted({tag.strip() for tag in cell.split(";")} - {""})
-    return TrackRecord(
-        track_id, str(path), artist, split or draw_split(artist or track_id, split_shares), drop_empty(labels)
-    )
-
-
-def drop_empty(labels: dict[str, list[str] | float]) -> dict[str, list[str] | float]:
-    """Leave out conditions whose cell held no tag."""
-    return {name: label for name, label in labels.items() if label != []}
+        elif tags := sorted({tag.strip() for tag in cell.split(";")} - {""}):
+            labels[name] = tags
+    split = split or draw_split(artist or track_id, split_shares)
+    return TrackRecord(track_id, str(path), artist, split, labels)
 
 
 def parse_tempo(cell: str) -> float:

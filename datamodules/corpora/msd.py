@@ -74,11 +74,7 @@ def read_msd(
 
 
 def check_parallel(paths: Sequence[Path]) -> None:
-    """Check that the files of a split have equally many rows.
-
-    Raises:
-        CorpusError: naming the files.
-    """
+    """Check that the files of a split have equally many rows."""
     ids, names, *targets = paths
     counts = {path: sum(1 for _ in lines(path)) for path in (ids, names)}
     counts |= {path: len(load_targets(path)) for path in targets}
@@ -88,14 +84,7 @@ def check_parallel(paths: Sequence[Path]) -> None:
 
 
 def load_targets(path: Path) -> np.ndarray:
-    """Map ``SPLIT_y.npy`` into memory.
-
-    Shape:
-        returns: (N, 50) bool.
-
-    Raises:
-        CorpusError: if it is not that.
-    """
+    """Map ``SPLIT_y.npy``, (N, 50) bool, into memory."""
     try:
         targets = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the latter of a damaged header
@@ -114,11 +103,7 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def read_artists(path: Path, wanted: set[str]) -> dict[str, str]:
-    """Read the artists of wanted tracks; none if there is no such file.
-
-    Raises:
-        CorpusError: naming the line that is not ``track id<SEP>song id<SEP>artist<SEP>title``.
-    """
+    """Read the artists of wanted tracks; none if there is no such file."""
     artists: dict[str, str] = {}
     if path.is_file():
         for number, line in enumerate(lines(path), 1):
@@ -138,7 +123,6 @@ def read_rows(
     database: Path | None,
     threshold: float,
 ) -> Iterator[TrackRecord | Rejected]:
-    """Stream the rows of all splits."""
     artists = read_artists(folder / ARTISTS, {track_id for ids, *_ in splits.values() for track_id in lines(ids)})
     wanted = [tag for tags in conditions.values() for tag in tags]
     with nullcontext() if database is None else database_tags(database, wanted, threshold) as tags_of:
@@ -155,10 +139,7 @@ def read_rows(
 
 
 def named_columns(target: np.ndarray) -> set[str]:
-    """Return the tags of a row of ``SPLIT_y.npy``.
-
-    Shape:
-        target: (50,) bool.
+    """Return the tags of a row (50,) of ``SPLIT_y.npy``.
 
     >>> sorted(named_columns(np.arange(50) % 48 == 1))
     ['happy', 'pop']

@@ -31,8 +31,7 @@ def read_mtg_jamendo(metadata: str, audio: str, subset: str, edition: str, tags:
         edition: ``full`` or ``low``.
         tags: Prefix of the tags of each condition.
 
-    Raises:
-        CorpusError: naming the file or key that is wrong.
+    Raises: CorpusError: naming the file or key that is wrong.
     """
     folder = Path(metadata)
     if edition not in EDITIONS:
@@ -51,11 +50,6 @@ def read_mtg_jamendo(metadata: str, audio: str, subset: str, edition: str, tags:
 
 
 def check_header(path: Path) -> None:
-    """Check the names of the columns.
-
-    Raises:
-        CorpusError: if they are others.
-    """
     with opened(path) as file:
         header = file.readline().split()
     if tuple(header[: len(COLUMNS)]) != COLUMNS:
@@ -65,7 +59,6 @@ def check_header(path: Path) -> None:
 def read_rows(
     splits: Mapping[str, list[Path]], audio: Path, extension: str, conditions: Mapping[str, str]
 ) -> Iterator[TrackRecord | Rejected]:
-    """Stream the rows of all splits."""
     for name, (path,) in splits.items():
         with opened(path) as file:
             next(file)
@@ -80,8 +73,7 @@ def read_rows(
 def parse_row(cells: list[str], split: str, audio: Path, extension: str, conditions: Mapping[str, str]) -> TrackRecord:
     """Parse one row.
 
-    Raises:
-        ValueError: with the reason for which it is rejected.
+    Raises: ValueError: with the reason for which it is rejected.
     """
     if len(cells) < len(COLUMNS):
         raise ValueError(f"the row is too short: {len(cells)} cells of {', '.join(COLUMNS)}")
@@ -99,9 +91,6 @@ def parse_row(cells: list[str], split: str, audio: Path, extension: str, conditi
 
 def sort_prefixed(tags: list[str], conditions: Mapping[str, str]) -> dict[str, list[str] | float]:
     """Sort tags into conditions by their prefix; empty cells are none.
-
-    Raises:
-        ValueError: for a tag without one of the publisher's prefixes.
 
     >>> sort_prefixed(["genre---rock", "mood/theme---happy", ""], {"genre": "genre", "mood": "mood/theme"})
     {'genre': ['rock'], 'mood': ['happy']}

@@ -20,8 +20,7 @@ def sort_tags(tags: Collection[str], conditions: Mapping[str, Iterable[str]]) ->
 def check_tags(conditions: Mapping[str, Iterable[str]], known: Collection[str], where: str) -> None:
     """Check that the tags named for conditions are among those that a data set has.
 
-    Raises:
-        CorpusError: naming those that are not, or a name that no condition of tags can have.
+    Raises: CorpusError: naming those that are not, or a name that no condition of tags can have.
     """
     check_names(conditions)
     unknown = sorted({tag for tags in conditions.values() for tag in tags} - set(known))
@@ -30,11 +29,7 @@ def check_tags(conditions: Mapping[str, Iterable[str]], known: Collection[str], 
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Check the names of conditions of tags.
-
-    Raises:
-        CorpusError: naming one that means something else.
-    """
+    """Check that no condition of tags has a name that means something else."""
     for name in names:
         if name in (*RESERVED_NAMES, TEMPO):
             raise CorpusError(f"corpus.tags.{name}: a condition of tags cannot be called {name!r}, rename it")
@@ -43,8 +38,7 @@ def check_names(names: Iterable[str]) -> None:
 def choose_conditions(corpus: Corpus, names: Sequence[str]) -> Corpus:
     """Keep some conditions of a corpus, in the given order; ``tempo``, which is estimated, may be one of them.
 
-    Raises:
-        CorpusError: if they are none, not distinct, or one is unknown.
+    Raises: CorpusError: if they are none, not distinct, or one is unknown.
     """
     legal = [*corpus.conditions, TEMPO]
     if not names or len(set(names)) < len(names) or not set(names) <= set(legal):
@@ -53,7 +47,6 @@ def choose_conditions(corpus: Corpus, names: Sequence[str]) -> Corpus:
 
 
 def choose_labels(corpus: Corpus, names: frozenset[str]) -> Iterator[TrackRecord | Rejected]:
-    """Stream the rows of a corpus with the labels of some conditions."""
     for row in corpus.rows():
         if isinstance(row, Rejected):
             yield row

@@ -17,8 +17,7 @@ class CorpusError(ValueError):
 class LineReader(csv.DictReader):
     """Reader of a table none of whose cells holds a line break: an open quotation mark would swallow all that follows.
 
-    Raises:
-        csv.Error: naming the line, the column and how the cell begins.
+    Raises: csv.Error: naming the line, the column and how the cell begins.
     """
 
     def __next__(self) -> dict:
@@ -36,8 +35,7 @@ class LineReader(csv.DictReader):
 def opened(path: Path) -> Iterator[TextIO]:
     """Open a text file of a data set; its lines may end in LF or CRLF.
 
-    Raises:
-        CorpusError: if it is missing or no UTF-8 text.
+    Raises: CorpusError: if it is missing or no UTF-8 text.
     """
     try:
         with open(path, newline="\n", encoding="utf-8-sig") as file:
@@ -50,8 +48,7 @@ def opened(path: Path) -> Iterator[TextIO]:
 def opened_table(path: Path, columns: Iterable[str]) -> Iterator[csv.DictReader]:
     """Open a tab-separated table with a header, whose cells may stand in quotes.
 
-    Raises:
-        CorpusError: if it cannot be read, or lacks one of the columns or has one twice.
+    Raises: CorpusError: if it cannot be read, or lacks one of the columns or has one twice.
     """
     with opened(path) as file:
         table = LineReader(file, delimiter="\t")
@@ -71,8 +68,7 @@ def find_splits(files: Mapping[str, list[Path]], way_out: str) -> dict[str, list
         files: The files of each split.
         way_out: What the error advises if there is none.
 
-    Raises:
-        CorpusError: if a split is there in part, or there is none.
+    Raises: CorpusError: if a split is there in part, or there is none.
     """
     missing = {split: [path for path in paths if not path.is_file()] for split, paths in files.items()}
     for split, paths in missing.items():

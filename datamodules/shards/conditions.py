@@ -16,8 +16,7 @@ def build_conditions(
         names: Which, in which order; all of the shards by default.
         tempo: How tempi are related.
 
-    Raises:
-        ShardsError: for a name that the shards do not have, or none at all.
+    Raises: ShardsError: for a name that the shards do not have, or none at all.
     """
     known = {entry["name"]: entry for entry in index.conditions}
     names = list(known) if names is None else names

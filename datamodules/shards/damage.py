@@ -28,11 +28,7 @@ class DamageBudget:
     lost: int = 0
 
     def record(self, error: ShardsError, lost: int) -> None:
-        """Count what an error loses.
-
-        Raises:
-            ShardsError: if that is too much by now.
-        """
+        """Count what an error loses; raise a ``ShardsError`` if that is too much by now."""
         self.lost += lost
         if self.lost > self.most * self.samples:
             reason = f"{self.lost} of {self.samples} samples are lost, more than data.max_damaged={self.most:g} allows"

@@ -12,8 +12,6 @@ from disentangled_ml.structures import RESERVED_NAMES, SPLITS, AudioSettings
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
-
-
 KINDS = ("tags", "tempo")
 
 
@@ -53,7 +51,6 @@ class ShardIndex:
     splits: dict[str, list[Shard]]
 
     def count(self, split: str) -> int:
-        """Count the samples of a split."""
         return sum(shard.samples for shard in self.splits[split])
 
     def fingerprint(self) -> str:
@@ -62,7 +59,6 @@ class ShardIndex:
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the content of the file."""
         return {
             "format_version": FORMAT_VERSION,
             "audio": asdict(self.audio),
@@ -94,9 +90,8 @@ class ShardIndex:
             with opened(root, INDEX_NAME) as file:
                 data = file.read()
         except FileNotFoundError as error:
-            raise ShardsError(
-                f"{path} does not exist: make the shards first, with prepare manifest=FILE out={root}"
-            ) from error
+            way_out = f"make the shards first, with prepare manifest=FILE out={root}"
+            raise ShardsError(f"{path} does not exist: {way_out}") from error
         except OSError as error:
             raise ShardsError(f"{path} cannot be read ({error}): give another folder or address of shards") from error
         try:
@@ -117,11 +112,7 @@ class ShardIndex:
 
 
 def check_index(splits: dict[str, list[Shard]], audio: AudioSettings, conditions: Any) -> None:
-    """Check what was read: an index may come with shards from elsewhere.
-
-    Raises:
-        ValueError: for a shard outside of the folder or named twice, a number that is none, or a condition that is none.
-    """
+    """Check what was read: an index may come with shards from elsewhere."""
     shards = [shard for split in SPLITS for shard in splits[split]]
     for shard in shards:
         if not isinstance(shard.file, str) or shard.file in ("", "..") or Path(shard.file).name != shard.file:
@@ -141,9 +132,6 @@ def check_index(splits: dict[str, list[Shard]], audio: AudioSettings, conditions
             raise ValueError(f"condition {name!r} is of kind {entry['kind']!r}, legal: {', '.join(KINDS)}")
         if entry["kind"] == "tags":
             tags = entry["vocabulary"]
-            if (
-                not isinstance(tags, list)
-                or not all(isinstance(tag, str) for tag in tags)
-                or len(set(tags)) < len(tags)
-            ):
+            are_tags = isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
+            if not are_tags or len(set(tags)) < len(tags):
                 raise ValueError(f"the vocabulary of condition {name!r} is not a list of distinct tags")

@@ -80,8 +80,7 @@ def usable_rows(corpus: Corpus) -> Iterator[TrackRecord]:
 def read_members(corpus: Corpus, plan: ShardPlan, wanted: Collection[int]) -> dict[int, list[TrackRecord]]:
     """Read the records of some shards, in the order in which they stand in them.
 
-    Raises:
-        ValueError: if the corpus has other rows than when it was planned.
+    Raises: ValueError: if the corpus has other rows than when it was planned.
     """
     found: dict[int, dict[int, TrackRecord]] = {shard: {} for shard in wanted}
     number = -1

@@ -87,9 +87,8 @@ class Prepared(NamedTuple):
 def prepare_tracks(records: Sequence[TrackRecord], settings: PreparationSettings) -> list[dict[str, Any] | Rejected]:
     """Turn a group of recordings into samples: one by one, except for their tempi, which are estimated together."""
     tracks = [do_or_reject(record, partial(prepare_track, settings=settings)) for record in records]
-    tempi = estimate_tempi(
-        [NOTHING if isinstance(track, Rejected) else track.excerpt for track in tracks], settings.tempo
-    )
+    excerpts = [NOTHING if isinstance(track, Rejected) else track.excerpt for track in tracks]
+    tempi = estimate_tempi(excerpts, settings.tempo)
     return [
         track if isinstance(track, Rejected) else with_tempo(track.sample, bpm)
         for track, bpm in zip(tracks, tempi, strict=True)
@@ -107,21 +106,17 @@ def with_tempo(sample: dict[str, Any], bpm: float | None) -> dict[str, Any]:
 def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepared:
     """Turn one recording into a sample, except for its tempo.
 
-    Raises:
-        UnusableAudio: with the reason for which it is rejected.
+    Raises: UnusableAudio: with the reason for which it is rejected.
     """
     audio = settings.audio
     waveform = resample(*decode(Path(record.path), *record.section), audio.sample_rate)
     frames = 1 + len(waveform) // audio.hop_length
     if frames < settings.min_frames:
         seconds = len(waveform) / audio.sample_rate
-        raise UnusableAudio(
-            f"shorter than a chunk: {seconds:.2f} s, {audio.seconds(settings.min_frames - 1):.2f} s needed"
-        )
-    sample = {
-        "info": TrackInfo(record.track_id, record.artist, frames, dict(record.labels)),
-        "mel": log_mel(waveform, audio),
-    }
+        needed = audio.seconds(settings.min_frames - 1)
+        raise UnusableAudio(f"shorter than a chunk: {seconds:.2f} s, {needed:.2f} s needed")
+    info = TrackInfo(record.track_id, record.artist, frames, dict(record.labels))
+    sample = {"info": info, "mel": log_mel(waveform, audio)}
     if settings.store_waveform:
         sample["flac"] = encode_flac(waveform, audio.sample_rate)
     is_wanted = settings.tempo != "manifest" and TEMPO not in record.labels
@@ -145,21 +140,14 @@ class ShardStore(BatchStore):
     UNCLAIMED = "make the parts first; if they are made, delete {out}"
 
     def claim(self) -> None:
-        """Make the folder this plan's own.
-
-        Raises:
-            ShardsError: if it holds shards of another plan, or cannot be made.
-        """
         if not (self.folder / self.CLAIM).is_file() and any(self.out.glob("*.tar")):
             raise ShardsError(f"{self.out} holds tars that prepare did not make: give another out=DIR")
         super().claim()
 
     def note_path(self, batch: Batch) -> Path:
-        """Return the path of the note of a shard."""
         return self.folder / f"{batch.name}.json"
 
     def tar_path(self, batch: Batch) -> Path:
-        """Return the path of a shard."""
         return self.out / f"{batch.name}.tar"
 
     def read(self, batch: Batch) -> ShardNote | None:
@@ -210,8 +198,7 @@ def prepare_part(
 ) -> ShardPlan:
     """Prepare the shards of a part; finished ones are kept.
 
-    Raises:
-        ShardsError: if the folder holds something else.
+    Raises: ShardsError: if the folder holds something else.
     """
     plan = plan_shards(corpus, settings, settings.tracks_per_shard)
     store, batches = ShardStore(out, plan.fingerprint), plan.batches()
@@ -238,8 +225,7 @@ def prepare_part(
 def prepare_shards(corpus: Corpus, out: Path, settings: PreparationSettings, workers: int) -> ShardIndex:
     """Prepare all shards, the labels, ``rejected.csv`` and ``index.json``; finished shards are kept.
 
-    Raises:
-        ShardsError: if the folder holds something else, or no track is usable.
+    Raises: ShardsError: if the folder holds something else, or no track is usable.
     """
     plan = prepare_part(corpus, out, settings, workers)
     return write_index(corpus, plan, out, settings)
@@ -248,8 +234,7 @@ def prepare_shards(corpus: Corpus, out: Path, settings: PreparationSettings, wor
 def merge_parts(corpus: Corpus, out: Path, settings: PreparationSettings) -> ShardIndex:
     """Write the labels, ``rejected.csv`` and ``index.json`` of shards that were made in parts.
 
-    Raises:
-        ShardsError: naming the shards that are not there, and the parts that make them.
+    Raises: ShardsError: naming the shards that are not there, and the parts that make them.
     """
     plan = plan_shards(corpus, settings, settings.tracks_per_shard)
     store = ShardStore(out, plan.fingerprint)
@@ -270,8 +255,7 @@ def merge_parts(corpus: Corpus, out: Path, settings: PreparationSettings) -> Sha
 def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: PreparationSettings) -> ShardIndex:
     """Write the labels, ``rejected.csv`` and ``index.json`` from the notes beside the shards.
 
-    Raises:
-        ShardsError: if no track is usable.
+    Raises: ShardsError: if no track is usable.
     """
     store = ShardStore(out, plan.fingerprint)
     splits: dict[str, list[Shard]] = {split: [] for split in SPLITS}
@@ -310,6 +294,6 @@ def condition_entry(name: str, tags: set[str]) -> dict[str, Any]:
     >>> condition_entry("mood", {"sad", "calm"})
     {'name': 'mood', 'kind': 'tags', 'vocabulary': ['calm', 'sad']}
     """
-    return (
-        {"name": name, "kind": "tempo"} if name == TEMPO else {"name": name, "kind": "tags", "vocabulary": sorted(tags)}
-    )
+    if name == TEMPO:
+        return {"name": name, "kind": "tempo"}
+    return {"name": name, "kind": "tags", "vocabulary": sorted(tags)}

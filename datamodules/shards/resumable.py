@@ -56,24 +56,21 @@ class BatchStore:
     def claim(self) -> None:
         """Make the folder this job's own.
 
-        Raises:
-            ValueError: if it belongs to another job, or cannot be made.
+        Raises: ValueError: if it belongs to another job, or cannot be made.
         """
         if not (self.folder / self.CLAIM).is_file():
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise self.ERROR(
-                    f"out={self.out} cannot be made ({error.strerror}): give a folder that can be written to"
-                ) from error
+                way_out = "give a folder that can be written to"
+                raise self.ERROR(f"out={self.out} cannot be made ({error.strerror}): {way_out}") from error
             write_json(self.folder / self.CLAIM, {self.KEY: self.job}, replace=False)
         self.check()
 
     def check(self) -> None:
         """Check that the folder is this job's own.
 
-        Raises:
-            ValueError: if it belongs to another job, or to none.
+        Raises: ValueError: if it belongs to another job, or to none.
         """
         owner = read_object(self.folder / self.CLAIM).get(self.KEY)
         if owner is None:
@@ -90,8 +87,7 @@ class BatchStore:
     def read_finished(self, batch: Batch) -> Any:
         """Read a batch that was finished in this run.
 
-        Raises:
-            ValueError: if it is missing or damaged.
+        Raises: ValueError: if it is missing or damaged.
         """
         finished = self.read(batch)
         if finished is None:
@@ -104,7 +100,6 @@ class BatchStore:
         return finished is not None and not any(map(is_retryable, finished.rejected))
 
     def is_kept(self, batch: Batch, rows: Rows) -> bool:
-        """Return whether a batch is left as it is when its turn comes."""
         return self.is_finished(batch)
 
 
@@ -114,10 +109,7 @@ def is_retryable(rejected: Rejected) -> bool:
 
 
 def work_through(
-    batches: Iterable[tuple[Batch, Rows]],
-    store: BatchStore,
-    workers: Workers,
-    progress: Progress,
+    batches: Iterable[tuple[Batch, Rows]], store: BatchStore, workers: Workers, progress: Progress
 ) -> Iterator[tuple[Batch, Rows, Iterator[Any]]]:
     """Yield each batch that is not finished with its rows and their results, which must be used up before the next batch.
 
@@ -144,7 +136,6 @@ def work_through(
 
 
 def counted(results: Iterable[Result], progress: Progress) -> Iterator[Result]:
-    """Yield results, and show that they have come."""
     for result in results:
         progress.update()
         yield result

@@ -17,8 +17,7 @@ PATIENCE = 20.0
 def parse_root(text: str | Path) -> Root:
     """Return the path of a folder, or the address as it is.
 
-    Raises:
-        ValueError: for an address of a kind that cannot be read.
+    Raises: ValueError: for an address of a kind that cannot be read.
 
     >>> parse_root("https://host/shards/"), parse_root("shards/demo").name
     ('https://host/shards', 'demo')
@@ -51,7 +50,6 @@ class Forward:
         self.stream, self.position = stream, 0
 
     def read(self, size: int = -1) -> bytes:
-        """Read that many bytes, fewer only at the end; all by default."""
         parts, left = [], size
         while left and (part := self.stream.read(left)):
             parts.append(part)
@@ -61,15 +59,9 @@ class Forward:
         return data
 
     def tell(self) -> int:
-        """Return the number of bytes read."""
         return self.position
 
     def seek(self, position: int) -> int:
-        """Go forwards.
-
-        Raises:
-            ValueError: for a place that is passed.
-        """
         if position < self.position:
             raise ValueError(f"cannot go back from byte {self.position} to {position}")
         while self.position < position and self.read(min(position - self.position, SKIPPED)):
@@ -84,8 +76,7 @@ class Forward:
 def opened(root: Root, name: str) -> Iterator[IO[bytes]]:
     """Open a file to be read from its beginning.
 
-    Raises:
-        OSError: if it is not there, or cannot be read to the end, which may turn out while it is read.
+    Raises: OSError: if it is not there, or cannot be read to the end, which may turn out while it is read.
     """
     if isinstance(root, Path):
         with open(root / name, "rb") as file:

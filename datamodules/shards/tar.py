@@ -104,7 +104,6 @@ class PlainHeader(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
-        """Parse a block of 512 bytes."""
         header = PLAIN_HEADER.match(buf)
         if header is None or sum(buf) - sum(header["checksum"]) + CHECKSUM_BLANKS != int(header["checksum"][:6], 8):
             return super().frombuf(buf, encoding, errors)
@@ -117,9 +116,6 @@ def tar_files(stream: IO[bytes], url: str, endings: tuple[str, ...]) -> Iterator
     """Yield the files of a tar whose names have one of some endings, in the form that webdataset groups by keys.
 
     webdataset's own iterator reads the tar in blocks of 10 KB, which it joins: that takes three times as long.
-
-    Raises:
-        TarError: if the tar ends within a file, or names an impossible size.
     """
     with tarfile.open(fileobj=stream, mode="r:", tarinfo=PlainHeader) as tar:
         for member in tar:
@@ -134,7 +130,6 @@ def tar_files(stream: IO[bytes], url: str, endings: tuple[str, ...]) -> Iterator
 
 
 def refuse(error: ShardsError, lost: int) -> None:
-    """Raise the error: no damage is tolerated."""
     raise error
 
 
@@ -152,8 +147,7 @@ def read_samples(
         members: Of each sample.
         on_damage: Called with the error and the number of samples that it loses; unless it raises, reading continues behind them.
 
-    Raises:
-        ShardsError: naming the shard, if it is missing, damaged, or lacks a sample or a member.
+    Raises: ShardsError: naming the shard, if it is missing, damaged, or lacks a sample or a member.
     """
     for shard, start, stop in slices:
         url, found, reason = locate(root, shard.file), 0, ""
@@ -181,8 +175,7 @@ def read_samples(
 def decode_info(data: bytes) -> TrackInfo:
     """Decode the ``json`` member.
 
-    Raises:
-        ShardsError: if it is not that of a track.
+    Raises: ShardsError: if it is not that of a track.
     """
     try:
         info = TrackInfo(**json.loads(data))
@@ -197,11 +190,8 @@ def decode_info(data: bytes) -> TrackInfo:
 def decode_mel(data: bytes) -> np.ndarray:
     """Decode the ``mel.npy`` member as a view into its bytes, without copying.
 
-    Raises:
-        ShardsError: if it is not a two-dimensional float16 array.
-
-    Shape:
-        returns: (n_mels, frames) float16.
+    Raises: ShardsError: if it is not a two-dimensional float16 array.
+    Shape: returns (n_mels, frames) float16.
     """
     header = NPY_HEADER.match(data)
     if header is None:
@@ -229,8 +219,7 @@ def read_infos(
         split: Of them.
         on_damage: As of ``read_samples``.
 
-    Raises:
-        ShardsError: naming the file, if labels are damaged.
+    Raises: ShardsError: naming the file, if labels are damaged.
     """
     kept = read_kept_infos(index, split)
     if len(kept) == index.count(split):
@@ -247,11 +236,7 @@ def read_infos(
 
 
 def read_kept_infos(index: ShardIndex, split: str) -> list[TrackInfo]:
-    """Read the file of labels of a split; none where there is no such file.
-
-    Raises:
-        ShardsError: naming the file and the line, if it is damaged.
-    """
+    """Read the file of labels of a split; none where there is no such file."""
     name, infos = labels_name(split), []
     try:
         with opened(index.root, name) as file:

@@ -69,7 +69,6 @@ class Workers:
         self.start()
 
     def start(self) -> None:
-        """Start the processes."""
         self.pool = new_pool(self.n, self.module, start_worker)
 
     def __enter__(self) -> Self:

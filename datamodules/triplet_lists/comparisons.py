@@ -46,11 +46,7 @@ def read_comparisons(path: Path, least_votes: int = LEAST_VOTES) -> Judgements:
 
 
 def parse_row(row: dict, where: str) -> dict[str, int]:
-    """Parse one row to the votes of its three clips.
-
-    Raises:
-        TripletListError: beginning with ``where``, if it is malformed.
-    """
+    """Parse one row to the votes of its three clips; errors begin with ``where``."""
     check_length(row, (*IDS, *VOTES), where)
     ids = [row[column].strip() for column in IDS]
     if not all(ids) or len(set(ids)) < len(ids):

@@ -26,8 +26,7 @@ def read_dim_sim(path: Path, audio: AudioSettings, least_votes: int = LEAST_VOTE
         audio: Settings that turn seconds into frames.
         least_votes: Of a row; fewer are no judgement.
 
-    Raises:
-        TripletListError: naming the file and line, if a column is missing or a cell has no legal value.
+    Raises: TripletListError: naming the file and line, if a column is missing or a cell has no legal value.
     """
     rows = [parse_row(row, where, audio) for where, row in read_rows(path, COLUMNS)]
     triplets = [row for row in rows if row is not None and row.votes >= least_votes]
@@ -35,11 +34,7 @@ def read_dim_sim(path: Path, audio: AudioSettings, least_votes: int = LEAST_VOTE
 
 
 def parse_row(row: dict[str, str], where: str, audio: AudioSettings) -> HumanTriplet | None:
-    """Parse one row; None if it is no judgement.
-
-    Raises:
-        TripletListError: beginning with ``where``, if it is malformed.
-    """
+    """Parse one row; None if it is no judgement. Errors begin with ``where``."""
     anchor, first, second = (parse_member(row, role, where, audio) for role in ROLES)
     votes = [parse_votes(row[column], f"{where}: {column}") for column in VOTES]
     if votes[0] == votes[1]:
@@ -50,7 +45,6 @@ def parse_row(row: dict[str, str], where: str, audio: AudioSettings) -> HumanTri
 
 
 def parse_member(row: dict[str, str], role: str, where: str, audio: AudioSettings) -> Member:
-    """Parse the id and the start of one of the three chunks."""
     track_id = row[f"{role}_id"].strip()
     if not track_id:
         raise TripletListError(f"{where}: {role}_id is empty")

@@ -36,8 +36,7 @@ class Judgements(NamedTuple):
 def parse_votes(cell: str, where: str) -> int:
     """Return a number of votes; tools that read tables write ``1.0`` for 1.
 
-    Raises:
-        TripletListError: beginning with ``where``, if it is none.
+    Raises: TripletListError: beginning with ``where``, if it is none.
 
     >>> parse_votes("3", ""), parse_votes("1.0", "")
     (3, 1)

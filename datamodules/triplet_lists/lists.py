@@ -12,6 +12,7 @@ import csv
 import hashlib
 import logging
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from disentangled_ml.structures import (
     ListedTriplet,
     Member,
     TrackInfo,
+    chunk_grid,
     name_code,
     seeded_generator,
 )
@@ -61,16 +63,7 @@ class ListSettings(NamedTuple):
 
 
 def read_levels(index: ShardIndex, split: str, level: Callable[[Tensor], float]) -> Tensor:
-    """Measure one number per track of a split, in the order of ``read_infos``, one spectrogram at a time.
-
-    Args:
-        index: Of the shards.
-        split: Of them.
-        level: Of a spectrogram (n_mels, frames), float32.
-
-    Shape:
-        returns: (N,) float32.
-    """
+    """Measure ``level`` of each spectrogram (n_mels, frames) of a split, in the order of ``read_infos``: (N,) float32."""
     levels = []
     for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("mel.npy",)):
         with sample_context(index.root, sample):
@@ -83,20 +76,14 @@ def make_triplets(
 ) -> list[ListedTriplet]:
     """Draw the triplets of every condition between whole tracks, and the track triplets between their chunks.
 
-    The chunks of a track triplet are non-overlapping ones, which the whole tracks' embeddings need anyway. A condition
-    without any valid triplet adds none and is named in the log.
+    The chunks of a track triplet are non-overlapping ones, which the whole tracks' embeddings need anyway. A condition without
+    any valid triplet adds none and is named in the log.
 
     Args:
         infos: Of the tracks.
         conditions: In order.
         settings: Of the list.
-        levels: Bandwidth per track, for a matched list.
-
-    Shape:
-        levels: (N,) float.
-
-    Raises:
-        ValueError: if levels are missing for a matched list, given for another, not one per track, or not finite.
+        levels: Bandwidth per track (N,), finite, for a matched list; else none.
     """
     check_levels(levels, len(infos), settings.match_bandwidth)
     triplets, tracks = [], [Member(info.track_id) for info in infos]
@@ -112,11 +99,7 @@ def make_triplets(
 
 
 def check_levels(levels: Tensor | None, n_tracks: int, matched: bool) -> None:
-    """Check that there is a bandwidth per track for a matched list, and none for another.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """Check that there is a bandwidth per track for a matched list, and none for another."""
     if matched != (levels is not None):
         raise ValueError(f"match_bandwidth={matched} needs {'the bandwidth of each track' if matched else 'no levels'}")
     if levels is not None and (levels.shape != (n_tracks,) or not levels.isfinite().all()):
@@ -129,7 +112,7 @@ def make_track_triplets(
     """Draw triplets of chunks: two of one track, one of another, which with levels is one nearest in level."""
     long = [i for i, info in enumerate(infos) if info.frames >= settings.chunk_frames]  # in a stream it is an error
     infos, levels = [infos[i] for i in long], None if levels is None else levels[long]
-    chunks = [range(0, info.frames - settings.chunk_frames + 1, settings.chunk_frames) for info in infos]
+    chunks = [chunk_grid(info.frames, settings.chunk_frames) for info in infos]
     with_two = [i for i, starts in enumerate(chunks) if len(starts) > 1]
     if not with_two or len(infos) < 2:
         logger.warning("no track triplet is possible among %d tracks: too few or too short", len(infos))
@@ -173,8 +156,7 @@ def kept_triplets(
         settings: Of the list.
         level: Bandwidth of a spectrogram (n_mels, frames), which a matched list is made with; asked only then.
 
-    Raises:
-        ValueError: if a matched list is to be made without ``level``.
+    Raises: ValueError: if a matched list is to be made without ``level``.
     """
     path = kept_path(index, split, conditions, settings)
     if path is not None and path.is_file():
@@ -210,43 +192,31 @@ def write_triplets(path: Path, triplets: list[ListedTriplet], audio: AudioSettin
         writer = csv.writer(file)
         writer.writerow(TRIPLET_COLUMNS)
         for condition, *members in triplets:
-            starts = ["" if m.start is None else f"{audio.seconds(m.start):.6f}" for m in members]
-            writer.writerow(
-                [condition, *(cell for m, s in zip(members, starts, strict=True) for cell in (m.track_id, s))]
-            )
+            cells = ((m.track_id, "" if m.start is None else f"{audio.seconds(m.start):.6f}") for m in members)
+            writer.writerow([condition, *chain.from_iterable(cells)])
 
 
 def read_triplets(path: Path, audio: AudioSettings) -> list[ListedTriplet]:
     """Read a list.
 
-    Raises:
-        TripletListError: naming the file and line, if a column is missing or a cell has no legal value.
+    Raises: TripletListError: naming the file and line, if a column is missing or a cell has no legal value.
     """
     parser = TripletParser(audio)
     return [parser.parse(row, where) for where, row in read_rows(path, TRIPLET_COLUMNS)]
 
 
 class TripletParser:
-    """Parser of the rows of a list, which names the same tracks again and again: each becomes one object.
-
-    Args:
-        audio: Settings that turn seconds into frames.
-    """
+    """Parser of the rows of a list, which names the same tracks again and again: each becomes one object."""
 
     def __init__(self, audio: AudioSettings):
         self.audio = audio
         self.members: dict[tuple[str, str], Member] = {}
 
     def parse(self, row: dict[str, str], where: str) -> ListedTriplet:
-        """Parse one row.
-
-        Raises:
-            TripletListError: beginning with ``where``, if a cell has no legal value.
-        """
+        """Parse one row; errors (``TripletListError``) begin with ``where``."""
         return ListedTriplet(row["condition"], *(self.parse_member(row, role, where) for role in ROLES))
 
     def parse_member(self, row: dict[str, str], role: str, where: str) -> Member:
-        """Parse the two cells of a member."""
         cells = track_id, start = row[f"{role}_id"], row[f"{role}_start"]
         if cells not in self.members:
             if not track_id:

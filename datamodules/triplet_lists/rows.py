@@ -16,8 +16,7 @@ class TripletListError(ValueError):
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the place of each row of a CSV table, for errors, and its cells; other columns than those needed may be missing.
 
-    Raises:
-        TripletListError: naming the file and line, if a column is missing or a row has too many or too few cells.
+    Raises: TripletListError: naming the file and line, if a column is missing or a row has too many or too few cells.
     """
     row = None
     try:
@@ -25,9 +24,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[st
             reader = csv.DictReader(file)
             missing = [column for column in columns if column not in (reader.fieldnames or ())]
             if missing:
-                raise TripletListError(
-                    f"{path}, line 1: no column {', '.join(missing)}; needed are {', '.join(columns)}"
-                )
+                needed = ", ".join(columns)
+                raise TripletListError(f"{path}, line 1: no column {', '.join(missing)}; needed are {needed}")
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
                 if row.get(None):
@@ -41,11 +39,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[st
 
 
 def check_length(row: dict, columns: Sequence[str], where: str) -> None:
-    """Check that a row has a cell in every needed column.
-
-    Raises:
-        TripletListError: if it ends before.
-    """
+    """Check that a row has a cell in every needed column."""
     short = [column for column in columns if row[column] is None]
     if short:
         raise TripletListError(f"{where}: the row is too short, it ends before {short[0]}")
@@ -65,11 +59,7 @@ def parse_number(cell: str) -> float | None:
 
 
 def parse_start(cell: str, where: str, audio: AudioSettings) -> int:
-    """Return the frame of a start in seconds.
-
-    Raises:
-        TripletListError: beginning with ``where``, if it is none.
-    """
+    """Return the frame of a start in seconds; errors (``TripletListError``) begin with ``where``."""
     seconds = parse_number(cell)
     if seconds is None or seconds >= MAX_SECONDS:
         raise TripletListError(f"{where}={cell!r} is not a number of seconds >= 0")

@@ -50,7 +50,8 @@ from datamodules.corpora.demo.score import (
 from disentangled_ml.files import write_text
 from disentangled_ml.structures import TRIPLET_COLUMNS
 
-FACTORS = ("genre", "mood", "instrument", "tempo")
+TAG_FACTORS = ("genre", "mood", "instrument")
+FACTORS = (*TAG_FACTORS, "tempo")
 KINDS = (*FACTORS, None)  # what changes, in turn
 COLUMNS = ("path", "split", "condition", "time", "before", "after")
 TRACK_COLUMNS = ("track_id", "path", "split", *FACTORS)
@@ -78,7 +79,6 @@ class ChangingPiece:
 
     @property
     def track_id(self) -> str:
-        """Name of the track."""
         return f"change-{self.before.index:05d}"
 
     @property
@@ -87,7 +87,6 @@ class ChangingPiece:
         return next((name for name in FACTORS if getattr(self.before, name) != getattr(self.after, name)), None)
 
     def generator(self) -> Generator:
-        """Return the piece's own random generator, the same in whichever process it is used."""
         return default_rng(SeedSequence(self.before.seed, spawn_key=(SALT, self.before.index)))
 
     def start(self) -> float:
@@ -115,8 +114,7 @@ def generate_changes(out: Path, n_pieces: int = 150, seed: int = 0, seconds: flo
         seconds: Duration of each piece.
         workers: Number of processes; with more than one, a calling script needs ``if __name__ == "__main__"``.
 
-    Returns:
-        The path of ``changes.csv``.
+    Returns: The path of ``changes.csv``.
 
     Raises:
         ValueError: If there are no pieces, or they are too short for a bar before and after the change.
@@ -163,7 +161,6 @@ def plan_changes(n_pieces: int, seed: int) -> list[ChangingPiece]:
 
 
 def draw_other(piece: Piece, condition: str, rng: Generator) -> str | float:
-    """Draw another value of a factor."""
     if condition == "tempo":
         ratio, (low, high) = rng.uniform(*TEMPO_RATIO), TEMPO_RANGE
         faster, slower = piece.tempo * ratio, piece.tempo / ratio
@@ -175,12 +172,7 @@ def draw_other(piece: Piece, condition: str, rng: Generator) -> str | float:
 
 
 def compose_change(piece: ChangingPiece, seconds: float) -> tuple[dict[str, InstrumentPart], dict[str, InstrumentPart]]:
-    """Write a piece: the parts before and after the change, in seconds from the first bar line on.
-
-    Args:
-        piece: The factors.
-        seconds: Of the recording, which begins at ``piece.start()``.
-    """
+    """Write a piece: the parts before and after the change, in seconds from the first bar line on."""
     bars = piece.bars_before(seconds)
     change = bars * piece.before.bar_seconds
     bar_after = piece.after.bar_seconds
@@ -195,9 +187,8 @@ def compose_change(piece: ChangingPiece, seconds: float) -> tuple[dict[str, Inst
         before[name] = part._replace(notes=[note for note in part.notes if note.start < change - SLACK])
         moved = [note._replace(start=note.start + shift) for note in second[name].notes]
         program = second[name].program if name == "lead" else part.program
-        after[name] = InstrumentPart(
-            program, part.is_drum, [clip(note, change) for note in moved if note.start >= change - SLACK]
-        )
+        notes = [clip(note, change) for note in moved if note.start >= change - SLACK]
+        after[name] = InstrumentPart(program, part.is_drum, notes)
     return before, after
 
 
@@ -211,19 +202,7 @@ def clip(note: Note, earliest: float) -> Note:
 
 
 def render_change(piece: ChangingPiece, seconds: float, soundfont: Path) -> np.ndarray:
-    """Render a piece; what sounds at the change rings on over it.
-
-    Args:
-        piece: What to render.
-        seconds: Duration.
-        soundfont: A SoundFont that went through ``tune_soundfont``.
-
-    Returns:
-        Samples in -1..1.
-
-    Shape:
-        (samples,) float64.
-    """
+    """Render a piece as ``render_piece`` does; what sounds at the change rings on over it."""
     rng = piece.generator()
     first, last = round(piece.start() * SAMPLE_RATE), round((piece.start() + seconds) * SAMPLE_RATE)
     middle = first + round(piece.change(seconds) * SAMPLE_RATE)
@@ -261,9 +240,8 @@ def section_rows(pieces: Sequence[ChangingPiece], seconds: float) -> list[Sequen
             sections = [(piece.before, 0.0, change), (piece.after, change, seconds)]
         for half, start, end in sections:
             labels = [getattr(half, name) for name in FACTORS]
-            rows.append(
-                [piece.track_id, f"audio/{file_name(piece)}", f"{start:.3f}", f"{end:.3f}", half.split, *labels]
-            )
+            times = f"{start:.3f}", f"{end:.3f}"
+            rows.append([piece.track_id, f"audio/{file_name(piece)}", *times, half.split, *labels])
     return rows
 
 
@@ -271,7 +249,7 @@ def track_rows(pieces: Sequence[ChangingPiece]) -> list[Sequence[Any]]:
     """List the whole pieces, with the tags of both halves, under a header."""
     rows: list[Sequence[Any]] = [TRACK_COLUMNS]
     for piece in pieces:
-        tags = [";".join(sorted(tags_of(piece, name))) for name in FACTORS if name != "tempo"]
+        tags = [";".join(sorted(tags_of(piece, name))) for name in TAG_FACTORS]
         rows.append([piece.track_id, f"audio/{file_name(piece)}", piece.before.split, *tags, piece.before.tempo])
     return rows
 
@@ -286,9 +264,7 @@ def triplet_rows(pieces: Sequence[ChangingPiece], seed: int) -> list[Sequence[An
     rng = default_rng(SeedSequence(seed, spawn_key=(SALT, SALT)))
     rows: list[Sequence[Any]] = [TRIPLET_COLUMNS]
     tests = [piece for piece in pieces if piece.before.split == "test"]
-    for name in FACTORS:
-        if name == "tempo":
-            continue
+    for name in TAG_FACTORS:
         changing = [piece for piece in tests if piece.condition == name]
         values = {value for piece in tests for value in tags_of(piece, name)}
         positives = {value: [piece for piece in changing if value in tags_of(piece, name)] for value in values}

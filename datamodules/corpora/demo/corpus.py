@@ -80,8 +80,7 @@ def generate_demo(out: Path, n_pieces: int = 360, seed: int = 0, seconds: float 
         seconds: Duration of each piece.
         workers: Number of processes; with more than one, a calling script needs ``if __name__ == "__main__"``.
 
-    Returns:
-        The path of the manifest.
+    Returns: The path of the manifest.
 
     Raises:
         ValueError: If a number is below 1.
@@ -116,9 +115,6 @@ def render_missing(
         seconds: Duration of each.
         workers: Number of processes.
         render: Returns the samples of a piece, of which it gets the duration and a tuned SoundFont.
-
-    Raises:
-        FileNotFoundError: If the SoundFont is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pending = [piece for piece in pieces if not _is_written(folder / file_name(piece), piece, seconds)]
@@ -133,18 +129,9 @@ def render_missing(
 
 
 def render_piece(piece: Piece, seconds: float, soundfont: Path) -> np.ndarray:
-    """Render a piece, from a random point of its first bar on.
+    """Render a piece, from a random point of its first bar on, with a SoundFont that went through ``tune_soundfont``.
 
-    Args:
-        piece: What to render.
-        seconds: Duration.
-        soundfont: A SoundFont that went through ``tune_soundfont``.
-
-    Returns:
-        Samples in -1..1.
-
-    Shape:
-        (samples,) float64.
+    Shape: returns (seconds * SAMPLE_RATE,) float64, in -1..1.
     """
     rng = piece.generator()
     total = piece.bar_seconds + seconds
@@ -182,13 +169,7 @@ def levelled(samples: np.ndarray, level: float, within: slice = slice(None)) -> 
 
 
 def render_part(part: InstrumentPart, seconds: float, soundfont: Path) -> np.ndarray:
-    """Render one part in mono, at its own level.
-
-    A closing note behind the end makes every rendering long enough.
-
-    Shape:
-        (samples,) float64, ``seconds`` long.
-    """
+    """Render one part in mono, at its own level: (samples,) float64; the closing note makes every rendering long enough."""
     synthesizer = symusic.Synthesizer(sf_path=str(soundfont), sample_rate=SAMPLE_RATE)
     stem = np.zeros(round(seconds * SAMPLE_RATE))
     by_velocity = sorted(part.notes, key=lambda note: note.velocity)
@@ -204,11 +185,7 @@ def render_part(part: InstrumentPart, seconds: float, soundfont: Path) -> np.nda
 
 
 def soundfont_path() -> Path:
-    """Find the SoundFont inside pretty_midi, without importing it.
-
-    Raises:
-        FileNotFoundError: If pretty_midi, or the file in it, is missing.
-    """
+    """Find the SoundFont inside pretty_midi, without importing it."""
     spec = find_spec("pretty_midi")
     path = Path(spec.origin).with_name("TimGM6mb.sf2") if spec else None
     if path is None or not path.is_file():
@@ -217,15 +194,9 @@ def soundfont_path() -> Path:
 
 
 def tune_soundfont(soundfont: bytes) -> bytes:
-    """Copy the root keys that the instruments give to samples into the headers of these samples.
+    """Copy the root keys that the instruments of an sf2 file give to samples into the headers of these samples.
 
     Where instruments disagree on a sample, the first prevails.
-
-    Args:
-        soundfont: The content of an sf2 file.
-
-    Raises:
-        ValueError: If it is no SoundFont.
     """
     tuned = bytearray(soundfont)
     bags = _sf2_records(tuned, b"ibag", SF2_BAG)
@@ -258,7 +229,6 @@ def _map(function: Callable[[Composed], None], pieces: list[Composed], workers: 
 
 
 def file_name(piece: Composed) -> str:
-    """Name the recording of a piece."""
     return f"{piece.track_id}.flac"
 
 
@@ -283,7 +253,6 @@ def _write_piece(
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """Format a table."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()

@@ -244,7 +244,6 @@ class Piece:
 
     @property
     def track_id(self) -> str:
-        """Name of the track."""
         return f"demo-{self.index:05d}"
 
     @property
@@ -274,18 +273,8 @@ class InstrumentPart(NamedTuple):
     notes: list[Note]
 
 
-# ---------------------------------------------------------------------------------------------------------------- plan
-
-
 def plan_pieces(n_pieces: int, seed: int) -> list[Piece]:
     """Draw the factors of every piece so that they are balanced, and independent of each other.
-
-    Args:
-        n_pieces: Number of pieces.
-        seed: Fixes the plan.
-
-    Raises:
-        ValueError: If ``n_pieces`` is not positive.
 
     >>> Counter(piece.genre for piece in plan_pieces(40, seed=0))["rock"]
     8
@@ -343,19 +332,10 @@ def _balanced_splits(cells: list[tuple[str, str, str]], tempos: list[float]) -> 
     return splits
 
 
-# --------------------------------------------------------------------------------------------------------- composition
-
-
 def compose(piece: Piece, seconds: float, rng: Generator) -> dict[str, InstrumentPart]:
-    """Write a piece from its first bar on, for at least ``seconds`` seconds.
+    """Write a piece from its first bar on, for at least ``seconds`` seconds; ``rng`` draws the nuisance variation.
 
-    Args:
-        piece: The factors.
-        seconds: Duration to be covered.
-        rng: Source of the nuisance variation.
-
-    Returns:
-        The parts ``lead``, ``chords``, ``bass`` and ``drums``, performed: times in seconds.
+    Returns: The parts ``lead``, ``chords``, ``bass`` and ``drums``, performed: times in seconds.
     """
     style, mood = GENRES[piece.genre], MOODS[piece.mood]
     bars = int(np.ceil(seconds / piece.bar_seconds)) + 1
@@ -385,7 +365,6 @@ class Harmony(NamedTuple):
 
 
 def _choice(options: Sequence[T], rng: Generator) -> T:
-    """Draw one of the options without turning it into an array."""
     return options[rng.integers(len(options))]
 
 
@@ -411,7 +390,6 @@ def _events(pattern: str) -> list[tuple[int, int, str]]:
 
 
 def _harmony(style: Style, mood: Mood, bars: int, rng: Generator) -> Harmony:
-    """Draw key, scale and progression."""
     tonic = rng.integers(12)
     progression = _choice(style.progressions, rng)
     scale = [int(tonic + step) % 12 for step in _choice(mood.scales, rng)]
@@ -468,11 +446,8 @@ def _chords(style: Style, mood: Mood, harmony: Harmony, rng: Generator) -> list[
 
 def _lead(style: Style, mood: Mood, harmony: Harmony, rng: Generator) -> list[Note]:
     """Walk through the scale within the mood's register, on a chord tone at every beat, without rests."""
-    ladder = [
-        pitch
-        for pitch in range(mood.register - LEAD_SPAN, mood.register + LEAD_SPAN + 1)
-        if pitch % 12 in harmony.scale
-    ]
+    register = range(mood.register - LEAD_SPAN, mood.register + LEAD_SPAN + 1)
+    ladder = [pitch for pitch in register if pitch % 12 in harmony.scale]
     liveliness = rng.uniform(0.2, 0.8)  # share of the beats that are divided
     position = int(rng.integers(len(ladder)))
     notes = []
@@ -497,15 +472,7 @@ def _lead(style: Style, mood: Mood, harmony: Harmony, rng: Generator) -> list[No
 
 
 def _perform(notes: list[Note], tempo: float, subdivision: int, swing: float, rng: Generator) -> list[Note]:
-    """Turn beats into seconds, with swing and human deviations of timing.
-
-    Args:
-        notes: Times in beats.
-        tempo: In BPM.
-        subdivision: Steps per beat of the grid.
-        swing: Share of the beat that goes before its off-beat.
-        rng: Source of the deviations.
-    """
+    """Turn beats into seconds, with human deviations of timing; ``swing`` is the share of the beat before its off-beat."""
     off_beat = 2 / 3 if subdivision == 3 else 1 / 2
     starts = np.array([note.start for note in notes])
     starts = np.floor(starts) + np.interp(starts % 1, [0, off_beat, 1], [0, swing, 1])
