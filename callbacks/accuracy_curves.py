@@ -64,7 +64,6 @@ class AccuracyCurves(pl.Callback):
                 self.history[key] = [*earlier, [epoch, float(value)]]
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw both panels, each line labelled where it ends."""
         if not trainer.is_global_zero or not self.history:
             return
         styles = {

@@ -13,7 +13,6 @@ class EpochLines(pl.Callback):
     """A line for each epoch, and within long ones a line now and then, instead of Lightning's bar."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Begin to count batches."""
         desc, total = f"Epoch {trainer.current_epoch}", trainer.num_training_batches
         self.lines = ProgressLines(desc=desc, total=total, disable=not trainer.is_global_zero)
 
@@ -21,6 +20,5 @@ class EpochLines(pl.Callback):
         self.lines.update()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Show what the epoch achieved."""
         metrics = trainer.callback_metrics
         self.lines.close("".join(f", {key} {float(metrics[key]):.4f}" for key in SHOWN if key in metrics))

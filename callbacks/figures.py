@@ -38,7 +38,7 @@ def new_panels(rows: int, columns: int, width: float, height: float, **sharing: 
 def new_mosaic(
     rows: list[list[str]], width: float, height: float, **ratios: Sequence[float]
 ) -> tuple[Figure, dict[str, Axes]]:
-    """Make a figure of named panels of different sizes, ``width`` x ``height`` inches in all.
+    """Make a figure of named panels, ``width`` x ``height`` inches in all.
 
     Args:
         rows: A name per cell, ``.`` for an empty one; cells of one name are one panel.

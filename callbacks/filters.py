@@ -10,7 +10,6 @@ HERTZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)  # labelled
 
 
 def label_hertz(axis: Any) -> None:
-    """Label a logarithmic axis of frequencies, within what it shows."""
     low, high = axis.get_view_interval()
     axis.set_ticks([hertz for hertz in HERTZ if low <= hertz <= high])
     axis.set_major_formatter("{x:,.0f}")

@@ -41,7 +41,6 @@ class ReduceLearningRate(pl.Callback):
         self.epoch_rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lower the rate, or stop, where that is due."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         groups = trainer.optimizers[0].param_groups
@@ -60,6 +59,4 @@ class ReduceLearningRate(pl.Callback):
         return {"plateaus": self.plateaus, "best": self.best, "bad_epochs": self.bad_epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them; the scheduler takes them once there is an optimiser."""
-        self.plateaus, self.best = state_dict["plateaus"], state_dict["best"]
-        self.bad_epochs = state_dict["bad_epochs"]
+        self.plateaus, self.best, self.bad_epochs = (state_dict[key] for key in ("plateaus", "best", "bad_epochs"))

@@ -14,19 +14,12 @@ class MaskHeatmap(pl.Callback):
         masks = pl_module.network.masks().detach().float().cpu()
         n_conditions, embedding_dim = masks.shape
         figure, (panel,) = new_panels(1, 1, 9.0, 0.8 + 0.5 * n_conditions)
-        image = panel.imshow(
-            masks.numpy(),
-            aspect="auto",
-            interpolation="nearest",
-            cmap="Blues",
-            vmin=0.0,
-            vmax=max(1.0, masks.max().item()),
-            extent=(0, embedding_dim, n_conditions, 0),
-        )
-        panel.set_yticks([row + 0.5 for row in range(n_conditions)], pl_module.condition_names)
-        for label, color in zip(
-            panel.get_yticklabels(), condition_colors(pl_module.condition_names).values(), strict=True
-        ):
+        extent, top = (0, embedding_dim, n_conditions, 0), max(1.0, masks.max().item())
+        looks = {"aspect": "auto", "interpolation": "nearest", "cmap": "Blues"}
+        image = panel.imshow(masks.numpy(), vmin=0.0, vmax=top, extent=extent, **looks)
+        colors = condition_colors(pl_module.condition_names)
+        panel.set_yticks([row + 0.5 for row in range(n_conditions)], list(colors))
+        for label, color in zip(panel.get_yticklabels(), colors.values(), strict=True):
             label.set(color=color, fontweight="bold", fontsize=10)
         for row in range(1, n_conditions):
             panel.axhline(row, color="white", linewidth=4)

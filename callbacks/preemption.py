@@ -72,11 +72,10 @@ class Preemption(pl.Callback):
         """Disable Lightning's signal handlers, which would save at any point of a step, with collectives."""
         trainer._signal_connector.register_signal_handlers = lambda: None
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.end_if_told(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Save and end within an epoch."""
         if not trainer.is_last_batch:
             self.end_if_told(trainer, save=True)
 
@@ -85,24 +84,16 @@ class Preemption(pl.Callback):
         self.end_if_told(trainer, save=trainer.state.fn == TrainerFn.FITTING)
 
     def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """End; testing is done again."""
         self.end_if_told(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         """Mark a validation as unfinished if the checkpoint is made within it; Lightning would take it for done."""
         if trainer.validating:
             checkpoint["loops"]["fit_loop"][VALIDATION] = AT_ITS_BEGINNING
 
     def end_if_told(self, trainer: pl.Trainer, save: bool = False) -> None:
-        """End on all ranks if any has received a signal. A collective: call it on all.
-
-        Raises:
-            Preempted: then.
-        """
-        told = self.agreed(trainer)
-        if not told:
+        """End on all ranks, by ``Preempted``, if any has received a signal. A collective: call it on all."""
+        if not (told := self.agreed(trainer)):
             return
         if save:
             trainer.save_checkpoint(self.path, weights_only=False)

@@ -12,8 +12,7 @@ MIN_TRACKS = 10
 def plane(points: np.ndarray) -> np.ndarray:
     """Project points to two dimensions: by t-SNE, or by PCA where they are few or do not vary.
 
-    Shape:
-        points: (N, D), N >= 1; returns: (N, 2).
+    Shape: points (N, D), N >= 1; returns: (N, 2).
 
     >>> plane(np.zeros((3, 5))).shape
     (3, 2)

@@ -12,11 +12,6 @@ class SkippedTracks(pl.Callback):
     """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the number of all ranks.
-
-        Raises:
-            ValueError: of the data module, if they are too many.
-        """
         data = trainer.datamodule
         own = torch.tensor(float(sum(data.skipped_tracks().values())), device=pl_module.device)
         skipped = int(trainer.strategy.reduce(own, reduce_op="sum"))

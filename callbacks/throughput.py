@@ -24,17 +24,12 @@ class Throughput(pl.Callback):
         self.seconds = 0.0
         self.resumed = [0, 0.0, 0.0]
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add the time spent, and the measurements of the epoch so far of all ranks."""
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         within_epoch = perf_counter() - self.epoch_since if self.chunks else 0.0
         measured = self.sum_of_ranks(trainer, pl_module).tolist()
         checkpoint["callbacks"][self.state_key] = {"seconds": self.seconds + within_epoch, "measured": measured}
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         """Restore the time; the measurements are restored when training starts."""
         state = checkpoint["callbacks"].get(self.state_key, {})
         self.seconds, self.resumed = state.get("seconds", 0.0), state.get("measured", self.resumed)
@@ -50,13 +45,10 @@ class Throughput(pl.Callback):
         self.chunks = 0
         self.waiting = self.working = 0.0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
         self.since = perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: ChunkBatch, batch_idx: int
-    ) -> None:
-        """Add the time since the last batch to the waiting time."""
+    def on_train_batch_start(self, *_: Any) -> None:
         self.waiting += self.lap()
 
     def on_train_batch_end(
@@ -68,17 +60,15 @@ class Throughput(pl.Callback):
         self.working += self.lap()
         self.chunks += len(batch.audio)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, *_: Any) -> None:
         self.since = perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch, of all ranks, and begin again; NaN for an epoch without batches."""
         chunks, waiting, working = self.sum_of_ranks(trainer, pl_module)
         seconds = waiting + working  # of all ranks together
-        values = {
-            "train/chunks_per_second": (chunks * trainer.world_size / seconds).item(),
-            "train/data_wait_share": (waiting / seconds).item(),
-        }
+        speed, share = (chunks * trainer.world_size / seconds).item(), (waiting / seconds).item()
+        values = {"train/chunks_per_second": speed, "train/data_wait_share": share}
         pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
         self.seconds += perf_counter() - self.epoch_since
         self.begin_epoch()

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from disentangled_ml.evaluation.metrics import accuracies, count_correct
-from disentangled_ml.structures import ChunkBatch
 
 
 class TripletAccuracy(pl.Callback):
@@ -35,34 +34,23 @@ class TripletAccuracy(pl.Callback):
         self.counts = torch.zeros(2, len(pl_module.condition_names) + 1, dtype=torch.float64, device=pl_module.device)
         self.losses = torch.zeros(2, dtype=torch.float64, device=pl_module.device)  # their sum and number
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add what all ranks have counted in the epoch."""
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         checkpoint["callbacks"][self.state_key] = {
             name: trainer.strategy.reduce(own.clone(), reduce_op="sum").cpu()  # clone: it reduces in place
             for name, own in (("counts", self.counts), ("losses", self.losses))
         }
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         self.resumed = checkpoint["callbacks"].get(self.state_key, {})
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: dict[str, Tensor],
-        batch: ChunkBatch,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], *_: Any
     ) -> None:
         self.counts += torch.stack([outputs["correct"], outputs["total"]])
         loss = outputs["loss"].detach().double()
         self.losses += torch.stack([loss, torch.ones_like(loss)])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the accuracies of the epoch's batches, of all ranks."""
         correct, total = trainer.strategy.reduce(self.counts, reduce_op="sum")
         loss, n_batches = trainer.strategy.reduce(self.losses, reduce_op="sum")
         self.log_accuracies(pl_module, "train", correct, total)
@@ -70,30 +58,22 @@ class TripletAccuracy(pl.Callback):
         self.begin_epoch(pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the accuracies and the loss of the validation list."""
         if not trainer.sanity_checking:
             self.log_evaluation(pl_module, "val")
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the accuracies and the loss of the test list."""
         self.log_evaluation(pl_module, "test")
 
     def log_evaluation(self, pl_module: pl.LightningModule, split: str) -> None:
         """Log the accuracies and the loss of a list; the module has gathered its distances from all ranks."""
         _, distances = pl_module.evaluated()
         n_rows = len(pl_module.condition_names) + 1
-        self.log_accuracies(
-            pl_module, split, *count_correct(distances.dist_ap, distances.dist_an, distances.condition, n_rows)
-        )
+        counts = count_correct(distances.dist_ap, distances.dist_an, distances.condition, n_rows)
+        self.log_accuracies(pl_module, split, *counts)
         pl_module.log(f"{split}/loss", pl_module.evaluation_loss(), batch_size=1)
 
     def log_accuracies(self, pl_module: pl.LightningModule, split: str, correct: Tensor, total: Tensor) -> None:
         for name, value in accuracies(correct, total, pl_module.condition_names).items():
-            pl_module.log(
-                f"{split}/triplet_accuracy/{name}",
-                value,
-                prog_bar=split == "val" and name == "mean",
-                on_step=False,
-                on_epoch=True,
-                batch_size=1,
-            )
+            shown = split == "val" and name == "mean"
+            key = f"{split}/triplet_accuracy/{name}"
+            pl_module.log(key, value, prog_bar=shown, on_step=False, on_epoch=True, batch_size=1)

@@ -22,8 +22,7 @@ def atomic_write(path: Path, mode: str = "w", replace: bool = True) -> Iterator[
     Of several processes that write the same file the last wins, or without ``replace`` the first. Where
     ``remove_unfinished`` has removed the file of a process that came too late, the other's stays.
 
-    Raises:
-        OSError: if it cannot be written; what was there before stays.
+    Raises: OSError: if it cannot be written; what was there before stays.
     """
     unfinished = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{UNFINISHED}")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
@@ -75,8 +74,7 @@ def write_json(path: Path, content: Any, indent: int | None = 1, replace: bool =
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object and can be made again.
 
-    Raises:
-        ValueError: naming it, if it is damaged.
+    Raises: ValueError: naming it, if it is damaged.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -98,20 +96,17 @@ def read_object(path: Path) -> dict[str, Any]:
 def writable(out: str, extension: str = "json", key: str = "out") -> Path:
     """Check that a file that a key names can be written, and make its folder, before anything long begins.
 
-    Raises:
-        ConfigError: if it cannot, or the file exists and is of another kind, which a slip would overwrite.
+    Raises: ConfigError: if it cannot, or the file exists and is of another kind, which a slip would overwrite.
     """
-    path = Path(out)
+    path, way_out = Path(out), f"give {key}=FILE.{extension}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"{key}={out}: {path.parent} cannot be made ({error.strerror}), give {key}=FILE.{extension}"
-        ) from error
+        raise ConfigError(f"{key}={out}: {path.parent} cannot be made ({error.strerror}), {way_out}") from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{key}={out} is a folder, or in one that cannot be written to: give {key}=FILE.{extension}")
+        raise ConfigError(f"{key}={out} is a folder, or in one that cannot be written to: {way_out}")
     if path.exists() and path.suffix != f".{extension}":
-        raise ConfigError(f"{key}={out} is there and would be lost: give {key}=FILE.{extension}")
+        raise ConfigError(f"{key}={out} is there and would be lost: {way_out}")
     return path
 
 
@@ -119,16 +114,14 @@ def writable(out: str, extension: str = "json", key: str = "out") -> Path:
 def locked(folder: Path) -> Iterator[int]:
     """Lock a folder, so that no two processes work in it; yield the lock, which children that inherit it hold too.
 
-    Raises:
-        ConfigError: if another process holds it.
+    Raises: ConfigError: if another process holds it.
     """
     with open(folder / "lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
-                f"{folder} is being worked in by another process, or by what a killed one left: end it"
-            ) from None
+            message = f"{folder} is being worked in by another process, or by what a killed one left: end it"
+            raise ConfigError(message) from None
         yield file.fileno()
 
 
@@ -159,9 +152,5 @@ def error_context(
 
 def output_context(out: Path):
     """Name the folder that a command makes in the errors of writing to it."""
-    return error_context(
-        OSError,
-        lambda error: (
-            f"{out} cannot be written to ({error}): mend that, then repeat the command, which keeps what is made"
-        ),
-    )
+    way_out = "mend that, then repeat the command, which keeps what is made"
+    return error_context(OSError, lambda error: f"{out} cannot be written to ({error}): {way_out}")

@@ -25,14 +25,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 NEVER = -1
 # What would make a process take itself for a part of another job: its run folder, its W&B run, its rank.
 OF_ANOTHER_JOB = (
-    "DISENTANGLED_ML_",
-    "WANDB_RUN_ID",
-    "WANDB_SWEEP_ID",
-    "SLURM_",
-    "RANK",
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "WORLD_SIZE",
+    *("DISENTANGLED_ML_", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "SLURM_"),
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE"),
 )
 logger = logging.getLogger("jobs")
 
@@ -143,7 +137,6 @@ def slots(n_jobs: int | None, gpus: Sequence[str], cores: int) -> list[dict[str,
 
 
 def own_environment() -> dict[str, str]:
-    """Return the environment without what belongs to another job."""
     return {name: value for name, value in os.environ.items() if not name.startswith(OF_ANOTHER_JOB)}
 
 
@@ -191,7 +184,6 @@ def run_jobs(jobs: Sequence[Job], environments: Sequence[dict[str, str]], lock: 
 
 
 def start(job: Job, environment: dict[str, str], lock: int) -> subprocess.Popen:
-    """Start a job."""
     with open(job.log, "w", encoding="utf-8") as log:
         return subprocess.Popen(
             job.command,

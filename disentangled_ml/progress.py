@@ -23,14 +23,13 @@ class ProgressLines:
 
     def __init__(
         self,
-        iterable: Iterable[Any] | None = None,
+        iterable: Iterable | None = None,
         total: int | None = None,
         desc: str = "",
         disable: bool = False,
         **_: Any,
     ):
-        self.iterable, self.desc, self.disable = iterable, desc, disable
-        self.total = total
+        self.iterable, self.total, self.desc, self.disable = iterable, total, desc, disable
         if total is None:
             # Some have a length that they do not know.
             with suppress(TypeError):
@@ -62,7 +61,6 @@ class ProgressLines:
         self.disable = True
 
     def show(self, note: str = "") -> None:
-        """Show a line."""
         self.shown = time.monotonic()
         if not self.disable:
             of = f" of {self.total:,}" if self.total is not None else ""
