@@ -129,7 +129,7 @@ def build_selection(config: DictConfig, conditions: list[Condition]) -> Selectio
 def build_augmentation(config: DictConfig, audio: AudioSettings) -> Augmentation | None:
     """Build the augmentation of a training configuration; None: there is none.
 
-    A ConfigError if it changes waveforms that the frontend does not read, or may mask a whole chunk.
+    Raises ConfigError if it changes waveforms that the frontend does not read, or may mask a whole chunk.
     """
     keys = config.augmentation
     for key, value, size in (
@@ -192,7 +192,7 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
 
 
 def build_trainer(config: DictConfig, run_dir: Path, *further: Callback) -> pl.Trainer:
-    """Build the trainer of a configuration, with further callbacks; a ConfigError if it needs a GPU and there is none."""
+    """Build the trainer of a configuration, with further callbacks. Raises ConfigError if it needs a GPU and there is none."""
     trainer, wandb = config.trainer, config.wandb
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu, but there is no CUDA device: use trainer=auto or trainer=cpu")

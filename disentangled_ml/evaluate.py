@@ -32,7 +32,7 @@ from disentangled_ml.systems import (
 
 
 def check_settings(config: DictConfig) -> None:
-    """Check that the keys fit together; a ConfigError names those that do not."""
+    """Check that the keys fit together. Raises ConfigError, naming those that do not."""
     if (config.checkpoint is None) == (config.baseline is None):
         raise ConfigError(f"give either checkpoint=FILE or baseline={'|'.join(BASELINES)}")
     if config.baseline is not None and config.baseline not in BASELINES:

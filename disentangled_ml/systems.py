@@ -95,7 +95,7 @@ class NetworkSystem:
 class SpecialisedSystem:
     """One network per condition, side by side: their embeddings are concatenated, each is the subspace of its condition.
 
-    A ConfigError if one has more conditions, two have the same, or they differ in size.
+    Raises ConfigError if one has more conditions, two have the same, or they differ in size.
     """
 
     has_subspaces = True
@@ -143,7 +143,7 @@ class BaselineSystem:
             baseline.fit(mel for _, mel in read_mels(index, "train"))
 
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
-        """Embed each track as a whole, and its wanted chunks; a ValueError if one of these lies outside of its track."""
+        """Embed each track as a whole, and its wanted chunks. Raises ValueError if one of these lies outside of its track."""
         starts, table, embed = requested_starts(wanted), EmbeddingTable(wanted), self.baseline.embed
         with baseline_context(self.index):
             for track_id, mel in read_mels(self.index, split):
@@ -175,7 +175,7 @@ def baseline_context(index: ShardIndex) -> AbstractContextManager[None]:
 
 
 def check_finite(rows: Mapping[Member, Tensor], source: str) -> None:
-    """Check embeddings, since distances of those that are not finite would count as wrong answers; a ValueError names the track."""
+    """Check embeddings: distances of those that are not finite would count as wrong. Raises ValueError, naming the track."""
     finite = torch.stack(list(rows.values())).isfinite().all(1).tolist() if rows else []
     for member, is_finite in zip(rows, finite, strict=True):
         if not is_finite:
@@ -188,7 +188,7 @@ def check_finite(rows: Mapping[Member, Tensor], source: str) -> None:
 def read_mels(index: ShardIndex, split: str) -> Iterator[tuple[str, Tensor]]:
     """Yield the ids and spectrograms (n_mels, frames) of a split.
 
-    A ShardsError names the sample whose spectrogram has another shape than the index and its labels say, or a value that is not finite.
+    Raises ShardsError, naming the sample, for another shape than the index and its labels say, or a value that is not finite.
     """
     for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("json", "mel.npy")):
         with sample_context(index.root, sample):
@@ -223,7 +223,7 @@ def load_network_system(
 
 
 def list_conditions(index: ShardIndex, names: list[str], tempo: Mapping[str, Any]) -> list[Condition]:
-    """Build those of the named conditions that the shards have, a ConfigError if none; ``tempo`` says how tempi are related."""
+    """Build those of the named conditions that the shards have, with this tempo relation. Raises ConfigError if there are none."""
     known = {entry["name"] for entry in index.conditions}
     common = [name for name in names if name in known]
     if names and known and not common:

@@ -24,6 +24,6 @@ class Baseline:
 
 
 def check_mel(mel: Tensor, min_bands: int = 1) -> None:
-    """Check that a spectrogram has at least one frame and ``min_bands`` bands; a ValueError otherwise."""
+    """Check that a spectrogram has at least one frame and ``min_bands`` bands. Raises ValueError if it has not."""
     if mel.ndim != 2 or mel.shape[0] < min_bands or mel.shape[1] < 1:
         raise ValueError(f"mel of shape {tuple(mel.shape)}, expected (n_mels >= {min_bands}, frames >= 1)")

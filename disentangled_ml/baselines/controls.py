@@ -18,7 +18,7 @@ RANDOM_DIM = 64
 def top_levels(mel: Tensor) -> Tensor:
     """Measure the level of the top 8 bands, averaged over time, in dB, from -100; the order of the frames changes nothing.
 
-    ``mel`` is a log-mel as stored, (n_mels, F). A ValueError if there are fewer bands, or no frames.
+    ``mel`` is a log-mel as stored, (n_mels, F). Raises ValueError if there are fewer bands, or no frames.
 
     >>> top_levels(torch.zeros(128, 5)).tolist() == [-100.0] * 8
     True

@@ -46,7 +46,7 @@ def decibels(magnitudes: Tensor, top_db: float | None = None) -> Tensor:
 def mfcc(mel: Tensor, n_coefficients: int = N_COEFFICIENTS) -> Tensor:
     """Compute the cepstral coefficients (n_coefficients, F) of each frame of a log-mel as stored, (n_mels, F).
 
-    A ValueError if there are more coefficients than bands, or no frames.
+    Raises ValueError if there are more coefficients than bands, or no frames.
 
     >>> mfcc(torch.zeros(20, 5)).shape
     torch.Size([13, 5])

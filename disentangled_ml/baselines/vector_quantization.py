@@ -31,7 +31,7 @@ FRAMES_PER_BLOCK = 4096
 def sample_frames(tracks: Iterable[np.ndarray], max_frames: int, generator: np.random.Generator) -> np.ndarray:
     """Draw frames (F, D) uniformly without replacement in one pass; all of them where there are at most ``max_frames``.
 
-    The reservoir (J. Vitter's algorithm R) is all that is held, however many tracks there are. A ValueError if there are no frames.
+    The reservoir (J. Vitter's algorithm R) is all that is held, however many tracks there are. Raises ValueError without any.
 
     >>> sample_frames([np.zeros((4, 2)), np.ones((1, 2))], 10, np.random.default_rng(0)).sum()
     np.float32(2.0)
@@ -52,7 +52,7 @@ def sample_frames(tracks: Iterable[np.ndarray], max_frames: int, generator: np.r
 
 
 def find_words(frames: np.ndarray, n_words: int, generator: np.random.Generator) -> np.ndarray:
-    """Find words (n_words, D) by k-means in frames (N, D); a ValueError if there are fewer distinct frames than words.
+    """Find words (n_words, D) by k-means in frames (N, D). Raises ValueError if there are fewer distinct frames than words.
 
     >>> np.sort(find_words(np.array([[0], [0], [4], [6]], np.float32), 2, np.random.default_rng(0)), axis=0).tolist()
     [[0.0], [5.0]]

@@ -83,10 +83,7 @@ def human_report(
 
 
 def condition_weights(weights: Mapping[str, float] | None, condition_names: Sequence[str]) -> list[float]:
-    """Return the weights in the order of the conditions.
-
-    Raises:
-        ValueError: if they are not one per condition, or negative, not finite or all zero.
+    """Return the weights in the order of the conditions. Raises ValueError if not one each, negative, not finite or all zero.
 
     >>> condition_weights({"mood": 2.0, "genre": 1.0}, ["genre", "mood"])
     [1.0, 2.0]

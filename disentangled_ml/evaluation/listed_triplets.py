@@ -140,7 +140,7 @@ class ListedRows:
 
 
 def find_rows(table: EmbeddingTable, triplets: Iterable[ListedTriplet], condition_names: Sequence[str]) -> ListedRows:
-    """Find the members of triplets in a table; a ValueError for a condition that the model does not have."""
+    """Find the members of triplets in a table. Raises ValueError for a condition that the model does not have."""
     names = [*condition_names, TRACK]
     triplets = list(triplets)
     unknown = {triplet.condition for triplet in triplets} - set(names)

@@ -156,7 +156,7 @@ def subspaces(embedding: Tensor, masks: Tensor) -> list[Tensor]:
 
 
 def check_finite(embedding: Tensor, what: str) -> Tensor:
-    """Return the embedding (N, D) as float32 on the CPU; a ValueError for a value that is not finite."""
+    """Return the embedding (N, D) as float32 on the CPU. Raises ValueError for a value that is not finite."""
     embedding = embedding.detach().float().cpu()
     bad = (~embedding.isfinite().all(1)).nonzero()[:, 0].tolist()
     if bad:
@@ -197,7 +197,7 @@ def track_recall(first: Tensor, last: Tensor) -> Accuracy:
 
 
 def infos_of(track_ids: Sequence[str], infos: Sequence[TrackInfo]) -> list[TrackInfo]:
-    """Return the infos of the tracks, in their order; a ValueError for a track that comes twice or has no info.
+    """Return the infos of the tracks, in their order. Raises ValueError for a track that comes twice or has no info.
 
     >>> infos_of(["b"], [TrackInfo("a", None, 9, {}), TrackInfo("b", None, 9, {})])[0].track_id
     'b'

@@ -20,7 +20,7 @@ FACTORS = {"accuracy_1": (1.0,), "accuracy_2": (1 / 3, 1 / 2, 1.0, 2.0, 3.0)}
 def is_hit(true: float, estimated: float | None, factors: Sequence[float] = (1.0,)) -> bool:
     """Return whether an estimate is within the tolerance of the true tempo times one of the factors.
 
-    mir_eval compares two tempi with two, 0 standing for none; it raises a ValueError for an illegal one.
+    mir_eval compares two tempi with two, 0 standing for none. Raises ValueError for an illegal one.
 
     >>> is_hit(100.0, 104.0), is_hit(100.0, 104.1), is_hit(100.0, 50.0), is_hit(100.0, 50.0, FACTORS["accuracy_2"])
     (True, False, False, True)

@@ -83,11 +83,7 @@ class Augmentation:
         return replace(self, place=place)
 
     def change_audio(self, audio: Tensor) -> Tensor:
-        """Change the level of waveforms (B, samples) and add noise.
-
-        Raises:
-            ValueError: if they are no waveforms.
-        """
+        """Change the level of waveforms (B, samples) and add noise. Raises ValueError if they are no waveforms."""
         if not self.gain_db and self.snr_db is None:
             return audio
         if audio.ndim != 2:

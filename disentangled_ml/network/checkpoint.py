@@ -60,22 +60,14 @@ class TrainedModel(ModelDescription):
 
 
 def choose(registry: dict[str, Any], name: str, key: str) -> Any:
-    """Return an entry of a registry.
-
-    Raises:
-        ValueError: for an unknown name; lists the known ones.
-    """
+    """Return an entry of a registry. Raises ValueError for an unknown name, listing the known ones."""
     if name not in registry:
         raise ValueError(f"{key}={name} is unknown: choose one of {', '.join(registry)}")
     return registry[name]
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """Return the GPU, unless there is none or ``accelerator`` is ``cpu``.
-
-    Raises:
-        ValueError: if ``accelerator`` is ``gpu`` and there is none.
-    """
+    """Return the GPU, unless there is none or ``accelerator`` is ``cpu``. Raises ValueError if it is ``gpu`` and there is none."""
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("accelerator=gpu, but there is no CUDA device: use accelerator=auto or cpu")
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
@@ -171,7 +163,7 @@ def first_line(error: Exception) -> str:
 
 
 def check_parts(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Check the parts of a checkpoint that are read before, or without, its network; a ValueError names the file and the part."""
+    """Check the parts of a checkpoint that are read before, or without, its network. Raises ValueError, naming file and part."""
 
     def part(content: Any, key: str) -> Any:
         return content.get(key) if isinstance(content, dict) else None
@@ -196,7 +188,7 @@ def check_parts(path: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def network_from(checkpoint: dict[str, Any], path: str | Path = "in memory") -> ConditionalSimilarityNetwork:
-    """Rebuild the network of a checkpoint that was loaded from a path, in evaluation mode; a ValueError if its parts do not fit."""
+    """Rebuild the network of a checkpoint that was loaded from a path, for inference. Raises ValueError if its parts do not fit."""
     prefix = "network."
     try:
         arguments = network_arguments(checkpoint["config"])
@@ -211,20 +203,12 @@ def network_from(checkpoint: dict[str, Any], path: str | Path = "in memory") -> 
 
 
 def load_network(path: str | Path) -> ConditionalSimilarityNetwork:
-    """Rebuild the network of a checkpoint file for inference, without Lightning.
-
-    Raises:
-        ValueError: if the file is no checkpoint of this project.
-    """
+    """Rebuild the network of a checkpoint file for inference. Raises ValueError if it is no checkpoint of this project."""
     return network_from(load_checkpoint(Path(path)), path)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
-    """Load a checkpoint file for use.
-
-    Raises:
-        ValueError: if the file is no checkpoint of this project.
-    """
+    """Load a checkpoint file for use. Raises ValueError if the file is no checkpoint of this project."""
     checkpoint = load_checkpoint(Path(path))
     network, data = network_from(checkpoint, path), checkpoint["config"]["data"]
     return TrainedModel(
@@ -240,11 +224,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> TrainedM
 
 
 def fingerprint(path: Path) -> str:
-    """Return the sha256 of a checkpoint file.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
+    """Return the sha256 of a checkpoint file. Raises ValueError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,10 +15,7 @@ RANDOM_MEAN, RANDOM_DEVIATION = 0.9, 0.7
 
 
 def disjoint_blocks(n_conditions: int, embedding_dim: int) -> Tensor:
-    """Return masks (C, D) of 0 and 1 that give every condition an equal, contiguous block of the dimensions.
-
-    Raises:
-        ValueError: if the dimensions cannot be shared equally.
+    """Return masks (C, D) of 0 and 1, an equal block of the dimensions for each condition. Raises ValueError if they do not divide.
 
     >>> disjoint_blocks(2, 4).int().tolist()
     [[1, 1, 0, 0], [0, 0, 1, 1]]

@@ -152,11 +152,7 @@ class TempoCondition:
             raise ValueError(f"tempo margin {self.margin} must not be below the tolerance {self.tolerance}")
 
     def encode(self, labels: Sequence[float | None]) -> Tensor:
-        """Encode the tempi of N tracks as (N, 1) float32 in BPM, NaN where unknown.
-
-        Raises:
-            ValueError: for a label that is no number.
-        """
+        """Encode the tempi of N tracks as (N, 1) float32 in BPM, NaN where unknown. Raises ValueError for a label that is no number."""
         for bpm in labels:
             if not isinstance(bpm, int | float | None):
                 raise ValueError(f"condition {self.name}: label {bpm!r} is not a tempo in BPM")

@@ -112,7 +112,7 @@ class SimilarityModule(pl.LightningModule):
         return self.table, self.distances
 
     def evaluation_loss(self) -> float:
-        """Return the loss of the listed triplets; a ValueError if it is not finite, but earlier checkpoints are still there."""
+        """Return the loss of the listed triplets. Raises ValueError if it is not finite; earlier checkpoints are still there."""
         distances = self.evaluated()[1]
         weights = self.loss.margin, self.loss.track_weight, self.loss.condition_weight
         loss = listed_loss(distances, len(self.condition_names), *weights)

@@ -52,7 +52,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         atexit.register(self.leave)
 
     def launch(self, function: Callable, *args: Any, trainer: pl.Trainer | None = None, **kwargs: Any) -> Any:
-        """Start the other ranks, unless they run already, and call the function; a RankDied if it fails since another rank is gone."""
+        """Start the other ranks, unless they run, and call the function. Raises RankDied if it fails since another rank is gone."""
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()

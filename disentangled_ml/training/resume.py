@@ -38,7 +38,7 @@ def fixed_on_resume(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same(path: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Check that settings are those that something was made with; a ConfigError names the first that differs."""
+    """Check that settings are those that something was made with. Raises ConfigError, naming the first that differs."""
     for key in [*given, *(kept.keys() - given.keys())]:
         if kept.get(key) != given.get(key):
             raise ConfigError(

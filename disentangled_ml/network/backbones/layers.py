@@ -11,8 +11,7 @@ from torch import Tensor, nn
 def scale_channels(channels: int, width: float, multiple: int = 8) -> int:
     """Scale a number of channels, rounded to a multiple of 8 (what vector units and tensor cores like), at least that.
 
-    Raises:
-        ValueError: if ``width`` is not positive.
+    Raises ValueError if ``width`` is not positive.
 
     >>> scale_channels(64, 1.0), scale_channels(48, 0.25), scale_channels(64, 0.01)
     (64, 16, 8)
