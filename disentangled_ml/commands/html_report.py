@@ -96,9 +96,7 @@ def add_clips(page: Page, index: ShardIndex, track_ids: list[str], recordings: R
     elif index.has_waveform:
         sounds = shard_sounds(index, set(track_ids))
     else:
-        page.missing.append(
-            "sound: the shards hold no waveforms; give manifest=FILE.csv, which they were prepared from"
-        )
+        page.missing.append("sound: the shards hold no waveforms; give manifest=FILE.csv, that they were prepared from")
         return {}
     clips: dict[str, int] = {}
     size = 0

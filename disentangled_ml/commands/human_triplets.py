@@ -121,8 +121,7 @@ def samples_from(waveform: np.ndarray, audio: AudioSettings, chunk_frames: int, 
 def recordings(folder: Path) -> dict[str, Path]:
     """Map the ids of the recordings in a folder, not below it, to their files.
 
-    Raises:
-        ConfigError: if there is no such folder, or no recording in it.
+    Raises ConfigError if there is no such folder, or no recording in it.
     """
     if not folder.is_dir():
         raise ConfigError(f"audio={folder} is not a folder: give the one that holds ID.wav, .flac, .ogg or .mp3")
@@ -193,16 +192,14 @@ def human_table(report: dict[str, Any]) -> str:
     ways = [("whole", spaces["whole"], high["whole"])]
     ways += [(name, entry, high["subspaces"][name]) for name, entry in spaces["subspaces"].items()]
     ways += [(name, spaces[name], high[name]) for name in ("weighted", "fitted")]
-    rows = [
-        ("compared in", f"all {spaces['whole']['n']}", f"agreement >= {report['at_least']:g}: {high['whole']['n']}")
-    ]
+    counts = f"all {spaces['whole']['n']}", f"agreement >= {report['at_least']:g}: {high['whole']['n']}"
+    rows = [("compared in", *counts)]
     rows += [(name, *("-" if entry is None else accuracy_text(entry) for entry in pair)) for name, *pair in ways]
     lines = aligned(rows)
-    weights = {name: given for name, given in report["weights"].items() if given is not None}
-    lines += [""] + [
-        f"{way} by " + ", ".join(f"{name} {value:.2f}" for name, value in given.items())
-        for way, given in weights.items()
-    ]
+    lines.append("")
+    for way, given in report["weights"].items():
+        if given is not None:
+            lines.append(f"{way} by " + ", ".join(f"{name} {value:.2f}" for name, value in given.items()))
     if report["weights"]["fitted"] is None:
         lines.append("fitted: too few independent judgements")
     lines.append(

@@ -47,11 +47,7 @@ def main(config: DictConfig) -> None:
 
 
 def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
-    """Find the tracks nearest to the query of a configuration.
-
-    Raises:
-        ConfigError: if there is no such track and no such file, a file without its checkpoint, or no recording to match.
-    """
+    """Find the tracks nearest to the query of a configuration."""
     weights = OmegaConf.to_container(config.weights) or None
     tempo = None if config.tempo is None else tuple(config.tempo)
     row = search.catalogue.find(config.like)

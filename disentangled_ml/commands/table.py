@@ -119,11 +119,7 @@ def common_arguments(config: DictConfig, *experiments: str) -> list[str]:
 
 
 def check_settings(config: DictConfig) -> None:
-    """Check that all systems are known, and that nothing in ``train`` would change what they are.
-
-    Raises:
-        ConfigError: naming the key.
-    """
+    """Check that all systems are known, and that nothing in ``train`` would change what they are."""
     experiments = group_choices("experiment")
     for system in config.systems:
         if system not in BASELINES and system not in experiments:
@@ -143,11 +139,7 @@ def check_settings(config: DictConfig) -> None:
 
 
 def begin(table: SystemsTable) -> None:
-    """Make the folder of a table, or check that what it holds was made with the same settings.
-
-    Raises:
-        ConfigError: naming what differs, or what else is there; or if the shards cannot be compared on.
-    """
+    """Make the folder of a table, or check that what it holds was made with the same settings."""
     check_shards(table)
     plain = OmegaConf.to_container(table.config)
     claim_folder(table.out, {"shards": table.index.fingerprint(), **{key: plain[key] for key in FIXED_KEYS}})
@@ -180,12 +172,7 @@ def claim_folder(out: Path, settings: dict[str, Any]) -> None:
 
 
 def check_shards(table: SystemsTable) -> None:
-    """Check what would otherwise fail only after all trainings.
-
-    Raises:
-        ShardsError: if the shards have no conditions, or no training or test tracks.
-        ConfigError: if a condition has a name that the table needs.
-    """
+    """Check that the shards have what a table needs; it would otherwise fail only after all trainings."""
     list_conditions(table.index, table.names, table.reference.data.tempo)
     for split in ("train", "test"):
         if not table.index.count(split):
@@ -262,23 +249,11 @@ def evaluate_cell(table: SystemsTable, system: str, seed: int) -> dict[str, Any]
     return cell
 
 
-def interrupt(*_: Any) -> None:
-    """End by SIGTERM as by Ctrl-C, so that the trainings end too.
-
-    Raises:
-        KeyboardInterrupt: always.
-    """
-    raise KeyboardInterrupt
-
-
 def main(config: DictConfig) -> None:
-    """Make the table of a configuration.
-
-    Raises:
-        ConfigError: after the table of all else is made, if a training failed; it names the logs.
-    """
+    """Make the table of a configuration. Raises ConfigError after the table of all else is made, if a training failed."""
     check_settings(config)
-    signal.signal(signal.SIGTERM, interrupt)
+    # As Ctrl-C: the trainings end too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     index = ShardIndex.read(config.shards)
     out = Path(config.out or Path("tables") / Path(config.shards).resolve().name)
     table = SystemsTable(config, index, out, load_config(TrainConfig, common_arguments(config)))

@@ -38,17 +38,15 @@ def main(config: DictConfig) -> None:
     make_folder(out)
     recording = read_recording(path, embedder)
     starts, embedding = embed_recording(embedder, recording, hop_frames)
-    step = model.audio.seconds(hop_frames)
+    step, context, gap = model.audio.seconds(hop_frames), config.context_seconds, config.min_gap_seconds
     trajectory = {
         "path": path.name,
         "seconds": round(len(recording.waveform) / model.audio.sample_rate, DIGITS),
         "times": rounded(starts + chunk_seconds(embedder) / 2),
-        "conditions": describe(
-            embedding, starts, embedder, thresholds, step, config.context_seconds, config.min_gap_seconds
-        ),
+        "conditions": describe(embedding, starts, embedder, thresholds, step, context, gap),
         "settings": {
             **settings,
-            "min_gap_seconds": config.min_gap_seconds,
+            "min_gap_seconds": gap,
             "thresholds": config.thresholds,
             "chunk_seconds": round(chunk_seconds(embedder), DIGITS),
         },

@@ -46,10 +46,7 @@ def load_config(schema: type, argv: list[str]) -> DictConfig:
     """Build the read-only configuration of a command from its schema, its file in ``conf/`` and arguments.
 
     A schema may have ``choose``, which merges what arguments choose before the others are merged, and ``check``, its rules across
-    fields, as may each of its parts.
-
-    Raises:
-        ConfigError: for an unknown or ill-typed key, an unknown choice or a value that is missing or not legal.
+    fields, as may each of its parts. Raises ConfigError for an unknown or ill-typed key, or a value that is missing or not legal.
     """
     arguments = [split_argument(argument) for argument in argv]
     tree = merge(OmegaConf.structured(schema), read_yaml(conf_file(schema)))
@@ -105,12 +102,9 @@ def parse_argument(tree: DictConfig, key: str, value: str) -> dict[str, Any]:
 
 
 def merge(tree: DictConfig, part: DictConfig | dict[str, Any], given: str = "") -> DictConfig:
-    """Merge a part into a tree, strictly. Raises ConfigError for an unknown key or a value of another type.
+    """Merge some keys into a tree with a schema, strictly; ``given``, the argument that they are from, is for messages.
 
-    Args:
-        tree: With a schema.
-        part: Some of its keys.
-        given: The argument that the part is from, for messages.
+    Raises ConfigError for an unknown key or a value of another type.
     """
     try:
         part = OmegaConf.create(part)
@@ -133,11 +127,8 @@ def check_types(tree: DictConfig, part: dict[str, Any], parent: str = "") -> Non
     hints = get_type_hints(schema) if is_dataclass(schema) else {}
     for name, value in part.items():
         key = f"{parent}{name}"
-        if (
-            isinstance(value, dict)
-            and isinstance(tree.get(name), DictConfig)
-            and is_dataclass(OmegaConf.get_type(tree, name))
-        ):
+        is_part = isinstance(value, dict) and isinstance(tree.get(name), DictConfig)
+        if is_part and is_dataclass(OmegaConf.get_type(tree, name)):
             check_types(tree[name], value, f"{key}.")
         else:
             check_type(hints.get(name), value, key)

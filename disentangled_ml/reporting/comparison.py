@@ -140,9 +140,7 @@ def label_lines(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[li
     lines = []
     for row in best.values():
         recalls = [number_text(row["recall"][name]) for name in names]
-        probes = [
-            " / ".join(number_text(probe[key]) for key in ("roc_auc", "pr_auc")) for probe in row["probe"].values()
-        ]
+        probes = [f"{number_text(each['roc_auc'])} / {number_text(each['pr_auc'])}" for each in row["probe"].values()]
         disentanglement = number_text(row["disentanglement"])
         lines.append([row["title"], disentanglement, *recalls, table_cell(row["track_recall"]), *probes])
     chance = [f"*{number_text(rows[0]['chance_recall'][name])}*" for name in names]

@@ -40,9 +40,8 @@ def draw_accuracies(comparison: dict[str, Any], path: Path) -> None:
         panel.set_axisbelow(True)
     panels[0].set_yticks(range(len(lines)), [label for _, label in lines])
     panels[0].set_ylim(-0.6, len(lines) - 0.4)
-    figure.suptitle(
-        "Triplet accuracy: open in all dimensions, filled in sub-dimensions; dotted: chance", fontsize=9, color=INK
-    )
+    title = "Triplet accuracy: open in all dimensions, filled in sub-dimensions; dotted: chance"
+    figure.suptitle(title, fontsize=9, color=INK)
     save(figure, path)
 
 

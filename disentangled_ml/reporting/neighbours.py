@@ -33,11 +33,7 @@ class TrackView(NamedTuple):
 
 @dataclass(frozen=True)
 class EmbeddedTracks:
-    """Tracks whose neighbours are shown: N embeddings, and a mask per condition.
-
-    Shape:
-        embedding: (N, D); masks: (D,) each.
-    """
+    """Tracks whose neighbours are shown: their embedding (N, D), and a mask (D,) per condition."""
 
     infos: list[TrackInfo]
     embedding: Tensor
@@ -54,17 +50,11 @@ def nearest(
     sound of one recording studio. Scaling the dimensions outside of the mask changes nothing.
 
     Args:
-        embedding: Of the tracks.
-        mask: Of the subspace; ones to compare in all dimensions.
+        embedding: Of the tracks, (N, D).
+        mask: Of the subspace, (D,); ones to compare in all dimensions.
         queries: Rows of the embedding.
-        k: Neighbours of each; fewer where there are fewer tracks.
-        artists: Of the tracks, None where unknown.
-
-    Shape:
-        embedding: (N, D); mask: (D,).
-
-    Raises:
-        ValueError: if k is not positive or the artists are not N.
+        k: Neighbours of each, at least 1; fewer where there are fewer tracks.
+        artists: Of the N tracks, None where unknown.
 
     >>> points = torch.tensor([[0.0, 0.0], [3.0, 0.0], [1.0, 9.0]])
     >>> nearest(points, torch.tensor([1.0, 0.0]), [0], k=2)

@@ -36,7 +36,7 @@ SETTINGS = (  # of config.yaml, in the order of the page
     ("trainer.precision", "precision"),
     ("seed", "seed"),
 )
-COSTS = {"parameters": "parameters", "seconds": "seconds"}
+COSTS = ("parameters", "seconds")
 PROBE_SCORES = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC"}
 
 
@@ -195,9 +195,8 @@ def probe_table(evaluation: Mapping[str, Any]) -> ReportTable:
                 chance = entry.get("chance_pr", found.get("chance_pr"))
                 rows.append(([name, title], [*cells, value_cell(chance), Cell(show(found.get("tags")))]))
     note = "Linear classifiers of the tags on the frozen embedding, averaged over the tags; chance is 0.5 for ROC-AUC."
-    return ReportTable(
-        "Linear probes", note, ["condition", "space", "ROC-AUC", "PR-AUC", "PR-AUC by chance", "tags"], rows
-    )
+    columns = ["condition", "space", *PROBE_SCORES.values(), "PR-AUC by chance", "tags"]
+    return ReportTable("Linear probes", note, columns, rows)
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> ReportTable:
@@ -275,7 +274,7 @@ def comparison_table(entries: Sequence[Mapping[str, Any]], columns: Sequence[str
     )
     if any(nested(entry, "paper") for entry in entries):
         note += " Paper: J. Lee et al., ICASSP 2020, on other data."
-    return ReportTable("Comparison", note, ["system", "space", *columns, *(COSTS[name] for name in costs)], rows)
+    return ReportTable("Comparison", note, ["system", "space", *columns, *costs], rows)
 
 
 def comparison_cell(entry: Mapping[str, Any], column: str) -> Cell:

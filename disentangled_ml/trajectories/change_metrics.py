@@ -11,7 +11,7 @@ counts every change point of another kind as false)? Thresholds are chosen by th
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import mir_eval
 import numpy as np
@@ -21,25 +21,10 @@ from disentangled_ml.evaluation.metrics import interval, resample
 from disentangled_ml.trajectories.change_points import Novelty, candidate_thresholds, change_points
 
 WINDOWS = (3.0, 0.5)
+Times = Sequence[float]  # of changes in a recording, in seconds
 
 
-class Counts(NamedTuple):
-    """Numbers of hits, of true and of found changes, in one recording or in several."""
-
-    hits: int
-    true: int
-    found: int
-
-    def f_measure(self) -> float:
-        """Return 2 PR / (P + R) of all recordings together; 0 without a hit.
-
-        >>> Counts(hits=1, true=2, found=2).f_measure(), Counts(0, 0, 0).f_measure()
-        (0.5, 0.0)
-        """
-        return 2 * self.hits / (self.true + self.found) if self.hits else 0.0
-
-
-def boundary_f(true: Sequence[float], found: Sequence[float], seconds: float, window: float) -> float:
+def boundary_f(true: Times, found: Times, seconds: float, window: float) -> float:
     """Return mir_eval's boundary F-measure of one recording of ``seconds`` seconds.
 
     >>> boundary_f([10.0], [12.0], 24.0, 3.0), boundary_f([10.0], [12.0], 24.0, 0.5), boundary_f([10.0], [], 24.0, 3.0)
@@ -53,11 +38,8 @@ def boundary_f(true: Sequence[float], found: Sequence[float], seconds: float, wi
         return mir_eval.segment.detection(intervals(true, seconds), intervals(found, seconds), window, trim=True)[2]
 
 
-def intervals(times: Sequence[float], seconds: float) -> np.ndarray:
-    """Return the intervals into which some times cut a recording.
-
-    Shape:
-        returns: (len(times) + 1, 2) float64.
+def intervals(times: Times, seconds: float) -> np.ndarray:
+    """Return the intervals into which some times cut a recording: (len(times) + 1, 2) float64.
 
     >>> intervals([4.0], 10.0).tolist()
     [[0.0, 4.0], [4.0, 10.0]]
@@ -66,23 +48,15 @@ def intervals(times: Sequence[float], seconds: float) -> np.ndarray:
     return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
-def count_hits(true: Sequence[float], found: Sequence[float], window: float) -> Counts:
-    """Count the hits of one recording, by the largest matching.
+def pooled_f(true: Sequence[Times], found: Sequence[Times], window: float = WINDOWS[0]) -> float:
+    """Compute the F-measure 2 PR / (P + R) of all recordings together; hits are counted by the largest matching.
 
-    >>> count_hits([10.0], [9.0, 11.0], 3.0)
-    Counts(hits=1, true=1, found=2)
+    >>> pooled_f([[10.0], []], [[9.0, 11.0], [3.0]]), pooled_f([[]], [[]])
+    (0.5, 0.0)
     """
-    matched = mir_eval.util.match_events(np.array(true), np.array(found), window) if true and found else []
-    return Counts(len(matched), len(true), len(found))
-
-
-def total(counts: Sequence[Counts]) -> Counts:
-    """Sum the counts of recordings.
-
-    >>> total([Counts(1, 1, 2), Counts(0, 1, 0)])
-    Counts(hits=1, true=2, found=2)
-    """
-    return Counts(*(sum(column) for column in zip(*counts, strict=True))) if counts else Counts(0, 0, 0)
+    pairs = [(np.array(t), np.array(f)) for t, f in zip(true, found, strict=True) if t and f]
+    hits = sum(len(mir_eval.util.match_events(*pair, window)) for pair in pairs)
+    return 2 * hits / (sum(map(len, true)) + sum(map(len, found))) if hits else 0.0
 
 
 def found_in(curves: Sequence[Novelty], threshold: float, min_gap: float) -> list[list[float]]:
@@ -90,18 +64,11 @@ def found_in(curves: Sequence[Novelty], threshold: float, min_gap: float) -> lis
     return [change_points(curve, threshold, min_gap) for curve in curves]
 
 
-def pooled(true: Sequence[Sequence[float]], found: Sequence[Sequence[float]], window: float) -> Counts:
-    """Count the hits of all recordings together."""
-    return total([count_hits(changes, points, window) for changes, points in zip(true, found, strict=True)])
-
-
-def choose_threshold(curves: Sequence[Novelty], true: Sequence[Sequence[float]], min_gap: float) -> float:
+def choose_threshold(curves: Sequence[Novelty], true: Sequence[Times], min_gap: float) -> float:
     """Choose the threshold with the best F-measure at 3 s of all recordings together.
 
     Thresholds between two neighbouring maxima find the same, so it is the middle of those; of several equally good ones the highest.
-
-    Raises:
-        ValueError: if the curves have no maximum to choose by, or nothing changes.
+    Raises ValueError if the curves have no maximum to choose by, or nothing changes.
 
     >>> curve = Novelty(torch.arange(9.0), torch.tensor([0.0, 0.2, 0.0, 0.0, 0.8, 0.0, 0.0, 0.1, 0.0]))
     >>> round(choose_threshold([curve], [[4.0]], min_gap=1.0), 3)
@@ -110,25 +77,15 @@ def choose_threshold(curves: Sequence[Novelty], true: Sequence[Sequence[float]],
     candidates = candidate_thresholds(curves)
     if not candidates or not any(true):
         raise ValueError("no threshold can be chosen: the validation recordings have no change, or no novelty")
-
-    def score(threshold: float) -> float:
-        return pooled(true, found_in(curves, threshold, min_gap), WINDOWS[0]).f_measure()
-
-    best = max(reversed(candidates), key=score)
+    best = max(reversed(candidates), key=lambda threshold: pooled_f(true, found_in(curves, threshold, min_gap)))
     below = [value for value in candidates if value < best]
     return (best + (below[-1] if below else best)) / 2
 
 
-def mean_f(
-    true: Sequence[Sequence[float]], found: Sequence[Sequence[float]], seconds: Sequence[float]
-) -> dict[str, Any]:
+def mean_f(true: Sequence[Times], found: Sequence[Times], seconds: Sequence[float]) -> dict[str, Any]:
     """Average the recordings' boundary F-measures, with a 95 % bootstrap interval over them at 3 s.
 
-    Returns:
-        ``{"f_3": number, "ci95": [low, high], "f_0.5": number, "n": recordings}``.
-
-    Raises:
-        ValueError: if there is no recording.
+    Returns ``{"f_3": number, "ci95": [low, high], "f_0.5": number, "n": recordings}``. Raises ValueError if there is no recording.
 
     >>> mean_f([[10.0], [10.0]], [[10.2], []], [24.0, 24.0])["f_3"]
     0.5
@@ -139,12 +96,3 @@ def mean_f(
     wide, narrow = (torch.tensor([boundary_f(*row, window) for row in rows], dtype=torch.float64) for window in WINDOWS)
     means = torch.cat([times @ wide for times in resample(len(wide), seed=0)]) / len(wide)
     return {"f_3": wide.mean().item(), "ci95": list(interval(means)), "f_0.5": narrow.mean().item(), "n": len(rows)}
-
-
-def share_of_firing(found: Sequence[Sequence[float]]) -> float:
-    """Return the share of recordings in which any change point is found.
-
-    >>> share_of_firing([[3.0, 9.0], [], [1.0], []])
-    0.5
-    """
-    return sum(bool(points) for points in found) / len(found)

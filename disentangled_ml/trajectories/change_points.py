@@ -27,11 +27,7 @@ TOLERANCE = 1e-6
 
 
 class Novelty(NamedTuple):
-    """Novelty curve.
-
-    Shape:
-        times: (M,) float64, seconds; values: (M,) float32, distances.
-    """
+    """Novelty curve: times (M,) float64 in seconds, values (M,) float32 in distances."""
 
     times: Tensor
     values: Tensor
@@ -40,9 +36,7 @@ class Novelty(NamedTuple):
 def principal_curves(rows: Tensor, n: int = 2) -> Tensor:
     """Project a track's chunks on their first principal components; each curve's value of largest size is positive.
 
-    Shape:
-        rows: (N, D), of one subspace.
-        returns: (n, N); zeros where there are fewer components.
+    From rows (N, D) of one subspace to (n, N), zeros where there are fewer components.
 
     >>> principal_curves(torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 5.0]]), 1).abs().tolist()
     [[2.0, 0.0, 2.0]]
@@ -56,11 +50,9 @@ def principal_curves(rows: Tensor, n: int = 2) -> Tensor:
 
 
 def self_similarity(rows: Tensor) -> Tensor:
-    """Compute the similarity 1 - D / 2 of all pairs of chunks of a track.
+    """Compute the similarity 1 - D / 2 of all pairs of chunks of a track, masked parts (N, D) of unit vectors.
 
-    Shape:
-        rows: (N, D), masked parts of unit vectors.
-        returns: (N, N), from 0 to 1, symmetric, with 1 on the diagonal.
+    It is (N, N), from 0 to 1, symmetric, with 1 on the diagonal.
 
     >>> self_similarity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -69,21 +61,14 @@ def self_similarity(rows: Tensor) -> Tensor:
 
 
 def novelty(rows: Tensor, starts: Tensor, chunk: float, context: float, step: float) -> Novelty:
-    """Compute the novelty of a track: how much it differs before and after each time.
+    """Compute the novelty of a track, how much it differs before and after each time, none if no two chunks follow each other.
 
     Args:
-        rows: Of one subspace, in order of time.
-        starts: Of the chunks, in seconds.
+        rows: Of one subspace, in order of time, (N, D).
+        starts: Of the chunks, in seconds, (N,) float64.
         chunk: Length of each in seconds.
-        context: Seconds before and after a time that are compared, at least a chunk.
-        step: Seconds between the times, which begin where the first chunk ends; the last is where the last chunk begins.
-
-    Shape:
-        rows: (N, D); starts: (N,) float64.
-        returns: M times, none where the track has no two chunks that follow each other.
-
-    Raises:
-        ValueError: if the context is shorter than a chunk, or the step not positive.
+        context: Seconds before and after a time that are compared, at least a chunk (else it raises ValueError).
+        step: Seconds > 0 between the times, which begin where the first chunk ends; the last is where the last chunk begins.
 
     >>> rows = torch.tensor([[1.0], [1.0], [5.0], [5.0]])
     >>> curve = novelty(rows, torch.tensor([0.0, 1.0, 2.0, 3.0]).double(), chunk=1.0, context=2.0, step=1.0)
@@ -105,17 +90,9 @@ def novelty(rows: Tensor, starts: Tensor, chunk: float, context: float, step: fl
 
 
 def peaks(curve: Novelty, threshold: float, min_gap: float) -> list[int]:
-    """Find the local maxima that reach a threshold, the highest first, none within ``min_gap`` of a higher one.
+    """Return the rows of the local maxima that reach a threshold, in order of time, none within ``min_gap`` seconds of a higher one.
 
     A flat top counts once, at its middle; the first and last value count as maxima where the next is lower.
-
-    Args:
-        curve: Novelty.
-        threshold: Least value.
-        min_gap: Seconds.
-
-    Returns:
-        Rows of the curve, in order of time.
 
     >>> curve = Novelty(torch.arange(7.0), torch.tensor([0.0, 2.0, 0.0, 3.0, 3.0, 3.0, 0.0]))
     >>> peaks(curve, threshold=1.0, min_gap=2.0), peaks(curve, threshold=1.0, min_gap=4.0), peaks(curve, 4.0, 1.0)
@@ -148,10 +125,7 @@ def change_points(curve: Novelty, threshold: float, min_gap: float) -> list[floa
 
 
 def chunk_starts(frames: int, chunk_frames: int, hop_frames: int) -> list[int]:
-    """Return the first frames of the overlapping chunks of a track, as many as fit.
-
-    Raises:
-        ValueError: if the track is shorter than a chunk, or the hop not positive.
+    """Return the first frames of the overlapping chunks of a track, as many as fit. Raises ValueError if none does.
 
     >>> chunk_starts(10, chunk_frames=4, hop_frames=3)
     [0, 3, 6]

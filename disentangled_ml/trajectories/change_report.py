@@ -3,14 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from disentangled_ml.trajectories.change_metrics import (
-    WINDOWS,
-    choose_threshold,
-    found_in,
-    mean_f,
-    pooled,
-    share_of_firing,
-)
+from disentangled_ml.trajectories.change_metrics import choose_threshold, found_in, mean_f, pooled_f
 from disentangled_ml.trajectories.changing_tracks import ANY, MEL, SPLITS, WHOLE, ChangingTrack
 
 # Key of the recordings in which nothing changes.
@@ -46,8 +39,7 @@ class Detector:
 
     def on_all(self) -> float:
         """Return the F-measure at 3 s of all test recordings together."""
-        true = [track.times(self.condition) for track in self.tests]
-        return pooled(true, self.found, WINDOWS[0]).f_measure()
+        return pooled_f([track.times(self.condition) for track in self.tests], self.found)
 
     def firing(self, condition: str) -> float | None:
         """Return the share of the recordings in which a condition, or ``NONE``, changes that have a change point here."""
@@ -56,7 +48,7 @@ class Detector:
             for track, points in zip(self.tests, self.found, strict=True)
             if (track.times(condition) if condition != NONE else not track.changes)
         ]
-        return share_of_firing(chosen) if chosen else None
+        return sum(map(bool, chosen)) / len(chosen) if chosen else None
 
 
 def change_report(tracks: Sequence[ChangingTrack], names: Sequence[str], min_gap: float) -> dict[str, Any]:
@@ -67,8 +59,7 @@ def change_report(tracks: Sequence[ChangingTrack], names: Sequence[str], min_gap
         "all_pieces"}, "mel": {...}, "wrong": share}}, "firing": {condition or "none": {source: share}}}``. ``wrong`` is the share of
         the other subspaces that report a change, anywhere in a recording in which only this condition changes.
 
-    Raises:
-        ValueError: if no condition changes in both splits.
+    Raises ValueError if no condition changes in both splits.
     """
     by_split = [[track for track in tracks if track.split == split] for split in SPLITS]
     names = [name for name in names if all(any(track.times(name) for track in part) for part in by_split)]

@@ -100,11 +100,7 @@ def parse_time(condition: str, time: str, names: Sequence[str], where: str) -> f
 
 
 def measure(track: ChangingTrack, embedder: Embedder, hop_frames: int, context: float) -> None:
-    """Measure the novelty of a recording in each subspace, in all dimensions and in its spectrogram.
-
-    Raises:
-        ValueError: if the recording cannot be used, or ends before a change.
-    """
+    """Measure a recording's novelty in each source. Raises ValueError if it cannot be used, or ends before a change."""
     recording = read_recording(track.path, embedder)
     track.seconds = len(recording.waveform) / embedder.model.audio.sample_rate
     if late := [time for time in track.times(ANY) if time >= track.seconds]:
@@ -113,10 +109,8 @@ def measure(track: ChangingTrack, embedder: Embedder, hop_frames: int, context: 
     masks = torch.from_numpy(embedder.model.masks)
     sources = dict(zip(embedder.condition_names, subspaces(embedding, masks), strict=True))
     sources |= {WHOLE: embedding, MEL: mel_means(recording, embedder.model.chunk_frames, hop_frames)}
-    step = embedder.model.audio.seconds(hop_frames)
-    track.curves = {
-        name: novelty(rows, starts, chunk_seconds(embedder), context, step) for name, rows in sources.items()
-    }
+    chunk, step = chunk_seconds(embedder), embedder.model.audio.seconds(hop_frames)
+    track.curves = {name: novelty(rows, starts, chunk, context, step) for name, rows in sources.items()}
 
 
 def mel_means(recording: Recording, chunk_frames: int, hop_frames: int) -> Tensor:

@@ -20,17 +20,7 @@ WAVEFORM_COLUMNS, MOST_CHUNKS = 1500, 500
 def draw_trajectory(
     trajectory: Mapping[str, Any], waveform: np.ndarray, similarity: Mapping[str, Tensor], file: IO[bytes]
 ) -> None:
-    """Draw a trajectory.
-
-    Args:
-        trajectory: Content of ``trajectory.json``.
-        waveform: Of the track.
-        similarity: Self-similarity matrix (N, N) per condition.
-        file: That the PNG is written to.
-
-    Shape:
-        waveform: (n,).
-    """
+    """Write a trajectory, the content of ``trajectory.json``, as a PNG, with the waveform (n,) and a matrix (N, N) per condition."""
     names, seconds = list(trajectory["conditions"]), trajectory["seconds"]
     colors = condition_colors(names)
     rows = [["waveform", "."]]

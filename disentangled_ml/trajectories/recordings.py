@@ -17,11 +17,7 @@ from disentangled_ml.trajectories.change_points import chunk_starts
 
 @dataclass(frozen=True)
 class Recording:
-    """Recording at the sample rate of a model, and its log-mel spectrogram.
-
-    Shape:
-        waveform: (n,) float32; mel: (n_mels, frames) float16.
-    """
+    """Recording (n,) float32 at the sample rate of a model, and its log-mel spectrogram (n_mels, frames) float16."""
 
     waveform: np.ndarray
     mel: np.ndarray
@@ -33,11 +29,7 @@ def chunk_seconds(embedder: Embedder) -> float:
 
 
 def hop_of(embedder: Embedder, hop_seconds: float, context_seconds: float) -> int:
-    """Return the hop between chunks in frames, once the context is checked too.
-
-    Raises:
-        ConfigError: if the hop is longer than a chunk, so that music would be left out, or the context holds no chunk.
-    """
+    """Return the hop in frames. Raises ConfigError if it leaves out music between chunks, or the context holds no chunk."""
     frames, seconds = max(1, embedder.model.audio.frames(hop_seconds)), chunk_seconds(embedder)
     if frames > embedder.model.chunk_frames:
         raise ConfigError(f"hop_seconds={hop_seconds} is longer than a chunk, {seconds:.2f} s: give less")
@@ -61,10 +53,9 @@ def read_recording(path: Path, embedder: Embedder) -> Recording:
 
 
 def embed_recording(embedder: Embedder, recording: Recording, hop_frames: int) -> tuple[Tensor, Tensor]:
-    """Embed the overlapping chunks of a recording. Raises ValueError if an embedding is not finite.
+    """Embed the overlapping chunks of a recording: their starts (N,) float64 in seconds, and (N, D) on the CPU.
 
-    Shape:
-        returns: starts (N,) float64 in seconds, embedding (N, D) on the CPU.
+    Raises ValueError if an embedding is not finite.
     """
     audio, frames = embedder.model.audio, embedder.model.chunk_frames
     samples = audio.chunk_samples(frames)

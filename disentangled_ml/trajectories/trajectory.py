@@ -21,13 +21,11 @@ DIGITS = 5  # of numbers in the json
 def read_thresholds(path: str, embedder: Embedder, settings: Mapping[str, float]) -> dict[str, float]:
     """Read the threshold of each condition from the report of ``disentangled changes``.
 
-    Raises:
-        ConfigError: if it lacks a condition, or was made with other settings or another checkpoint.
+    Raises ConfigError if it lacks a condition, or was made with other settings or another checkpoint.
     """
     content = read_json(Path(path))
-    found, made_with = (
-        {} if not isinstance(content.get(key), dict) else content[key] for key in ("thresholds", "settings")
-    )
+    parts = (content.get(key) for key in ("thresholds", "settings"))
+    found, made_with = (part if isinstance(part, dict) else {} for part in parts)
     missing = [name for name in embedder.condition_names if not isinstance(found.get(name), float)]
     if missing:
         raise ConfigError(
@@ -59,16 +57,13 @@ def describe(
     """Return the curves, novelty and change points of each condition.
 
     Args:
-        embedding: Of the chunks.
-        starts: Of the chunks.
+        embedding: Of the chunks, (N, D).
+        starts: Of the chunks, (N,) in seconds.
         embedder: That embedded them.
         thresholds: Of each condition.
         step: Seconds from a chunk to the next.
         context: Seconds that novelty compares before and after a time.
         min_gap: Seconds between change points.
-
-    Shape:
-        embedding: (N, D); starts: (N,) seconds.
     """
     conditions = {}
     masks = torch.from_numpy(embedder.model.masks)

@@ -7,15 +7,12 @@ import torch
 
 from disentangled_ml.trajectories.change_metrics import (
     WINDOWS,
-    Counts,
     boundary_f,
     choose_threshold,
-    count_hits,
     found_in,
     intervals,
     mean_f,
-    pooled,
-    share_of_firing,
+    pooled_f,
 )
 from disentangled_ml.trajectories.change_points import Novelty
 
@@ -35,7 +32,7 @@ def test_counts_give_mir_evals_f(window, seed):
     true, found = (sorted(rng.uniform(1, 59, n).tolist()) for n in (6, 8))
     expected = mir_eval.segment.detection(intervals(true, 60.0), intervals(found, 60.0), window, trim=True)[2]
     assert boundary_f(true, found, 60.0, window) == pytest.approx(expected)
-    assert count_hits(true, found, window).f_measure() == pytest.approx(expected)
+    assert pooled_f([true], [found], window) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +54,8 @@ def test_one_recording(true, found, expected):
 
 def test_all_recordings_together_count_false_alarms():
     true, found = [[10.0], [], [5.0]], [[10.0], [20.0], []]
-    assert pooled(true, found, 3.0) == Counts(hits=1, true=2, found=2)
-    assert pooled(true, found, 3.0).f_measure() == 0.5
-    assert pooled([], [], 3.0) == Counts(0, 0, 0)
+    assert pooled_f(true, found) == 0.5  # one hit, two true, two found
+    assert pooled_f([], []) == 0.0
 
 
 def test_mean_over_recordings():
@@ -81,17 +77,16 @@ def test_the_threshold_is_the_best_of_all():
     chosen = choose_threshold(curves, true, min_gap=3.0)
     assert 0.45 < chosen <= 0.5
     scores = {
-        threshold: pooled(true, found_in(curves, threshold, 3.0), 3.0).f_measure()
-        for threshold in np.arange(0.05, 1.0, 0.01).tolist()
+        threshold: pooled_f(true, found_in(curves, threshold, 3.0)) for threshold in np.arange(0.05, 1.0, 0.01).tolist()
     }
-    assert pooled(true, found_in(curves, chosen, 3.0), 3.0).f_measure() == max(scores.values()) == 1.0
+    assert pooled_f(true, found_in(curves, chosen, 3.0)) == max(scores.values()) == 1.0
 
 
 def test_of_equally_good_thresholds_the_highest():
     # at 0.2: two hits and one false; at 0.6: one hit, none false; both give 2/3
     curves, true = [bumps((10, 0.6)), bumps((10, 0.2), (20, 0.25)), bumps((5, 0.22))], [[10.0], [10.0], []]
-    assert pooled(true, found_in(curves, 0.2, 3.0), 3.0).f_measure() == pytest.approx(2 / 3)
-    assert pooled(true, found_in(curves, 0.6, 3.0), 3.0).f_measure() == pytest.approx(2 / 3)
+    assert pooled_f(true, found_in(curves, 0.2, 3.0)) == pytest.approx(2 / 3)
+    assert pooled_f(true, found_in(curves, 0.6, 3.0)) == pytest.approx(2 / 3)
     assert choose_threshold(curves, true, 3.0) == pytest.approx((0.6 + 0.25) / 2)
 
 
@@ -100,7 +95,3 @@ def test_nothing_to_choose_by():
         choose_threshold([bumps((10, 0.5))], [[]], 3.0)
     with pytest.raises(ValueError, match="no threshold can be chosen"):
         choose_threshold([Novelty(torch.empty(0), torch.empty(0))], [[1.0]], 3.0)
-
-
-def test_share_of_recordings_with_a_change():
-    assert share_of_firing([[1.0], [], [2.0, 3.0]]) == pytest.approx(2 / 3)
