@@ -470,8 +470,11 @@ def command(manifest: Path, out: Path, workers: int, *more: str) -> list[str]:
 
 def start_and_kill(manifest: Path, out: Path, n_tars: int, how: Callable[[int], None], *more: str) -> warm.Popen:
     """Start a run, and end it when some more shards are made: before the next one is put in its place it waits for that."""
-    hold = warm.hold_before(".tar", n_tars + 1)
-    n_tars += len(list(out.glob("*.tar")))
+    there = list(out.glob("*.tar"))
+    # Where a kill came between a tar and its note, the tar is made again, which adds none.
+    again = sum(not (out / ".prepare" / f"{path.stem}.json").exists() for path in there)
+    hold = warm.hold_before(".tar", again + n_tars + 1)
+    n_tars += len(there)
     process = warm.Popen(command(manifest, out, 2, *more), stderr=subprocess.PIPE, before=hold)
     deadline = time.monotonic() + PATIENCE
     while len(list(out.glob("*.tar"))) < n_tars:
