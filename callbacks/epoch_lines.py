@@ -12,6 +12,10 @@ SHOWN = ("val/loss", "val/triplet_accuracy/mean")
 class EpochLines(pl.Callback):
     """A line for each epoch, and within long ones a line now and then, instead of Lightning's bar."""
 
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        # Lightning does not start an epoch again that a run is resumed within.
+        self.on_train_epoch_start(trainer)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         desc, total = f"Epoch {trainer.current_epoch}", trainer.num_training_batches
         self.lines = ProgressLines(desc=desc, total=total, disable=not trainer.is_global_zero)
