@@ -139,14 +139,12 @@ def check_type(hint: Any, value: Any, key: str) -> None:
     kinds = [each for each in get_args(hint) if each is not NoneType]
     if get_origin(hint) not in (list, dict) and len(kinds) == 1:  # of `int | None`
         hint, kinds = kinds[0], list(get_args(kinds[0]))
-    if isinstance(value, list | dict) and kinds:
-        parts = (
-            [(f"{key}.{name}", part) for name, part in value.items()]
-            if isinstance(value, dict)
-            else [(key, part) for part in value]
-        )
-        for name, part in parts:
-            check_type(kinds[-1], part, name)
+    if isinstance(value, dict) and kinds:
+        for name, part in value.items():
+            check_type(kinds[-1], part, f"{key}.{name}")
+    elif isinstance(value, list) and kinds:
+        for part in value:
+            check_type(kinds[-1], part, key)
     elif hint in LITERALS and value is not None and not (isinstance(value, str) and ("${" in value or value == "???")):
         types, called = LITERALS[hint]
         if type(value) not in types:
