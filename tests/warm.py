@@ -197,6 +197,17 @@ Preemption.on_train_batch_start = wait
 """
 
 
+def mark_validation(folder: Path) -> str:
+    """Return what makes ``train`` write ``folder/validates`` when it begins to validate."""
+    return f"""
+from pathlib import Path
+from callbacks.preemption import Preemption
+
+assert "on_validation_batch_start" not in vars(Preemption)
+Preemption.on_validation_batch_start = lambda *_: Path({str(folder)!r}, "validates").touch()
+"""
+
+
 def import_everything() -> None:
     """Import our packages, and by that theirs."""
     for package in map(importlib.import_module, PACKAGES):

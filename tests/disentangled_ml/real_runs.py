@@ -120,8 +120,3 @@ def parent_of(process: int) -> int:
 def has_checkpoint(run: RealRun) -> bool:
     """Tell whether an epoch is over."""
     return (run.dir / "checkpoints" / "last.ckpt").exists()
-
-
-def validates(run: RealRun) -> bool:
-    """Tell whether it is validating, as far as its progress bar says, after the first epoch."""
-    return has_checkpoint(run) and "Validation DataLoader 0" in "".join(run.said().splitlines()[-2:])

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from disentangled_ml.structures import seeded_generator
+from tests import warm
 from tests.conftest import TINY, write_tiny_shards
-from tests.disentangled_ml.real_runs import ENDLESS, MINUTE, TWO, RealRun, has_checkpoint, validates
+from tests.disentangled_ml.real_runs import ENDLESS, MINUTE, TWO, RealRun, has_checkpoint
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 GO_ON = "run_name=run resume=true goes on with"
@@ -53,8 +54,9 @@ def test_killing_rank_0_ends_rank_1(tmp_path, tiny_arguments):
 
 
 def test_a_rank_killed_while_validating_ends_the_other(tmp_path, validated_shards):
-    with RealRun(tmp_path, *TINY, f"data.shards={validated_shards}", *TWO, *ENDLESS) as run:
-        run.wait_until(validates)
+    before = warm.mark_validation(tmp_path)
+    with RealRun(tmp_path, *TINY, f"data.shards={validated_shards}", *TWO, *ENDLESS, before=before) as run:
+        run.wait_until(lambda _: (tmp_path / "validates").exists())
         os.kill(run.rank(1), signal.SIGKILL)
         assert run.end() == 1
     assert re.search(rf"error: rank 1 .*{GO_ON}", run.said())
