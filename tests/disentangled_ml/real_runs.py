@@ -99,7 +99,7 @@ class RealRun:
             assert time.monotonic() < until, f"not so after {seconds} s:\n{self.said()[-3000:]}"
             time.sleep(0.05)
 
-    def end(self, seconds: float = 2 * MINUTE) -> int:
+    def end(self, seconds: float = MINUTE) -> int:
         """Wait until not one of its processes lives; give the exit status."""
         until = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < until:

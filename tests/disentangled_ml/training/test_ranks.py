@@ -112,6 +112,6 @@ def test_a_rank_ends_though_nothing_fails_in_it(tmp_path, victim):
         start = time.monotonic()
         os.kill(run.rank(victim), signal.SIGKILL)
         assert run.end() == (-signal.SIGKILL, 1)[victim]
-    assert time.monotonic() - start < MINUTE
+    assert time.monotonic() - start < 20
     how = ("rank 0 is gone", "rank 1 was killed by SIGKILL, its messages are above")[victim]
     assert f"error: {how}: go on" in run.said().splitlines()
