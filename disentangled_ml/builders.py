@@ -153,9 +153,11 @@ def build_augmentation(config: DictConfig, audio: AudioSettings) -> Augmentation
 
 def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSettings) -> SimilarityModule:
     names = [condition.name for condition in conditions]
-    training = config.training
+    network, training = build_network(config, names, audio), config.training
+    if config.trainer.compile:
+        network.backbone.compile()
     return SimilarityModule(
-        build_network(config, names, audio),
+        network,
         build_loss(config, conditions),
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,

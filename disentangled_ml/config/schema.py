@@ -108,6 +108,7 @@ class TrainerConfig:
     sync_batchnorm: bool
     precision: str = one_of("32-true", "16-mixed", "bf16-mixed")
     channels_last: bool
+    compile: bool
 
     def check(self) -> None:
         devices = self.devices

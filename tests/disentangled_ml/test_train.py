@@ -394,6 +394,17 @@ def test_precision_and_layout_train(run, precision, channels_last):
     assert metrics_of(run_dir)["test/triplet_accuracy/track"] > 0
 
 
+def test_compiling_changes_no_checkpoint(tiny_arguments):
+    keys = []
+    for compiled in (False, True):
+        config = load_config(TrainConfig, [*tiny_arguments, f"trainer.compile={compiled}"])
+        data = builders.build_data(config)
+        module = builders.build_module(config, data.conditions, data.index.audio)
+        assert (module.network.backbone._compiled_call_impl is not None) == compiled
+        keys.append(list(module.state_dict()))
+    assert keys[0] == keys[1]
+
+
 def test_indivisible_embedding_is_refused(tiny_arguments):
     config = load_config(TrainConfig, [*tiny_arguments, "embedding_dim=256"])
     data = builders.build_data(config)

@@ -50,6 +50,28 @@ def test_every_parameter_learns(name):
         assert parameter.grad.abs().max() > 0, parameter_name
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@each_backbone
+@pytest.mark.parametrize(("tf32", "tolerance"), [(False, 1e-5), (True, 2e-3)])
+def test_a_gpu_embeds_as_the_cpu(name, tf32, tolerance, monkeypatch):
+    """Unit-length embeddings at full width; torch lets convolutions on a GPU round their factors to TF32 unless told otherwise."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    torch.manual_seed(0)
+    backbone = BACKBONES[name](256)
+    chunks = spects(64)
+    backbone(chunks)  # running statistics other than the initial ones
+    backbone.eval()
+    with torch.inference_mode():
+        expected, found = (
+            nn.functional.normalize(backbone.to(device)(chunks.to(device))).cpu() for device in ("cpu", "cuda")
+        )
+    difference = (found - expected).abs().max().item()
+    print(f"{name}, tf32={tf32}: largest difference {difference:.2g}")
+    assert difference <= tolerance
+    assert expected.std(dim=0).max() > 3 * tolerance  # the chunks do differ
+
+
 @each_backbone
 @pytest.mark.parametrize("frames", [258, 516])
 def test_longer_chunks(name, frames):
