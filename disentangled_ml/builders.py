@@ -154,8 +154,8 @@ def build_augmentation(config: DictConfig, audio: AudioSettings) -> Augmentation
 def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSettings) -> SimilarityModule:
     names = [condition.name for condition in conditions]
     network, training = build_network(config, names, audio), config.training
-    if config.trainer.compile:
-        network.backbone.compile()
+    if config.trainer.compile != "none":
+        network.backbone.compile(mode=config.trainer.compile)
     return SimilarityModule(
         network,
         build_loss(config, conditions),
