@@ -1,7 +1,7 @@
 """Whole trainings on a GPU: ``python -m benchmarks.training [shards=DIR] [backbones=inception] [tracks=64,256] [device=cuda]
 [epochs=4] [workers=8] [experiment=icassp2020]``.
 
-Trains by float32 as written, by bf16 with channels last, and by that compiled. Of the last half of the epochs, by their median: chunks
+Trains by float32 as written and by bf16 with channels last. Of the last half of the epochs, by their median: chunks
 per second, the share of the time that waits for data, and the memory of the device. Validation is a small list and not counted.
 Without ``shards``: 4,096 tracks of 12 s, of noise. Also written to ``bench/training.json``.
 """
@@ -28,8 +28,6 @@ FAST = ["trainer.precision=bf16-mixed", "trainer.channels_last=true"]
 SETTINGS = {
     "float32": ["trainer.precision=32-true", "trainer.channels_last=false"],
     "bf16, channels last": FAST,
-    "the same, compile=default": [*FAST, "trainer.compile=default"],
-    "the same, compile=reduce-overhead": [*FAST, "trainer.compile=reduce-overhead"],
 }
 LOGGED = ("train/chunks_per_second", "train/data_wait_share")
 TRACKS, FRAMES = 4096, 517  # of the catalogue of noise
@@ -62,7 +60,6 @@ def train(arguments: list[str]) -> dict[str, float]:
         builders.build_trainer(config, Path(folder), epochs).fit(module, data)
     speed, share = (median(values[len(values) // 2 :]) for values in zip(*epochs.found, strict=True))
     memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else float("nan")
-    torch.compiler.reset()
     return {
         "chunks_per_second": speed,
         "data_wait_share": share,

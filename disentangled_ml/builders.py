@@ -153,11 +153,9 @@ def build_augmentation(config: DictConfig, audio: AudioSettings) -> Augmentation
 
 def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSettings) -> SimilarityModule:
     names = [condition.name for condition in conditions]
-    network, training = build_network(config, names, audio), config.training
-    if config.trainer.compile != "none":
-        network.backbone.compile(mode=config.trainer.compile)
+    training = config.training
     return SimilarityModule(
-        network,
+        build_network(config, names, audio),
         build_loss(config, conditions),
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,

@@ -108,7 +108,6 @@ class TrainerConfig:
     sync_batchnorm: bool
     precision: str = one_of("32-true", "16-mixed", "bf16-mixed")
     channels_last: bool
-    compile: str = one_of("none", "default", "reduce-overhead")
 
     def check(self) -> None:
         devices = self.devices

@@ -35,12 +35,9 @@ class ConditionalSimilarityNetwork(nn.Module):
     def raw_embedding(self, audio: Tensor, augmentation: Augmentation | None = None) -> Tensor:
         """Embed chunks, augmented if asked for, without normalising, in float32: (B, ...) to (B, D)."""
         if augmentation is None:
-            spect = self.frontend(audio)
-        else:
-            spect = augmentation.change_spect(self.frontend(augmentation.change_audio(audio)))
-        # A compiled backbone is compiled for the batches of training, which are all of one size.
-        embed = self.backbone if self.training else self.backbone.forward
-        return embed(spect).float()
+            return self.backbone(self.frontend(audio)).float()
+        spect = self.frontend(augmentation.change_audio(audio))
+        return self.backbone(augmentation.change_spect(spect)).float()
 
     def forward(self, audio: Tensor) -> Tensor:
         """Embed chunks.

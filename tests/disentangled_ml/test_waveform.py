@@ -26,14 +26,14 @@ SPLITS = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Prepare 20 recordings of 1.5 s: noise is one genre, tones are the other."""
+    """Prepare 20 recordings of 2 s: noise is one genre, tones are the other."""
     root = tmp_path_factory.mktemp("recordings")
     with open(root / "manifest.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["track_id", "path", "split", "genre"])
         for i in range(20):
             rng = np.random.default_rng(i)
-            time = np.arange(int(1.5 * SAMPLE_RATE)) / SAMPLE_RATE
+            time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
             noise = rng.uniform(-0.3, 0.3, len(time))
             tone = 0.3 * np.sin(2 * np.pi * rng.uniform(200, 2000) * time)
             soundfile.write(root / f"{i}.wav", tone if i % 2 else noise, SAMPLE_RATE)
@@ -117,9 +117,9 @@ def test_rates_of_the_frontend(arguments):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("frontend", FRONTENDS)
 def test_every_frontend_feeds_every_backbone(arguments, frontend, backbone):
-    config = load_config(
-        TrainConfig, [*arguments, f"frontend={frontend}", f"backbone={backbone}", "backbone.width=0.1"]
-    )
+    # On some CPUs torch leaves gradients of bf16 undefined where a convolution steps over a single column, as chunks under 65 frames do.
+    choices = (f"frontend={frontend}", f"backbone={backbone}", "backbone.width=0.1", "data.chunk_frames=65")
+    config = load_config(TrainConfig, [*arguments, *choices])
     data = builders.build_data(config)
     module = builders.build_module(config, data.conditions, data.index.audio)
     batch = next(iter(data.train_dataloader()))
