@@ -20,6 +20,8 @@ from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests.quick_figures import save_quickly
 
 N_MELS, CHUNK_FRAMES = 16, 16
+# Fixtures that take seconds, and that tests of a file share.
+MADE_ONCE = {"whole", "uninterrupted", "made", "trained", "checkpoints", "shards"}
 LONGEST = (  # files of tests, by their time
     *("test_ranks.py", "test_train.py", "test_tracking.py", "test_table.py", "test_preemption.py", "test_sweeps.py"),
     *("test_unwritable_run_folder.py", "test_two_processes.py", "test_systems.py", "test_waveform.py", "test_serve.py"),
@@ -76,10 +78,22 @@ def write_tiny_shards(root: Path, chunk_frames: int = CHUNK_FRAMES, tracks_per_s
     return root
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, which else might be left to one process at the end."""
+    """Share the tests out to the processes: a file at a time, a slow test that needs nothing of its file by itself.
+
+    Those that take longest come first; else one of them might be left to one process at the end.
+    """
     order = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        return "xdist_group" in item.keywords, order.get(item.path.name, len(order))
+
+    for item in items:
+        alone = item.path.name in LONGEST and "slow" in item.keywords and not MADE_ONCE & set(item.fixturenames)
+        if not alone:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-
-savefig = Figure.savefig
+from PIL import Image
 
 
 def save_quickly(figure: Figure, path: Path, **_: Any) -> None:
-    """Save a figure without laying it out, and small."""
-    figure.set_layout_engine("none")
-    savefig(figure, path, dpi=20)
+    """Save a white picture in place of a figure."""
+    Image.new("L", (8, 8), 255).save(path, format="PNG")

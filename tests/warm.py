@@ -2,6 +2,7 @@
 
 A forked command is what a shell would start: a process with its own number, session, signals, environment, working directory,
 random numbers and exit status, whose module runs as ``__main__`` and is followed by all that it has registered for the exit.
+The second rank of a training on two devices is forked from the first one, which is its parent as ever.
 Three things differ: ``/proc/PID/cmdline`` and ``/proc/PID/environ`` show those of the server, all commands have the same hashes
 of strings, and at its end the interpreter does not take its modules apart.
 """
@@ -23,12 +24,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from matplotlib.figure import Figure
+from pytorch_lightning.strategies.launchers import subprocess_script
 
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests.quick_figures import save_quickly
@@ -264,9 +268,41 @@ def take_streams(output: int, errors: int) -> None:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 
 
-def become(command: list[str], env: dict[str, str], cwd: str, before: str) -> None:
-    """Run a module as ``__main__`` in this process, as if Python had just been started with it."""
-    os.setsid()
+class ReadyRank(subprocess.Popen):
+    """The second rank of a training, forked before the first has begun; it starts when the first would start an interpreter for it."""
+
+    def __init__(self):
+        waiting, self.start = os.pipe()
+        self.args, self.returncode = [], None
+        self.stdin = self.stdout = self.stderr = None
+        self._child_created, self._waitpid_lock = True, threading.Lock()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(waiting)
+            return
+        os.close(self.start)
+        with os.fdopen(waiting) as file:
+            request = file.read()
+        if not request:
+            os._exit(0)  # the first has ended without it
+        Path("/proc/self/comm").write_text("rank 1")
+        become(**json.loads(request), before="", first=False)
+        sys.exit()
+
+    def __call__(self, command: list[str], env: dict[str, str], cwd: str | None) -> "ReadyRank":
+        """Start it, as ``subprocess.Popen`` is called by Lightning."""
+        assert command[:2] == [sys.executable, "-m"], command
+        with os.fdopen(self.start, "w") as file:
+            file.write(json.dumps({"command": command[2:], "env": env, "cwd": cwd or os.getcwd()}))
+        return self
+
+
+def become(command: list[str], env: dict[str, str], cwd: str, before: str, first: bool = True) -> None:
+    """Run a module as ``__main__`` in this process, as if Python had just been started with it; a further rank for the first one."""
+    if first:
+        os.setsid()
+        if "trainer.devices=2" in command:
+            subprocess_script.subprocess = SimpleNamespace(Popen=ReadyRank())
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)

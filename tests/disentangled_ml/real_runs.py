@@ -80,7 +80,9 @@ class RealRun:
         """Give the process of a rank."""
         if number == 0:
             return self.process.pid
-        return next(p for p in self.processes(f"LOCAL_RANK={number}") if parent_of(p) == self.process.pid)
+        started = {p for p in self.processes() if Path(f"/proc/{p}/comm").read_text().strip() == f"rank {number}"}
+        started.update(self.processes(f"LOCAL_RANK={number}"))
+        return next(p for p in started if parent_of(p) == self.process.pid)
 
     def loading_process(self) -> int:
         """Give a process that loads batches: a child of the server that a rank has started for that."""

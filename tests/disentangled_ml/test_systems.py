@@ -92,6 +92,7 @@ def test_specialised_networks_side_by_side_are_as_accurate_as_each_alone(load, i
     assert len({value for row in report["matrix"].values() for value in row.values()}) > 4
 
 
+@pytest.mark.slow
 def test_specialised_networks_embed_what_each_embeds(load, index):
     one, two = load("genre"), load("tempo")
     wanted, only = {Member("t64", 0), Member("t65", 16)}, frozenset(["t64", "t65", "t66"])

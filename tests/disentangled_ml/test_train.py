@@ -105,7 +105,7 @@ triplet_choices = pytest.mark.parametrize(
     "choice",
     [
         pytest.param([], id="drawn"),
-        pytest.param(["loss.gather=true", "training.max_epochs=12"], id="drawn-together", marks=pytest.mark.slow),
+        pytest.param(["loss.gather=true"], id="drawn-together", marks=pytest.mark.slow),
         pytest.param(["loss.triplets=all", "loss.mean=violating"], id="all", marks=pytest.mark.slow),
     ],
 )
@@ -113,13 +113,14 @@ triplet_choices = pytest.mark.parametrize(
 
 @triplet_choices
 def test_tiny_network_learns(run, choice):
-    schedule = ("training.max_epochs=8", "training.lr_patience=20")
+    schedule = ("training.max_epochs=12", "training.lr_patience=20")
     metrics = metrics_of(run("learns", *schedule, *choice))
     assert metrics["test/triplet_accuracy/genre"] > 0.8
     assert metrics["test/triplet_accuracy/mood"] > 0.8
     assert metrics["test/triplet_accuracy/track"] > 0.6
 
 
+@pytest.mark.slow
 def test_seed_repeats_a_run_and_another_does_not(run, trained):
     first, second, other = trained, run("b", "training.max_epochs=1"), run("c", "training.max_epochs=1", "seed=2")
     assert metrics_of(first) == metrics_of(second)
@@ -127,6 +128,7 @@ def test_seed_repeats_a_run_and_another_does_not(run, trained):
     assert metrics_of(first) != metrics_of(other)
 
 
+@pytest.mark.slow
 @triplet_choices
 def test_resumed_run_equals_uninterrupted(run, choice):
     schedule = ("training.lr_patience=0", "training.learning_rate=0.03", *choice)  # the rate falls
@@ -172,6 +174,7 @@ def test_loading_processes_do_not_change_evaluation(tiny_arguments):
     assert all(torch.equal(audio, found[1][key]) for key, audio in found[0].items())
 
 
+@pytest.mark.slow
 def test_inference_needs_no_lightning():
     code = (
         "import sys, disentangled_ml.network.checkpoint; "
@@ -213,6 +216,7 @@ def test_job_names_the_run_folder(tmp_path, monkeypatch, variables, name):
     monkeypatch.delenv(RUN_DIR_VARIABLE)
 
 
+@pytest.mark.slow
 def test_every_choice_of_every_group_loads():
     for group in GROUPS:
         for choice in group_choices(group):
@@ -588,6 +592,7 @@ def test_an_epoch_is_whole_after_the_number_of_workers_has_changed(tmp_path, run
     assert steps == [by_workers[number] for number in workers]
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_shards_that_were_prepared_anew(tmp_path, run, tiny_shards):
     shards = Path(shutil.copytree(tiny_shards, tmp_path / "shards", ignore=shutil.ignore_patterns("triplets")))
     run("anew", f"data.shards={shards}", "training.max_epochs=1")

@@ -117,7 +117,7 @@ def test_rates_of_the_frontend(arguments):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("frontend", FRONTENDS)
 def test_every_frontend_feeds_every_backbone(arguments, frontend, backbone):
-    # On some CPUs torch leaves gradients of bf16 undefined where a convolution steps over a single column, as chunks under 65 frames do.
+    # On some CPUs torch leaves gradients of bf16 undefined where a convolution steps over a single column, as in shorter chunks.
     choices = (f"frontend={frontend}", f"backbone={backbone}", "backbone.width=0.1", "data.chunk_frames=65")
     config = load_config(TrainConfig, [*arguments, *choices])
     data = builders.build_data(config)

@@ -139,6 +139,7 @@ def test_metadata_is_itself_again_after_the_import():
     assert importlib.metadata.distribution is lookup
 
 
+@pytest.mark.slow
 def test_madmom_is_imported_when_asked_for_without_a_word():
     code = """
 import importlib.metadata, sys

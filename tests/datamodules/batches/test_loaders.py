@@ -19,6 +19,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_loading_processes_do_not_import_the_program(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

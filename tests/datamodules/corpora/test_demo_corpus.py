@@ -86,6 +86,7 @@ def test_no_temporary_file_is_left(manifest):
     assert {path.suffix for path in manifest.parent.rglob("*") if path.is_file()} == {".flac", ".csv"}
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_the_number_of_workers(manifest, tmp_path):
     other = generate_demo(tmp_path, N_PIECES, seed=1, seconds=SECONDS, workers=2)
     assert other.read_bytes() == manifest.read_bytes()

@@ -101,7 +101,8 @@ def run_agents_command(
     return done
 
 
-@pytest.mark.parametrize("name", ["grid", pytest.param("random", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["grid", "random"])
 def test_every_combination_is_what_the_command_line_says(agent, tiny_arguments, name):
     sweep = with_arguments(read(name), *tiny_arguments)
     tried = 0

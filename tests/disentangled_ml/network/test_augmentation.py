@@ -132,6 +132,7 @@ def test_resumed_run_equals_uninterrupted(run):
         run("parts", "resume=true", "augmentation.mask_bands=5", MASKS[1])
 
 
+@pytest.mark.slow
 def test_only_training_is_changed(run, tiny_arguments):
     """Validation and test are the same every time, and the same as without augmentation."""
     run_dir = run("changed", "training.max_epochs=1", *MASKS)

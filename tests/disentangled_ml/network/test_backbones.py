@@ -135,6 +135,7 @@ def test_bfloat16_autocast(name):
     assert all(parameter.grad.isfinite().all() for parameter in backbone.parameters())
 
 
+@pytest.mark.slow
 @each_backbone
 def test_compiles_as_one_graph(name):
     backbone = BACKBONES[name](16, NARROW).eval()

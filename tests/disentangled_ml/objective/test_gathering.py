@@ -127,6 +127,7 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(a, b, atol=ATOL, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_with_gathering_two_processes_are_one_on_both_batches(two_ranks):
     ranks = two_ranks(True)
@@ -150,6 +151,7 @@ def test_with_gathering_two_processes_are_one_on_both_batches(two_ranks):
         assert indices.max() < sum(SIZES) * CHUNKS_PER_TRACK
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_without_gathering_two_processes_are_the_mean_of_both(two_ranks):
     ranks = two_ranks(False)
@@ -159,6 +161,7 @@ def test_without_gathering_two_processes_are_the_mean_of_both(two_ranks):
         assert_close(rank["gradients"], [(a + b) / 2 for a, b in zip(*(grads for _, grads in alone), strict=True)])
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize("mean", MEANS)
 def test_all_triplets_of_two_processes_are_those_of_one_on_both_batches(two_ranks, mean):
@@ -175,6 +178,7 @@ def test_all_triplets_of_two_processes_are_those_of_one_on_both_batches(two_rank
         assert (ranks[0][name] != ranks[1][name]).any()  # the shares differ
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_the_mean_of_violating_drawn_triplets_is_that_of_both_ranks(two_ranks):
     ranks = two_ranks(True, False, "violating")
@@ -185,6 +189,7 @@ def test_the_mean_of_violating_drawn_triplets_is_that_of_both_ranks(two_ranks):
         assert_close(rank["gradients"], gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_all_triplets_without_gathering_are_each_ranks_own(two_ranks):
     ranks = two_ranks(False, True, "violating")

@@ -33,6 +33,7 @@ def model(folder) -> Embedder:
     return disentangled_ml.load(folder / "x.ckpt").open(folder / "index")
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_cheap_and_using_it_needs_no_lightning(folder):
     code = (
         "import sys, disentangled_ml\n"

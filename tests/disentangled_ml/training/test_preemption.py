@@ -215,6 +215,7 @@ def test_a_signal_that_comes_while_the_ranks_agree_is_not_lost(monkeypatch, tmp_
         preemption.end_if_told(trainer)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_stays_stopped(tmp_path, tiny_arguments, one_thread):
     """A signal in the test does not begin the training again, which Lightning's own early stopping would."""
     most = 20

@@ -89,6 +89,7 @@ def test_a_server_that_is_not_reached_costs_a_bounded_time(tmp_path, begin, dead
     assert len(server.values(run_id, METRIC)) == 2 + 1  # two epochs, and the best checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 404])
 def test_a_refusal_is_an_error(tmp_path, begin, wandb_server, status):
     process = begin(wandb_server(status=status).environment)

@@ -190,6 +190,7 @@ def test_a_missing_file_has_no_answers(tmp_path):
     assert read_answers(tmp_path / "answers.jsonl") == ([], 0)
 
 
+@pytest.mark.slow
 def test_an_answer_that_cannot_be_written_leaves_nothing(tmp_path):
     """A file may grow no further here, as on a full disk."""
     program = """
