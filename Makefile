@@ -147,7 +147,7 @@ slurm-prepare: .venv/ready $(demo-manifest)
 		$(SBATCH) conf/slurm/prepare.sbatch $(prepared) $(ARGS)
 
 test: .venv/ready ## run all tests, in TEST_JOBS processes, one more than there are cores (ARGS="-m 'not slow'": the quick ones)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-slurm: .venv/ready ## run the tests that need a SLURM cluster (SLURM_CONF says which)
 	@if sinfo >/dev/null 2>&1; then $(PY) -m pytest -m slurm $(ARGS); else echo 'skipped: no SLURM cluster answers sinfo'; fi

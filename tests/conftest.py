@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from xdist.scheduler import LoadScopeScheduling
 
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import write_shard
@@ -20,11 +21,17 @@ from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests.quick_figures import save_quickly
 
 N_MELS, CHUNK_FRAMES = 16, 16
-# Fixtures that take seconds, and that tests of a file share.
-MADE_ONCE = {"whole", "uninterrupted", "made", "trained", "checkpoints", "shards"}
-LONGEST = (  # files of tests, by their time
-    *("test_ranks.py", "test_train.py", "test_tracking.py", "test_table.py", "test_preemption.py", "test_sweeps.py"),
-    *("test_unwritable_run_folder.py", "test_two_processes.py", "test_systems.py", "test_waveform.py", "test_serve.py"),
+# Files of tests by their time. Of the first ones no two functions share what takes long to make.
+APART = ("test_train.py", "test_sweeps.py", "test_ranks.py", "test_tracking.py", "test_preemption.py")
+APART += ("test_two_processes.py", "test_unwritable_run_folder.py")
+LONGEST = (
+    *APART,
+    "test_table.py",
+    "test_gathering.py",
+    "test_preparation.py",
+    "test_systems.py",
+    "test_serve.py",
+    "test_config.py",
 )
 GENRES, MOODS = ("bass", "treble"), ("dark", "bright", "plain")
 TINY = (
@@ -78,22 +85,21 @@ def write_tiny_shards(root: Path, chunk_frames: int = CHUNK_FRAMES, tracks_per_s
     return root
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share the tests out to the processes: a file at a time, a slow test that needs nothing of its file by itself.
-
-    Those that take longest come first; else one of them might be left to one process at the end.
-    """
+    """Begin with the files that take longest, which else might be left to one process at the end."""
     order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
-    def place(item: pytest.Item) -> tuple[bool, int]:
-        return "xdist_group" in item.keywords, order.get(item.path.name, len(order))
 
-    for item in items:
-        alone = item.path.name in LONGEST and "slow" in item.keywords and not MADE_ONCE & set(item.fixturenames)
-        if not alone:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-    items.sort(key=place)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Deal the tests out to the processes by files, and those of the longest files by functions."""
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return nodeid.partition("[")[0] if Path(file).name in APART else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def test_it_has_a_session_an_environment_and_files_of_its_own(tmp_path):
     done = warm.run("train", "b=c", before=LOOK, env={"A": "1"}, cwd=tmp_path)
     first, second, third, fourth = done.stdout.splitlines()
     assert first == f"{tmp_path} 1 1 ['b=c'] ''"
-    assert second == "True ['0', '1', '2', '3'] 1"  # 3 is the folder that is listed
+    assert second == "True ['0', '1', '2', '3', '4'] 1"  # 3 reaches the fork server, 4 is the folder that is listed
     assert third == "[True, True, True]"
     assert fourth == "set() True"
 

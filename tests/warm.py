@@ -11,7 +11,7 @@ import contextlib
 import gc
 import importlib
 import json
-import multiprocessing
+import multiprocessing.util
 import os
 import pkgutil
 import random
@@ -27,6 +27,8 @@ import tempfile
 import threading
 import time
 from functools import cache
+from multiprocessing.forkserver import main as forkserver_main
+from multiprocessing.util import spawnv_passfds as spawn_interpreter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -282,7 +284,7 @@ class ReadyRank(subprocess.Popen):
             return
         os.close(self.start)
         with os.fdopen(waiting) as file:
-            request = file.read()
+            request = file.readline()
         if not request:
             os._exit(0)  # the first has ended without it
         Path("/proc/self/comm").write_text("rank 1")
@@ -293,16 +295,45 @@ class ReadyRank(subprocess.Popen):
         """Start it, as ``subprocess.Popen`` is called by Lightning."""
         assert command[:2] == [sys.executable, "-m"], command
         with os.fdopen(self.start, "w") as file:
-            file.write(json.dumps({"command": command[2:], "env": env, "cwd": cwd or os.getcwd()}))
+            file.write(json.dumps({"command": command[2:], "env": env, "cwd": cwd or os.getcwd()}) + "\n")
         return self
+
+
+class ReadyForkServer:
+    """Python's server of loading and preparing processes, forked before it is asked for: it has imported what they need."""
+
+    def __init__(self):
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = os.fork()
+        if self.pid:
+            return
+        self.control.close()
+        content, files, *_ = socket.recv_fds(theirs, LONGEST_REQUEST, 2)
+        if content:
+            Path("/proc/self/comm").write_text("forkserver")
+            request = json.loads(content)
+            signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
+            exec(
+                request["call"],
+                {"main": lambda _listener, _alive, *rest, **more: forkserver_main(*files, *rest, **more)},
+            )
+        os._exit(0)
+
+    def spawn(self, path: bytes, arguments: list[str], files: list[int]) -> int:
+        """Start it, as ``multiprocessing`` starts an interpreter; return its number."""
+        start, _, call = arguments[-1].partition("; ")
+        if start != "from multiprocessing.forkserver import main" or self.control is None:
+            return spawn_interpreter(path, arguments, files)
+        request = {"call": call, "blocked": [*signal.pthread_sigmask(signal.SIG_BLOCK, ())]}
+        socket.send_fds(self.control, [json.dumps(request).encode()], files)
+        self.control = None
+        return self.pid
 
 
 def become(command: list[str], env: dict[str, str], cwd: str, before: str, first: bool = True) -> None:
     """Run a module as ``__main__`` in this process, as if Python had just been started with it; a further rank for the first one."""
     if first:
         os.setsid()
-        if "trainer.devices=2" in command:
-            subprocess_script.subprocess = SimpleNamespace(Popen=ReadyRank())
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
@@ -310,6 +341,10 @@ def become(command: list[str], env: dict[str, str], cwd: str, before: str, first
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    if first and "trainer.devices=2" in command:
+        subprocess_script.subprocess = SimpleNamespace(Popen=ReadyRank())
+    # Behind the other rank, which would hold it open.
+    multiprocessing.util.spawnv_passfds = ReadyForkServer().spawn
     random.seed()
     np.random.seed()  # noqa: NPY002 (libraries use it)
     multiprocessing.current_process().authkey = os.urandom(32)

@@ -80,14 +80,14 @@ class RealRun:
         """Give the process of a rank."""
         if number == 0:
             return self.process.pid
-        started = {p for p in self.processes() if Path(f"/proc/{p}/comm").read_text().strip() == f"rank {number}"}
+        started = {p for p in self.processes() if name_of(p) == f"rank {number}"}
         started.update(self.processes(f"LOCAL_RANK={number}"))
         return next(p for p in started if parent_of(p) == self.process.pid)
 
     def loading_process(self) -> int:
         """Give a process that loads batches: a child of the server that a rank has started for that."""
-        servers = [p for p in self.processes() if b"forkserver" in Path(f"/proc/{p}/cmdline").read_bytes()]
-        return next(p for p in servers if parent_of(p) in servers)
+        servers = [p for p in self.processes() if "forkserver" in command_of(p) + name_of(p)]
+        return next(p for p in self.processes() if parent_of(p) in servers)
 
     def said(self) -> str:
         """Give what it has written so far; progress bars write their lines again and again."""
@@ -117,6 +117,22 @@ def parent_of(process: int) -> int:
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return 0
+
+
+def name_of(process: int) -> str:
+    """Give the name of a process, which forked ones set; empty where it is gone."""
+    try:
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def command_of(process: int) -> str:
+    """Give the command line of a process; empty where it is gone."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def has_checkpoint(run: RealRun) -> bool:

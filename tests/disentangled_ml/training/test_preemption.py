@@ -22,7 +22,7 @@ from disentangled_ml import builders
 from disentangled_ml.files import read_json
 from tests import warm
 from tests.conftest import train_here
-from tests.disentangled_ml.real_runs import parent_of
+from tests.disentangled_ml.real_runs import name_of, parent_of
 
 EPOCHS, BATCHES = 3, 12  # of the tiny shards
 SETTINGS = (  # so that the rate falls on the way, and early stopping counts
@@ -256,13 +256,11 @@ def descendants(pid: int) -> list[int]:
     return [*children, *(further for child in children for further in descendants(child))]
 
 
-def has_rank_1(pid: int) -> bool:
-    return b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-
-
 RECEIVERS = {
     "rank 0": lambda pid: [pid],
-    "rank 1": lambda pid: [child for child in descendants(pid) if parent_of(child) == pid and has_rank_1(child)],
+    "rank 1": lambda pid: [
+        child for child in descendants(pid) if parent_of(child) == pid and name_of(child) == "rank 1"
+    ],
     "the whole tree": lambda pid: [pid, *descendants(pid)],  # as SLURM may
 }
 
