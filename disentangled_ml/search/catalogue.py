@@ -233,10 +233,13 @@ def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
 def check_source(folder: Path, source: str) -> None:
     """Check that a catalogue is of a manifest or of shards. Raises CatalogueError if it is of others, or does not say."""
     held, wanted = read_header(folder).get("source"), absolute_source(source)
+    if held is None:
+        raise CatalogueError(
+            f"{folder} does not say what it is of, for an earlier version made it: delete it and embed {wanted} anew"
+        )
     if held != wanted:
         raise CatalogueError(
-            f"{folder} is {'of ' + held if held else 'of an earlier version, which does not say of what'}, not of {wanted}: "
-            f"give another folder, or delete it and embed {wanted} there"
+            f"{folder} is of {held}, not of {wanted}: give another index=DIR (INDEX=DIR with make), or delete that folder"
         )
 
 

@@ -179,9 +179,7 @@ def test_a_search_may_say_of_what_its_index_must_be(made, capsys, monkeypatch):
     monkeypatch.chdir(made.folder)
     ask("source=manifest.csv")
     assert "r1" in capsys.readouterr().out
-    message = (
-        rf"index is of {made.manifest}, not of {made.folder}/other.csv: give another folder, or delete it and embed"
-    )
+    message = rf"index is of {made.manifest}, not of {made.folder}/other.csv: give another index=DIR"
     with pytest.raises(ValueError, match=message):
         ask("source=other.csv")
 
@@ -207,7 +205,7 @@ def test_an_index_of_an_earlier_version_is_searched_but_not_gone_on_with(made, c
     search.main(load_config(SearchConfig, [f"index={made.index}", "like=t0", "accelerator=cpu"]))
     assert "t1" in capsys.readouterr().out
     with pytest.raises(
-        ValueError, match=r"is of an earlier version, which does not say of what, .* delete it and embed"
+        ValueError, match=r"index does not say what it is of, .*: delete it and embed .*manifest.csv anew"
     ):
         search.main(load_config(SearchConfig, [f"index={made.index}", "like=t0", f"source={made.manifest}"]))
     (made.index / "pieces").mkdir()
