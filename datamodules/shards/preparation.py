@@ -213,9 +213,9 @@ class ShardStore(BatchStore):
         written = WrittenShard(0, "") if first is None else write_shard(tar, chain([first], samples))
         self.save(batch, ShardNote(*written, batch.digest, rejected, tracks, origins))
 
-    def is_kept(self, batch: Batch, rows: Sequence[TrackRecord]) -> bool:
+    def is_kept(self, batch: Batch, rows: Sequence[TrackRecord], retry: bool = True) -> bool:
         """Return whether a shard is left as it is: nothing has changed, or tracks whose recordings are gone would be lost."""
-        if super().is_kept(batch, rows):
+        if super().is_kept(batch, rows, retry):
             return True
         note = self.read(batch._replace(digest=""))
         made = set() if note is None else {track.track_id for track in note.tracks}
@@ -283,7 +283,8 @@ def merge_parts(corpus: Corpus, out: Path, settings: PreparationSettings) -> Sha
     store = ShardStore(out, plan)
     store.check()
     every = planned(corpus, plan, range(len(plan.names)), settings)
-    missing = [number for number, (batch, rows) in enumerate(every) if not store.is_kept(batch, rows)]
+    # What fails each time, as a recording that crashes its decoder, must not keep the parts from being merged.
+    missing = [number for number, (batch, rows) in enumerate(every) if not store.is_kept(batch, rows, retry=False)]
     if missing:
         parts = read_object(store.folder / PARTS).get("parts")
         parts = parts if type(parts) is int and parts > 0 else 1

@@ -102,13 +102,16 @@ class BatchStore:
             raise self.ERROR(f"{batch.name} in {self.out} is gone or damaged: repeat the command, which makes it anew")
         return finished
 
-    def is_kept(self, batch: Batch, rows: Rows) -> bool:
-        """Return whether a batch is finished, of these rows and of their recordings as they are now."""
+    def is_kept(self, batch: Batch, rows: Rows, retry: bool = True) -> bool:
+        """Return whether a batch is finished, of these rows and of their recordings as they are now.
+
+        With ``retry`` it is not while a row in it failed for another reason than its recording.
+        """
         finished = self.read(batch)
         if finished is None or len(finished.origins) != len(rows):
             return False
         origins = [renew(origin, path_of(row)) for origin, row in zip(finished.origins, rows, strict=True)]
-        if None in origins:
+        if origins.count(None) > (0 if retry else finished.origins.count(None)):
             return False
         # Else a recording that was moved or copied would be read again each time.
         if origins != finished.origins:

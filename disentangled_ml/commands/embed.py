@@ -18,7 +18,8 @@ from datamodules.shards.index import ShardIndex
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import locked, output_context, writable
 from disentangled_ml.network.checkpoint import choose_device
-from disentangled_ml.search.build import EmbeddedStore, assemble, embed_manifest, embed_shards, write_npz
+from disentangled_ml.search.assembly import assemble, write_npz
+from disentangled_ml.search.build import EmbeddedStore, embed_manifest, embed_shards
 from disentangled_ml.search.catalogue import INDEX, EmbeddedCatalogue, read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import SPLITS

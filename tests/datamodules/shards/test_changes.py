@@ -279,6 +279,20 @@ def test_merging_notices_what_has_changed(prepared, what):
         merge_parts(read_manifest(prepared.manifest, SHARES), prepared.out, SETTINGS)
 
 
+def test_merging_takes_what_fails_each_time(tmp_path, monkeypatch):
+    prepared, decode = Prepared(tmp_path), preparation.decode
+
+    def fail(path: Path, *section: Any) -> Any:
+        if path == prepared.recording(4):
+            raise MemoryError("too much")
+        return decode(path, *section)
+
+    monkeypatch.setattr(preparation, "decode", fail)
+    index = prepared.prepare()
+    assert merge_parts(read_manifest(prepared.manifest, SHARES), prepared.out, SETTINGS) == index
+    assert "t4," + str(prepared.recording(4)) + ",unexpected MemoryError" in (prepared.out / "rejected.csv").read_text()
+
+
 def test_merging_needs_no_recordings(prepared):
     before = (prepared.out / "index.json").read_bytes()
     for number in range(N):

@@ -19,7 +19,7 @@ from disentangled_ml.commands import embed
 from disentangled_ml.commands.schemas import EmbedConfig
 from disentangled_ml.config import load_config
 from disentangled_ml.network.checkpoint import load_checkpoint, network_from
-from disentangled_ml.search import build
+from disentangled_ml.search import assembly, build
 from disentangled_ml.search.catalogue import HEADER, INDEX, describe_model, read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import SPLITS
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_the_catalogue_as_it_was(tmp_path, checkpoint, tiny_s
         def no_space(*_, **__) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        full.setattr(build, "column_values", no_space)
+        full.setattr(assembly, "column_values", no_space)
         with pytest.raises(
             OSError, match=r"index cannot be written to .*No space left.*: mend that, then repeat the command"
         ):
