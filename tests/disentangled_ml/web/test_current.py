@@ -7,15 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-from servers import ARTISTS, CONDITIONS, IDS, RATE, Made, make_catalogue, sound
+from servers import ARTISTS, CONDITIONS, IDS, NEW, Made, grow, make_catalogue
 from starlette.testclient import TestClient
 
 from datamodules.audio.bounded_decoding import Bounds
-from disentangled_ml.commands import embed
-from disentangled_ml.commands.schemas import EmbedConfig
 from disentangled_ml.commands.serve import upload_embedder
-from disentangled_ml.config import load_config
 from disentangled_ml.search.catalogue import HEADER
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
@@ -23,7 +19,6 @@ from disentangled_ml.web.current import CurrentView
 from disentangled_ml.web.view import CatalogueView
 from tests.disentangled_ml.catalogues import write_catalogue
 
-NEW = "the new track, which comes first"
 ALL = dict.fromkeys(CONDITIONS, 1.0)
 
 
@@ -46,16 +41,6 @@ def current(made) -> CurrentView:
 @pytest.fixture
 def client(current) -> TestClient:
     return TestClient(build_app(current, None, True), base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
-
-
-def grow(made: Made) -> None:
-    """Embed the manifest with a track more, before all others."""
-    soundfile.write(made.folder / "new.wav", sound(99), RATE)
-    header, *rows = (made.folder / "manifest.csv").read_text().splitlines(keepends=True)
-    row = f'"{NEW}",new.wav,New,new genre,calm,150\n'
-    (made.folder / "manifest.csv").write_text("".join([header, row, *rows]))
-    given = [f"checkpoint={made.checkpoint}", f"manifest={made.folder}/manifest.csv", f"out={made.index}", "workers=1"]
-    embed.main(load_config(EmbedConfig, [*given, "accelerator=cpu"]))
 
 
 def upload(client: TestClient, path: Path) -> str:
