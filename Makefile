@@ -40,6 +40,10 @@ own-out := $(and $(corpus),$(filter file,$(origin OUT)))
 prepared = $(if $(corpus),data=$(DATA),'manifest=$(MANIFEST)') $(if $(own-out),,'out=$(OUT)')
 from-manifest := $(filter file,$(origin DATA))
 INDEX = indexes/$(notdir $(if $(from-manifest),$(patsubst %/,%,$(dir $(MANIFEST))),$(shards)))
+# What INDEX must be of, unless it alone is given
+source = $(if $(from-manifest),$(MANIFEST),$(shards))
+is-any := $(and $(filter-out file,$(origin INDEX)),$(from-manifest),$(filter file,$(origin MANIFEST)))
+of-source = $(if $(is-any),,'source=$(source)')
 out-logs = $(if $(own-out),$(shards),$(OUT))/slurm
 tasks = $(or $(filter-out 0,$(GPUS)),1)
 # pip's output goes to a log, and to the screen if it fails.
@@ -122,13 +126,13 @@ embed: .venv/ready $(if $(from-manifest),$(demo-manifest),$(if $(data-is-demo),s
 
 search: .venv/ready ## search INDEX (embedded when missing) for what is LIKE a track or file, by WEIGHTS="genre=1 mood=.5"; without LIKE: measure how well that works
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
-	$(PY) -m disentangled_ml search 'index=$(INDEX)' $(if $(LIKE),'like=$(LIKE)',precision=true) \
+	$(PY) -m disentangled_ml search 'index=$(INDEX)' $(of-source) $(if $(LIKE),'like=$(LIKE)',precision=true) \
 		$(if $(and $(LIKE),$(wildcard $(LIKE))),'checkpoint=$(CHECKPOINT)') $(addprefix weights.,$(WEIGHTS)) $(ARGS)
 
 serve: .venv/ready ## serve a page to search INDEX (embedded when missing) by CHECKPOINT, which embedded it: docs/serve.md
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
 	$(PY) -m disentangled_ml serve "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
-		'index=$(INDEX)' $(ARGS)
+		'index=$(INDEX)' $(of-source) $(ARGS)
 
 slurm: slurm-$(JOB) ## submit JOB=train or JOB=prepare to SLURM, see docs/slurm.md
 

@@ -1,7 +1,8 @@
 """Turn recordings and labels (a manifest) into shards: ``disentangled prepare manifest=FILE out=DIR``.
 
 For a data set instead of a manifest: ``data=NAME corpus.metadata=DIR corpus.audio=DIR``; conf/data/NAME.yaml lists its keys.
-Repeat the command to resume an interrupted one. DIR/rejected.csv lists the rejected tracks with the reasons.
+Repeat the command to resume an interrupted one, or when labels or recordings have changed: it makes their shards anew, and no
+others. DIR/rejected.csv lists the rejected tracks with the reasons.
 To divide the work among processes or machines that share DIR, run the command with part=1/40, part=2/40, ..., in any order,
 then once with merge=true.
 """

@@ -8,6 +8,7 @@ import numpy as np
 
 from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.audio.spectrogram import log_mel, resample
+from datamodules.shards.origin import Outcome, with_origins
 from datamodules.shards.workers import do_or_reject
 from disentangled_ml.structures import AudioSettings, Rejected, TrackRecord, chunk_grid
 
@@ -46,6 +47,11 @@ def cut_recordings(
     """Cut a group of recordings into their chunks; those that cannot be used are rejected, those that were stay so."""
     work = partial(cut_record, audio=audio, source=source, frames=frames)
     return [row if isinstance(row, Rejected) else do_or_reject(row, work) for row in rows]
+
+
+def cut_group(rows: Sequence[TrackRecord | Rejected], audio: AudioSettings, source: str, frames: int) -> list[Outcome]:
+    """Cut a group of recordings into their chunks, each with what it was made of."""
+    return with_origins(rows, partial(cut_recordings, audio=audio, source=source, frames=frames))
 
 
 def cut_record(record: TrackRecord, audio: AudioSettings, source: str, frames: int) -> np.ndarray:

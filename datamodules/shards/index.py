@@ -26,10 +26,19 @@ class ShardsError(ValueError):
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar and its number of samples."""
+    """A tar, its number of samples, and the digest of its content; an empty one where that is not known, as of old indexes."""
 
     file: str
     samples: int
+    digest: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the entry of the index.
+
+        >>> Shard("train-000000.tar", 64).as_json()
+        {'file': 'train-000000.tar', 'samples': 64}
+        """
+        return {key: value for key, value in vars(self).items() if value != ""}
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class ShardIndex:
         return sum(shard.samples for shard in self.splits[split])
 
     def fingerprint(self) -> str:
-        """Return a digest of the content, which changes when the folder is prepared again from other data."""
+        """Return a digest of all content, labels and sound too, which changes when the folder is prepared again from other data."""
         content = json.dumps(self.as_json(), sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
@@ -65,7 +74,7 @@ class ShardIndex:
             "has_waveform": self.has_waveform,
             "conditions": self.conditions,
             "splits": {
-                split: {"samples": self.count(split), "shards": [vars(shard) for shard in self.splits[split]]}
+                split: {"samples": self.count(split), "shards": [shard.as_json() for shard in self.splits[split]]}
                 for split in SPLITS
             },
         }
@@ -73,7 +82,8 @@ class ShardIndex:
     def write(self) -> Path:
         """Write the file into the folder, atomically."""
         path = Path(self.root) / INDEX_NAME
-        write_text(path, json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n")
+        content = {**self.as_json(), "digest": self.fingerprint()}
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path
 
     @classmethod
@@ -119,6 +129,8 @@ def check_index(splits: dict[str, list[Shard]], audio: AudioSettings, conditions
             raise ValueError(f"shard {shard.file!r} is not the name of a file in this folder")
         if type(shard.samples) is not int or shard.samples < 1:
             raise ValueError(f"shard {shard.file!r} has {shard.samples!r} samples")
+        if not isinstance(shard.digest, str):
+            raise ValueError(f"the digest of shard {shard.file!r} is {shard.digest!r}, no text")
     if len({shard.file for shard in shards}) < len(shards):
         raise ValueError("a shard is named twice")
     for key, value in asdict(audio).items():

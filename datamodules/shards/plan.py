@@ -7,9 +7,8 @@ every n-th shard from the k-th on, so that the shards are the same for any n.
 
 import hashlib
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ class ShardPlan:
     """Which usable row of a corpus goes where.
 
     Attributes:
-        fingerprint: Of the records and of the settings, but for the folders that the recordings lie in.
+        fingerprint: Of the tracks of each shard and of the settings, not of what else is known about the tracks.
         names: Of the shards.
         shard: (N,) int64, number of the shard of each usable row in reading order, -1 for a repeated track.
         place: (N,) int64, place in the shard.
@@ -53,8 +52,6 @@ def plan_shards(corpus: Corpus, settings: Any, tracks_per_shard: int) -> ShardPl
     content = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     splits, keys = array("b"), array("Q")
     for record in usable_rows(corpus):
-        moved = record._replace(path=Path(record.path).name)  # a corpus may lie elsewhere today
-        content.update(moved.content().encode())
         splits.append(SPLITS.index(record.split))
         keys.extend(divmod(stable_hash(record.track_id, 64) >> 384, 1 << 64))
     split, key = np.asarray(splits), np.asarray(keys).reshape(-1, 2)
@@ -67,6 +64,7 @@ def plan_shards(corpus: Corpus, settings: Any, tracks_per_shard: int) -> ShardPl
     for code, name in enumerate(SPLITS):
         members = order[(split[order] == code) & ~repeated[order]]
         rank = np.arange(len(members))
+        content.update(f"{name} {len(members)}".encode() + key[members].tobytes())
         shard[members], place[members] = len(names) + rank // tracks_per_shard, rank % tracks_per_shard
         names += [f"{name}-{number:06d}" for number in range(-(-len(members) // tracks_per_shard))]
     return ShardPlan(content.hexdigest(), names, shard, place)
@@ -93,6 +91,17 @@ def read_members(corpus: Corpus, plan: ShardPlan, wanted: Collection[int]) -> di
     if number + 1 < len(plan.shard):
         raise ValueError(CHANGED)
     return {shard: [members[place] for place in sorted(members)] for shard, members in found.items()}
+
+
+def rows_digest(rows: Iterable[TrackRecord]) -> str:
+    """Return the digest of what rows say, but for where the recordings lie: a corpus may lie elsewhere today.
+
+    >>> row = TrackRecord("a", "a.wav", None, "val", {"genre": ["jazz"]})
+    >>> rows_digest([row]) == rows_digest([row._replace(path="b/a.wav")]) != rows_digest([row._replace(artist="Ann")])
+    True
+    """
+    content = "\n".join(row._replace(path="").content() for row in rows)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def unusable_rows(corpus: Corpus, plan: ShardPlan) -> Iterator[Rejected]:

@@ -1,8 +1,10 @@
 """Recordings to shards, in parallel, in parts, resumable, with a list of what was rejected.
 
-A run plans which track goes into which shard (plan.py), prepares the shards of its part that are missing and, when all parts are
-finished, writes the labels, ``rejected.csv`` and ``index.json``. Beside a shard, in ``.prepare/``, a note lists what is in it (see
-resumable.py). Any number of processes may work in one folder, on different parts or on the same: they write the same.
+A run plans which track goes into which shard (plan.py), prepares the shards of its part that are missing or of which a row or a
+recording has changed and, when all parts are finished, writes the labels, ``rejected.csv`` and ``index.json``. Beside a shard, in
+``.prepare/``, a note lists what is in it and what it was made of (see resumable.py). While a shard is made anew there is no
+``index.json``: what reads the folder meets old content or new, never both. Any number of processes may work in one folder, on
+different parts or on the same: they write the same.
 """
 
 import csv
@@ -14,17 +16,18 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from datamodules.audio.decoding import UnusableAudio, decode, encode_flac
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of
-from datamodules.shards.index import Shard, ShardIndex, ShardsError, labels_name
-from datamodules.shards.plan import ShardPlan, plan_shards, read_members, unusable_rows
+from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, ShardsError, labels_name
+from datamodules.shards.origin import Origin, Outcome, results_of, with_origins
+from datamodules.shards.plan import ShardPlan, plan_shards, read_members, rows_digest, unusable_rows
 from datamodules.shards.resumable import Batch, BatchStore, usable, work_through
-from datamodules.shards.tar import write_shard
+from datamodules.shards.tar import WrittenShard, write_shard
 from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.files import as_json, atomic_write, read_object, remove_unfinished, write_json
 from disentangled_ml.progress import show_progress
@@ -40,7 +43,7 @@ from disentangled_ml.structures import (
     TrackRecord,
 )
 
-NOTES = ".prepare"
+NOTES, PLAN = ".prepare", "plan"
 PARTS = "parts.json"  # of the last run's division
 # At most, besides a whole shard: of more, the corpus is read again.
 RECORDS_HELD = 100_000
@@ -123,21 +126,41 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepare
     return Prepared(sample, excerpt_of(waveform, audio.sample_rate) if is_wanted else NOTHING)
 
 
+def prepare_group(records: Sequence[TrackRecord], settings: PreparationSettings) -> list[Outcome]:
+    """Turn a group of recordings into samples, with what each was made of."""
+    return with_origins(records, partial(prepare_tracks, settings=settings))
+
+
 class ShardNote(NamedTuple):
-    """The note of a shard: the size of its tar, and which tracks are in it and which were rejected."""
+    """The note of a shard: what is in its tar, and what it was made of.
+
+    Attributes:
+        bytes: Size of the tar, 0 where no track was usable.
+        content: Digest of its content.
+        digest: Of the rows that it was made of.
+        rejected: Rows that could not be used.
+        tracks: In the tar, in order.
+        origins: Of the rows, in order.
+    """
 
     bytes: int
+    content: str
+    digest: str
     rejected: list[Rejected]
     tracks: list[TrackInfo]
+    origins: list[Origin | None]
 
 
 class ShardStore(BatchStore):
     """The shards of a folder, each a tar in it and a note."""
 
-    FOLDER, CLAIM, KEY = NOTES, "plan.json", "fingerprint"
+    FOLDER, CLAIM = NOTES, "plan.json"
     ERROR = ShardsError
-    ANOTHER = "shards of another manifest or other settings"
+    ANOTHER: ClassVar[dict[str, str]] = {PLAN: "shards of other tracks or other settings"}
     UNCLAIMED = "make the parts first; if they are made, delete {out}"
+
+    def __init__(self, out: Path, plan: ShardPlan):
+        super().__init__(out, {PLAN: plan.fingerprint})
 
     def claim(self) -> None:
         if not (self.folder / self.CLAIM).is_file() and any(self.out.glob("*.tar")):
@@ -151,79 +174,99 @@ class ShardStore(BatchStore):
         return self.out / f"{batch.name}.tar"
 
     def read(self, batch: Batch) -> ShardNote | None:
-        """Read the note of a shard; None if the note or the tar is missing or damaged."""
+        """Read the note of a shard; None if the note or the tar is missing or damaged, or of other rows."""
         content = read_object(self.note_path(batch))
         try:
-            rejected = [Rejected(*line) for line in content["rejected"]]
-            note = ShardNote(content["bytes"], rejected, [TrackInfo(**track) for track in content["tracks"]])
-        except (KeyError, TypeError):
+            note = ShardNote(**content)
+            note = note._replace(
+                rejected=[Rejected(*line) for line in note.rejected],
+                tracks=[TrackInfo(**track) for track in note.tracks],
+                origins=[origin and Origin(*origin) for origin in note.origins],
+            )
+        except TypeError:
             return None
         tar = self.tar_path(batch)
-        return note if note.bytes == (tar.stat().st_size if tar.is_file() else 0) else None
+        is_whole = note.bytes == (tar.stat().st_size if tar.is_file() else 0)
+        return note if is_whole and batch.digest in ("", note.digest) else None
 
-    def write(self, batch: Batch, results: Iterable[dict[str, Any] | Rejected]) -> None:
-        """Write one tar, and the note of what is in it and what was rejected."""
+    def save(self, batch: Batch, finished: ShardNote) -> None:
+        content = {**finished._asdict(), "tracks": [track._asdict() for track in finished.tracks]}
+        write_json(self.note_path(batch), content, indent=None)
+
+    def write(self, batch: Batch, outcomes: Iterable[Outcome | Rejected]) -> None:
+        """Write one tar, and the note of what is in it and what it was made of."""
         rejected: list[Rejected] = []
-        tracks: list[dict[str, Any]] = []
+        tracks: list[TrackInfo] = []
+        origins: list[Origin | None] = []
 
         def noted() -> Iterator[dict[str, Any]]:
-            for sample in usable(results, rejected):
-                tracks.append(sample["info"]._asdict())
+            for sample in usable(results_of(outcomes, origins), rejected):
+                tracks.append(sample["info"])
                 yield sample
 
         tar, samples = self.tar_path(batch), noted()
         first = next(samples, None)
+        # It is of the old shards, until all are new.
+        (self.out / INDEX_NAME).unlink(missing_ok=True)
         if first is None:
             tar.unlink(missing_ok=True)
-        size = 0 if first is None else write_shard(tar, chain([first], samples))
-        write_json(self.note_path(batch), {"bytes": size, "rejected": rejected, "tracks": tracks}, indent=None)
+        written = WrittenShard(0, "") if first is None else write_shard(tar, chain([first], samples))
+        self.save(batch, ShardNote(*written, batch.digest, rejected, tracks, origins))
 
-    def is_kept(self, batch: Batch, rows: Sequence[TrackRecord]) -> bool:
-        """Return whether a shard is left as it is: it is finished, or holds tracks whose recordings are gone and would be lost."""
-        if self.is_finished(batch):
+    def is_kept(self, batch: Batch, rows: Sequence[TrackRecord], retry: bool = True) -> bool:
+        """Return whether a shard is left as it is: nothing has changed, or tracks whose recordings are gone would be lost."""
+        if super().is_kept(batch, rows, retry):
             return True
-        note = self.read(batch)
+        note = self.read(batch._replace(digest=""))
         made = set() if note is None else {track.track_id for track in note.tracks}
-        would_lose = any(record.track_id in made and not Path(record.path).is_file() for record in rows)
-        if would_lose:
+        gone = [record.path for record in rows if record.track_id in made and not Path(record.path).is_file()]
+        if gone:
             logger.warning(
-                "%s.tar is kept as it is, without recordings that were missing and are there now, since others are gone",
+                "%s.tar is kept as it is, though what it was made of has changed, since recordings in it are gone (%s%s): "
+                "bring them back, or delete it, and it is made without them",
                 batch.name,
+                gone[0],
+                ", ..." * (len(gone) > 1),
             )
-        return would_lose
+        return bool(gone)
+
+
+def planned(
+    corpus: Corpus, plan: ShardPlan, shards: Sequence[int], settings: PreparationSettings
+) -> Iterator[tuple[Batch, list[TrackRecord]]]:
+    """Read the rows of some shards, a bounded number at a time."""
+    batches, held = plan.batches(), max(1, RECORDS_HELD // settings.tracks_per_shard)
+    for first in range(0, len(shards), held):
+        for shard, rows in read_members(corpus, plan, shards[first : first + held]).items():
+            yield batches[shard]._replace(digest=rows_digest(rows)), rows
 
 
 def prepare_part(
     corpus: Corpus, out: Path, settings: PreparationSettings, workers: int, part: Part = UNDIVIDED
 ) -> ShardPlan:
-    """Prepare the shards of a part; finished ones are kept.
+    """Prepare the shards of a part; those are kept of which nothing has changed.
 
     Raises: ShardsError: if the folder holds something else.
     """
     plan = plan_shards(corpus, settings, settings.tracks_per_shard)
-    store, batches = ShardStore(out, plan.fingerprint), plan.batches()
+    store, batches = ShardStore(out, plan), plan.batches()
     store.claim()
     write_json(store.folder / PARTS, {"parts": part.count})
-    own = range(part.number - 1, len(batches), part.count)
-    todo = [shard for shard in own if not store.is_finished(batches[shard])]
-    if len(todo) < len(own):
-        logger.info("%d of %d shards are there already", len(own) - len(todo), len(own))
-    held = max(1, RECORDS_HELD // settings.tracks_per_shard)
-    total = sum(batches[shard].size for shard in todo)
+    own, n_made = range(part.number - 1, len(batches), part.count), 0
     with (
-        Workers(workers, partial(prepare_tracks, settings=settings)) as pool,
-        show_progress(total=total, unit="track", desc="prepare", disable=not todo) as progress,
+        Workers(workers, partial(prepare_group, settings=settings)) as pool,
+        show_progress(total=sum(batches[shard].size for shard in own), unit="track", desc="prepare") as progress,
     ):
-        for first in range(0, len(todo), held):
-            members = read_members(corpus, plan, todo[first : first + held])
-            wanted = ((batches[shard], records) for shard, records in members.items())
-            for batch, _, results in work_through(wanted, store, pool, progress):
-                store.write(batch, results)
+        for batch, _, outcomes in work_through(planned(corpus, plan, own, settings), store, pool, progress):
+            store.write(batch, outcomes)
+            n_made += 1
+    if n_made < len(own):
+        logger.info("%d of %d shards were there already", len(own) - n_made, len(own))
     return plan
 
 
 def prepare_shards(corpus: Corpus, out: Path, settings: PreparationSettings, workers: int) -> ShardIndex:
-    """Prepare all shards, the labels, ``rejected.csv`` and ``index.json``; finished shards are kept.
+    """Prepare all shards, the labels, ``rejected.csv`` and ``index.json``; shards are kept of which nothing has changed.
 
     Raises: ShardsError: if the folder holds something else, or no track is usable.
     """
@@ -234,12 +277,14 @@ def prepare_shards(corpus: Corpus, out: Path, settings: PreparationSettings, wor
 def merge_parts(corpus: Corpus, out: Path, settings: PreparationSettings) -> ShardIndex:
     """Write the labels, ``rejected.csv`` and ``index.json`` of shards that were made in parts.
 
-    Raises: ShardsError: naming the shards that are not there, and the parts that make them.
+    Raises: ShardsError: naming the shards that are not there, or not as the corpus is now, and the parts that make them.
     """
     plan = plan_shards(corpus, settings, settings.tracks_per_shard)
-    store = ShardStore(out, plan.fingerprint)
+    store = ShardStore(out, plan)
     store.check()
-    missing = [number for number, batch in enumerate(plan.batches()) if not store.is_finished(batch)]
+    every = planned(corpus, plan, range(len(plan.names)), settings)
+    # What fails each time, as a recording that crashes its decoder, must not keep the parts from being merged.
+    missing = [number for number, (batch, rows) in enumerate(every) if not store.is_kept(batch, rows, retry=False)]
     if missing:
         parts = read_object(store.folder / PARTS).get("parts")
         parts = parts if type(parts) is int and parts > 0 else 1
@@ -257,7 +302,7 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
 
     Raises: ShardsError: if no track is usable.
     """
-    store = ShardStore(out, plan.fingerprint)
+    store = ShardStore(out, plan)
     splits: dict[str, list[Shard]] = {split: [] for split in SPLITS}
     vocabulary: dict[str, set[str]] = defaultdict(set)
     with atomic_write(out / "rejected.csv") as file:
@@ -270,7 +315,7 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
                     note = store.read_finished(batch)
                     rejected.writerows(note.rejected)
                     if note.tracks:
-                        splits[split].append(Shard(f"{batch.name}.tar", len(note.tracks)))
+                        splits[split].append(Shard(f"{batch.name}.tar", len(note.tracks), note.content))
                     for track in note.tracks:
                         labels.write(as_json(track._asdict()) + "\n")
                         for condition, label in track.labels.items():

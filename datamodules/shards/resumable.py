@@ -1,18 +1,19 @@
 """A long job over batches of rows that can be killed and resumed.
 
 Each batch is written atomically when it is finished, with notes of what is in it and what was rejected. So a killed run loses the
-batches that it was at, no more, and a resumed one writes the same files as one that was never interrupted. The folder belongs to
-one job: its fingerprint is written first, and other work in the folder is refused.
+batches that it was at, no more, and a resumed one writes the same files as one that was never interrupted. A finished batch is kept
+while it is of the same rows and the same recordings (origin.py); otherwise it is made anew, and it alone. The folder belongs to one
+job: what that is gets written first, and other work in the folder is refused.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from datamodules.audio.decoding import MISSING_FILE
 from datamodules.audio.tempo import grouped
+from datamodules.shards.origin import path_of, renew
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import read_object, write_json
 from disentangled_ml.progress import Progress
@@ -28,7 +29,7 @@ class Batch(NamedTuple):
     Attributes:
         name: Of its file.
         size: Number of rows.
-        digest: Of the rows, where a batch of one name can have others.
+        digest: Of the rows, since a batch of one name can have others; empty: whichever it has.
     """
 
     name: str
@@ -41,16 +42,17 @@ class BatchStore:
 
     Args:
         out: The folder, as the user gave it.
-        job: Fingerprint of all that the batches depend on.
+        job: All that every batch depends on, by its name.
     """
 
-    # Folder of the notes within ``out``; the file in it that names the job, and its key there.
-    FOLDER, CLAIM, KEY = "", "", ""
+    # Folder of the notes within ``out``; the file in it that names the job.
+    FOLDER, CLAIM = "", ""
     ERROR: type[ValueError] = ValueError
-    ANOTHER = "the work of another job"  # what the folder of another job holds
+    # What the folder of another job holds, by what differs.
+    ANOTHER: ClassVar[dict[str, str]] = {}
     UNCLAIMED = "delete {out}"  # where no claim is legible
 
-    def __init__(self, out: Path, job: str):
+    def __init__(self, out: Path, job: dict[str, str]):
         self.out, self.job, self.folder = out, job, out / self.FOLDER
 
     def claim(self) -> None:
@@ -64,7 +66,7 @@ class BatchStore:
             except OSError as error:
                 way_out = "give a folder that can be written to"
                 raise self.ERROR(f"out={self.out} cannot be made ({error.strerror}): {way_out}") from error
-            write_json(self.folder / self.CLAIM, {self.KEY: self.job}, replace=False)
+            write_json(self.folder / self.CLAIM, self.job, replace=False)
         self.check()
 
     def check(self) -> None:
@@ -72,16 +74,22 @@ class BatchStore:
 
         Raises: ValueError: if it belongs to another job, or to none.
         """
-        owner = read_object(self.folder / self.CLAIM).get(self.KEY)
-        if owner is None:
+        owner = read_object(self.folder / self.CLAIM)
+        if not owner:
             way_out = self.UNCLAIMED.format(out=self.out)
             raise self.ERROR(f"{self.folder / self.CLAIM} is missing or damaged: {way_out}")
-        if owner != self.job:
-            held = self.ANOTHER.format(owner=str(owner), job=self.job)
-            raise self.ERROR(f"{self.out} holds {held}: give another out=DIR, or delete that folder")
+        for key, value in self.job.items():
+            if owner.get(key) != value:
+                earlier = "what an earlier version made, which cannot be gone on with"
+                held = self.ANOTHER[key].format(owner=str(owner[key]), job=value) if key in owner else earlier
+                raise self.ERROR(f"{self.out} holds {held}: give another out=DIR, or delete that folder")
 
     def read(self, batch: Batch) -> Any:
-        """Read a finished batch, which has ``rejected``; None if it is missing, damaged or another one."""
+        """Read a finished batch, which has ``rejected`` and ``origins``; None if it is missing, damaged or another one."""
+        raise NotImplementedError
+
+    def save(self, batch: Batch, finished: Any) -> None:
+        """Write a finished batch with other ``origins``."""
         raise NotImplementedError
 
     def read_finished(self, batch: Batch) -> Any:
@@ -94,18 +102,21 @@ class BatchStore:
             raise self.ERROR(f"{batch.name} in {self.out} is gone or damaged: repeat the command, which makes it anew")
         return finished
 
-    def is_finished(self, batch: Batch) -> bool:
-        """Return whether a batch is finished, and nothing in it is worth a retry."""
+    def is_kept(self, batch: Batch, rows: Rows, retry: bool = True) -> bool:
+        """Return whether a batch is finished, of these rows and of their recordings as they are now.
+
+        With ``retry`` it is not while a row in it failed for another reason than its recording.
+        """
         finished = self.read(batch)
-        return finished is not None and not any(map(is_retryable, finished.rejected))
-
-    def is_kept(self, batch: Batch, rows: Rows) -> bool:
-        return self.is_finished(batch)
-
-
-def is_retryable(rejected: Rejected) -> bool:
-    """Return whether a row is worth a retry: its recording was missing and exists now, or a shard was damaged."""
-    return not rejected.track_id or (rejected.reason == MISSING_FILE and Path(rejected.path).is_file())
+        if finished is None or len(finished.origins) != len(rows):
+            return False
+        origins = [renew(origin, path_of(row)) for origin, row in zip(finished.origins, rows, strict=True)]
+        if origins.count(None) > (0 if retry else finished.origins.count(None)):
+            return False
+        # Else a recording that was moved or copied would be read again each time.
+        if origins != finished.origins:
+            self.save(batch, finished._replace(origins=origins))
+        return True
 
 
 def work_through(

@@ -5,6 +5,7 @@ A sample is one track: ``KEY.mel.npy`` (float16, n_mels x frames, ``log10(1 + 10
 members or WebDataset give a meaning (a period would begin the extension). Nothing is ever unpickled.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -51,6 +52,13 @@ class ShardSlice(NamedTuple):
     stop: int
 
 
+class WrittenShard(NamedTuple):
+    """Size of a tar in bytes, and the digest of its content: names and bytes of its members."""
+
+    bytes: int
+    digest: str
+
+
 def sample_key(track_id: str) -> str:
     """Escape a track id for use as the base name of tar members.
 
@@ -61,8 +69,9 @@ def sample_key(track_id: str) -> str:
     return "%5F" + escaped[1:] if escaped.startswith("_") else escaped
 
 
-def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> int:
-    """Write samples (``info``, ``mel`` and perhaps ``flac``) as a tar, atomically; return its size in bytes."""
+def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> WrittenShard:
+    """Write samples (``info``, ``mel`` and perhaps ``flac``) as a tar, atomically."""
+    content = hashlib.blake2b(digest_size=16)
     with atomic_write(path, "wb") as file:
         with TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as writer:
             for sample in samples:
@@ -72,8 +81,11 @@ def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> int:
                 members = {"mel.npy": buffer.getvalue(), "json": as_json(info._asdict()).encode()}
                 if "flac" in sample:
                     members["flac"] = sample["flac"]
-                writer.write({"__key__": sample_key(info.track_id), **members})
-        return file.tell()
+                key = sample_key(info.track_id)
+                for name, data in members.items():
+                    content.update(f"{key}.{name} {len(data)}\n".encode() + data)
+                writer.write({"__key__": key, **members})
+        return WrittenShard(file.tell(), content.hexdigest())
 
 
 def share_slices(shards: list[Shard], consumer: int, n_consumers: int) -> list[ShardSlice]:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 
 from datamodules.audio.decoding import UnusableAudio
+from datamodules.shards.origin import UNEXPECTED
 from disentangled_ml.processes import end_with_parent, new_pool
 from disentangled_ml.structures import Rejected, TrackRecord
 
@@ -30,7 +31,7 @@ def do_or_reject(record: TrackRecord, work: Callable[[TrackRecord], Any]) -> Any
         raise  # of madmom: no track would fare better
     except Exception as error:
         # The boundary of a worker: reported with the track, and counted.
-        return Rejected(record.track_id, record.path, f"unexpected {type(error).__name__}: {error}")
+        return Rejected(record.track_id, record.path, f"{UNEXPECTED}{type(error).__name__}: {error}")
 
 
 def do_together(records: Sequence[TrackRecord], work: Work) -> list[Any | Rejected]:

@@ -1,7 +1,8 @@
 """Embed a catalogue to search it: ``disentangled embed checkpoint=FILE (manifest=CSV | shards=DIR) out=DIR``.
 
-Repeat the command to resume an interrupted one, or when the manifest has grown. DIR/rejected.csv lists the rejected tracks with
-the reasons. Then search: ``disentangled search index=DIR like=TRACK_ID``.
+Repeat the command to resume an interrupted one, or when the manifest, a recording or the shards have changed: what changed is
+embedded anew, and a server that has DIR open takes up the new catalogue once it is whole. DIR/rejected.csv lists the rejected tracks
+with the reasons. Then search: ``disentangled search index=DIR like=TRACK_ID``.
 """
 
 import csv
@@ -17,20 +18,13 @@ from datamodules.shards.index import ShardIndex
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import locked, output_context, writable
 from disentangled_ml.network.checkpoint import choose_device
-from disentangled_ml.search.build import (
-    EmbeddedStore,
-    assemble,
-    embed_manifest,
-    embed_shards,
-    write_header,
-    write_index,
-    write_npz,
-)
+from disentangled_ml.search.assembly import assemble, write_npz
+from disentangled_ml.search.build import EmbeddedStore, embed_manifest, embed_shards
+from disentangled_ml.search.catalogue import INDEX, EmbeddedCatalogue, read_catalogue
 from disentangled_ml.search.embedder import Embedder
-from disentangled_ml.search.similarity_search import MOST_EXACT
 from disentangled_ml.structures import SPLITS
 
-SPLIT_SHARES = (0.7, 0.1, 0.2)  # as prepare's, for rows of a manifest without a split
+ALL_TRAIN, ALL_TEST = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)  # shares for rows of a manifest without a split
 logger = logging.getLogger("embed")
 
 
@@ -42,29 +36,40 @@ def main(config: DictConfig) -> None:
     if config.shards is not None:
         index = ShardIndex.read(config.shards)
     else:
-        corpus = read_manifest(Path(config.manifest), SPLIT_SHARES)
-    store = EmbeddedStore(out, embedder.model.fingerprint)
+        corpus = read_manifest(Path(config.manifest), ALL_TRAIN)
+        if config.split:
+            check_splits(Path(config.manifest), config.split)
+    store = EmbeddedStore(out, embedder.model.fingerprint, config.manifest or config.shards)
     store.claim()
     with output_context(out), locked(out):
         if config.shards is not None:
             batches = embed_shards(embedder, index, store, [config.split] if config.split else SPLITS)
         else:
             batches = embed_manifest(embedder, corpus, store, config.split, config.workers or os.cpu_count() or 1)
-        n_tracks = assemble(out, embedder, store, batches)
-        has_index = config.approximate if config.approximate is not None else n_tracks > MOST_EXACT
-        if has_index:
-            write_index(out, embedder.model.masks)
-        write_header(out, embedder, n_tracks)
+        assemble(out, embedder, store, batches, config.approximate)
         if npz is not None:
             write_npz(npz, out)
-    show_summary(out, embedder, n_tracks, has_index)
+    show_summary(read_catalogue(out))
 
 
-def show_summary(out: Path, embedder: Embedder, n_tracks: int, has_index: bool) -> None:
+def check_splits(manifest: Path, split: str) -> None:
+    """Check that a manifest says the split of every track. Raises ConfigError if not: only ``prepare`` knows how it drew them."""
+    both = zip(read_manifest(manifest, ALL_TRAIN).rows(), read_manifest(manifest, ALL_TEST).rows(), strict=True)
+    n_drawn = sum(one != other for one, other in both)
+    if n_drawn:
+        raise ConfigError(
+            f"split={split}: {n_drawn} tracks of {manifest} have no split there, and how prepare drew theirs is known to the shards "
+            f"alone: give shards=DIR instead of manifest, or fill the manifest's column split"
+        )
+
+
+def show_summary(catalogue: EmbeddedCatalogue) -> None:
+    out = catalogue.folder
     with open(out / "rejected.csv", newline="", encoding="utf-8") as file:
         n_rejected = sum(1 for _ in csv.DictReader(file))
     if n_rejected:
         logger.info("%d rejected, see %s", n_rejected, out / "rejected.csv")
-    names, dim = ", ".join(embedder.condition_names), embedder.model.masks.shape[1]
+    names, dim = ", ".join(catalogue.condition_names), catalogue.embedding.shape[1]
+    has_index = (catalogue.files / INDEX).is_file()
     how = "with an index for approximate search" if has_index else "searched exactly"
-    sys.stdout.write(f"{out}: {n_tracks:,} tracks, {dim} dimensions, {how}; conditions: {names}\n")
+    sys.stdout.write(f"{out}: {len(catalogue):,} tracks, {dim} dimensions, {how}; conditions: {names}\n")

@@ -217,6 +217,7 @@ class SearchConfig:
     """The keys of ``disentangled search``."""
 
     index: str
+    source: str | None
     like: str | None
     precision: bool
     checkpoint: str | None
@@ -237,6 +238,7 @@ class ServeConfig:
 
     checkpoint: str
     index: str
+    source: str | None
     host: str
     port: int = between(0, 65_535)
     audio: str | None

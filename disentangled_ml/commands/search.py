@@ -18,7 +18,7 @@ from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device, fingerprint
 from disentangled_ml.reporting.cells import aligned, number_text
-from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack
+from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, check_source
 from disentangled_ml.search.embedder import Embedder, check_fingerprint
 from disentangled_ml.search.precision import catalogue_precision
 from disentangled_ml.search.rematch import rematch
@@ -30,6 +30,8 @@ def main(config: DictConfig) -> None:
     if (config.like is not None) == config.precision:
         raise ConfigError("give like=TRACK_ID or like=FILE, or precision=true")
     out = None if config.out is None else writable(config.out)
+    if config.source is not None:
+        check_source(Path(config.index), config.source)
     search = open_search(config.index)
     if config.checkpoint is not None:
         checkpoint = Path(config.checkpoint)

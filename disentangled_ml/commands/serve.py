@@ -21,8 +21,10 @@ from omegaconf import DictConfig
 from datamodules.audio.bounded_decoding import Bounds, decode_bounded
 from disentangled_ml.config import ConfigError
 from disentangled_ml.network.checkpoint import choose_device
+from disentangled_ml.search.catalogue import check_source
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
+from disentangled_ml.web.current import CurrentView
 from disentangled_ml.web.guard import is_loopback
 from disentangled_ml.web.listening.draw import open_listening_test
 from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits
@@ -35,14 +37,21 @@ def main(config: DictConfig) -> None:
     root = None if config.audio is None else Path(config.audio)
     if root is not None and not root.is_dir():
         raise ConfigError(f"audio={config.audio} is not a folder: give the one that the recordings lie in")
-    embedder = Embedder(config.checkpoint, choose_device(config.accelerator)).open(config.index)
+    embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    if config.source is not None:
+        check_source(Path(config.index), config.source)
     limits = UploadLimits(
         max_bytes=config.max_upload_mb * 1_000_000,
         max_seconds=config.max_upload_minutes * 60.0,
         uploads_at_a_time=config.uploads_at_a_time,
     )
     embed_upload = upload_embedder(embedder, Bounds(limits.max_seconds, config.decode_seconds))
-    view = CatalogueView(embedder.search_of(), embed_upload, plane, limits, root)
+
+    def open_view() -> CatalogueView:
+        return CatalogueView(embedder.open(config.index).search_of(), embed_upload, plane, limits, root)
+
+    current = CurrentView(Path(config.index), open_view)
+    view = current.view
     listening = None
     if config.listening_test is not None:
         listening = open_listening_test(Path(config.listening_test), view, config.listening_questions, config.seed)
@@ -50,7 +59,7 @@ def main(config: DictConfig) -> None:
     if not is_loopback(config.host):
         logger.warning("host=%s: whoever reaches this machine reaches the page, which has no passwords", config.host)
     settings = uvicorn.Config(
-        build_app(view, listening, is_loopback(config.host)),
+        build_app(current, listening, is_loopback(config.host)),
         log_level="warning",
         server_header=False,
         limit_concurrency=200,

@@ -1,17 +1,26 @@
 """The folder of an embedded catalogue, which ``disentangled embed`` makes and ``disentangled search`` reads.
 
-* ``catalogue.json``: format version, number of tracks, the model (sha256 of its checkpoint), its conditions and their masks
-  (C, D), audio settings, length of its chunks and how its tempi are related.
+* ``catalogue.json``: format version, number of tracks, the folder of the files below, the manifest or shards that they are of, the
+  model (sha256 of its checkpoint), its conditions and their masks (C, D), audio settings, length of its chunks and how its tempi
+  are related.
+
+In ``state-DIGEST/``, named after its content, which never changes:
+
 * ``embedding.npy``: (N, D) float32, a row per track: the mean of the unit embeddings of its non-overlapping chunks, of unit length.
 * ``tracks.jsonl``: a line of JSON per track: ``track_id``, ``artist``, ``path``, ``labels``.
 * ``columns.npy``: (N,) of what is searched or filtered by without reading those lines, see ``COLUMNS``.
 * ``index.faiss``: of large catalogues, see approximate.py.
+
+A new state is written beside the old one, which stays until the next but one is there; then ``catalogue.json`` is replaced, by one
+rename. So whoever opens a catalogue has one state of it, and keeps that. Catalogues that were made before there were states have
+their files beside ``catalogue.json``, and are read too.
 
 Plain ``.npy`` arrays, since they are exact, need no further library, hold no pickles and are mapped into memory: a catalogue of a
 million tracks opens at once, and what is not looked at is not read. (The members of an npz cannot be mapped, nor can Parquet.)
 """
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -26,6 +35,9 @@ from disentangled_ml.structures import TEMPO, AudioSettings, name_code
 FORMAT_VERSION = 1
 HEADER, EMBEDDING, TRACKS, COLUMNS_FILE = "catalogue.json", "embedding.npy", "tracks.jsonl", "columns.npy"
 INDEX = "index.faiss"
+FILES = (EMBEDDING, TRACKS, COLUMNS_FILE, INDEX)  # of a state
+STATE = "state-"  # how the name of a state's folder begins
+BESIDE = "."  # state of a catalogue without folders of states
 COLUMNS = np.dtype(
     [
         ("key", "<i8"),  # of the track id, see name_code
@@ -74,12 +86,14 @@ class EmbeddedCatalogue:
 
     Attributes:
         folder: Where it lies.
+        files: The folder within, of the state that is open.
         model: That embedded it.
         embedding: (N, D) float32, unit rows.
         columns: (N,) of ``COLUMNS``.
     """
 
     folder: Path
+    files: Path
     model: ModelDescription
     embedding: np.ndarray
     columns: np.ndarray
@@ -104,7 +118,7 @@ class EmbeddedCatalogue:
 
     def tracks(self, rows: Iterable[int]) -> list[CatalogueTrack]:
         """Read what is known about the tracks of some rows. Raises CatalogueError, naming the line that is damaged."""
-        path, found = self.folder / TRACKS, []
+        path, found = self.files / TRACKS, []
         try:
             with open(path, "rb") as file:
                 for row in rows:
@@ -170,9 +184,8 @@ def read_description(content: dict[str, Any]) -> ModelDescription:
     return ModelDescription(content["model"], names, masks, audio, chunk_frames, content["tempo"])
 
 
-def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
-    """Open a catalogue; its arrays are mapped, not read. Raises CatalogueError if there is none, it is damaged or of another format."""
-    folder = Path(folder)
+def read_header(folder: Path) -> dict[str, Any]:
+    """Read what makes a folder a catalogue. Raises CatalogueError if it is missing, damaged or of another format."""
     path = folder / HEADER
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -181,9 +194,9 @@ def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
         if content["format_version"] != FORMAT_VERSION:
             version = content["format_version"]
             raise CatalogueError(f"{path} has format version {version!r}, expected {FORMAT_VERSION}: embed it anew")
-        n_tracks, model = content["tracks"], read_description(content)
-        if type(n_tracks) is not int or n_tracks < 1:
-            raise ValueError(f"tracks is {n_tracks!r}, not a number from 1 on")
+        state = content.setdefault("state", BESIDE)
+        if state != BESIDE and not (isinstance(state, str) and state.startswith(STATE) and Path(state).name == state):
+            raise ValueError(f"state is {state!r}, not the name of a folder of this one")
     except FileNotFoundError as error:
         raise CatalogueError(
             f"{path} does not exist: embed the catalogue first, or to its end, with embed checkpoint=FILE out={folder}"
@@ -192,11 +205,51 @@ def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
         raise CatalogueError(f"{path} cannot be read ({error.strerror}): give index=DIR, which embed made") from error
     except CatalogueError:
         raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CatalogueError(f"{path} is not that of a catalogue ({error!r}): embed it anew") from error
-    embedding = map_array(folder / EMBEDDING, np.dtype("<f4"), (n_tracks, model.masks.shape[1]))
-    columns = map_array(folder / COLUMNS_FILE, COLUMNS, (n_tracks,))
-    return EmbeddedCatalogue(folder, model, embedding, columns)
+    except (ValueError, KeyError, RecursionError) as error:
+        raise damaged_header(path, error) from error
+    return content
+
+
+def damaged_header(path: Path, error: Exception) -> CatalogueError:
+    return CatalogueError(f"{path} is not that of a catalogue ({error!r}): embed it anew")
+
+
+def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
+    """Open a catalogue; its arrays are mapped, not read. Raises CatalogueError if there is none, it is damaged or of another format."""
+    folder = Path(folder)
+    content = read_header(folder)
+    try:
+        n_tracks, model = content["tracks"], read_description(content)
+        if type(n_tracks) is not int or n_tracks < 1:
+            raise ValueError(f"tracks is {n_tracks!r}, not a number from 1 on")
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged_header(folder / HEADER, error) from error
+    files = folder / content["state"]
+    embedding = map_array(files / EMBEDDING, np.dtype("<f4"), (n_tracks, model.masks.shape[1]))
+    columns = map_array(files / COLUMNS_FILE, COLUMNS, (n_tracks,))
+    return EmbeddedCatalogue(folder, files, model, embedding, columns)
+
+
+def check_source(folder: Path, source: str) -> None:
+    """Check that a catalogue is of a manifest or of shards. Raises CatalogueError if it is of others, or does not say."""
+    held, wanted = read_header(folder).get("source"), absolute_source(source)
+    if held is None:
+        raise CatalogueError(
+            f"{folder} does not say what it is of, for an earlier version made it: delete it and embed {wanted} anew"
+        )
+    if held != wanted:
+        raise CatalogueError(
+            f"{folder} is of {held}, not of {wanted}: give another index=DIR (INDEX=DIR with make), or delete that folder"
+        )
+
+
+def absolute_source(source: str | Path) -> str:
+    """Return the manifest or shards as a catalogue names them, wherever the command is run.
+
+    >>> absolute_source("s3://bucket/shards"), absolute_source("/data/../data/m.csv")
+    ('s3://bucket/shards', '/data/m.csv')
+    """
+    return str(source) if "://" in str(source) else os.path.abspath(source)
 
 
 def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

@@ -212,11 +212,11 @@ class SimilaritySearch:
 def open_search(folder: str | Path) -> SimilaritySearch:
     """Open a catalogue to be searched, with its index where it has one. Raises CatalogueError if there is none, or it is damaged."""
     catalogue = read_catalogue(folder)
-    if not (catalogue.folder / INDEX).is_file():
+    if not (catalogue.files / INDEX).is_file():
         return SimilaritySearch(catalogue)
     from disentangled_ml.search.approximate import read_index  # faiss, for those who need it
 
-    return SimilaritySearch(catalogue, read_index(catalogue.folder / INDEX, catalogue))
+    return SimilaritySearch(catalogue, read_index(catalogue.files / INDEX, catalogue))
 
 
 def rounding(scale: np.ndarray, query: np.ndarray) -> float:

@@ -53,8 +53,8 @@ class PlainJSON(JSONResponse):
         return json.dumps(content, allow_nan=False).encode()
 
 
-def build_app(page: CatalogueView, listening: ListeningTest | None, loopback_only: bool) -> Guard:
-    """Return the application: the page of a catalogue, and the listening test where there is one."""
+def build_app(current: Callable[[], CatalogueView], listening: ListeningTest | None, loopback_only: bool) -> Guard:
+    """Return the application: the page of a catalogue as it is now, and the listening test where there is one."""
     routes = [
         Route("/", static("search.html", "text/html")),
         Route("/static/{name}", static_file),
@@ -75,9 +75,14 @@ def build_app(page: CatalogueView, listening: ListeningTest | None, loopback_onl
         ]
     handlers = {HTTPException: on_http_error, ClientDisconnect: on_disconnect, Exception: on_failure}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    app.state.page, app.state.listening = page, listening
-    app.state.free_uploads = asyncio.Semaphore(page.limits.uploads_at_a_time)
+    app.state.current, app.state.listening = current, listening
+    app.state.free_uploads = asyncio.Semaphore(current().limits.uploads_at_a_time)
     return Guard(app, loopback_only)
+
+
+async def page_of(request: Request) -> CatalogueView:
+    """Return the view that answers a request, asked for once, so that the answer is of one state of the catalogue."""
+    return await run_in_threadpool(request.app.state.current)
 
 
 def static(name: str, media_type: str) -> Callable:
@@ -116,20 +121,21 @@ async def on_failure(request: Request, error: Exception) -> Response:
 
 async def catalogue(request: Request) -> Response:
     listening = request.app.state.listening is not None
-    return PlainJSON({**request.app.state.page.summary(), "listening_test": listening})
+    return PlainJSON({**(await page_of(request)).summary(), "listening_test": listening})
 
 
 async def tracks(request: Request) -> Response:
-    page, text = request.app.state.page, request.query_params.get("q", "")
+    page, text = await page_of(request), request.query_params.get("q", "")
     return await answered(lambda: {"tracks": page.find(text)})
 
 
 async def tracks_map(request: Request) -> Response:
-    return await answered(request.app.state.page.map, request.query_params.get("space") or None)
+    return await answered((await page_of(request)).map, request.query_params.get("space") or None)
 
 
 async def search(request: Request) -> Response:
-    return await answered(request.app.state.page.search, await json_object(request))
+    question = await json_object(request)
+    return await answered((await page_of(request)).search, question)
 
 
 async def answered(ask: Callable[..., Any], *arguments: Any) -> Response:
@@ -193,7 +199,7 @@ async def upload(request: Request) -> Response:
 
     It is in a file without a name, which is gone when it is closed, whatever becomes of the server.
     """
-    page, free = request.app.state.page, request.app.state.free_uploads
+    page, free = await page_of(request), request.app.state.free_uploads
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/octet-stream" and not kind.startswith("audio/"):
         raise HTTPException(415, "send the recording itself as application/octet-stream or audio/*, not as a form")
@@ -212,7 +218,7 @@ async def upload(request: Request) -> Response:
 
 async def audio(request: Request) -> Response:
     """Return the recording of a track, or the part of it that a Range header asks for."""
-    path = request.app.state.page.recording(request.query_params.get("track", ""))
+    path = (await page_of(request)).recording(request.query_params.get("track", ""))
     media_type = MEDIA_TYPES.get(path.suffix.lower()) if path is not None else None
     if path is None or media_type is None or not path.is_file():
         raise HTTPException(404, "there is no recording of this track to play")
@@ -253,12 +259,12 @@ def choice_of(side: Any, first_left: bool) -> str:
 
 async def turn(request: Request) -> Response:
     """Return the next question of a rater, or the one of a number."""
-    listening, asked = request.app.state.listening, request.query_params
+    page, listening, asked = await page_of(request), request.app.state.listening, request.query_params
     number = asked.get("number", "")
 
     def next_turn() -> dict[str, Any]:
         given = listening.turn(asked.get("rater"), int(number) if number else None)
-        return shown_turn(given, request.app.state.page.chunk_seconds)
+        return shown_turn(given, page.chunk_seconds)
 
     return await answered(next_turn)
 

@@ -94,7 +94,7 @@ class CatalogueView:
         """Return the text that each track is found by, in lower case and in the order of the rows; it is read once."""
         with self.reading:
             if self.texts is None:
-                path = self.catalogue.folder / TRACKS
+                path = self.catalogue.files / TRACKS
                 with open(path, "rb") as file:
                     self.texts = [searched_text(parse_track(line, f"{path}, row {i}")) for i, line in enumerate(file)]
             return self.texts

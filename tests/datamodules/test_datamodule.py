@@ -121,6 +121,20 @@ def test_place_and_epoch_are_the_trainer_s(data):
         assert data.place() == place
 
 
+def test_a_run_goes_on_with_the_same_content_alone(index):
+    """Labels, artists and sound are seen in the digests of the shards, where all else is the same."""
+
+    def data_of(digest: str) -> SimilarityDataModule:
+        first, *others = index.splits["train"]
+        changed = replace(index, splits={**index.splits, "train": [replace(first, digest=digest), *others]})
+        return SimilarityDataModule(changed, build_conditions(index), plan=PLAN)
+
+    state = {"epoch": {}, "shards": data_of("a").index.fingerprint()}
+    data_of("a").load_state_dict(state)
+    with pytest.raises(ShardsError, match=rf"{index.root} was prepared anew since the checkpoint was made"):
+        data_of("b").load_state_dict(state)
+
+
 def test_within_an_epoch_the_number_of_loading_processes_is_kept(data, index):
     loader = data.train_dataloader()
     loader.load_state_dict(loader.state_dict())

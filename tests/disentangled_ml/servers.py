@@ -36,6 +36,7 @@ HOSTILE_IDS = (
 )
 IDS = (*HOSTILE_IDS, *(f"t{i}" for i in range(13)))
 ARTISTS = ("<b onclick=window.hacked=1>Ann</b>", "Bob", "", "y" * 10_000)
+NEW = "the new track, which comes first"
 GENRES, MOODS = ("<i>rock</i>", "jazz"), ("calm", '"happy" onload="window.hacked=1"', "sad")
 
 
@@ -83,9 +84,23 @@ def make_catalogue(folder: Path) -> Made:
     weights = {f"network.{key}": value for key, value in network.state_dict().items()}
     torch.save({"state_dict": weights, **settings}, folder / "best.ckpt")
     made = Made(folder / "best.ckpt", folder / "index", folder)
-    given = [f"checkpoint={made.checkpoint}", f"manifest={folder}/manifest.csv", f"out={made.index}", "workers=1"]
-    embed.main(load_config(EmbedConfig, [*given, "accelerator=cpu"]))
+    embed_again(made)
     return made
+
+
+def embed_again(made: Made) -> None:
+    """Embed the manifest of a catalogue into its index."""
+    given = [f"checkpoint={made.checkpoint}", f"manifest={made.folder}/manifest.csv", f"out={made.index}", "workers=1"]
+    embed.main(load_config(EmbedConfig, [*given, "accelerator=cpu"]))
+
+
+def grow(made: Made) -> None:
+    """Embed the manifest with a track more, before all others."""
+    soundfile.write(made.folder / "new.wav", sound(99), RATE)
+    header, *rows = (made.folder / "manifest.csv").read_text().splitlines(keepends=True)
+    row = f'"{NEW}",new.wav,New,new genre,calm,150\n'
+    (made.folder / "manifest.csv").write_text("".join([header, row, *rows]))
+    embed_again(made)
 
 
 class Served:

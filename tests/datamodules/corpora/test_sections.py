@@ -14,11 +14,11 @@ from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import collect, draw_split
 from datamodules.shards import workers
 from datamodules.shards.conditions import build_conditions
-from datamodules.shards.plan import plan_shards
+from datamodules.shards.plan import plan_shards, rows_digest
 from datamodules.shards.preparation import PreparationSettings, prepare_shards
 from datamodules.shards.tar import decode_mel, read_infos, read_samples, share_slices
 from datamodules.triplet_lists.lists import ListSettings, make_triplets
-from disentangled_ml.structures import SPLITS, TRACK, AudioSettings, Rejected, TrackRecord
+from disentangled_ml.structures import SPLITS, TRACK, WHOLE, AudioSettings, Rejected, TrackRecord
 
 SHARES = [0.5, 0.2, 0.3]
 AUDIO = AudioSettings(n_mels=16)
@@ -115,19 +115,14 @@ def test_sections_of_one_recording_share_a_split(tmp_path):
     ]
 
 
-def test_plans_of_manifests_without_sections_are_what_they_were(tmp_path):
-    """The fingerprint is what the code before sections gave for this manifest, so that its shards are gone on with."""
-    (tmp_path / "m.csv").write_text("track_id,path,artist,split,genre\na,a.wav,Ann,train,rock\nb,b.wav,,,jazz;pop\n")
-    plan = plan_shards(read_manifest(tmp_path / "m.csv", SHARES), "settings", 4)
-    assert plan.fingerprint == "538cec784c5e64e96cc4edb86447522d"
-
-
-def test_plans_know_sections(tmp_path):
-    prints = set()
+def test_shards_know_sections(tmp_path):
+    """A section that ends elsewhere is another track."""
+    digests, prints = set(), set()
     for end in (9, 10):
-        (tmp_path / "m.csv").write_text(f"{HEADER}a,a.wav,0,{end},rock\n")
+        records, _ = read(tmp_path, f"{HEADER}a,a.wav,0,{end},rock\n")
+        digests |= {rows_digest(records), rows_digest([records[0]._replace(section=WHOLE)])}
         prints.add(plan_shards(read_manifest(tmp_path / "m.csv", SHARES), "settings", 4).fingerprint)
-    assert len(prints) == 2
+    assert (len(digests), len(prints)) == (4, 2)
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "mp3"])

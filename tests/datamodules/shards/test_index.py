@@ -1,5 +1,6 @@
 """The index round trip, and every way in which a file is no index."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -40,6 +41,25 @@ def test_fingerprint_tells_contents_apart(index):
     ]
     assert len({other.fingerprint() for other in [index, *others]}) == 5
     assert ShardIndex.read(index.root).fingerprint() == index.fingerprint()
+
+
+def test_fingerprint_is_of_the_content_of_each_shard(index):
+    first, *others = index.splits["train"]
+    known = [
+        replace(index, splits={**index.splits, "train": [replace(first, digest=d), *others]}) for d in ("", "a", "b")
+    ]
+    assert len({each.fingerprint() for each in known}) == 3
+    assert json.loads(known[1].write().read_text())["digest"] == known[1].fingerprint()
+    assert ShardIndex.read(index.root) == known[1]
+
+
+def test_an_index_without_digests_is_read_and_has_the_fingerprint_that_it_had(index):
+    """Old runs go on with old shards."""
+    content = {key: value for key, value in json.loads(index.write().read_text()).items() if key != "digest"}
+    assert all(set(shard) == {"file", "samples"} for shard in content["splits"]["train"]["shards"])
+    (index.root / INDEX_NAME).write_text(json.dumps(content))
+    old = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+    assert ShardIndex.read(index.root).fingerprint() == old
 
 
 def test_missing_index_names_the_way_out(tmp_path):
@@ -91,6 +111,7 @@ def test_keys_of_another_kind(index, key):
         (lambda c: c["splits"]["train"]["shards"][0].update(file="../x.tar"), "not the name of a file in this folder"),
         (lambda c: c["splits"]["train"]["shards"][0].update(file=5), "not the name of a file"),
         (lambda c: c["splits"]["train"]["shards"][0].update(samples=-1), "has -1 samples"),
+        (lambda c: c["splits"]["train"]["shards"][0].update(digest=5), "the digest of shard 'train-000000.tar' is 5"),
         (lambda c: c["splits"]["val"].update(shards=c["splits"]["train"]["shards"]), "named twice"),
         (lambda c: c["audio"].update(n_mels=16.5), "n_mels is 16.5"),
         (lambda c: c.update(conditions=["genre"]), "not a shard index"),
@@ -98,7 +119,7 @@ def test_keys_of_another_kind(index, key):
         (lambda c: c["conditions"][0].update(name="mean"), "cannot be called 'mean'"),
         (lambda c: c["conditions"][0].update(vocabulary=["a", "a"]), "not a list of distinct tags"),
     ],
-    ids=["outside", "no name", "samples", "twice", "audio", "condition", "kind", "reserved", "vocabulary"],
+    ids=["outside", "no name", "samples", "digest", "twice", "audio", "condition", "kind", "reserved", "vocabulary"],
 )
 def test_hostile_contents(index, change, match):
     path = index.write()

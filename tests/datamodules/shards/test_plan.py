@@ -42,11 +42,14 @@ def test_a_plan_holds_every_track_once_and_mixes_them():
     assert planned == sorted(rows[:10], key=lambda record: hashlib.blake2b(record.track_id.encode()).digest())
 
 
-def test_the_order_of_the_rows_does_not_matter_but_for_the_fingerprint():
+def test_the_order_of_the_rows_does_not_matter():
     rows = [*records_of(40), *records_of(9, "val", first=40)]
     mixed = random.Random(0).sample(rows, len(rows))
-    first, second = (by_name(c, plan_shards(c, "", 4)) for c in (corpus_of(*rows), corpus_of(*mixed)))
+    corpora = corpus_of(*rows), corpus_of(*mixed)
+    plans = [plan_shards(corpus, "", 4) for corpus in corpora]
+    first, second = map(by_name, corpora, plans)
     assert first == second
+    assert plans[0].fingerprint == plans[1].fingerprint
 
 
 def test_the_first_row_of_a_track_counts_and_others_are_listed():
@@ -64,12 +67,15 @@ def test_the_first_row_of_a_track_counts_and_others_are_listed():
     ]
 
 
-def test_fingerprint_is_of_the_labels_and_settings_not_of_the_folder():
+def test_fingerprint_is_of_tracks_splits_and_settings():
     rows = records_of(5)
     moved = [record._replace(path=f"elsewhere/{record.path}") for record in rows]
-    relabelled = [record._replace(labels={"genre": ["rock"]}) for record in rows]
-    prints = [plan_shards(corpus_of(*r), "", 4).fingerprint for r in (rows, moved, relabelled, rows[:4], rows[::-1])]
-    assert prints[0] == prints[1]
+    relabelled = [record._replace(labels={"genre": ["rock"]}, artist="Ann") for record in rows]
+    resplit = [rows[0]._replace(split="val"), *rows[1:]]
+    renamed = [rows[0]._replace(track_id="other"), *rows[1:]]
+    same, others = (rows, moved, relabelled), (rows, rows[:4], resplit, renamed)
+    assert len({plan_shards(corpus_of(*each), "", 4).fingerprint for each in same}) == 1
+    prints = [plan_shards(corpus_of(*each), "", 4).fingerprint for each in others]
     assert len({*prints, plan_shards(corpus_of(*rows), "other", 4).fingerprint}) == 5
 
 

@@ -351,19 +351,40 @@ def test_other_settings_are_refused(tmp_path, threads, prepare, make_catalogue, 
     manifest = make_catalogue(6)
     prepare(manifest)
     before = contents(tmp_path / "out")
-    with pytest.raises(
-        ShardsError, match=r"out holds shards of another manifest or other settings: give another out=DIR"
-    ):
+    with pytest.raises(ShardsError, match=r"out holds shards of other tracks or other settings: give another out=DIR"):
         prepare(manifest, settings)
     assert contents(tmp_path / "out") == before
 
 
-def test_another_manifest_is_refused(tmp_path, threads, prepare, make_catalogue):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("t3,", "other,"),
+        lambda text: text + "t9,3.wav,,,,\n",
+        lambda text: text[: text.index("t5,")],
+    ],
+    ids=["another", "more", "less"],
+)
+def test_other_tracks_are_refused(tmp_path, threads, prepare, make_catalogue, change):
     manifest = make_catalogue(6)
     prepare(manifest)
-    manifest.write_text(manifest.read_text().replace("rock", "punk"))
-    with pytest.raises(ShardsError, match="holds shards of another manifest"):
+    before = contents(tmp_path / "out")
+    manifest.write_text(change(manifest.read_text()))
+    with pytest.raises(ShardsError, match="holds shards of other tracks or other settings"):
         prepare(manifest)
+    assert contents(tmp_path / "out") == before
+
+
+def test_shards_of_an_earlier_version_are_refused(tmp_path, threads, prepare, make_catalogue):
+    """They did not note what they were made of. They are read as before, and the message says how to make them anew."""
+    manifest = make_catalogue(6)
+    index = prepare(manifest)
+    (tmp_path / "out/.prepare/plan.json").write_text('{"fingerprint": "538cec784c5e64e96cc4edb86447522d"}')
+    with pytest.raises(
+        ShardsError, match=r"out holds what an earlier version made, .*: give another out=DIR, or delete"
+    ):
+        prepare(manifest)
+    assert ShardIndex.read(tmp_path / "out") == index
 
 
 def test_a_folder_with_foreign_tars_is_refused(tmp_path, threads, prepare, make_catalogue):
@@ -586,12 +607,12 @@ def test_of_two_settings_only_one_claims_a_folder(tmp_path, make_catalogue):
     """The second finds the note of the first, which is never overwritten."""
     catalogue, out = read_manifest(make_catalogue(3), SHARES), tmp_path / "out"
     plans = [plan_shards(catalogue, settings, 4) for settings in ("one", "other")]
-    stores = [ShardStore(out, plan.fingerprint) for plan in plans]
+    stores = [ShardStore(out, plan) for plan in plans]
     stores[0].folder.mkdir(parents=True)
     for store in stores:
-        write_json(store.folder / store.CLAIM, {store.KEY: store.job}, replace=False)
+        write_json(store.folder / store.CLAIM, store.job, replace=False)
     stores[0].claim()
-    with pytest.raises(ShardsError, match="holds shards of another manifest or other settings"):
+    with pytest.raises(ShardsError, match="holds shards of other tracks or other settings"):
         stores[1].claim()
 
 

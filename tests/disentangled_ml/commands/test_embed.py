@@ -19,8 +19,8 @@ from disentangled_ml.commands import embed
 from disentangled_ml.commands.schemas import EmbedConfig
 from disentangled_ml.config import load_config
 from disentangled_ml.network.checkpoint import load_checkpoint, network_from
-from disentangled_ml.search import build
-from disentangled_ml.search.catalogue import EMBEDDING, HEADER, INDEX, TRACKS, describe_model, read_catalogue
+from disentangled_ml.search import assembly, build
+from disentangled_ml.search.catalogue import HEADER, INDEX, describe_model, read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import SPLITS
 from disentangled_ml.systems import load_network_system
@@ -53,7 +53,8 @@ def rejected(folder: Path) -> list[dict]:
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in (HEADER, EMBEDDING, TRACKS, "columns.npy", "rejected.csv")}
+    files = read_catalogue(folder).files
+    return {path.name: path.read_bytes() for path in (folder / HEADER, folder / "rejected.csv", *files.iterdir())}
 
 
 def test_shards_are_embedded_as_evaluation_embeds_them(tmp_path, checkpoint, tiny_shards, one_thread):
@@ -92,7 +93,7 @@ def test_a_manifest_is_embedded_with_what_it_says(tmp_path, checkpoint, manifest
         np.testing.assert_allclose(catalogue.embedding[row], model.embed(track.path), atol=BATCH_ATOL)
     assert describe_model(catalogue.model) == describe_model(model.model)
     assert "12 tracks, 24 dimensions, searched exactly; conditions: genre, mood, tempo" in capsys.readouterr().out
-    assert not (tmp_path / "index" / INDEX).exists()
+    assert not (read_catalogue(tmp_path / "index").files / INDEX).exists()
 
 
 def test_a_split_of_a_manifest(tmp_path, checkpoint, manifest):
@@ -104,10 +105,10 @@ def test_a_split_of_a_manifest(tmp_path, checkpoint, manifest):
 def test_an_index_on_demand(tmp_path, checkpoint, tiny_shards, capsys):
     arguments = [f"checkpoint={checkpoint}", f"shards={tiny_shards}", f"out={tmp_path}/index"]
     run(*arguments, "approximate=true")
-    assert (tmp_path / "index" / INDEX).is_file()
+    assert (read_catalogue(tmp_path / "index").files / INDEX).is_file()
     assert "with an index for approximate search" in capsys.readouterr().out
     run(*arguments)
-    assert not (tmp_path / "index" / INDEX).exists()
+    assert not (read_catalogue(tmp_path / "index").files / INDEX).exists()
 
 
 def test_one_file_for_other_programs(tmp_path, checkpoint, tiny_shards):
@@ -188,25 +189,24 @@ def test_a_whole_catalogue_is_kept_where_nothing_new_is_usable(tmp_path, checkpo
     assert len(read_catalogue(tmp_path / "index")) == 3
 
 
-def test_a_folder_that_is_not_put_together_to_its_end_is_no_catalogue(tmp_path, checkpoint, tiny_shards, monkeypatch):
-    arguments = [f"checkpoint={checkpoint}", f"shards={tiny_shards}", f"out={tmp_path}/index", "split=val"]
-    run(*arguments)
+def test_a_full_disk_leaves_the_catalogue_as_it_was(tmp_path, checkpoint, tiny_shards, monkeypatch):
+    arguments = [f"checkpoint={checkpoint}", f"shards={tiny_shards}", f"out={tmp_path}/index"]
+    run(*arguments, "split=val")
     expected = content_of(tmp_path / "index")
     with monkeypatch.context() as full:
 
         def no_space(*_, **__) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        full.setattr(build, "column_values", no_space)
+        full.setattr(assembly, "column_values", no_space)
         with pytest.raises(
             OSError, match=r"index cannot be written to .*No space left.*: mend that, then repeat the command"
         ):
             run(*arguments)
-    with pytest.raises(ValueError, match="embed the catalogue first, or to its end"):
-        read_catalogue(tmp_path / "index")
+    assert content_of(tmp_path / "index") == expected
     assert not list((tmp_path / "index").rglob("*.tmp"))
     run(*arguments)
-    assert content_of(tmp_path / "index") == expected
+    assert len(read_catalogue(tmp_path / "index")) == 84
 
 
 def test_embeddings_that_are_not_finite_are_no_catalogue(tmp_path, checkpoint, tiny_shards):
@@ -241,10 +241,10 @@ def test_repeated_it_embeds_nothing_and_grown_only_what_is_new(tmp_path, checkpo
     manifest.write_text("".join(lines))
     run(*arguments)
     assert embedded[6:] == ["r6", "r7"]
-    grown = np.load(tmp_path / "index" / EMBEDDING)
+    grown = read_catalogue(tmp_path / "index").embedding
     shutil.rmtree(tmp_path / "index")
     run(*arguments)
-    np.testing.assert_array_equal(np.load(tmp_path / "index" / EMBEDDING), grown)
+    np.testing.assert_array_equal(read_catalogue(tmp_path / "index").embedding, grown)
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 99, "cut off", "pickled"])

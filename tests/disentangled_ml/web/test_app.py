@@ -20,6 +20,7 @@ from datamodules.audio.bounded_decoding import Bounds
 from disentangled_ml.commands.schemas import ServeConfig
 from disentangled_ml.commands.serve import bind_socket, main, upload_embedder, warm_up_index
 from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.search.catalogue import TRACKS, read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import HEADERS
@@ -54,7 +55,7 @@ def make_view(embedder: Embedder, limits: UploadLimits = LIMITS, root: Path | No
 
 
 def client_of(view: CatalogueView, listening: ListeningTest | None = None, loopback_only: bool = True) -> TestClient:
-    app = build_app(view, listening, loopback_only)
+    app = build_app(lambda: view, listening, loopback_only)
     return TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
 
 
@@ -196,8 +197,8 @@ def test_the_map_has_every_track_and_is_kept(view, made):
 
 def test_a_damaged_list_of_tracks_is_said(made, embedder, tmp_path):
     shutil.copytree(made.index, tmp_path / "index")
-    lines = (tmp_path / "index" / "tracks.jsonl").read_bytes()
-    (tmp_path / "index" / "tracks.jsonl").write_bytes(lines.replace(b'"t7"', b'"t7', 1))
+    tracks = read_catalogue(tmp_path / "index").files / TRACKS
+    tracks.write_bytes(tracks.read_bytes().replace(b'"t7"', b'"t7', 1))
     view = make_view(Embedder(made.checkpoint).open(tmp_path / "index"))
     warm_up_index(view)
     answer = client_of(view).get("/api/tracks", params={"q": "t"})
@@ -682,7 +683,8 @@ def test_a_port_that_is_taken_is_said():
 
 def test_an_upload_that_does_not_come_is_given_up(embedder):
     """The body comes byte by byte, each in time, and never ends."""
-    app = build_app(make_view(embedder, LIMITS._replace(receive_seconds=0.3)), None, loopback_only=True)
+    view = make_view(embedder, LIMITS._replace(receive_seconds=0.3))
+    app = build_app(lambda: view, None, loopback_only=True)
     sent = []
 
     async def receive() -> dict:

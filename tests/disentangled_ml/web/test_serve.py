@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from servers import ARTISTS, HOSTILE_IDS, IDS, RATE, Made, Served, make_catalogue, sound
+from servers import ARTISTS, CONDITIONS, HOSTILE_IDS, IDS, NEW, RATE, Made, Served, grow, make_catalogue, sound
 
 from datamodules.triplet_lists.lists import read_triplets
 from disentangled_ml.structures import AudioSettings
@@ -70,6 +70,38 @@ def talk(server: Served, *parts: bytes) -> bytes:
         except OSError:
             pass
     return said
+
+
+def test_every_answer_is_of_one_state_while_the_index_is_replaced(tmp_path):
+    """Rows and lines of all tracks move on by one, since the new track comes first."""
+    made = make_catalogue(tmp_path / "catalogue")
+    server, ended, answers = Served(made, tmp_path / "log"), threading.Event(), []
+
+    def nearest(upload: str) -> tuple[str, str]:
+        question = {"upload": upload, "weights": dict.fromkeys(CONDITIONS, 1.0), "k": 1}
+        _, answer = ask(server, "api/search", question)
+        track = answer["results"][0]["track"]
+        return track["id"], track["artist"]
+
+    def upload(path: Path) -> str:
+        return ask(server, "api/upload", path.read_bytes(), "audio/wav")[1]["upload"]
+
+    def keep_asking(name: str) -> None:
+        while not ended.is_set():
+            answers.append(nearest(name))
+
+    try:
+        asking = threading.Thread(target=keep_asking, args=(upload(made.folder / "audio/8.wav"),))
+        asking.start()
+        grow(made)
+        assert nearest(upload(made.folder / "new.wav")) == (NEW, "New")
+        ended.set()
+        asking.join()
+    finally:
+        ended.set()
+        server.end()
+    assert answers
+    assert set(answers) == {(IDS[8], ARTISTS[0])}
 
 
 POST = b"POST /api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: audio/wav\r\n"
