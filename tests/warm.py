@@ -148,7 +148,9 @@ class Popen:
     def send_signal(self, number: int) -> None:
         """Send it a signal if it still runs."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            # It may end between the two, and the server has waited for it then.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it at once."""
