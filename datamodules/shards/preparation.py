@@ -26,7 +26,7 @@ from datamodules.shards.plan import ShardPlan, plan_shards, read_members, unusab
 from datamodules.shards.resumable import Batch, BatchStore, usable, work_through
 from datamodules.shards.tar import write_shard
 from datamodules.shards.workers import Workers, do_or_reject
-from disentangled_ml.files import as_json, atomic_write, read_object, remove_unfinished, write_json
+from disentangled_ml.files import as_json, atomic_write, existing_form, read_object, remove_unfinished, write_json
 from disentangled_ml.progress import show_progress
 from disentangled_ml.structures import (
     MAX_BPM,
@@ -184,7 +184,7 @@ class ShardStore(BatchStore):
             return True
         note = self.read(batch)
         made = set() if note is None else {track.track_id for track in note.tracks}
-        would_lose = any(record.track_id in made and not Path(record.path).is_file() for record in rows)
+        would_lose = any(record.track_id in made and not existing_form(Path(record.path)).is_file() for record in rows)
         if would_lose:
             logger.warning(
                 "%s.tar is kept as it is, without recordings that were missing and are there now, since others are gone",
