@@ -21,6 +21,7 @@ import numpy as np
 from datamodules.audio.decoding import UnusableAudio, decode, encode_flac
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of
+from datamodules.shards.copies import reject_copies, sound_code
 from datamodules.shards.index import Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, unusable_rows
 from datamodules.shards.resumable import Batch, BatchStore, usable, work_through
@@ -124,11 +125,12 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepare
 
 
 class ShardNote(NamedTuple):
-    """The note of a shard: the size of its tar, and which tracks are in it and which were rejected."""
+    """The note of a shard: the size of its tar, which tracks are in it, with codes of their sound, and which were rejected."""
 
     bytes: int
     rejected: list[Rejected]
     tracks: list[TrackInfo]
+    sounds: list[int]
 
 
 class ShardStore(BatchStore):
@@ -155,7 +157,12 @@ class ShardStore(BatchStore):
         content = read_object(self.note_path(batch))
         try:
             rejected = [Rejected(*line) for line in content["rejected"]]
-            note = ShardNote(content["bytes"], rejected, [TrackInfo(**track) for track in content["tracks"]])
+            note = ShardNote(
+                content["bytes"],
+                rejected,
+                [TrackInfo(**track) for track in content["tracks"]],
+                content.get("sounds", []),
+            )
         except (KeyError, TypeError):
             return None
         tar = self.tar_path(batch)
@@ -165,10 +172,12 @@ class ShardStore(BatchStore):
         """Write one tar, and the note of what is in it and what was rejected."""
         rejected: list[Rejected] = []
         tracks: list[dict[str, Any]] = []
+        sounds: list[int] = []
 
         def noted() -> Iterator[dict[str, Any]]:
             for sample in usable(results, rejected):
                 tracks.append(sample["info"]._asdict())
+                sounds.append(sound_code(sample["mel"]))
                 yield sample
 
         tar, samples = self.tar_path(batch), noted()
@@ -176,7 +185,8 @@ class ShardStore(BatchStore):
         if first is None:
             tar.unlink(missing_ok=True)
         size = 0 if first is None else write_shard(tar, chain([first], samples))
-        write_json(self.note_path(batch), {"bytes": size, "rejected": rejected, "tracks": tracks}, indent=None)
+        note = {"bytes": size, "rejected": rejected, "tracks": tracks, "sounds": sounds}
+        write_json(self.note_path(batch), note, indent=None)
 
     def is_kept(self, batch: Batch, rows: Sequence[TrackRecord]) -> bool:
         """Return whether a shard is left as it is: it is finished, or holds tracks whose recordings are gone and would be lost."""
@@ -258,6 +268,7 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
     Raises: ShardsError: if no track is usable.
     """
     store = ShardStore(out, plan.fingerprint)
+    reject_copies(corpus, plan, store, ("mel.npy", *(["flac"] if settings.store_waveform else [])))
     splits: dict[str, list[Shard]] = {split: [] for split in SPLITS}
     vocabulary: dict[str, set[str]] = defaultdict(set)
     with atomic_write(out / "rejected.csv") as file:

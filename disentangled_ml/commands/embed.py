@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
     if config.shards is not None:
         index = ShardIndex.read(config.shards)
     else:
-        corpus = read_manifest(Path(config.manifest), SPLIT_SHARES)
+        corpus = read_manifest(Path(config.manifest), SPLIT_SHARES, unknown_values=config.unknown_values)
     store = EmbeddedStore(out, embedder.model.fingerprint)
     store.claim()
     with output_context(out), locked(out):
