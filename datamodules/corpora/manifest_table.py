@@ -1,7 +1,8 @@
 """The file of a manifest: its encoding, what separates its columns, and which column is which.
 
 Text is UTF-8, or UTF-16 where a mark at its beginning says so. Columns are separated by a comma, a semicolon or a tab, whichever
-the header shows; a line ``sep=;`` above it, as spreadsheets write, says so too. Empty lines count for nothing.
+the header shows; a line ``sep=;`` above it, as spreadsheets write, says so too. Empty lines count
+for nothing, and so do blanks behind a separator, even before a quotation mark.
 """
 
 import codecs
@@ -76,7 +77,7 @@ def opened(manifest: Path) -> Iterator[ManifestTable]:
         with open(manifest, newline="", encoding=encoding_of(manifest)) as file:
             separator, lines_above = find_header(file)
             file.seek(0)
-            rows = LineReader(file, delimiter=separator)
+            rows = LineReader(file, delimiter=separator, skipinitialspace=True)
             for _ in range(lines_above):
                 next(rows.reader)
             header = list(rows.fieldnames or ())
@@ -129,7 +130,7 @@ def sniff_separator(header: str) -> str:
     """
 
     def shown(separator: str) -> int:
-        (cells,) = csv.reader([header], delimiter=separator)
+        (cells,) = csv.reader([header], delimiter=separator, skipinitialspace=True)
         return len(set(map(known_column, cells)) & set(REQUIRED))
 
     return max(SEPARATORS, key=shown)
@@ -154,6 +155,12 @@ def check_columns(manifest: Path, header: list[str], columns: list[str]) -> None
 
     Raises: ManifestError: naming the column.
     """
+    for name in header:
+        if "\n" in name or "\r" in name:
+            begin = name.splitlines()[0][:40]
+            raise ManifestError(
+                f"manifest {manifest}: the column {begin!r} runs over several lines, close its quotation mark"
+            )
     missing = [column for column in REQUIRED if column not in columns]
     if missing:
         raise ManifestError(

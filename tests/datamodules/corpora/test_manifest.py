@@ -82,12 +82,16 @@ def test_the_first_of_two_rows_of_one_track_is_kept(tmp_path):
         (b"", "has no column track_id, path"),
         (b"track_id,genre\na,rock\n", "has no column path; it has: track_id, genre"),
         (b"track_id|path\na|a.wav\n", r"it has: track_id\|path \(columns are separated by comma, semicolon, tab\)"),
+        (
+            b'track_id,path,"genre\na,a.wav,rock\n',
+            "the column 'genre' runs over several lines, close its quotation mark",
+        ),
         (b"track_id,path\n", "has no rows"),
         (b"track_id,path\na,\xe9.wav\n", "cannot be read as UTF-8 CSV, line 2: save it as UTF-8"),
         (b'track_id,path\na,"' + b"x" * 200_000 + b'"\n', "cannot be read as UTF-8 CSV"),
         (b"track_id,path,track\na,a.wav,one\n", "a condition cannot be called 'track'"),
     ],
-    ids=["empty", "no path", "other separator", "no rows", "latin-1", "huge cell", "track"],
+    ids=["empty", "no path", "other separator", "open quotation mark", "no rows", "latin-1", "huge cell", "track"],
 )
 def test_files_that_are_no_manifest(tmp_path, content, match):
     with pytest.raises(ManifestError, match=match) as error:
