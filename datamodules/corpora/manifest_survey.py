@@ -3,6 +3,7 @@
 Held are the spellings of artists and tags, each once; a column of numbers is not held.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ class ManifestSurvey:
         columns: Counts of these and of known ones, but for ids and paths.
         rows: Number of rows that hold something.
         blank_rows: Number of others.
+        composed: Number of cells that are brought to the Unicode form NFC.
         left_out: Columns that are no conditions although none were chosen.
     """
 
@@ -80,6 +82,7 @@ class ManifestSurvey:
     columns: dict[str, ColumnCounts]
     rows: int = 0
     blank_rows: int = 0
+    composed: int = 0
     left_out: list[str] = field(default_factory=list)
 
     def leave_out(self) -> None:
@@ -114,6 +117,8 @@ class ManifestSurvey:
         lines = [f"column {name!r} is {column}" for column, name in self.renamed.items()]
         if self.blank_rows:
             lines.append(f"blank rows left out: {self.blank_rows:,}")
+        if self.composed:
+            lines.append(f"cells brought to the Unicode form NFC: {self.composed:,}")
         unknown = sum((counts.unknown for counts in self.columns.values()), Counter[str]())
         if unknown:
             values = ", ".join(f"{count:,} {value}" for value, count in unknown.most_common(SHOWN))
@@ -148,6 +153,7 @@ def survey(table: ManifestTable, chosen: Sequence[str] | None, unknown: frozense
         found.rows += 1
         for column, counts in columns.items():
             if cell := plain(row[column]):
+                found.composed += not (cell.isascii() or unicodedata.is_normalized("NFC", row[column]))
                 counts.add(cell, column in singles, unknown, table.decimal_comma)
     if chosen is None:
         found.leave_out()

@@ -262,6 +262,12 @@ def test_one_name_in_several_spellings(tmp_path, names, shown):
     assert {tuple(record.labels["genre"]) for record in records} == {tuple(sorted(["x", shown]))}
 
 
+def test_names_in_another_unicode_form_are_told(tmp_path):
+    text = f"track_id,path,artist,genre\na,a.wav,{NFD},{NFC}\nb,b.wav,{NFD},rock\n"
+    assert {record.artist for record in read(tmp_path, text)} == {NFC}
+    assert notes(tmp_path, text) == ["cells brought to the Unicode form NFC: 2"]
+
+
 def test_spellings_are_chosen_column_by_column_and_told(tmp_path):
     text = "track_id,path,artist,genre,mood\na,a.wav,Sad,sad,Sad\nb,b.wav,Ann,Sad;SAD;Sad,\n"
     records = read(tmp_path, text)
