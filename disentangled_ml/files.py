@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,27 @@ def atomic_write(path: Path, mode: str = "w", replace: bool = True) -> Iterator[
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def existing_form(path: Path) -> Path:
+    """Return a path in that Unicode form, composed (NFC) or decomposed (NFD), in which it is there; as it is if it is in none.
+
+    Some systems write an accented letter as one character, others as two. Folders may differ from the files in this, so each part of
+    the path is tried.
+
+    >>> existing_form(Path("nowhere/Zo\u00eb.wav")) == Path("nowhere/Zo\u00eb.wav")
+    True
+    """
+    if str(path).isascii() or os.path.exists(path):  # which, unlike that of Path, never raises
+        return path
+    found = Path()
+    for part in path.parts:
+        forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        form = next((form for form in forms if os.path.exists(found / form)), None)
+        if form is None:
+            return path
+        found /= form
+    return found
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -33,7 +33,7 @@ from datamodules.shards.index import ShardIndex
 from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import output_context
-from disentangled_ml.structures import SPLITS, AudioSettings, Corpus
+from disentangled_ml.structures import SPLITS, TEMPO, AudioSettings, Corpus
 
 # What tells one rejection from others of its kind
 DETAIL = re.compile(r"""'[^']*'|"[^"]*"|\d+(\.\d+)?""")
@@ -43,7 +43,8 @@ logger = logging.getLogger("prepare")
 def build_corpus(config: DictConfig) -> Corpus:
     """Build the corpus of a configuration: of its data set, or of its manifest."""
     if config.corpus is None:
-        return read_manifest(Path(config.manifest), config.split_shares, config.conditions)
+        manifest = Path(config.manifest)
+        return read_manifest(manifest, config.split_shares, config.conditions, config.unknown_values)
     # Every track would be rejected, one by one.
     if not config.merge and not Path(config.corpus.audio).is_dir():
         raise ConfigError(f"corpus.audio={config.corpus.audio} is not a folder: give the one that holds the recordings")
@@ -75,23 +76,23 @@ def main(config: DictConfig) -> None:
     part = parse_part(config.part)
     if part and config.merge:
         raise ConfigError(f"part={config.part} and merge=true are two steps: make all parts first, then merge")
+    corpus, out, workers = build_corpus(config), Path(config.out), config.workers or os.cpu_count() or 1
     settings = PreparationSettings(
         audio=AudioSettings(**config.audio),
         min_frames=config.chunk_frames,
         store_waveform=config.store_waveform,
-        tempo=config.tempo if config.conditions is None or "tempo" in config.conditions else "manifest",
+        tempo=config.tempo if config.conditions is None or TEMPO in corpus.conditions else "manifest",
         tracks_per_shard=config.tracks_per_shard,
     )
-    corpus, out, workers = build_corpus(config), Path(config.out), config.workers or os.cpu_count() or 1
     with output_context(out):
         if part:
             prepare_part(corpus, out, settings, workers, part)
             done = "is made; when all parts are, run the command with merge=true instead"
             logger.info("%s: part %s %s", out, config.part, done)
         elif config.merge:
-            log_summary(merge_parts(corpus, out, settings))
+            log_summary(merge_parts(corpus, out, settings), corpus.notes)
         else:
-            log_summary(prepare_shards(corpus, out, settings, workers))
+            log_summary(prepare_shards(corpus, out, settings, workers), corpus.notes)
 
 
 def parse_part(text: str | None) -> Part | None:
@@ -108,7 +109,8 @@ def parse_part(text: str | None) -> Part | None:
     return Part(int(number), int(count))
 
 
-def log_summary(index: ShardIndex) -> None:
+def log_summary(index: ShardIndex, notes: Iterable[str]) -> None:
+    """Log what is in the shards, what the reader of the corpus has changed, and what was rejected."""
     counts = ", ".join(f"{index.count(split)} {split}" for split in SPLITS)
     names = ", ".join(entry["name"] for entry in index.conditions)
     logger.info("%s: %s tracks; conditions: %s", index.root, counts, names)
@@ -116,6 +118,8 @@ def log_summary(index: ShardIndex) -> None:
         logger.warning(
             "no track has a tag or a tempo, so nothing can be trained on these shards: see the manifest's columns, or corpus.tags"
         )
+    for note in notes:
+        logger.info(note)
     rejected = index.root / "rejected.csv"
     with open(rejected, newline="", encoding="utf-8") as file:
         reasons = [row["reason"] for row in csv.DictReader(file)]

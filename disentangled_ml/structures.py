@@ -9,7 +9,7 @@ Conventions, used everywhere in the project:
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -211,10 +211,12 @@ class Corpus(NamedTuple):
         conditions: Names, in order.
         rows: Streams all rows from the beginning at each call, always in the same order. A row that cannot be used comes as
             ``Rejected``; a track_id may come twice, the first one counts. Whether a recording exists turns out when it is decoded.
+        notes: What the reader has changed or left out, in numbers, a line each.
     """
 
     conditions: list[str]
     rows: Callable[[], Iterator[TrackRecord | Rejected]]
+    notes: Sequence[str] = ()
 
 
 class ListedTriplet(NamedTuple):

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from disentangled_ml.files import existing_form
+
 # Beyond, the header is wrong, and resampling to 22,050 Hz could fill the memory.
 LEGAL_SAMPLE_RATES = (4_000, 768_000)
 SILENCE_DBFS = -80.0
@@ -64,7 +66,7 @@ def decode(
     Raises:
         UnusableAudio: The file is missing, empty, not a recording, silent, holds no usable samples, or ends before the section.
     """
-    path = Path(path)
+    path = existing_form(Path(path))
     if not path.exists():
         raise UnusableAudio(MISSING_FILE)
     if not path.is_file():

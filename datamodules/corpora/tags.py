@@ -43,7 +43,7 @@ def choose_conditions(corpus: Corpus, names: Sequence[str]) -> Corpus:
     legal = [*corpus.conditions, TEMPO]
     if not names or len(set(names)) < len(names) or not set(names) <= set(legal):
         raise CorpusError(f"conditions={list(names)} are not legal: choose distinct ones of {', '.join(legal)}")
-    return Corpus(list(names), partial(choose_labels, corpus, frozenset(names)))
+    return Corpus(list(names), partial(choose_labels, corpus, frozenset(names)), corpus.notes)
 
 
 def choose_labels(corpus: Corpus, names: frozenset[str]) -> Iterator[TrackRecord | Rejected]:

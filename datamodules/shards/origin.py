@@ -9,8 +9,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from disentangled_ml.files import existing_form
 from disentangled_ml.structures import Rejected, TrackRecord
 
 # How a reason begins that is not the recording's.
@@ -47,7 +49,7 @@ def look_at(path: str) -> tuple[int | None, int]:
     (None, 0)
     """
     try:
-        found = os.stat(path)
+        found = os.stat(existing_form(Path(path)))
     except (OSError, ValueError):  # of names that no file can have
         return None, 0
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (None, 0)
@@ -64,7 +66,7 @@ def read_origin(path: str) -> Origin | None:
     if size is None:
         return Origin(path, None, 0, "")
     try:
-        with open(path, "rb") as file:
+        with open(existing_form(Path(path)), "rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError:
         return None

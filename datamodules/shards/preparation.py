@@ -11,10 +11,10 @@ import csv
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,13 +23,14 @@ import numpy as np
 from datamodules.audio.decoding import UnusableAudio, decode, encode_flac
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of
+from datamodules.shards.copies import find_copies, sound_code, without
 from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.origin import Origin, Outcome, results_of, with_origins
-from datamodules.shards.plan import ShardPlan, plan_shards, read_members, rows_digest, unusable_rows
+from datamodules.shards.plan import ShardPlan, plan_shards, read_members, rows_digest, unusable_rows, usable_rows
 from datamodules.shards.resumable import Batch, BatchStore, usable, work_through
 from datamodules.shards.tar import WrittenShard, write_shard
 from datamodules.shards.workers import Workers, do_or_reject
-from disentangled_ml.files import as_json, atomic_write, read_object, remove_unfinished, write_json
+from disentangled_ml.files import as_json, atomic_write, existing_form, read_object, remove_unfinished, write_json
 from disentangled_ml.progress import show_progress
 from disentangled_ml.structures import (
     MAX_BPM,
@@ -140,6 +141,7 @@ class ShardNote(NamedTuple):
         digest: Of the rows that it was made of.
         rejected: Rows that could not be used.
         tracks: In the tar, in order.
+        sounds: Codes of their sound.
         origins: Of the rows, in order.
     """
 
@@ -148,6 +150,7 @@ class ShardNote(NamedTuple):
     digest: str
     rejected: list[Rejected]
     tracks: list[TrackInfo]
+    sounds: list[int]
     origins: list[Origin | None]
 
 
@@ -197,21 +200,47 @@ class ShardStore(BatchStore):
         """Write one tar, and the note of what is in it and what it was made of."""
         rejected: list[Rejected] = []
         tracks: list[TrackInfo] = []
+        sounds: list[int] = []
         origins: list[Origin | None] = []
 
         def noted() -> Iterator[dict[str, Any]]:
             for sample in usable(results_of(outcomes, origins), rejected):
                 tracks.append(sample["info"])
+                sounds.append(sound_code(sample["mel"]))
                 yield sample
 
-        tar, samples = self.tar_path(batch), noted()
-        first = next(samples, None)
+        written = self.write_tar(batch, noted())
+        self.save(batch, ShardNote(*written, batch.digest, rejected, tracks, sounds, origins))
+
+    def write_tar(self, batch: Batch, samples: Iterator[dict[str, Any]]) -> WrittenShard:
+        """Write the tar of a shard, or remove it where there are no samples."""
+        tar, first = self.tar_path(batch), next(samples, None)
         # It is of the old shards, until all are new.
         (self.out / INDEX_NAME).unlink(missing_ok=True)
         if first is None:
             tar.unlink(missing_ok=True)
-        written = WrittenShard(0, "") if first is None else write_shard(tar, chain([first], samples))
-        self.save(batch, ShardNote(*written, batch.digest, rejected, tracks, origins))
+            return WrittenShard(0, "")
+        return write_shard(tar, chain([first], samples))
+
+    def reject(self, batch: Batch, rejected: Mapping[str, Rejected], members: Sequence[str]) -> None:
+        """Take tracks out of a finished shard; the next preparation tries them again, since another track was the reason."""
+        note = self.read_finished(batch)
+        kept = [track.track_id not in rejected for track in note.tracks]
+        if all(kept):
+            return
+        out = [rejected[track.track_id] for track, is_kept in zip(note.tracks, kept, strict=True) if not is_kept]
+        paths = {each.path for each in out}
+        shard = Shard(self.tar_path(batch).name, len(kept))
+        written = self.write_tar(batch, without(rejected, self.out, shard, members))
+        changed = note._replace(
+            bytes=written.bytes,
+            content=written.digest,
+            rejected=[*note.rejected, *out],
+            tracks=[*compress(note.tracks, kept)],
+            sounds=[*compress(note.sounds, kept)],
+            origins=[None if origin and origin.path in paths else origin for origin in note.origins],
+        )
+        self.save(batch, changed)
 
     def is_kept(self, batch: Batch, rows: Sequence[TrackRecord], retry: bool = True) -> bool:
         """Return whether a shard is left as it is: nothing has changed, or tracks whose recordings are gone would be lost."""
@@ -219,7 +248,9 @@ class ShardStore(BatchStore):
             return True
         note = self.read(batch._replace(digest=""))
         made = set() if note is None else {track.track_id for track in note.tracks}
-        gone = [record.path for record in rows if record.track_id in made and not Path(record.path).is_file()]
+        gone = [
+            record.path for record in rows if record.track_id in made and not existing_form(Path(record.path)).is_file()
+        ]
         if gone:
             logger.warning(
                 "%s.tar is kept as it is, though what it was made of has changed, since recordings in it are gone (%s%s): "
@@ -229,6 +260,27 @@ class ShardStore(BatchStore):
                 ", ..." * (len(gone) > 1),
             )
         return bool(gone)
+
+
+def reject_copies(corpus: Corpus, plan: ShardPlan, store: ShardStore, members: Sequence[str]) -> None:
+    """Reject the tracks whose recording is in another split, which keeps it; their shards are written anew.
+
+    Args:
+        corpus: As it was planned.
+        plan: Of the shards.
+        store: Of the shards, all of which are finished.
+        members: Of each sample, besides its labels.
+    """
+    copies = find_copies(plan, store)
+    if not copies:
+        return
+    paths: dict[str, str] = {}
+    for record in usable_rows(corpus):
+        if record.track_id in copies:
+            paths.setdefault(record.track_id, record.path)
+    rejected = {name: Rejected(name, paths[name], reason) for name, reason in copies.items()}
+    for batch in plan.batches():
+        store.reject(batch, rejected, members)
 
 
 def planned(
@@ -303,6 +355,7 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
     Raises: ShardsError: if no track is usable.
     """
     store = ShardStore(out, plan)
+    reject_copies(corpus, plan, store, ("mel.npy", *(["flac"] if settings.store_waveform else [])))
     splits: dict[str, list[Shard]] = {split: [] for split in SPLITS}
     vocabulary: dict[str, set[str]] = defaultdict(set)
     with atomic_write(out / "rejected.csv") as file:

@@ -36,7 +36,7 @@ def main(config: DictConfig) -> None:
     if config.shards is not None:
         index = ShardIndex.read(config.shards)
     else:
-        corpus = read_manifest(Path(config.manifest), ALL_TRAIN)
+        corpus = read_manifest(Path(config.manifest), ALL_TRAIN, unknown_values=config.unknown_values)
         if config.split:
             check_splits(Path(config.manifest), config.split)
     store = EmbeddedStore(out, embedder.model.fingerprint, config.manifest or config.shards)

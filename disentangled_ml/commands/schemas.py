@@ -14,7 +14,7 @@ from disentangled_ml.config.schema import ACCELERATORS, MOST_FRAMES, MOST_SEED, 
 
 MATCHES = ("mean", "best", "dtw")
 ESTIMATORS = ("torch", "madmom")
-OF_MANIFESTS = ("manifest", "split_shares")  # keys of prepare that data sets have no use for
+OF_MANIFESTS = ("manifest", "split_shares", "unknown_values")  # keys of prepare that data sets have no use for
 
 
 @dataclass
@@ -137,6 +137,7 @@ class PrepareConfig:
     manifest: str | None
     out: str
     conditions: list[str] | None
+    unknown_values: list[str]
     audio: AudioConfig
     chunk_frames: int = between(16, MOST_FRAMES)
     store_waveform: bool
@@ -204,6 +205,7 @@ class EmbedConfig:
     checkpoint: str
     manifest: str | None
     shards: str | None
+    unknown_values: list[str]
     split: str | None = one_of("train", "val", "test")
     out: str
     approximate: bool | None

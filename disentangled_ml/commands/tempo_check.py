@@ -54,13 +54,15 @@ class KnownTempi(NamedTuple):
 
 def known_tempi(manifest: Path, column: str) -> KnownTempi:
     """Read the recordings of a manifest that have a true tempo. Raises ConfigError if there is none."""
-    records, rejected = collect(read_manifest(manifest, ONE_SPLIT, [column]))
+    corpus = read_manifest(manifest, ONE_SPLIT, [column])
+    (name,) = corpus.conditions  # tempo, where the column is called BPM
+    records, rejected = collect(corpus)
     known = KnownTempi([], [], rejected)
     for record in records:
-        if column not in record.labels:
+        if name not in record.labels:
             continue
         # A list of tags where the column is not called tempo.
-        label = record.labels[column]
+        label = record.labels[name]
         try:
             known.tempi.append(label if isinstance(label, float) else parse_tempo(";".join(label)))
             known.records.append(record)

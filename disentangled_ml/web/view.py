@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from disentangled_ml.files import read_json, write_json
+from disentangled_ml.files import existing_form, read_json, write_json
 from disentangled_ml.search.catalogue import TRACKS, CatalogueTrack, parse_track
 from disentangled_ml.search.similarity_search import SearchFilters, SimilaritySearch
 from disentangled_ml.search.weighted_distance import condition_distances
@@ -242,7 +242,7 @@ def recording_of(track: CatalogueTrack, root: Path | None) -> Path | None:
     file is wherever the catalogue says.
     """
     if track.path:
-        named = [Path(track.path)]
+        named = [existing_form(Path(track.path))]
     else:
         named = [] if root is None else [root / f"{track.track_id}{extension}" for extension in EXTENSIONS]
     return next((path for path in named if is_playable(path, root)), None)

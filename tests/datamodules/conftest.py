@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -182,11 +183,11 @@ def make_catalogue(tmp_path) -> Callable[..., Path]:
 
 @pytest.fixture
 def write_noise() -> Callable[[Path], None]:
-    """Write half a second of noise as mp3, with the folders that it is in."""
+    """Write half a second of noise as mp3, a different one for each name, with the folders that it is in."""
 
     def write(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_mp3(noise(len(path.name), SAMPLE_RATE // 2), SAMPLE_RATE))
+        path.write_bytes(encode_mp3(noise(crc32(path.name.encode()), SAMPLE_RATE // 2), SAMPLE_RATE))
 
     return write
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from pkgutil import resolve_name
@@ -12,10 +13,12 @@ from omegaconf import OmegaConf
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import collect
 from datamodules.corpora.text_files import CorpusError
+from datamodules.shards.index import ShardIndex
 from disentangled_ml.commands.schemas import CORPORA, PrepareConfig, corpus_choices
 from disentangled_ml.config import ConfigError, TrainConfig, load_config, loading
 from disentangled_ml.config.loading import CONF
-from disentangled_ml.prepare import build_corpus, count_reasons, kind_of
+from disentangled_ml.prepare import build_corpus, count_reasons, kind_of, log_summary
+from disentangled_ml.structures import SPLITS, AudioSettings
 
 WHERE = ("corpus.metadata=m", "corpus.audio=a")
 HEADER = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS\r\n"
@@ -68,6 +71,31 @@ def test_a_manifest_as_ever(tmp_path, arguments):
     tree = load_config(PrepareConfig, [f"manifest={tmp_path}/m.csv", *arguments])
     assert collect(build_corpus(tree)) == collect(read_manifest(tmp_path / "m.csv", tree.split_shares))
     assert (tree.out, tree.corpus) == ("o", None)
+
+
+def test_values_that_are_unknown_can_be_chosen(tmp_path):
+    (tmp_path / "m.csv").write_text("track_id,path,genre\na,a.wav,none\nb,b.wav,NaN\n")
+    keys = [f"manifest={tmp_path}/m.csv", "out=o"]
+    for given, expected in (((), [{}, {}]), (["unknown_values=[nan]"], [{"genre": ["none"]}, {}])):
+        records, _ = collect(build_corpus(load_config(PrepareConfig, [*keys, *given])))
+        assert [record.labels for record in records] == expected
+    with pytest.raises(ConfigError, match=r"unknown_values is of manifests, data=msd has its own rows"):
+        load_config(PrepareConfig, ["data=msd", *WHERE, "unknown_values=[]"])
+
+
+def test_what_was_changed_is_told_at_the_end(tmp_path, caplog):
+    (tmp_path / "m.csv").write_text("track_id,path,Artist,genre\na,a.wav,nan,Rock\nb,b.wav,NaN,rock\n,,,\n")
+    corpus = build_corpus(load_config(PrepareConfig, [f"manifest={tmp_path}/m.csv", "out=o"]))
+    (tmp_path / "rejected.csv").write_text("track_id,path,reason\n")
+    index = ShardIndex(tmp_path, AudioSettings(), False, [{"name": "genre"}], {split: [] for split in SPLITS})
+    with caplog.at_level(logging.INFO):
+        log_summary(index, corpus.notes)
+    assert [record.getMessage().removeprefix(f"{tmp_path / 'm.csv'}: ") for record in caplog.records][1:] == [
+        "column 'Artist' is artist",
+        "blank rows left out: 1",
+        "values taken as unknown: 2 (1 nan, 1 NaN); unknown_values=[] keeps them",
+        "column genre: spellings shown as another: 1, as 'rock' as 'Rock'",
+    ]
 
 
 def test_arguments_beat_the_file_of_the_data_set():

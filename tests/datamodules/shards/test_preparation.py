@@ -217,7 +217,7 @@ def test_a_tempo_does_not_depend_on_the_rest_of_its_group(tmp_path, one_thread):
 
 def test_unusual_ids_come_back(threads, prepare, make_catalogue):
     ids = ["a.b", "a/b", "../c", "_d", "__e__", "f g", "Ünïcödé 音楽", "100%", "h.mel.npy", "i,j;k"]
-    manifest = make_catalogue(0, *({"track_id": name, "path": "x.wav"} for name in ids))
+    manifest = make_catalogue(0, *({"track_id": name, "path": "x.wav", "split": "test"} for name in ids))
     soundfile.write(manifest.parent / "x.wav", noise(0), SAMPLE_RATE)
     assert sorted(info.track_id for info in all_infos(prepare(manifest))) == sorted(ids)
 

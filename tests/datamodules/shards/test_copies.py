@@ -1,0 +1,108 @@
+"""The same recording under several ids: in which split it stays, and that all else stays as it was."""
+
+import csv
+import logging
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from datamodules.audio.decoding import decode_flac
+from datamodules.corpora.manifest import read_manifest
+from datamodules.shards import workers
+from datamodules.shards.index import ShardIndex
+from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
+from datamodules.shards.tar import decode_mel, read_infos, read_samples, share_slices
+from disentangled_ml.prepare import log_summary
+from disentangled_ml.structures import SPLITS, AudioSettings
+from tests.datamodules.conftest import write_catalogue
+
+SETTINGS = PreparationSettings(
+    AudioSettings(), min_frames=16, store_waveform=True, tempo="manifest", tracks_per_shard=2
+)
+SHARES = [1.0, 0.0, 0.0]  # the catalogue's own tracks are in train
+COPIES = {  # id: path, split
+    "same file": ("0.wav", "test"),
+    "copied": ("copy.wav", "val"),
+    "other format": ("copy.flac", "test"),
+    "twice": ("2.wav", "train"),
+}
+
+
+@pytest.fixture
+def manifest(tmp_path, monkeypatch) -> Path:
+    """Write t0 to t4, of which t0 is in test too, t1 in validation and, as another file, in test, and t2 in train again."""
+    monkeypatch.setattr(workers, "new_pool", lambda n, *_: ThreadPoolExecutor(n))
+    rows = [{"track_id": name, "path": path, "split": split} for name, (path, split) in COPIES.items()]
+    path = write_catalogue(tmp_path, 5, *rows)
+    shutil.copy(path.parent / "1.wav", path.parent / "copy.wav")
+    samples, rate = soundfile.read(path.parent / "1.wav", dtype="int16")
+    soundfile.write(path.parent / "copy.flac", samples, rate)
+    return path
+
+
+def prepare(manifest: Path, out: Path) -> ShardIndex:
+    return prepare_shards(read_manifest(manifest, SHARES), out, SETTINGS, workers=1)
+
+
+def ids(index: ShardIndex) -> dict[str, set[str]]:
+    return {split: {info.track_id for info in read_infos(index, split)} for split in SPLITS}
+
+
+def rejections(index: ShardIndex) -> dict[str, list[str]]:
+    with open(index.root / "rejected.csv", newline="", encoding="utf-8") as file:
+        return {row["track_id"]: [row["path"], row["reason"]] for row in csv.DictReader(file)}
+
+
+def test_a_recording_stays_in_test_or_validation(manifest, tmp_path, caplog):
+    index = prepare(manifest, tmp_path / "out")
+    assert ids(index) == {"train": {"t2", "t3", "t4", "twice"}, "val": set(), "test": {"same file", "other format"}}
+    folder = manifest.parent
+    assert rejections(index) == {
+        "t0": [str(folder / "0.wav"), "the same recording as 'same file' in test, which keeps it"],
+        "t1": [str(folder / "1.wav"), "the same recording as 'other format' in test, which keeps it"],
+        "copied": [str(folder / "copy.wav"), "the same recording as 'other format' in test, which keeps it"],
+    }
+    with caplog.at_level(logging.INFO, "prepare"):
+        log_summary(index, [])
+    assert "3 rejected: 3 the same recording as ... in test, see" in caplog.text
+
+
+def test_other_samples_stay_as_they_were(manifest, tmp_path):
+    index, folder = prepare(manifest, tmp_path / "out"), manifest.parent
+    lines = manifest.read_text().splitlines()
+    kept = [line for line in lines if line.split(",")[0] not in ("t0", "t1", "copied")]
+    (folder / "kept.csv").write_text("\n".join(kept))
+    expected = samples(prepare(folder / "kept.csv", tmp_path / "kept"))
+    assert samples(index) == expected
+
+
+def samples(index: ShardIndex) -> dict[str, tuple[bytes, bytes, bytes]]:
+    """Read the members of each sample, by its key, and check that they can be decoded."""
+    found = {}
+    for split in SPLITS:
+        for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("json", "mel.npy", "flac")):
+            assert decode_mel(sample["mel.npy"]).shape[0] == AudioSettings().n_mels
+            assert len(decode_flac(sample["flac"]))
+            found[sample["__key__"]] = (sample["json"], sample["mel.npy"], sample["flac"])
+    return found
+
+
+def test_a_repeated_run_changes_nothing(manifest, tmp_path):
+    def contents() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    prepare(manifest, tmp_path / "out")
+    before = contents()
+    prepare(manifest, tmp_path / "out")
+    assert contents() == before
+
+
+def test_copies_are_found_among_parts(manifest, tmp_path):
+    corpus = read_manifest(manifest, SHARES)
+    for number in (1, 2, 3):
+        prepare_part(corpus, tmp_path / "parts", SETTINGS, 1, Part(number, 3))
+    index = merge_parts(corpus, tmp_path / "parts", SETTINGS)
+    assert samples(index) == samples(prepare(manifest, tmp_path / "out"))
