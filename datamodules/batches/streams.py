@@ -155,11 +155,10 @@ class TrainingStream(IterableDataset):
 
     def __init__(self, source: Source, plan: BatchPlan, seed: int):
         self.source, self.plan, self.seed = source, plan, seed
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
-        self.first_batch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # Tensors, since sending those to loading processes shares them: workers that live on see what changes.
+        self.epoch, self.first_batch = torch.tensor(0), torch.tensor(0)
         # Samples that each loading process could not read of each shard, in its epoch.
         self.lost = torch.zeros(max(1, source.workers), len(source.index.splits["train"]), dtype=torch.int32)
-        self.lost.share_memory_()
         self.n_batches, n_tracks = source.batches_per_consumer("train", plan.fresh_tracks), source.index.count("train")
         if not n_tracks:
             raise ShardsError(f"{source.index.root} has no training tracks: check the manifest's split column")
