@@ -80,11 +80,6 @@ def test_a_loading_process_that_dies_is_named(begun):
             40,
             r"need more open files than the 40 that are allowed \(.*\): allow more \(ulimit -n 4096\)",
         ),
-        (
-            "RLIMIT_NOFILE",
-            22,
-            r"need more open files than the 22 that are allowed \(.*\): allow more \(ulimit -n 4096\)",
-        ),
     ],
 )
 def test_what_the_system_does_not_allow_ends_the_loading_by_name(limit, most, message):
