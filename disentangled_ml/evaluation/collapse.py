@@ -22,8 +22,7 @@ def collapse_remarks(embedding: Tensor, masks: Tensor, condition_names: Sequence
     >>> collapse_remarks(torch.eye(2), torch.tensor([[1.0, 1.0], [0.0, 0.0]]), ["genre", "mood"])[0][:42]
     'collapse: the mask of mood is 0 throughout'
     """
-    dead = ~masks.any(1)
-    remarks = []
+    dead, remarks = ~masks.any(1), []
     if dead.any():
         remarks.append(
             f"collapse: the mask of {named(condition_names, dead)} is 0 throughout, so it tells nothing apart: "
@@ -33,18 +32,12 @@ def collapse_remarks(embedding: Tensor, masks: Tensor, condition_names: Sequence
         return remarks
     # No two tracks are further apart than the corners of the box around all.
     box = embedding.amax(0) - embedding.amin(0)
+    equal = ~dead & (torch.linalg.vector_norm(masks * box, dim=1) < COLLAPSED)
+    way_out = f"all {len(embedding)} tracks are equal: train again with a lower training.learning_rate"
     if box.norm() < COLLAPSED:
-        remarks.append(
-            f"collapse: the embeddings of all {len(embedding)} tracks are equal, so they tell nothing apart: train again with a "
-            "lower training.learning_rate, or with loss.mean=all"
-        )
-        return remarks
-    equal = torch.linalg.vector_norm(masks * box, dim=1) < COLLAPSED
-    if (equal & ~dead).any():
-        remarks.append(
-            f"collapse: in the subspace of {named(condition_names, equal & ~dead)} all {len(embedding)} tracks are equal: train "
-            "again with a lower training.learning_rate, or with loss.mean=all"
-        )
+        remarks.append(f"collapse: the embeddings of {way_out}")
+    elif equal.any():
+        remarks.append(f"collapse: in the subspace of {named(condition_names, equal)} {way_out}")
     return remarks
 
 
