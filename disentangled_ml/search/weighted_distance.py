@@ -46,7 +46,7 @@ def check_masks(weights: np.ndarray, condition_names: Sequence[str], masks: np.n
     weighted = ", ".join(name for name, weight in zip(condition_names, weights, strict=True) if weight)
     living = [name for name, mask in zip(condition_names, masks, strict=True) if mask.any()]
     way_out = f"give {' or '.join(living)} a weight" if living else "embed with the checkpoint of another training"
-    raise ValueError(f"the model's mask of {weighted} is 0 throughout, it tells no tracks apart by it: {way_out}")
+    raise ValueError(f"the model's mask of {weighted} is 0 throughout, so it tells nothing apart: {way_out}")
 
 
 def scales(weights: np.ndarray, masks: np.ndarray) -> np.ndarray:
