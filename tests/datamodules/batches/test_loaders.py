@@ -81,6 +81,7 @@ def test_a_loading_process_that_dies_is_named(begun):
             r"need more open files than the 40 that are allowed \(.*\): allow more \(ulimit -n 4096\)",
         ),
     ],
+    ids=["shared memory", "open files"],
 )
 def test_what_the_system_does_not_allow_ends_the_loading_by_name(limit, most, message):
     done = subprocess.run(
