@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 
 from callbacks.accuracy_curves import AccuracyCurves
+from callbacks.collapse import CollapseWarning
 from callbacks.early_stopping import EarlyStopping
 from callbacks.embedding_map import EmbeddingMap
 from callbacks.epoch_lines import EpochLines
@@ -177,6 +178,7 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
         Throughput(),
         SkippedTracks(),
         TripletAccuracy(),
+        CollapseWarning(),
         ReduceLearningRate(training.lr_factor, training.lr_patience, training.lr_reductions),
         AccuracyCurves(),
         MaskHeatmap(),

@@ -93,17 +93,17 @@ def write_json(path: Path, content: Any, indent: int | None = 1, replace: bool =
         file.write(json.dumps(content, indent=indent) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object and can be made again.
+def read_json(path: Path, way_out: str = "give another file") -> dict[str, Any]:
+    """Read a JSON file that holds an object.
 
-    Raises: ValueError: naming it, if it is damaged.
+    Raises: ValueError: naming it and the way out, if it holds none.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError("no JSON object")
+            raise ValueError(f"it is {content!r:.20}")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it, it is made anew") from error
+        raise ValueError(f"{path} holds no JSON object ({error}): {way_out}") from error
     return content
 
 

@@ -9,14 +9,24 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from datamodules.batches.streams import EvaluationStream, Source
+from datamodules.batches.streams import ChunkOutside, EvaluationStream, Source, check_starts
 from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
-from datamodules.shards.tar import decode_info, decode_mel, read_infos, read_samples, sample_context, share_slices
+from datamodules.shards.tar import (
+    check_split,
+    decode_info,
+    decode_mel,
+    known_tracks,
+    read_infos,
+    read_samples,
+    sample_context,
+    share_slices,
+)
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, read_triplets
 from disentangled_ml.baselines.base import Baseline
 from disentangled_ml.baselines.controls import bandwidth
 from disentangled_ml.config.errors import ConfigError
+from disentangled_ml.evaluation.collapse import collapse_remarks
 from disentangled_ml.evaluation.listed_triplets import (
     EmbeddingTable,
     end_chunks,
@@ -143,19 +153,16 @@ class BaselineSystem:
             baseline.fit(mel for _, mel in read_mels(index, "train"))
 
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
-        """Embed each track as a whole, and its wanted chunks. Raises ValueError if one of these lies outside of its track."""
+        """Embed each track as a whole, and its wanted chunks. Raises ChunkOutside if one of these lies outside of its track."""
         starts, table, embed = requested_starts(wanted), EmbeddingTable(wanted), self.baseline.embed
         with baseline_context(self.index):
             for track_id, mel in read_mels(self.index, split):
                 if only is not None and track_id not in only:
                     continue
                 table.rows[Member(track_id)] = embed(mel)
-                last = mel.shape[1] - self.chunk_frames
-                for start in sorted(starts.get(track_id, ())):
-                    if not 0 <= start <= last:
-                        raise ValueError(
-                            f"the chunk of track {track_id} from frame {start} is wanted, legal are 0 to {last}"
-                        )
+                wanted_starts = sorted(starts.get(track_id, ()))
+                check_starts(track_id, wanted_starts, mel.shape[1] - self.chunk_frames, self.index.audio)
+                for start in wanted_starts:
                     table.rows[Member(track_id, start)] = embed(mel[:, start : start + self.chunk_frames])
         return table
 
@@ -185,20 +192,28 @@ def check_finite(rows: Mapping[Member, Tensor], source: str) -> None:
             )
 
 
+def warn_of_collapse(system: System, table: EmbeddingTable) -> None:
+    """Warn of what a trained system can tell nothing apart by."""
+    if system.n_parameters is not None:
+        embedding = table.tracks()[1]
+        for remark in collapse_remarks(embedding, system.masks(embedding.shape[1]), system.condition_names):
+            logger.warning("%s", remark)
+
+
 def read_mels(index: ShardIndex, split: str) -> Iterator[tuple[str, Tensor]]:
     """Yield the ids and spectrograms (n_mels, frames) of a split.
 
-    Raises ShardsError, naming the sample, for another shape than the index and its labels say, or a value that is not finite.
+    Raises ShardsError, naming the sample, for another shape than the index and its labels say.
     """
+    known = known_tracks(index, split)
     for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("json", "mel.npy")):
-        with sample_context(index.root, sample):
+        with sample_context(sample):
             info, mel = decode_info(sample["json"]), torch.from_numpy(decode_mel(sample["mel.npy"]).astype("float32"))
+            check_split(info, split, known)
             if mel.shape != (index.audio.n_mels, info.frames):
                 raise ShardsError(
                     f"its spectrogram has shape {tuple(mel.shape)}, expected {(index.audio.n_mels, info.frames)}"
                 )
-            if not mel.isfinite().all():
-                raise ShardsError("its spectrogram has a value that is not finite")
         yield info.track_id, mel
 
 
@@ -248,6 +263,7 @@ def evaluate_split(
     infos = read_infos(index, "test")
     triplets = kept_triplets(index, "test", infos, conditions, settings, bandwidth)
     table = system.embed("test", listed_chunks(triplets) | end_chunks(infos, settings.chunk_frames))
+    warn_of_collapse(system, table)
     ids, embedding = table.tracks()
     names = [condition.name for condition in conditions]
     masks = system.masks(embedding.shape[1])[[system.condition_names.index(name) for name in names]]
@@ -273,9 +289,11 @@ def evaluate_list(system: System, path: Path, match: str = MEAN) -> dict[str, An
     unknown = {triplet.condition for triplet in triplets} - {*names, TRACK}
     if unknown:
         raise ConfigError(f"triplets={path} has conditions {sorted(unknown)}, the checkpoint knows {[*names, TRACK]}")
-    table = embed_named(system, [member for _, *members in triplets for member in members])
+    with error_context(ChunkOutside, lambda error: f"triplets={path}: {error}: correct or leave out what names it"):
+        table = embed_named(system, [member for _, *members in triplets for member in members])
     if not any(all(member in table.rows for member in members) for _, *members in triplets):
         raise ConfigError(f"triplets={path}: {index.root} has the tracks of none of its {len(triplets)} triplets")
+    warn_of_collapse(system, table)
     embedding_dim = table.tracks()[1].shape[1]
     return evaluation_report(table, triplets, system.masks(embedding_dim), names, match)
 

@@ -5,7 +5,7 @@ of a split are cut into one equal contiguous share per consumer (after the shard
 number of shards, workers and ranks sees each track exactly once, in the same number of batches.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -19,7 +19,16 @@ from datamodules.audio.decoding import decode_flac
 from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, stacked
 from datamodules.shards.damage import DamageBudget
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
-from datamodules.shards.tar import MEMBERS, decode_info, decode_mel, read_samples, sample_context, share_slices
+from datamodules.shards.tar import (
+    MEMBERS,
+    check_split,
+    decode_info,
+    decode_mel,
+    known_tracks,
+    read_samples,
+    sample_context,
+    share_slices,
+)
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.structures import (
     AudioSettings,
@@ -30,6 +39,18 @@ from disentangled_ml.structures import (
     name_code,
     seeded_generator,
 )
+
+
+class ChunkOutside(ShardsError):
+    """Error for a chunk that is asked for beyond the end of its track."""
+
+
+def check_starts(track_id: str, starts: Iterable[int], last: int, audio: AudioSettings) -> None:
+    """Check that chunks begin between the beginning of a track and its last possible start. Raises ChunkOutside."""
+    for start in starts:
+        if not 0 <= start <= last:
+            longest = "it is shorter than one" if last < 0 else f"the last one begins at {audio.seconds(last):.2f} s"
+            raise ChunkOutside(f"track {track_id!r} has no chunk from {audio.seconds(start):.2f} s on, {longest}")
 
 
 def mel_chunk(mel: np.ndarray, frames: int, start: int) -> np.ndarray:
@@ -93,7 +114,11 @@ class Source:
         return self.rank * workers + ((worker.id if worker else 0) + first_batch) % workers
 
     def read(
-        self, shards: list[Shard], share: int, tell_lost: Callable[[Shard, int], None] | None = None
+        self,
+        shards: list[Shard],
+        share: int,
+        tell_lost: Callable[[Shard, int], None] | None = None,
+        check: Callable[[TrackInfo], None] = lambda info: None,
     ) -> Iterator[tuple[TrackInfo, StreamedTrack]]:
         """Stream one of ``n_consumers`` equal shares of the shards.
 
@@ -101,6 +126,7 @@ class Source:
             shards: In order.
             share: Its number.
             tell_lost: Called with a shard and the number of its samples that are skipped, whenever some are.
+            check: Raises a ShardsError for a track that is to be skipped as damaged.
 
         Raises: ShardsError: if too many samples are damaged, or a track is shorter than a chunk.
         """
@@ -117,8 +143,9 @@ class Source:
             members = ("json", MEMBERS[self.audio])
             for sample in read_samples(self.index.root, [part], members, partial(record, part.shard)):
                 try:
-                    with sample_context(self.index.root, sample):
+                    with sample_context(sample):
                         info, track = self.decode(sample)
+                        check(info)
                 except ShardsError as error:
                     record(part.shard, error, 1)
                     continue
@@ -155,11 +182,10 @@ class TrainingStream(IterableDataset):
 
     def __init__(self, source: Source, plan: BatchPlan, seed: int):
         self.source, self.plan, self.seed = source, plan, seed
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
-        self.first_batch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # Tensors, since sending those to loading processes shares them: workers that live on see what changes.
+        self.epoch, self.first_batch = torch.tensor(0), torch.tensor(0)
         # Samples that each loading process could not read of each shard, in its epoch.
         self.lost = torch.zeros(max(1, source.workers), len(source.index.splits["train"]), dtype=torch.int32)
-        self.lost.share_memory_()
         self.n_batches, n_tracks = source.batches_per_consumer("train", plan.fresh_tracks), source.index.count("train")
         if not n_tracks:
             raise ShardsError(f"{source.index.root} has no training tracks: check the manifest's split column")
@@ -212,7 +238,7 @@ class EvaluationStream(IterableDataset):
         requested: Further starts (frames) per track.
         only: Tracks to read, the others are left out; then ranks may get different numbers of batches.
 
-    Raises: ShardsError: if a requested chunk lies outside of its track.
+    Raises: ChunkOutside: if a requested chunk lies outside of its track.
     """
 
     source: Source
@@ -228,7 +254,8 @@ class EvaluationStream(IterableDataset):
     def __iter__(self) -> Iterator[TrackChunks]:
         batch, given, last = [], 0, []
         shards = self.source.index.splits[self.split]
-        for track in self.source.read(shards, self.source.consumer()):
+        check = partial(check_split, split=self.split, known=known_tracks(self.source.index, self.split))
+        for track in self.source.read(shards, self.source.consumer(), check=check):
             if self.only is not None and track[0].track_id not in self.only:
                 continue
             batch.append(track)
@@ -241,7 +268,7 @@ class EvaluationStream(IterableDataset):
         if self.only is not None:
             return
         # The last share is the largest.
-        last = last or list(islice(self.source.read(shards, self.source.n_consumers - 1), 1))
+        last = last or list(islice(self.source.read(shards, self.source.n_consumers - 1, check=check), 1))
         for _ in range(given, self.source.batches_per_consumer(self.split, self.tracks_per_batch)):
             yield self.cut(last)
 
@@ -251,11 +278,7 @@ class EvaluationStream(IterableDataset):
         for row, (info, track) in enumerate(tracks):
             grid = chunk_grid(info.frames, frames)
             starts = sorted({*grid, *self.requested.get(info.track_id, ())})
-            if starts[0] < 0 or starts[-1] > info.frames - frames:
-                raise ShardsError(
-                    f"a triplet asks for the chunk of track {info.track_id} from frame {starts[-1]}, "
-                    f"but the last one begins at frame {info.frames - frames}"
-                )
+            check_starts(info.track_id, starts, info.frames - frames, self.source.index.audio)
             audio += [track.read_chunk(start) for start in starts]
             rows += [(row, start, start in grid) for start in starts]
         track_row, start, in_mean = (torch.tensor(column) for column in zip(*rows, strict=True))

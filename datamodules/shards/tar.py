@@ -10,7 +10,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
@@ -41,6 +41,9 @@ PLAIN_HEADER = re.compile(
 )
 # The checksum counts its own field as blanks.
 CHECKSUM_BLANKS = 8 * ord(" ")
+# Far beyond the 40 that log10 of a float32 number may have. The bits of float16 are in the order of the values, up to infinity and
+# NaN; negative ones come behind.
+LOUDEST_BITS = np.float16(2048).view(np.uint16)
 ESCAPED = {code: f"%{code:02X}" for code in (*range(32), *map(ord, "%./\\"))}
 
 
@@ -151,7 +154,7 @@ def read_samples(
     members: tuple[str, ...],
     on_damage: Callable[[ShardsError, int], None] = refuse,
 ) -> Iterator[dict[str, Any]]:
-    """Stream the named members of samples, undecoded, as ``{member: bytes}``, and their ``__key__``.
+    """Stream the named members of samples, undecoded, as ``{member: bytes}``, their ``__key__``, and the ``__url__`` of their shard.
 
     Args:
         root: Folder or address.
@@ -173,7 +176,7 @@ def read_samples(
                         where = f"shard {url}, sample {start + found - 1}"
                         on_damage(ShardsError(f"{where}: no member {lacking[0]!r}: prepare it anew"), 1)
                     else:
-                        yield {member: sample[member] for member in ("__key__", *members)}
+                        yield {member: sample[member] for member in ("__key__", "__url__", *members)}
         except ShardsError:
             raise
         except (OSError, ValueError, EOFError, tarfile.TarError) as error:
@@ -202,7 +205,7 @@ def decode_info(data: bytes) -> TrackInfo:
 def decode_mel(data: bytes) -> np.ndarray:
     """Decode the ``mel.npy`` member as a view into its bytes, without copying.
 
-    Raises: ShardsError: if it is not a two-dimensional float16 array.
+    Raises: ShardsError: if it is not a two-dimensional float16 array, or has a value that no sound has.
     Shape: returns (n_mels, frames) float16.
     """
     header = NPY_HEADER.match(data)
@@ -211,12 +214,18 @@ def decode_mel(data: bytes) -> np.ndarray:
     n_mels, frames = int(header[1]), int(header[2])
     if len(data) - header.end() != n_mels * frames * 2:
         raise ShardsError(f"member mel.npy is not a whole float16 matrix: {len(data)} bytes for {n_mels} x {frames}")
-    return np.frombuffer(data, np.float16, offset=header.end()).reshape(n_mels, frames)
+    mel = np.frombuffer(data, np.float16, offset=header.end()).reshape(n_mels, frames)
+    # A hundredth of the time of np.isfinite, of which float16 has no fast one.
+    if mel.size and mel.view(np.uint16).max() > LOUDEST_BITS:
+        band, frame = np.argwhere(mel.view(np.uint16) > LOUDEST_BITS)[0].tolist()
+        raise ShardsError(f"its spectrogram has the value {mel[band, frame]} in band {band} of frame {frame}")
+    return mel
 
 
-def sample_context(root: Root, sample: dict[str, Any]) -> AbstractContextManager[None]:
-    """Name the sample in the errors of its decoding."""
-    return error_context(ShardsError, lambda error: f"{root}, sample {sample['__key__']!r}: {error}: prepare it anew")
+def sample_context(sample: dict[str, Any]) -> AbstractContextManager[None]:
+    """Name the sample and its shard in the errors of its decoding."""
+    where = f"shard {sample['__url__']}, sample {sample['__key__']!r}"
+    return error_context(ShardsError, lambda error: f"{where}: {error}: prepare it anew")
 
 
 def read_infos(
@@ -240,11 +249,25 @@ def read_infos(
     infos = []
     for sample in read_samples(index.root, slices, ("json",), on_damage):
         try:
-            with sample_context(index.root, sample):
+            with sample_context(sample):
                 infos.append(decode_info(sample["json"]))
         except ShardsError as error:
             on_damage(error, 1)
     return infos
+
+
+def check_split(info: TrackInfo, split: str, known: Container[str]) -> None:
+    """Check that a track is one of those that are known of its split, if any are. Raises ShardsError."""
+    if known and info.track_id not in known:
+        raise ShardsError(
+            f"it is not of the {split} tracks that {labels_name(split)} names, but perhaps of another split"
+        )
+
+
+def known_tracks(index: ShardIndex, split: str) -> frozenset[str]:
+    """Return the ids of the tracks of a split by its file of labels; none where there is no such file of all tracks."""
+    kept = read_kept_infos(index, split)
+    return frozenset(info.track_id for info in kept) if len(kept) == index.count(split) else frozenset()
 
 
 def read_kept_infos(index: ShardIndex, split: str) -> list[TrackInfo]:

@@ -76,8 +76,12 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the processes once each has finished its group."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        """End the processes once each has finished its group.
+
+        Python waits for them in any case; but where the thread of the pool ends while Python itself does, Python writes to what that
+        has closed, and prints a traceback.
+        """
+        self.pool.shutdown(cancel_futures=True)
 
     def map(self, groups: Iterable[Sequence[TrackRecord]]) -> Iterator[Any | Rejected]:
         """Yield the result of each record; a bounded number of groups is worked on ahead."""
@@ -94,6 +98,7 @@ class Workers:
         try:
             return self.pool.submit(self.task, group)
         except BrokenProcessPool:
+            self.pool.shutdown()
             self.start()
             return self.pool.submit(self.task, group)
 

@@ -12,7 +12,7 @@ import csv
 import hashlib
 import logging
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +66,7 @@ def read_levels(index: ShardIndex, split: str, level: Callable[[Tensor], float])
     """Measure ``level`` of each spectrogram (n_mels, frames) of a split, in the order of ``read_infos``: (N,) float32."""
     levels = []
     for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("mel.npy",)):
-        with sample_context(index.root, sample):
+        with sample_context(sample):
             levels.append(level(torch.from_numpy(decode_mel(sample["mel.npy"]).astype("float32"))))
     return torch.tensor(levels)
 
@@ -214,7 +214,15 @@ class TripletParser:
 
     def parse(self, row: dict[str, str], where: str) -> ListedTriplet:
         """Parse one row; errors (``TripletListError``) begin with ``where``."""
-        return ListedTriplet(row["condition"], *(self.parse_member(row, role, where) for role in ROLES))
+        members = [self.parse_member(row, role, where) for role in ROLES]
+        if len(set(members)) < len(members):
+            first, second = next(
+                pair for pair in combinations(ROLES, 2) if len({members[ROLES.index(r)] for r in pair}) < 2
+            )
+            raise TripletListError(
+                f"{where}: {first} and {second} are the same, which no answer tells apart: leave it out"
+            )
+        return ListedTriplet(row["condition"], *members)
 
     def parse_member(self, row: dict[str, str], role: str, where: str) -> Member:
         cells = track_id, start = row[f"{role}_id"], row[f"{role}_start"]

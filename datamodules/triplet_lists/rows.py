@@ -16,13 +16,17 @@ class TripletListError(ValueError):
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the place of each row of a CSV table, for errors, and its cells; other columns than those needed may be missing.
 
-    Raises: TripletListError: naming the file and line, if a column is missing or a row has too many or too few cells.
+    Raises: TripletListError: naming the file and line, if a column is missing or there twice, or a row has too many or too few cells.
     """
     row = None
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            names = reader.fieldnames or []
+            twice = [column for column in columns if names.count(column) > 1]
+            if twice:
+                raise TripletListError(f"{path}, line 1: column {twice[0]} is there twice: leave one out")
+            missing = [column for column in columns if column not in names]
             if missing:
                 needed = ", ".join(columns)
                 raise TripletListError(f"{path}, line 1: no column {', '.join(missing)}; needed are {needed}")

@@ -91,7 +91,7 @@ def stored_tracks(index: ShardIndex, source: str, chunk_frames: int) -> Iterator
     stored = Source(index, [], source, chunk_frames)
     for split in SPLITS:
         for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("json", MEMBERS[source])):
-            with sample_context(index.root, sample):
+            with sample_context(sample):
                 info, track = stored.decode(sample)
             yield info.track_id, track
 

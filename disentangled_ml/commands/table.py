@@ -218,7 +218,8 @@ def load_system(table: SystemsTable, system: str, seed: int) -> System:
 
 def training_seconds(table: SystemsTable, system: str, seed: int) -> float | None:
     """Return the seconds that the trainings took; None where nothing is trained."""
-    runs = [read_json(table.run_dir(run) / "metrics.json") for run in table.runs(system, seed)]
+    paths = [table.run_dir(run) / "metrics.json" for run in table.runs(system, seed)]
+    runs = [read_json(path, f"delete {path.parent}, it is trained anew") for path in paths]
     # Runs of older versions do not have it.
     return sum(run["train/seconds"] for run in runs) if runs and all("train/seconds" in run for run in runs) else None
 
@@ -228,7 +229,7 @@ def evaluate_cell(table: SystemsTable, system: str, seed: int) -> dict[str, Any]
     path = table.out / "cells" / f"{system}-seed{seed}.json"
     made = [(table.run_dir(run) / "evaluation.json").stat().st_mtime for run in table.runs(system, seed)]
     if path.is_file() and path.stat().st_mtime >= max(made, default=0):
-        cell = read_json(path)
+        cell = read_json(path, "delete it, it is made anew")
         if not set(CELL_KEYS) <= set(cell) or (cell["system"], cell["seed"]) != (system, seed):
             raise ValueError(f"{path} is damaged (no report of {system}, seed {seed}): delete it, it is made anew")
         return cell

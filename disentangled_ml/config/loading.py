@@ -12,6 +12,7 @@ the legal ones.
 
 import difflib
 import re
+import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType
@@ -145,10 +146,19 @@ def check_type(hint: Any, value: Any, key: str) -> None:
     elif isinstance(value, list) and kinds:
         for part in value:
             check_type(kinds[-1], part, key)
-    elif hint in LITERALS and value is not None and not (isinstance(value, str) and ("${" in value or value == "???")):
+    elif get_origin(hint) is list and value is not None and not is_open(value):
+        raise ConfigError(f"{key}={value} is not a list: write it as {key}=[A,B]")
+    elif hint in LITERALS and value is not None and not is_open(value):
         types, called = LITERALS[hint]
         if type(value) not in types:
             raise ConfigError(f"{key}={value} is not {called}")
+        if hint is float and type(value) is int and abs(value) > sys.float_info.max:
+            raise ConfigError(f"{key}={value} is too large")
+
+
+def is_open(value: Any) -> bool:
+    """Return whether a value is yet to be given, or taken from another key."""
+    return isinstance(value, str) and ("${" in value or value == "???")
 
 
 LITERALS = {int: ((int,), "a whole number"), float: ((int, float), "a number"), bool: ((bool,), "true or false")}

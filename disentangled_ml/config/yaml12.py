@@ -20,8 +20,14 @@ class Yaml12Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Construct a whole number: decimal whatever its zeros, ``0o`` octal or ``0x`` hexadecimal."""
-        return int(node.value, 0 if node.value.startswith(("0o", "0x")) else 10)
+        """Construct a whole number: decimal whatever its zeros, ``0o`` octal or ``0x`` hexadecimal.
+
+        Raises ConstructorError if it has more digits than Python reads.
+        """
+        try:
+            return int(node.value, 0 if node.value.startswith(("0o", "0x")) else 10)
+        except ValueError as error:
+            raise ConstructorError(None, None, str(error), node.start_mark) from error
 
 
 for kind, pattern in {

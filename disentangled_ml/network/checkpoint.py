@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from disentangled_ml.structures import AudioSettings
 
 # Dimensions of a condition where embedding_dim is None (J. Lee et al., ICASSP 2020).
 SUBSPACE_DIM = 64
+# Characters of another program's error.
+MOST_SHOWN = 300
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, OSError) as error:
-        reason = first_line(error)
+        reason = in_short(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to unpickle it
             reason = "it is damaged, or holds more than tensors and plain values"
         raise ValueError(f"checkpoint {path} cannot be read ({reason}): give one that train wrote") from error
@@ -158,8 +161,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def in_short(error: Exception) -> str:
+    """Return the first line of an error, and the next where the first ends in a colon, without the rest of a long list.
+
+    >>> in_short(RuntimeError("Error(s) in loading state_dict for Net:\\n\\tMissing key(s): a.\\n\\tUnexpected key(s): b."))
+    'Error(s) in loading state_dict for Net: Missing key(s): a.'
+    """
+    lines = str(error).splitlines() or [type(error).__name__]
+    return shorten(" ".join(lines[: 2 if lines[0].endswith(":") else 1]), MOST_SHOWN, placeholder=" ...")
 
 
 def check_parts(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -197,7 +206,7 @@ def network_from(checkpoint: dict[str, Any], path: str | Path = "in memory") -> 
         network.load_state_dict(weights)
     except (RuntimeError, LookupError, TypeError, AttributeError, OverflowError, ValueError) as error:
         raise ValueError(
-            f"checkpoint {path}: no network can be made of it ({first_line(error)}): give one that train wrote"
+            f"checkpoint {path}: no network can be made of it ({in_short(error)}): give one that train wrote"
         ) from error
     return network.eval()
 

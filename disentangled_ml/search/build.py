@@ -134,7 +134,7 @@ def with_record(row: TrackRecord | Rejected, result: np.ndarray | Rejected) -> C
     """Join the chunks of a recording with what is known about it."""
     if isinstance(result, Rejected):
         return result
-    return CatalogueTrack(row.track_id, row.artist, row.path, dict(row.labels)), result
+    return CatalogueTrack(row.track_id, row.artist, row.path, dict(row.labels), row.section), result
 
 
 def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, splits: Sequence[str]) -> list[Batch]:
@@ -176,7 +176,7 @@ def read_shard(source: Source, shard: Shard) -> Iterator[Chunks | Rejected]:
     members = ("json", MEMBERS[source.audio])
     for sample in read_samples(root, [ShardSlice(shard, 0, shard.samples)], members, reject):
         try:
-            with sample_context(root, sample):
+            with sample_context(sample):
                 info, track = source.decode(sample)
         except ShardsError as error:
             reject(error, 1)

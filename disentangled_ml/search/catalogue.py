@@ -21,7 +21,7 @@ million tracks opens at once, and what is not looked at is not read. (The member
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,12 +60,14 @@ class CatalogueTrack(NamedTuple):
         artist: None where unknown.
         path: Of the recording; None where unknown, as of tracks that were embedded from shards.
         labels: Per condition the tags (list of str) or the tempo (float, BPM); a condition without label is absent.
+        section: Of the recording, from and to where in seconds, the latter None for its end; None where that was not yet kept.
     """
 
     track_id: str
     artist: str | None
     path: str | None
     labels: dict[str, list[str] | float]
+    section: Sequence[float | None] | None = None
 
 
 def describe_model(model: ModelDescription) -> dict[str, Any]:
@@ -160,7 +162,7 @@ def parse_track(line: bytes, where: str) -> CatalogueTrack:
         track = CatalogueTrack(**json.loads(line))
     except (ValueError, TypeError, RecursionError) as error:
         raise CatalogueError(f"{where} is not that of a track ({error}): embed the catalogue anew") from error
-    legal = (str, str | None, str | None, dict)
+    legal = (str, str | None, str | None, dict, list | None)
     if not all(isinstance(value, kind) for value, kind in zip(track, legal, strict=True)):
         raise CatalogueError(f"{where} is not that of a track ({line[:100]!r}): embed the catalogue anew")
     return track

@@ -33,7 +33,9 @@ def rematch(
 
 def read_chunks(embedder: Embedder, track: CatalogueTrack) -> Tensor:
     """Embed the non-overlapping chunks of a track's recording: (n, D)."""
-    record = TrackRecord(track.track_id, track.path, None, "", {}, section_of(track.track_id))
+    # Catalogues of before sections were kept have them in the ids alone.
+    section = section_of(track.track_id) if track.section is None else tuple(track.section)
+    record = TrackRecord(track.track_id, track.path, None, "", {}, section)
     try:
         chunks = cut_record(record, embedder.model.audio, embedder.source, embedder.model.chunk_frames)
     except UnusableAudio as error:

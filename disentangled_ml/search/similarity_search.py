@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from disentangled_ml.search.catalogue import INDEX, CatalogueTrack, EmbeddedCatalogue, read_catalogue
-from disentangled_ml.search.weighted_distance import check_weights, condition_distances, scales
+from disentangled_ml.search.weighted_distance import check_masks, check_weights, condition_distances, scales
 from disentangled_ml.structures import name_code
 
 ROWS_PER_BLOCK = 16_384  # of a matrix product
@@ -117,6 +117,7 @@ class SimilaritySearch:
         if query.shape != (masks.shape[1],) or not np.isfinite(query).all():
             raise ValueError(f"the query is no embedding: {masks.shape[1]} finite numbers expected")
         weight = check_weights(weights, names)
+        check_masks(weight, names, masks)
         allowed = self.allowed(filters or SearchFilters())
         if self.is_approximate(method, allowed):
             rows = self.index.candidates(query, weight, allowed, k)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.retrieval import subspaces
-from disentangled_ml.files import read_json
+from disentangled_ml.files import error_context, read_json
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_points import change_points, novelty, principal_curves
 from disentangled_ml.trajectories.recordings import chunk_seconds
@@ -23,15 +23,14 @@ def read_thresholds(path: str, embedder: Embedder, settings: Mapping[str, float]
 
     Raises ConfigError if it lacks a condition, or was made with other settings or another checkpoint.
     """
-    content = read_json(Path(path))
+    way_out = "give the out=FILE.json of disentangled changes with the same checkpoint"
+    with error_context((ValueError, OSError), lambda error: f"thresholds={error}", ConfigError):
+        content = read_json(Path(path), way_out)
     parts = (content.get(key) for key in ("thresholds", "settings"))
     found, made_with = (part if isinstance(part, dict) else {} for part in parts)
     missing = [name for name in embedder.condition_names if not isinstance(found.get(name), float)]
     if missing:
-        raise ConfigError(
-            f"thresholds={path} has none of {', '.join(missing)}: give the out=FILE.json of disentangled changes with "
-            "the same checkpoint"
-        )
+        raise ConfigError(f"thresholds={path} has none of {', '.join(missing)}: {way_out}")
     for key, value in settings.items():
         if made_with.get(key) != value:
             raise ConfigError(f"thresholds={path} are of {key}={made_with.get(key)}, not {value}: give {key} as there")

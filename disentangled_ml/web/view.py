@@ -5,7 +5,6 @@ Answers are dictionaries of plain values. They have names as they are in the cat
 
 import hashlib
 import logging
-import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -230,8 +229,8 @@ def tempo_range(tempo: Any) -> tuple[float, float] | None:
     if not isinstance(tempo, list) or len(tempo) != 2:
         raise ValueError("tempo is a list of the slowest and the fastest in BPM")
     bounds = [default if bound is None else bound for bound, default in zip(tempo, (0.0, MAX_BPM), strict=True)]
-    if any(type(bound) not in (int, float) or not math.isfinite(bound) for bound in bounds) or bounds[0] > bounds[1]:
-        raise ValueError("the slowest tempo must not be above the fastest, both in BPM")
+    if any(type(bound) not in (int, float) for bound in bounds) or not 0 <= bounds[0] <= bounds[1] <= MAX_BPM:
+        raise ValueError(f"the slowest tempo must not be above the fastest, both from 0 to {MAX_BPM:g} BPM")
     return float(bounds[0]), float(bounds[1])
 
 

@@ -76,8 +76,8 @@ def test_text_is_utf_8_and_lines_end_as_written(tmp_path):
 def test_a_damaged_object_is_named_or_empty(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"a\.json is damaged \(.*\): delete it, it is made anew"):
-        read_json(path)
+    with pytest.raises(ValueError, match=r"a\.json holds no JSON object \(.*\): make it again"):
+        read_json(path, "make it again")
     assert read_object(path) == {}
     assert read_object(tmp_path / "b.json") == {}
 

@@ -314,5 +314,5 @@ def test_a_baseline_embeds_whole_tracks_and_the_wanted_chunks(bandwidths):
 
 @pytest.mark.parametrize("start", [-1, 35])
 def test_a_wanted_chunk_outside_of_its_track(bandwidths, start):
-    with pytest.raises(ValueError, match=f"chunk of track a from frame {start} is wanted, legal are 0 to 34"):
+    with pytest.raises(ValueError, match=r"^track 'a' has no chunk from -?0.* s on, the last one begins at 0.* s$"):
         bandwidths[0].embed("test", {Member("a", start)})

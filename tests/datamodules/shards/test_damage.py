@@ -7,6 +7,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datamodules.batches.composer import BatchPlan
@@ -38,6 +39,16 @@ def rewrite(path: Path, member: str, data: bytes | None) -> None:
                 tar.addfile(info, BytesIO(content))
 
 
+def spoil(path: Path, member: str, value: float) -> None:
+    """Replace a value of a spectrogram in a tar."""
+    with tarfile.open(path) as tar:
+        mel = np.load(BytesIO(tar.extractfile(member).read()))
+    mel[0, 3] = value
+    buffer = BytesIO()
+    np.save(buffer, mel)
+    rewrite(path, member, buffer.getvalue())
+
+
 def cut(path: Path) -> None:
     """Cut a tar in its second sample."""
     with tarfile.open(path) as tar:
@@ -53,6 +64,21 @@ DAMAGE: dict[
     "another file": (lambda p: p.write_bytes(b"<html>" * 999), {6, 7, 8, 9, 10, 11}, rf"{SHARD} cannot be read"),
     "labels": (lambda p: rewrite(p, "t8.json", b"{"), {8}, r"sample 't8': member json does not hold"),
     "spectrogram": (lambda p: rewrite(p, "t9.mel.npy", b"\0" * 99), {9}, r"sample 't9': member mel.npy is not"),
+    "not a number": (
+        lambda p: spoil(p, "t9.mel.npy", np.nan),
+        {9},
+        rf"{SHARD}, sample 't9': .*value nan in band 0 of frame 3",
+    ),
+    "a flipped bit": (
+        lambda p: spoil(p, "t9.mel.npy", 6e4),
+        {9},
+        rf"{SHARD}, sample 't9': its spectrogram has the value 6",
+    ),
+    "negative": (
+        lambda p: spoil(p, "t9.mel.npy", -1.0),
+        {9},
+        rf"{SHARD}, sample 't9': .*value -1.0 in band 0 of frame 3",
+    ),
     "no member": (lambda p: rewrite(p, "t10.json", None), {10}, rf"{SHARD}, sample 4: no member 'json'"),
 }
 

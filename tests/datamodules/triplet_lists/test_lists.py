@@ -283,6 +283,11 @@ def test_lists_of_others(tmp_path):
         (f"{HEADER}\ngenre,a,,b,soon,c,\n", "line 2: positive_start='soon' is not a number of seconds >= 0"),
         (f"{HEADER}\ngenre,a,-1,b,,c,\n", "line 2: anchor_start='-1' is not a number of seconds >= 0"),
         (f"{HEADER}\ngenre,a,,b,,c,nan\n", "line 2: negative_start='nan' is not a number of seconds >= 0"),
+        (f"{HEADER},anchor_id\ngenre,a,,b,,c,,x\n", "line 1: column anchor_id is there twice: leave one out"),
+        (f"{HEADER}\ngenre,a,,b,,c,\ngenre,a,,a,,c,\n", "line 3: anchor and positive are the same"),
+        (f"{HEADER}\ntrack,a,1,a,1.0,c,\n", "line 2: anchor and positive are the same"),
+        (f"{HEADER}\ngenre,a,,b,,a,\n", "line 2: anchor and negative are the same"),
+        (f"{HEADER}\ngenre,a,,b,3,b,3\n", "line 2: positive and negative are the same"),
         (f"{HEADER}\ngenre,a,,b,,c,inf\n", "line 2: negative_start='inf' is not a number of seconds >= 0"),
     ],
 )

@@ -14,17 +14,17 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from datamodules.shards.index import Shard, ShardIndex
-from datamodules.shards.tar import write_shard
+from datamodules.shards.index import Shard, ShardIndex, labels_name
+from datamodules.shards.tar import read_infos, write_shard
 from disentangled_ml.__main__ import COMMANDS
 from disentangled_ml.builders import build_network
 from disentangled_ml.commands.schemas import TableConfig
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
-from disentangled_ml.files import read_json, writable, write_json
+from disentangled_ml.files import as_json, read_json, writable, write_json
 from disentangled_ml.network.checkpoint import load_checkpoint
 from disentangled_ml.objective.conditions import TagCondition
 from disentangled_ml.reporting.report_page import read_figures
-from disentangled_ml.structures import AudioSettings
+from disentangled_ml.structures import TRIPLET_COLUMNS, AudioSettings
 from tests.conftest import N_MELS, TINY, tiny_sample
 
 VOTES = (
@@ -124,6 +124,15 @@ def test_a_checkpoint_without_network_is_named(save, tiny_shards):
         run("evaluate", f"checkpoint={save(state_dict=3)}", f"shards={tiny_shards}")
 
 
+def test_weights_of_another_network_are_named(save, parts, tiny_shards):
+    """torch's message names them behind a colon and a line break."""
+    weights = {name.replace("backbone", "trunk"): value for name, value in parts["state_dict"].items()}
+    with pytest.raises(
+        ValueError, match=r"x\.ckpt: no network .*Missing key\(s\) in state_dict: .backbone.*: give one"
+    ):
+        run("evaluate", f"checkpoint={save(state_dict=weights)}", f"shards={tiny_shards}")
+
+
 def test_nobody_is_told_to_unpickle(tmp_path):
     (tmp_path / "x.ckpt").write_bytes(b"garbage")
     with pytest.raises(ValueError, match="holds more than tensors and plain values") as caught:
@@ -165,7 +174,10 @@ def test_shards_that_cannot_be_evaluated_on_are_named(tmp_path, splits, argument
 @pytest.mark.parametrize(
     ("mel", "message"),
     [
-        (np.full((N_MELS, 64), np.nan, np.float16), "sample 't9': its spectrogram has a value that is not finite"),
+        (
+            np.full((N_MELS, 64), np.nan, np.float16),
+            r"test.tar, sample 't9': its spectrogram has the value nan in band 0 of frame 0",
+        ),
         (np.zeros((N_MELS - 2, 64), np.float16), r"sample 't9': its spectrogram has shape \(14, 64\), expected \(16, "),
     ],
 )
@@ -175,6 +187,33 @@ def test_a_damaged_spectrogram_is_named(tmp_path, mel, message):
     shards = write_shards(tmp_path / "s", train=samples(0), test=[*samples(10), bad])
     with pytest.raises(ValueError, match=message):
         run("evaluate", "baseline=mfcc", f"shards={shards}")
+
+
+@pytest.mark.parametrize("system", ["baseline=mfcc", "checkpoint=x.ckpt"])
+def test_a_tar_of_another_split_is_named(tmp_path, parts, monkeypatch, system):
+    monkeypatch.chdir(tmp_path)
+    torch.save(parts, "x.ckpt")
+    shards = write_shards(tmp_path / "s", train=samples(0), test=samples(10))
+    index = ShardIndex.read(shards)
+    for split in ("train", "test"):
+        lines = (as_json(info._asdict()) + "\n" for info in read_infos(index, split))
+        (shards / labels_name(split)).write_text("".join(lines))
+    shutil.copy(shards / "train.tar", shards / "test.tar")
+    with pytest.raises(
+        ValueError, match=r"test\.tar, sample 't0': it is not of the test tracks that labels-test.jsonl"
+    ):
+        run("evaluate", system, f"shards={shards}")
+
+
+@pytest.mark.parametrize("system", ["baseline=mfcc", "checkpoint=x.ckpt"])
+def test_a_triplet_beyond_the_end_of_its_track_is_named(tmp_path, parts, tiny_shards, monkeypatch, system):
+    monkeypatch.chdir(tmp_path)
+    torch.save(parts, "x.ckpt")
+    Path("l.csv").write_text(",".join(TRIPLET_COLUMNS) + "\ntrack,t64,0,t64,3000,t65,0\n")
+    beyond = r"(the last one begins at \d\.\d\d s|it is shorter than one)"
+    message = rf"triplets=l\.csv: track 't64' has no chunk from \d+\.\d\d s on, {beyond}: correct"
+    with pytest.raises(ValueError, match=message):
+        run("evaluate", system, f"shards={tiny_shards}", "triplets=l.csv")
 
 
 def test_a_list_without_known_tracks_is_refused(tmp_path, tiny_shards):
@@ -235,9 +274,9 @@ def test_tempi_do_not_overwrite_their_manifest(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '"x"', "[" * 100_000, ""])
-def test_json_that_is_no_object_is_damaged(tmp_path, content):
+def test_json_that_is_no_object_is_named(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(ValueError, match=r"x\.json is damaged .*: delete it, it is made anew"):
+    with pytest.raises(ValueError, match=r"x\.json holds no JSON object \(.*\): give another file$"):
         read_json(tmp_path / "x.json")
 
 

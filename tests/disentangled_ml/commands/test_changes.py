@@ -255,6 +255,10 @@ def test_bad_tables(folder, tmp_path, text, message):
         (["path={tmp}/silent.wav"], "silent.wav: silent"),
         (["path={folder}/changes.csv"], "changes.csv: not a decodable recording"),
         (["thresholds={tmp}/none.json"], "none.json"),
+        (
+            ["thresholds={folder}/tiny.ckpt"],
+            r"^thresholds=.*tiny\.ckpt holds no JSON object \(.*\): give the out=FILE.json of",
+        ),
         (["thresholds={tmp}/empty.json"], "empty.json has none of genre, mood, tempo"),
         (["thresholds={tmp}/other.json"], r"other.json are of hop_seconds=0.5, not 0.1: give hop_seconds as there"),
         (["thresholds={tmp}/foreign.json"], r"foreign.json are of another checkpoint"),

@@ -107,6 +107,23 @@ def test_sections_are_embedded_by_themselves(folder):
     assert np.abs(embedder.catalogue.embedding[rows["r3"]] - alone).max() > 10 * ATOL
 
 
+def test_an_id_like_that_of_a_section_is_an_id(tmp_path, folder):
+    """The recordings last 3.5 s: of 1 to 1.5 s another distance would come, of 8 to 9 s an error."""
+    lines = ["track_id,path", "jam@1-1.5,0.flac", "b@8-9,1.flac", "c,2.flac"]
+    lines = [line.replace(",", f",{folder}/") if ".flac" in line else line for line in lines]
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    checkpoint = f"checkpoint={folder}/x.ckpt"
+    embed.main(
+        load_config(EmbedConfig, [checkpoint, f"manifest={tmp_path}/m.csv", f"out={tmp_path}/index", "workers=1"])
+    )
+    given = [f"index={tmp_path}/index", checkpoint, f"like={folder}/0.flac", "match=best", f"out={tmp_path}/found.json"]
+    search.main(load_config(SearchConfig, given))
+    results = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert results[0]["track_id"] == "jam@1-1.5"
+    assert results[0]["distance"] == pytest.approx(0, abs=ATOL)
+    assert len(results) == 3
+
+
 def test_it_needs_the_checkpoint(folder):
     with pytest.raises(ConfigError, match=r"match=best embeds recordings anew: give checkpoint=FILE, that of"):
         search.main(load_config(SearchConfig, [f"index={folder}/index", "like=r1", "match=best"]))

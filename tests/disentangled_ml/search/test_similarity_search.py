@@ -169,9 +169,11 @@ def test_filters_together_and_few_that_are_left(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"genre": -1.0}, r"weights\.genre=-1\.0 is not legal: give a finite number >= 0"),
+        ({"genre": -1.0}, r"weights\.genre=-1\.0 is not legal: give 0, or a number from 1e-06 to 1e\+06"),
         ({"genre": float("nan")}, r"weights\.genre=nan is not legal"),
         ({"genre": float("inf")}, r"weights\.genre=inf is not legal"),
+        ({"genre": 1e39}, r"weights\.genre=1e\+39 is not legal"),
+        ({"genre": 10**400}, r"weights\.genre=10+ is not legal"),
         ({"genre": True}, r"weights\.genre=True is not legal"),
         ({"genre": "1"}, r"weights\.genre=1 is not legal"),
         ({"genr": 1.0}, r"weights\.genr: the model knows no such condition, only genre, mood, tempo"),
@@ -182,6 +184,20 @@ def test_filters_together_and_few_that_are_left(tmp_path):
 def test_bad_weights(tmp_path, weights, message):
     with pytest.raises(ValueError, match=message):
         searched(tmp_path).search_like(0, weights)
+
+
+def test_masks_that_are_0_are_refused_by_name(tmp_path):
+    masks = disjoint_masks()
+    masks[:2] = 0.0
+    search = SimilaritySearch(write_catalogue(tmp_path / "index", unit_rows(N), masks))
+    with pytest.raises(ValueError, match=r"mask of genre, mood is 0 throughout, .*: give tempo a weight$"):
+        search.search_like(0, {"genre": 1.0, "mood": 2.0})
+    assert len(search.search_like(0, {"genre": 1.0, "tempo": 1.0})) == 10
+    search = SimilaritySearch(write_catalogue(tmp_path / "dead", unit_rows(N), 0 * masks))
+    with pytest.raises(
+        ValueError, match=r"mask of genre, mood, tempo is 0 throughout, .*: embed with the checkpoint of"
+    ):
+        search.search_like(0)
 
 
 @pytest.mark.parametrize("tempo", [(100,), (120, 90), (-1, 50), (60, float("nan")), (60, float("inf")), (1, 2, 3)])
