@@ -1,7 +1,8 @@
 """Turn recordings and labels (a manifest) into shards: ``disentangled prepare manifest=FILE out=DIR``.
 
 For a data set instead of a manifest: ``data=NAME corpus.metadata=DIR corpus.audio=DIR``; conf/data/NAME.yaml lists its keys.
-Repeat the command to resume an interrupted one. DIR/rejected.csv lists the rejected tracks with the reasons.
+Repeat the command to resume an interrupted one. DIR/rejected.csv lists the rejected tracks with the reasons,
+DIR/warnings.csv what is not as it should be about those that were used.
 To divide the work among processes or machines that share DIR, run the command with part=1/40, part=2/40, ..., in any order,
 then once with merge=true.
 """
@@ -59,15 +60,15 @@ def kind_of(reason: str) -> str:
     return re.split("[:(,]", DETAIL.sub("...", reason))[0].strip()
 
 
-def count_reasons(reasons: Iterable[str]) -> str:
-    """Count rejections by kind: missing files first, then the most frequent.
+def count_reasons(reasons: Iterable[str], what: str = "rejected") -> str:
+    """Count rejections, or warnings, by kind: missing files first, then the most frequent.
 
     >>> count_reasons(["silent (peak below -80 dBFS)", "missing file", *["empty file"] * 1200])
     '1,202 rejected: 1 missing file, 1,200 empty file, 1 silent'
     """
     counts = Counter(map(kind_of, reasons))
     kinds = sorted(counts.items(), key=lambda item: (item[0] != MISSING_FILE, -item[1], item[0]))
-    return f"{counts.total():,} rejected: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+    return f"{counts.total():,} {what}: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds)
 
 
 def main(config: DictConfig) -> None:
@@ -80,6 +81,7 @@ def main(config: DictConfig) -> None:
         store_waveform=config.store_waveform,
         tempo=config.tempo if config.conditions is None or "tempo" in config.conditions else "manifest",
         tracks_per_shard=config.tracks_per_shard,
+        max_lost=config.max_lost,
     )
     corpus, out, workers = build_corpus(config), Path(config.out), config.workers or os.cpu_count() or 1
     with output_context(out):
@@ -115,8 +117,14 @@ def log_summary(index: ShardIndex) -> None:
         logger.warning(
             "no track has a tag or a tempo, so nothing can be trained on these shards: see the manifest's columns, or corpus.tags"
         )
-    rejected = index.root / "rejected.csv"
-    with open(rejected, newline="", encoding="utf-8") as file:
-        reasons = [row["reason"] for row in csv.DictReader(file)]
+    reasons = read_column(index.root / "rejected.csv", "reason")
     if reasons:
-        logger.info("%s, see %s", count_reasons(reasons), rejected)
+        logger.info("%s, see %s", count_reasons(reasons), index.root / "rejected.csv")
+    warnings = read_column(index.root / "warnings.csv", "warning")
+    if warnings:
+        logger.warning("%s, see %s", count_reasons(warnings, "warnings"), index.root / "warnings.csv")
+
+
+def read_column(path: Path, name: str) -> list[str]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return [row[name] for row in csv.DictReader(file)]

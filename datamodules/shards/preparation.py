@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datamodules.audio.decoding import UnusableAudio, decode, encode_flac
+from datamodules.audio.decoding import MAX_LOST, UnusableAudio, encode_flac, read_recording
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of
 from datamodules.shards.index import Shard, ShardIndex, ShardsError, labels_name
@@ -38,12 +38,14 @@ from disentangled_ml.structures import (
     Rejected,
     TrackInfo,
     TrackRecord,
+    TrackWarning,
 )
 
 NOTES = ".prepare"
 PARTS = "parts.json"  # of the last run's division
 # At most, besides a whole shard: of more, the corpus is read again.
 RECORDS_HELD = 100_000
+NO_TEMPO = "no tempo: no beat was found, or one too weak to have a tempo"
 SHOWN = 5  # missing shards that an error names
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class PreparationSettings:
         store_waveform: Keep the waveform as FLAC too.
         tempo: Where the records have none: ``torch`` or ``madmom``, which estimate it, or ``manifest``, to leave it out.
         tracks_per_shard: Tracks in a tar.
+        max_lost: Share of a recording that may be lost to damage.
     """
 
     audio: AudioSettings
@@ -75,12 +78,14 @@ class PreparationSettings:
     store_waveform: bool = False
     tempo: str = "torch"
     tracks_per_shard: int = 64
+    max_lost: float = MAX_LOST
 
 
 class Prepared(NamedTuple):
-    """The sample of a recording, and the excerpt of which its tempo is still to be estimated."""
+    """The sample of a recording, whether it needs a tempo, and the excerpt of which that is still to be estimated."""
 
     sample: dict[str, Any]
+    needs_tempo: bool
     excerpt: np.ndarray
 
 
@@ -90,16 +95,18 @@ def prepare_tracks(records: Sequence[TrackRecord], settings: PreparationSettings
     excerpts = [NOTHING if isinstance(track, Rejected) else track.excerpt for track in tracks]
     tempi = estimate_tempi(excerpts, settings.tempo)
     return [
-        track if isinstance(track, Rejected) else with_tempo(track.sample, bpm)
-        for track, bpm in zip(tracks, tempi, strict=True)
+        track if isinstance(track, Rejected) else with_tempo(track, bpm, record)
+        for track, bpm, record in zip(tracks, tempi, records, strict=True)
     ]
 
 
-def with_tempo(sample: dict[str, Any], bpm: float | None) -> dict[str, Any]:
-    """Add a tempo to the labels of a sample, where there is one that makes sense."""
-    if bpm is None or not MIN_BPM <= bpm <= MAX_BPM:
+def with_tempo(track: Prepared, bpm: float | None, record: TrackRecord) -> dict[str, Any]:
+    """Add a tempo to the labels of a sample, where there is one that makes sense; else a warning, where one was wanted."""
+    sample, info = track.sample, track.sample["info"]
+    if not track.needs_tempo:
         return sample
-    info = sample["info"]
+    if bpm is None or not MIN_BPM <= bpm <= MAX_BPM:
+        return {**sample, "warnings": [*sample["warnings"], TrackWarning(record.track_id, record.path, NO_TEMPO)]}
     return {**sample, "info": info._replace(labels={**info.labels, TEMPO: bpm})}
 
 
@@ -109,26 +116,29 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepare
     Raises: UnusableAudio: with the reason for which it is rejected.
     """
     audio = settings.audio
-    waveform = resample(*decode(Path(record.path), *record.section), audio.sample_rate)
+    recording = read_recording(Path(record.path), *record.section, max_lost=settings.max_lost)
+    waveform = resample(recording.waveform, recording.sample_rate, audio.sample_rate)
     frames = 1 + len(waveform) // audio.hop_length
     if frames < settings.min_frames:
         seconds = len(waveform) / audio.sample_rate
         needed = audio.seconds(settings.min_frames - 1)
         raise UnusableAudio(f"shorter than a chunk: {seconds:.2f} s, {needed:.2f} s needed")
     info = TrackInfo(record.track_id, record.artist, frames, dict(record.labels))
-    sample = {"info": info, "mel": log_mel(waveform, audio)}
+    warnings = [TrackWarning(record.track_id, record.path, text) for text in recording.warnings]
+    sample = {"info": info, "mel": log_mel(waveform, audio), "warnings": warnings}
     if settings.store_waveform:
         sample["flac"] = encode_flac(waveform, audio.sample_rate)
-    is_wanted = settings.tempo != "manifest" and TEMPO not in record.labels
-    return Prepared(sample, excerpt_of(waveform, audio.sample_rate) if is_wanted else NOTHING)
+    needs_tempo = settings.tempo != "manifest" and TEMPO not in record.labels
+    return Prepared(sample, needs_tempo, excerpt_of(waveform, audio.sample_rate) if needs_tempo else NOTHING)
 
 
 class ShardNote(NamedTuple):
-    """The note of a shard: the size of its tar, and which tracks are in it and which were rejected."""
+    """The note of a shard: the size of its tar, which tracks are in it and which were rejected, and what to warn of."""
 
     bytes: int
     rejected: list[Rejected]
     tracks: list[TrackInfo]
+    warnings: list[TrackWarning]
 
 
 class ShardStore(BatchStore):
@@ -155,7 +165,8 @@ class ShardStore(BatchStore):
         content = read_object(self.note_path(batch))
         try:
             rejected = [Rejected(*line) for line in content["rejected"]]
-            note = ShardNote(content["bytes"], rejected, [TrackInfo(**track) for track in content["tracks"]])
+            warnings = [TrackWarning(*line) for line in content["warnings"]]
+            note = ShardNote(content["bytes"], rejected, [TrackInfo(**track) for track in content["tracks"]], warnings)
         except (KeyError, TypeError):
             return None
         tar = self.tar_path(batch)
@@ -165,10 +176,12 @@ class ShardStore(BatchStore):
         """Write one tar, and the note of what is in it and what was rejected."""
         rejected: list[Rejected] = []
         tracks: list[dict[str, Any]] = []
+        warnings: list[TrackWarning] = []
 
         def noted() -> Iterator[dict[str, Any]]:
             for sample in usable(results, rejected):
                 tracks.append(sample["info"]._asdict())
+                warnings.extend(sample["warnings"])
                 yield sample
 
         tar, samples = self.tar_path(batch), noted()
@@ -176,7 +189,8 @@ class ShardStore(BatchStore):
         if first is None:
             tar.unlink(missing_ok=True)
         size = 0 if first is None else write_shard(tar, chain([first], samples))
-        write_json(self.note_path(batch), {"bytes": size, "rejected": rejected, "tracks": tracks}, indent=None)
+        note = {"bytes": size, "rejected": rejected, "tracks": tracks, "warnings": warnings}
+        write_json(self.note_path(batch), note, indent=None)
 
     def is_kept(self, batch: Batch, rows: Sequence[TrackRecord]) -> bool:
         """Return whether a shard is left as it is: it is finished, or holds tracks whose recordings are gone and would be lost."""
@@ -253,14 +267,16 @@ def merge_parts(corpus: Corpus, out: Path, settings: PreparationSettings) -> Sha
 
 
 def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: PreparationSettings) -> ShardIndex:
-    """Write the labels, ``rejected.csv`` and ``index.json`` from the notes beside the shards.
+    """Write the labels, ``rejected.csv``, ``warnings.csv`` and ``index.json`` from the notes beside the shards.
 
     Raises: ShardsError: if no track is usable.
     """
     store = ShardStore(out, plan.fingerprint)
     splits: dict[str, list[Shard]] = {split: [] for split in SPLITS}
     vocabulary: dict[str, set[str]] = defaultdict(set)
-    with atomic_write(out / "rejected.csv") as file:
+    with atomic_write(out / "rejected.csv") as file, atomic_write(out / "warnings.csv") as warnings_file:
+        warnings = csv.writer(warnings_file)
+        warnings.writerow(TrackWarning._fields)
         rejected = csv.writer(file)
         rejected.writerow(Rejected._fields)
         rejected.writerows(unusable_rows(corpus, plan))
@@ -269,6 +285,7 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
                 for batch in plan.batches(split):
                     note = store.read_finished(batch)
                     rejected.writerows(note.rejected)
+                    warnings.writerows(note.warnings)
                     if note.tracks:
                         splits[split].append(Shard(f"{batch.name}.tar", len(note.tracks)))
                     for track in note.tracks:
