@@ -152,15 +152,21 @@ def read_recording(
         until = min(until, start + max_seconds)
     stretch, report = _Stretch(start, until), DecodingReport()
     is_whole = True
-    for block, sample_rate in _blocks(path, report):
-        stretch.add(block, sample_rate)
-        if stretch.seconds >= until:
-            is_whole = False
-            break
+    try:
+        for block, sample_rate in _blocks(path, report):
+            stretch.add(block, sample_rate)
+            if stretch.seconds >= until:
+                is_whole = False
+                break
+    except soundfile.LibsndfileError as error:
+        detail = " ".join(error.error_string.split()).removeprefix("Error : ").rstrip(".")
+        raise UnusableAudio(f"not a decodable recording: {detail}") from error
+    except OSError as error:
+        raise UnusableAudio(f"cannot be read: {error.strerror or error}") from error
     if not stretch.seconds:
         raise UnusableAudio("no samples")
     check_section(stretch, start, end)
-    warnings = [*damage(report, max_lost), *([] if not is_whole else other_length(report))]
+    warnings = [*damage(report, max_lost), *(other_length(report) if is_whole else [])]
     waveform, sample_rate = stretch.join()
     waveform, warning = on_scale(without_offset(waveform))
     return Recording(waveform, sample_rate, (*warnings, *warning))
@@ -189,7 +195,7 @@ def _blocks(path: Path, report: DecodingReport) -> Iterator[tuple[np.ndarray, in
             report.promised = file.frames / file.samplerate
             while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
                 report.decoded += len(block) / file.samplerate
-                yield block.mean(axis=1), file.samplerate
+                yield block.mean(axis=1) if block.shape[1] > 1 else block[:, 0], file.samplerate
         behind = bytes_behind(path)
         report.unread = report.decoded * behind / (path.stat().st_size - behind)
     else:
@@ -230,9 +236,9 @@ def damage(report: DecodingReport, max_lost: float) -> list[str]:
     if not (report.damaged or report.lost):
         return []
     total = report.decoded + report.lost
-    lost = f"{report.lost:.2f} of {total:.2f} s are lost ({report.damaged} damaged packets)"
+    lost = f"{report.lost:.2f} of {total:.2f} s are lost, damaged packets: {report.damaged}"
     if report.lost > max_lost * total:
-        raise UnusableAudio(f"damaged: {lost}, more than max_lost={max_lost:g} allows")
+        raise UnusableAudio(f"damaged: {lost}; more than max_lost={max_lost:g} allows")
     return [f"damaged: {lost}"]
 
 
@@ -256,8 +262,8 @@ def without_offset(waveform: np.ndarray) -> np.ndarray:
     [-0.25, 0.25]
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        offset = waveform.mean(dtype=np.float64)
-        level = math.sqrt(np.square(waveform, dtype=np.float64).mean())
+        offset = float(waveform.mean())
+        level = math.sqrt(float(np.dot(waveform, waveform)) / len(waveform))
     by_chance = CHANCE / math.sqrt(len(waveform))
     is_large = abs(offset) > max(SILENCE / 2, level * (MIN_OFFSET + by_chance))
     return waveform - np.float32(offset) if is_large else waveform
@@ -272,7 +278,7 @@ def on_scale(waveform: np.ndarray) -> tuple[np.ndarray, list[str]]:
     >>> scaled.tolist(), warnings
     ([0.5, -0.25], ['beyond full scale: the peak of 16384 is divided by 32768'])
     """
-    peak = float(np.abs(waveform).max())
+    peak = float(max(waveform.max(), -waveform.min()))
     if not peak <= INTEGER_SCALES[-1]:  # so written that NaN fails it
         raise UnusableAudio(f"non-finite samples, or above {INTEGER_SCALES[-1]:g} (full scale is 1)")
     if peak < SILENCE:

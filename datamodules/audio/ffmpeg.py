@@ -5,7 +5,7 @@ no recording at all. Damaged packets are counted, not fatal. Recordings that wer
 The file is never named to FFmpeg, so that its name decides nothing.
 """
 
-import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +15,7 @@ from typing import IO
 import av
 import numpy as np
 
-from datamodules.audio.content import UnusableAudio, joined_parts
+from datamodules.audio.content import Part, UnusableAudio, joined_parts
 
 FORMATS = ("mp3", "aac", "mov", "ogg", "flac", "wav", "w64", "aiff", "au", "caf", "asf", "matroska", "wv")
 CODECS = (
@@ -33,6 +33,7 @@ EXACT = "flac"
 GAP = 0.05  # seconds; below, timestamps are rounded, or codecs prime themselves
 FULL_SCALE = {"uint8": 1 << 7, "int16": 1 << 15, "int32": 1 << 31}
 BLOCK_SAMPLES = 1 << 16  # of each channel
+RESERVE = 1 << 13  # the longest block of Vorbis
 XING_REACH = 4096  # bytes before the first packet of an mp3 in which its frame with the length stands
 
 
@@ -74,27 +75,49 @@ def decode_blocks(path: Path, report: DecodingReport) -> Iterator[tuple[np.ndarr
     Raises: UnusableAudio: If it is no recording, or of no allowed format.
     """
     with open(path, "rb", buffering=0) as file:
-        parts = joined_parts(file)
-        if len(parts) == 1:
-            file.seek(0)
-            file.name = ""
-            yield from _decode_part(file, report)
-            return
-        report.promised = 0.0
-        for number, part in enumerate(parts):
-            file.seek(part.start)
+        first, *others = joined_parts(file)
+        yield from _decode_part(_PartOfFile(file, first), report)
+        for part in others:
             own = DecodingReport()
             try:
-                yield from _decode_part(io.BytesIO(file.read(part.end - part.start)), own)
+                yield from _decode_part(_PartOfFile(file, part), own)
             except UnusableAudio:
-                if number == 0:
-                    raise
-                done = report.decoded / max(1, part.start)  # seconds of a byte
-                own.damaged, own.lost = own.damaged + 1, done * (part.end - part.start)
+                own.damaged += 1
+            if not own.decoded:
+                seconds_per_byte = report.decoded / part.start
+                own.lost = seconds_per_byte * (part.end - part.start)
             report.add(own)
 
 
-def _decode_part(file: IO[bytes], report: DecodingReport) -> Iterator[tuple[np.ndarray, int]]:
+class _PartOfFile:
+    """A part of an open file, as a file by itself, without a name."""
+
+    def __init__(self, file: IO[bytes], part: Part):
+        self.file, self.part, self.position = file, part, 0
+
+    def read(self, size: int) -> bytes:
+        remaining = self.part.end - self.part.start - self.position
+        if remaining <= 0:
+            return b""
+        self.file.seek(self.part.start + self.position)
+        data = self.file.read(min(size, remaining))
+        self.position += len(data)
+        return data
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Return the new position; -1, which is no error to Python, where damaged headers lead before the beginning."""
+        length = self.part.end - self.part.start
+        target = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: length}[whence]
+        if target < 0:
+            return -1
+        self.position = target
+        return target
+
+
+def _decode_part(file: _PartOfFile, report: DecodingReport) -> Iterator[tuple[np.ndarray, int]]:
     options = {"format_whitelist": ",".join(FORMATS), "codec_whitelist": ",".join(CODECS)}
     try:
         container = av.open(file, metadata_errors="replace", options=options)
@@ -139,15 +162,12 @@ def _sound_of(container: av.container.InputContainer) -> av.AudioStream:
 
 
 def _decode_stream(
-    container: av.container.InputContainer, stream: av.AudioStream, file: IO[bytes], report: DecodingReport
+    container: av.container.InputContainer, stream: av.AudioStream, file: _PartOfFile, report: DecodingReport
 ) -> Iterator[tuple[np.ndarray, int]]:
     good = bad = waiting = 0  # bytes
-    first = last = None  # times of packets
-    queue = _Queue()
+    times, queue = _Times(), _Queue()
     for packet in container.demux(stream):
-        if packet.size and packet.pts is not None:
-            first = packet.pts if first is None else first
-            last = max(last or first, packet.pts + (packet.duration or 0))
+        times.add(packet)
         try:
             frames = packet.decode()
         except MemoryError:
@@ -159,27 +179,57 @@ def _decode_stream(
         if frames:
             # Damage at the end alone is a recording that was cut off.
             good, bad, waiting = good + packet.size, bad + waiting, 0
-            if report.promised is None and not report.decoded:
+            if not report.decoded:
                 report.promised = _promised_seconds(container, stream, file, packet, frames[0])
         for frame in frames:
             report.decoded += frame.samples / frame.sample_rate
             yield from queue.put(frame)
         report.lost = bad / max(1, good) * report.decoded
-    yield from queue.flush()
+    yield from queue.flush(_surplus(container, stream, report))
     gap = 0.0
-    if container.format.name in TIMED and first is not None:
-        gap = float((last - first) * stream.time_base) - report.decoded
+    if container.format.name in TIMED:
+        gap = times.seconds(stream) - report.decoded
     elif container.format.name == EXACT and not waiting:
         gap = (report.promised or 0.0) - report.decoded
     if GAP < gap < report.decoded:  # of more, the times are not to be believed
         report.lost = max(report.lost, gap)
 
 
-class _Queue:
-    """Frames of an audio stream, gathered into blocks: NumPy's calls take longer than the decoding of a frame."""
+def _surplus(container: av.container.InputContainer, stream: av.AudioStream, report: DecodingReport) -> int:
+    """Return the samples behind the end of an Ogg stream: FFmpeg does not cut them off where all is in one page."""
+    if container.format.name != "ogg" or report.promised is None:
+        return 0
+    surplus = round((report.decoded - report.promised) * stream.codec_context.sample_rate)
+    return surplus if 0 < surplus <= RESERVE else 0
+
+
+class _Times:
+    """Times of packets, from the first to the end of the last."""
 
     def __init__(self):
-        self.kind, self.fifo = None, None
+        self.first: int | None = None
+        self.last = 0
+
+    def add(self, packet: av.Packet) -> None:
+        if packet.size and packet.pts is not None:
+            self.first = packet.pts if self.first is None else self.first
+            duration = packet.duration or 0
+            # A negative one comes as a large one.
+            self.last = max(self.last, packet.pts + (duration if duration < 1 << 31 else 0))
+
+    def seconds(self, stream: av.AudioStream) -> float:
+        return 0.0 if self.first is None else float((self.last - self.first) * stream.time_base)
+
+
+class _Queue:
+    """Frames of an audio stream, gathered into blocks: NumPy's calls take longer than the decoding of a frame.
+
+    The last ``RESERVE`` samples are held back, so that what is too much can be cut off when the end is reached.
+    """
+
+    def __init__(self):
+        self.kind: tuple[int, str, str] | None = None
+        self.fifo = av.AudioFifo()
 
     def put(self, frame: av.AudioFrame) -> Iterator[tuple[np.ndarray, int]]:
         kind = (frame.sample_rate, frame.layout.name, frame.format.name)
@@ -188,29 +238,33 @@ class _Queue:
             self.kind, self.fifo = kind, av.AudioFifo()
         frame.pts = None  # a gap in time would be an error
         self.fifo.write(frame)
-        if self.fifo.samples >= BLOCK_SAMPLES:
-            yield from self.flush()
+        if self.fifo.samples >= BLOCK_SAMPLES + RESERVE:
+            yield _mono(self.fifo.read(BLOCK_SAMPLES)), kind[0]
 
-    def flush(self) -> Iterator[tuple[np.ndarray, int]]:
-        if self.fifo is not None and self.fifo.samples:
-            yield _mono(self.fifo.read(0, partial=True)), self.kind[0]
+    def flush(self, surplus: int = 0) -> Iterator[tuple[np.ndarray, int]]:
+        remaining = self.fifo.samples - surplus if self.kind else 0
+        if self.kind and remaining > 0:
+            yield _mono(self.fifo.read(remaining)), self.kind[0]
 
 
 def _mono(frame: av.AudioFrame) -> np.ndarray:
     """Take the mean of the channels of a frame: (n,) float32, full scale 1."""
-    samples = frame.to_ndarray()
+    samples, channels = frame.to_ndarray(), frame.layout.nb_channels
     full_scale = FULL_SCALE.get(samples.dtype.name, 1)
-    samples = samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
-    middle = full_scale if samples.dtype == np.uint8 else 0
     accurate = np.float64 if samples.dtype == np.float64 else np.float32
     with np.errstate(over="ignore", invalid="ignore"):
-        return ((samples.mean(axis=0, dtype=accurate) - middle) / full_scale).astype(np.float32, copy=False)
+        if samples.dtype == np.uint8:
+            samples = samples.astype(np.float32) - full_scale
+        weights = np.full(channels, 1 / (channels * full_scale), accurate)
+        samples = samples.astype(accurate, copy=False)
+        mono = weights @ samples if frame.format.is_planar else samples.reshape(-1, channels) @ weights
+        return mono.astype(np.float32, copy=False)
 
 
 def _promised_seconds(
     container: av.container.InputContainer,
     stream: av.AudioStream,
-    file: IO[bytes],
+    file: _PartOfFile,
     packet: av.Packet,
     frame: av.AudioFrame,
 ) -> float | None:
@@ -225,7 +279,7 @@ def _promised_seconds(
     return None if has_others or not container.duration else container.duration / av.time_base
 
 
-def _xing_seconds(file: IO[bytes], position: int | None, frame: av.AudioFrame) -> float | None:
+def _xing_seconds(file: _PartOfFile, position: int | None, frame: av.AudioFrame) -> float | None:
     """Read the length of an mp3 from the frame before its sound, if it has such a one."""
     here = file.tell()
     file.seek(max(0, (position or 0) - XING_REACH))

@@ -57,12 +57,13 @@ def test_only_the_beginning_is_used(seconds, samples):
 
 
 def test_decode_takes_the_beginning_alone(tmp_path):
-    """An hour of which a second is wanted is not decoded to its end, where it is damaged."""
+    """An hour of which a second is wanted is not decoded to where it is damaged."""
     path = tmp_path / "long.flac"
     data = bytearray(encode_flac(np.tile(TONE, 60), RATE))
-    data[-5000:] = bytes(5000)
+    half = len(data) // 2
+    data[half : half + len(data) // 4] = bytes(len(data) // 4)
     path.write_bytes(data)
-    with pytest.raises(UnusableAudio):
+    with pytest.raises(UnusableAudio, match="damaged"):
         decode(path)
     assert len(decode(path, max_seconds=1.0)[0]) == RATE
 
@@ -73,10 +74,10 @@ def test_decode_takes_the_beginning_alone(tmp_path):
         (b"", "empty file"),
         (b"\0" * 5000, "not a decodable recording"),
         (os.urandom(100_000), "not a decodable recording"),
-        (b"<html><script>alert(1)</script></html>", "not a decodable recording"),
+        (b"<html><script>alert(1)</script></html>", "not a recording: its content is text/HTML"),
         (b"RIFF\xff\xff\xff\xffWAVEfmt ", "not a decodable recording"),
         (as_wav(np.zeros(RATE)), "silent"),
-        (encode_flac(TONE, RATE)[:2000], "not a decodable recording"),
+        (encode_flac(TONE, RATE)[:200], "no samples|not a decodable recording"),
     ],
     ids=["empty", "zeros", "noise", "html", "header alone", "silence", "cut flac"],
 )

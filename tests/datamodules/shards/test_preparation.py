@@ -135,7 +135,7 @@ REASONS = {
     "fast": "tempo 'fast' is not a number",
     "pathless": "no path",
     "corrupt": "not a decodable recording",
-    "text": "not a decodable recording",
+    "text": "not a recording: its content is text",
     "silent": "silent",
     "nan": "non-finite samples",
     "empty": "empty file",
