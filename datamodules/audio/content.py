@@ -8,8 +8,8 @@ from typing import IO, NamedTuple
 HEAD = 512  # bytes that tell what a file holds
 STEP = 1 << 20  # bytes read at a time
 PAGE_HEADER = 27  # bytes of an Ogg page before its table of segments
-# The first page of a logical stream, whatever its other flags
-FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")
+# The first page of a logical stream: its flag, position and number say so
+FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]\0{8}.{4}\0{4}", re.DOTALL)
 
 # What people's folders hold under the names of recordings: the first bytes, and what they are
 NO_RECORDINGS = (
@@ -86,10 +86,9 @@ def _ogg_starts(file: IO[bytes]) -> Iterator[int]:
     for start in _matches(file, FIRST_PAGE):
         file.seek(start)
         header = file.read(PAGE_HEADER)
+        if len(header) < PAGE_HEADER:
+            return
         end = start + PAGE_HEADER + header[-1] + sum(file.read(header[-1]))
-        file.seek(end)
-        if file.read(4) not in (b"OggS", b""):
-            continue  # bytes of the sound that look like a page
         if start != behind:
             yield start
         behind = end

@@ -34,6 +34,7 @@ MAX_LOST = 0.05  # share of a recording that may be missing between the rest
 MIN_OFFSET, CHANCE = 0.01, 5.0
 # Masters in floating point may exceed full scale by as much; what is beyond is on another scale.
 LOUD = 4.0
+MOST_BURSTS = 0.02  # share of the samples; of damage, which some decoders turn into noise
 BYTE_SCALE = float(1 << 7)
 INTEGER_SCALES = (float(1 << 15), float(1 << 23), float(1 << 31))
 # Bounds the memory of a block at the 1,024 channels that libsndfile allows to 256 MB.
@@ -270,7 +271,7 @@ def without_offset(waveform: np.ndarray) -> np.ndarray:
 
 
 def on_scale(waveform: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Scale down what is far beyond full scale; return it, and the warning if there is one.
+    """Scale down what is far beyond full scale, or clip it where it is no more than bursts; return the warning, if there is one.
 
     Raises: UnusableAudio: If it is silent or not finite.
 
@@ -285,6 +286,9 @@ def on_scale(waveform: np.ndarray) -> tuple[np.ndarray, list[str]]:
         raise UnusableAudio(f"silent (peak below {SILENCE_DBFS:.0f} dBFS)")
     if peak <= LOUD:
         return waveform, []
+    bursts = float((np.abs(waveform) > LOUD).mean())
+    if bursts < MOST_BURSTS:
+        return waveform.clip(-1, 1), [f"beyond full scale: bursts of up to {peak:.5g} are clipped, {bursts:.2g} of all"]
     scale = peak if peak <= BYTE_SCALE else next(each for each in INTEGER_SCALES if peak <= each)
     return waveform / np.float32(scale), [f"beyond full scale: the peak of {peak:.5g} is divided by {scale:.5g}"]
 

@@ -134,7 +134,7 @@ REASONS = {
     "dev": "unknown split 'dev'",
     "fast": "tempo 'fast' is not a number",
     "pathless": "no path",
-    "corrupt": "not a decodable recording",
+    "corrupt": "not a recording: its content is text",
     "text": "not a recording: its content is text",
     "silent": "silent",
     "nan": "non-finite samples",
