@@ -250,7 +250,9 @@ def other_length(report: DecodingReport) -> list[str]:
     (['other length: 3.10 s are decoded, the header promises 6.00 s'], [])
     """
     if report.unread > LENGTH_TOLERANCE:
-        return [f"other length: {report.decoded:.2f} s are decoded, {report.unread:.2f} s lie behind the end that the header promises"]
+        return [
+            f"other length: {report.decoded:.2f} s are decoded, {report.unread:.2f} s lie behind the end that the header promises"
+        ]
     if report.promised is None or abs(report.promised - report.decoded) <= LENGTH_TOLERANCE:
         return []
     return [f"other length: {report.decoded:.2f} s are decoded, the header promises {report.promised:.2f} s"]

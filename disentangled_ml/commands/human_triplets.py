@@ -131,7 +131,9 @@ def recordings(folder: Path) -> dict[str, Path]:
             if path.suffix.lower() == extension:
                 files.setdefault(path.stem, path)
     if not files:
-        raise ConfigError(f"audio={folder} holds no recording: its files must be called ID with one of {', '.join(EXTENSIONS)}")
+        raise ConfigError(
+            f"audio={folder} holds no recording: its files must be called ID with one of {', '.join(EXTENSIONS)}"
+        )
     return files
 
 
