@@ -122,7 +122,8 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepare
     if frames < settings.min_frames:
         seconds = len(waveform) / audio.sample_rate
         needed = audio.seconds(settings.min_frames - 1)
-        raise UnusableAudio(f"shorter than a chunk: {seconds:.2f} s, {needed:.2f} s needed")
+        reason = f"shorter than a chunk: {seconds:.2f} s, {needed:.2f} s needed"
+        raise UnusableAudio("; ".join([reason, *recording.warnings]))
     info = TrackInfo(record.track_id, record.artist, frames, dict(record.labels))
     warnings = [TrackWarning(record.track_id, record.path, text) for text in recording.warnings]
     sample = {"info": info, "mel": log_mel(waveform, audio), "warnings": warnings}

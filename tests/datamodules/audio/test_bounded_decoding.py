@@ -13,6 +13,7 @@ import soundfile
 
 from datamodules.audio.bounded_decoding import Bounds, decode_bounded
 from datamodules.audio.decoding import UnusableAudio, decode, encode_flac, encode_mp3
+from tests.datamodules.audio.sounds import encode
 
 RATE = 22_050
 TONE = (0.3 * np.sin(np.arange(2 * RATE) * 0.1)).astype(np.float32)
@@ -37,11 +38,18 @@ def as_ogg(waveform: np.ndarray, rate: int = RATE) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "encode", [as_wav, as_ogg, lambda tone: encode_flac(tone, RATE), lambda tone: encode_mp3(tone, RATE)],
-    ids=["wav", "ogg", "flac", "mp3"],
-)  # fmt: skip
-def test_what_is_decoded_is_what_decode_gives(encode, tmp_path):
-    data = encode(TONE)
+    "write",
+    [
+        as_wav,
+        as_ogg,
+        lambda tone: encode_flac(tone, RATE),
+        lambda tone: encode_mp3(tone, RATE),
+        lambda tone: encode(tone, "aac", "ipod", RATE),
+    ],
+    ids=["wav", "ogg", "flac", "mp3", "m4a"],
+)
+def test_what_is_decoded_is_what_decode_gives(write, tmp_path):
+    data = write(TONE)
     (tmp_path / "recording").write_bytes(data)
     waveform, rate = decoded(data)
     expected, expected_rate = decode(tmp_path / "recording")

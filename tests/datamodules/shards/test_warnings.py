@@ -59,6 +59,17 @@ def test_warnings_are_listed_and_counted(manifest, caplog):
     ]
 
 
+def test_a_short_track_is_rejected_with_what_is_odd_about_it(manifest):
+    data = bytearray((manifest.parent / "good.wav").read_bytes())
+    place = data.index(b"data") + 4
+    data[4:8], data[place : place + 4] = (1036).to_bytes(4, "little"), (1000).to_bytes(4, "little")
+    (manifest.parent / "good.wav").write_bytes(data)
+    reason = listed(prepare(manifest, tempo="manifest"), "rejected.csv", "reason")["good"]
+    assert reason.startswith(
+        "shorter than a chunk: 0.02 s, 0.35 s needed; other length: 0.02 s are decoded, 4.77 s lie"
+    )
+
+
 def test_a_repeated_run_keeps_the_warnings(manifest):
     before = (prepare(manifest, tempo="manifest").root / "warnings.csv").read_text()
     assert (prepare(manifest, tempo="manifest").root / "warnings.csv").read_text() == before
