@@ -122,11 +122,8 @@ def log_summary(index: ShardIndex) -> None:
         logger.info("%s, see %s", count_reasons(reasons), index.root / "rejected.csv")
     warnings = read_column(index.root / "warnings.csv", "warning")
     if warnings:
-        logger.warning(
-            "%s, see %s",
-            count_reasons(warnings, "warning" if len(warnings) == 1 else "warnings"),
-            index.root / "warnings.csv",
-        )
+        counts = count_reasons(warnings, "warning" if len(warnings) == 1 else "warnings")
+        logger.warning("%s, see %s", counts, index.root / "warnings.csv")
 
 
 def read_column(path: Path, name: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import IO, NamedTuple
 
 HEAD = 512  # bytes that tell what a file holds
 STEP = 1 << 20  # bytes read at a time
+ASF, EBML = b"\x30\x26\xb2\x75", b"\x1a\x45\xdf\xa3"  # how WMA, and Matroska and WebM, begin
 PAGE_HEADER = 27  # bytes of an Ogg page before its table of segments
 # The first page of a logical stream: its flag, position and number say so
 FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]\0{8}.{4}\0{4}", re.DOTALL)
@@ -63,7 +64,7 @@ def check_content(head: bytes) -> None:
 def joined_parts(file: IO[bytes]) -> list[Part]:
     """Find the recordings that were joined by their bytes where decoders would read the first alone.
 
-    Joined are Ogg streams, WAV, AIFF and MP4 files. Frames of mp3, AAC and FLAC need no such care: decoders go on behind a join.
+    Joined are Ogg streams, WAV, AIFF, MP4, WMA, Matroska and WebM files. Frames of mp3, AAC and FLAC need no such care: decoders go on behind a join.
     """
     file.seek(0)
     head = file.read(12)
@@ -74,6 +75,10 @@ def joined_parts(file: IO[bytes]) -> list[Part]:
         starts = list(_starts(file, size, head[:4], _chunk_size))
     elif head[4:8] == b"ftyp":
         starts = list(_starts(file, size, b"ftyp", _box_size))
+    elif head.startswith(ASF):
+        starts = list(_starts(file, size, ASF, _object_size))
+    elif head.startswith(EBML):
+        starts = list(_starts(file, size, EBML, _element_size))
     else:
         starts = []
     starts = starts if starts[:1] == [0] else [0]
@@ -111,7 +116,7 @@ def _starts(file: IO[bytes], size: int, first: bytes, size_of: Callable[[bytes],
     position = 0
     while position + 8 <= size:
         file.seek(position)
-        kind, length = size_of(file.read(16))
+        kind, length = size_of(file.read(24))
         if kind == first:
             yield position
         if length < 8:
@@ -129,3 +134,20 @@ def _box_size(header: bytes) -> tuple[bytes, int]:
     """Return type and whole size of a box of MP4; 0 where it reaches to the end of the file."""
     size = int.from_bytes(header[:4], "big")
     return header[4:8], int.from_bytes(header[8:16], "big") if size == 1 else size
+
+
+def _object_size(header: bytes) -> tuple[bytes, int]:
+    """Return type and whole size of an object of ASF."""
+    return header[:4], int.from_bytes(header[16:24], "little")
+
+
+def _element_size(header: bytes) -> tuple[bytes, int]:
+    """Return type and whole size of an element of EBML; 0 where it has none, as in a live stream.
+
+    >>> _element_size(EBML + bytes([0xA3, 0]))[1], _element_size(EBML + bytes([1, *[255] * 7]))[1]
+    (40, 0)
+    """
+    width = 9 - header[4].bit_length()
+    most = (1 << 7 * width) - 1
+    size = int.from_bytes(header[4 : 4 + width], "big") & most
+    return header[:4], 0 if width > 8 or size == most else 4 + width + size

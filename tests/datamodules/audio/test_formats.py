@@ -130,6 +130,9 @@ JOINABLE = {
     "wav 22050": lambda frequency: write(tone(2.0, frequency, 22_050), "WAV", 22_050),
     "aiff": lambda frequency: write(tone(2.0, frequency), "AIFF"),
     "m4a": lambda frequency: encode(tone(2.0, frequency), "aac", "ipod"),
+    "wma": lambda frequency: encode(tone(2.0, frequency), "wmav2", "asf"),
+    "matroska": lambda frequency: encode(tone(2.0, frequency), "flac", "matroska"),
+    "webm": lambda frequency: encode(tone(2.0, frequency, 48_000), "libopus", "webm", 48_000),
 }
 
 
