@@ -64,7 +64,8 @@ def check_content(head: bytes) -> None:
 def joined_parts(file: IO[bytes]) -> list[Part]:
     """Find the recordings that were joined by their bytes where decoders would read the first alone.
 
-    Joined are Ogg streams, WAV, AIFF, MP4, WMA, Matroska and WebM files. Frames of mp3, AAC and FLAC need no such care: decoders go on behind a join.
+    Joined are Ogg streams, WAV, AIFF, MP4, WMA, Matroska and WebM files. Frames of mp3, AAC and FLAC need no
+    such care: decoders go on behind a join.
     """
     file.seek(0)
     head = file.read(12)
