@@ -2,7 +2,8 @@
 
 For a data set instead of a manifest: ``data=NAME corpus.metadata=DIR corpus.audio=DIR``; conf/data/NAME.yaml lists its keys.
 Repeat the command to resume an interrupted one, or when labels or recordings have changed: it makes their shards anew, and no
-others. DIR/rejected.csv lists the rejected tracks with the reasons.
+others. DIR/rejected.csv lists the rejected tracks with the reasons, DIR/warnings.csv what is not as it should be about those that
+were used.
 To divide the work among processes or machines that share DIR, run the command with part=1/40, part=2/40, ..., in any order,
 then once with merge=true.
 """
@@ -61,15 +62,15 @@ def kind_of(reason: str) -> str:
     return re.split("[:(,]", DETAIL.sub("...", reason))[0].strip()
 
 
-def count_reasons(reasons: Iterable[str]) -> str:
-    """Count rejections by kind: missing files first, then the most frequent.
+def count_reasons(reasons: Iterable[str], what: str = "rejected") -> str:
+    """Count rejections, or warnings, by kind: missing files first, then the most frequent.
 
     >>> count_reasons(["silent (peak below -80 dBFS)", "missing file", *["empty file"] * 1200])
     '1,202 rejected: 1 missing file, 1,200 empty file, 1 silent'
     """
     counts = Counter(map(kind_of, reasons))
     kinds = sorted(counts.items(), key=lambda item: (item[0] != MISSING_FILE, -item[1], item[0]))
-    return f"{counts.total():,} rejected: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+    return f"{counts.total():,} {what}: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds)
 
 
 def main(config: DictConfig) -> None:
@@ -83,6 +84,7 @@ def main(config: DictConfig) -> None:
         store_waveform=config.store_waveform,
         tempo=config.tempo if config.conditions is None or TEMPO in corpus.conditions else "manifest",
         tracks_per_shard=config.tracks_per_shard,
+        max_lost=config.max_lost,
     )
     with output_context(out):
         if part:
@@ -120,8 +122,15 @@ def log_summary(index: ShardIndex, notes: Iterable[str]) -> None:
         )
     for note in notes:
         logger.info(note)
-    rejected = index.root / "rejected.csv"
-    with open(rejected, newline="", encoding="utf-8") as file:
-        reasons = [row["reason"] for row in csv.DictReader(file)]
+    reasons = read_column(index.root / "rejected.csv", "reason")
     if reasons:
-        logger.info("%s, see %s", count_reasons(reasons), rejected)
+        logger.info("%s, see %s", count_reasons(reasons), index.root / "rejected.csv")
+    warnings = read_column(index.root / "warnings.csv", "warning")
+    if warnings:
+        counts = count_reasons(warnings, "warning" if len(warnings) == 1 else "warnings")
+        logger.warning("%s, see %s", counts, index.root / "warnings.csv")
+
+
+def read_column(path: Path, name: str) -> list[str]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return [row[name] for row in csv.DictReader(file)]

@@ -204,6 +204,14 @@ class Rejected(NamedTuple):
     reason: str
 
 
+class TrackWarning(NamedTuple):
+    """A line of ``warnings.csv``: a track that is used, and what about it is not as it should be, the kind before the colon."""
+
+    track_id: str
+    path: str
+    warning: str
+
+
 class Corpus(NamedTuple):
     """A data set, whose rows are streamed, never held: it may have millions of them.
 

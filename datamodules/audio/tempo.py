@@ -24,6 +24,9 @@ FPS = 100  # of their beat activation
 BPM_RANGE = (40.0, 250.0)
 # Two beats of the slowest tempo; of less madmom's answer means nothing.
 MIN_SECONDS = 3.0
+# Of a beat: what the activation rises to at its usual one. On white and pink noise that is 0.05, on a drone 0.02; of 160 tracks of
+# Emotify 3 stay below, 153 are above 0.1.
+MIN_STRENGTH = 0.06
 # A group takes 3.6 MB per second of its longest (madmom of one 5 MB): an hour would take 13 GB.
 MAX_SECONDS = 120.0
 FRAME_SIZES, BANDS_PER_OCTAVE, FREQUENCY_RANGE = (1024, 2048, 4096), 6, (30, 17_000)  # those of RNNBeatProcessor
@@ -121,9 +124,28 @@ def _comb_filters() -> Callable[[np.ndarray], np.ndarray]:
 
 
 def tempo_of(activation: np.ndarray) -> float | None:
-    """Read the strongest tempo from a beat activation (frames,): BPM, rounded to one decimal; None if madmom finds none."""
+    """Read the strongest tempo from a beat activation (frames,): BPM, rounded to one decimal; None without a beat."""
     bpm = float(_comb_filters()(activation)[0, 0])
-    return None if np.isnan(bpm) else round(bpm, 1)
+    if np.isnan(bpm) or beat_strength(activation, bpm) < MIN_STRENGTH:
+        return None
+    return round(bpm, 1)
+
+
+def beat_strength(activation: np.ndarray, bpm: float) -> float:
+    """Return how high a beat activation rises in the stretch of a usual beat: the median over stretches, from 0 to 1.
+
+    Neither a tempo that drifts changes it nor a single click, which is in one stretch of many.
+
+    Shape: activation (frames,).
+
+    >>> beats = np.zeros(1000)
+    >>> beats[10::50] = 0.8  # twice a second
+    >>> beat_strength(beats, 120.0), beat_strength(np.eye(1, 1000, 400)[0], 120.0)
+    (0.8, 0.0)
+    """
+    period = 60 * FPS / bpm
+    bounds = np.arange(0, max(1, len(activation) - period + 1), period).astype(int)
+    return float(np.median(np.maximum.reduceat(activation, bounds)))
 
 
 def grouped(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
@@ -170,7 +192,7 @@ def estimate_tempi(excerpts: Sequence[np.ndarray], estimator: str = "torch") -> 
         estimator: What runs madmom's networks, of ``ESTIMATORS``.
 
     Returns:
-        Beats per minute, rounded to one decimal, from ``BPM_RANGE``; None where there is no excerpt or madmom finds no tempo.
+        Beats per minute, rounded to one decimal, from ``BPM_RANGE``; None where there is no excerpt, no beat or madmom finds no tempo.
         Errors by an octave are common.
 
     Raises: ImportError: If madmom is not installed.

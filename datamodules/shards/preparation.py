@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from datamodules.audio.decoding import UnusableAudio, decode, encode_flac
+from datamodules.audio.decoding import MAX_LOST, UnusableAudio, encode_flac, read_recording
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of
 from datamodules.shards.copies import find_copies, sound_code, without
@@ -42,12 +42,14 @@ from disentangled_ml.structures import (
     Rejected,
     TrackInfo,
     TrackRecord,
+    TrackWarning,
 )
 
 NOTES, PLAN = ".prepare", "plan"
 PARTS = "parts.json"  # of the last run's division
 # At most, besides a whole shard: of more, the corpus is read again.
 RECORDS_HELD = 100_000
+NO_TEMPO = "no tempo: no beat was found, or one too weak to have a tempo"
 SHOWN = 5  # missing shards that an error names
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class PreparationSettings:
         store_waveform: Keep the waveform as FLAC too.
         tempo: Where the records have none: ``torch`` or ``madmom``, which estimate it, or ``manifest``, to leave it out.
         tracks_per_shard: Tracks in a tar.
+        max_lost: Share of a recording that may be lost to damage.
     """
 
     audio: AudioSettings
@@ -79,12 +82,14 @@ class PreparationSettings:
     store_waveform: bool = False
     tempo: str = "torch"
     tracks_per_shard: int = 64
+    max_lost: float = MAX_LOST
 
 
 class Prepared(NamedTuple):
-    """The sample of a recording, and the excerpt of which its tempo is still to be estimated."""
+    """The sample of a recording, whether it needs a tempo, and the excerpt of which that is still to be estimated."""
 
     sample: dict[str, Any]
+    needs_tempo: bool
     excerpt: np.ndarray
 
 
@@ -94,16 +99,18 @@ def prepare_tracks(records: Sequence[TrackRecord], settings: PreparationSettings
     excerpts = [NOTHING if isinstance(track, Rejected) else track.excerpt for track in tracks]
     tempi = estimate_tempi(excerpts, settings.tempo)
     return [
-        track if isinstance(track, Rejected) else with_tempo(track.sample, bpm)
-        for track, bpm in zip(tracks, tempi, strict=True)
+        track if isinstance(track, Rejected) else with_tempo(track, bpm, record)
+        for track, bpm, record in zip(tracks, tempi, records, strict=True)
     ]
 
 
-def with_tempo(sample: dict[str, Any], bpm: float | None) -> dict[str, Any]:
-    """Add a tempo to the labels of a sample, where there is one that makes sense."""
-    if bpm is None or not MIN_BPM <= bpm <= MAX_BPM:
+def with_tempo(track: Prepared, bpm: float | None, record: TrackRecord) -> dict[str, Any]:
+    """Add a tempo to the labels of a sample, where there is one that makes sense; else a warning, where one was wanted."""
+    sample, info = track.sample, track.sample["info"]
+    if not track.needs_tempo:
         return sample
-    info = sample["info"]
+    if bpm is None or not MIN_BPM <= bpm <= MAX_BPM:
+        return {**sample, "warnings": [*sample["warnings"], TrackWarning(record.track_id, record.path, NO_TEMPO)]}
     return {**sample, "info": info._replace(labels={**info.labels, TEMPO: bpm})}
 
 
@@ -113,18 +120,21 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepare
     Raises: UnusableAudio: with the reason for which it is rejected.
     """
     audio = settings.audio
-    waveform = resample(*decode(Path(record.path), *record.section), audio.sample_rate)
+    recording = read_recording(Path(record.path), *record.section, max_lost=settings.max_lost)
+    waveform = resample(recording.waveform, recording.sample_rate, audio.sample_rate)
     frames = 1 + len(waveform) // audio.hop_length
     if frames < settings.min_frames:
         seconds = len(waveform) / audio.sample_rate
         needed = audio.seconds(settings.min_frames - 1)
-        raise UnusableAudio(f"shorter than a chunk: {seconds:.2f} s, {needed:.2f} s needed")
+        reason = f"shorter than a chunk: {seconds:.2f} s, {needed:.2f} s needed"
+        raise UnusableAudio("; ".join([reason, *recording.warnings]))
     info = TrackInfo(record.track_id, record.artist, frames, dict(record.labels))
-    sample = {"info": info, "mel": log_mel(waveform, audio)}
+    warnings = [TrackWarning(record.track_id, record.path, text) for text in recording.warnings]
+    sample = {"info": info, "mel": log_mel(waveform, audio), "warnings": warnings}
     if settings.store_waveform:
         sample["flac"] = encode_flac(waveform, audio.sample_rate)
-    is_wanted = settings.tempo != "manifest" and TEMPO not in record.labels
-    return Prepared(sample, excerpt_of(waveform, audio.sample_rate) if is_wanted else NOTHING)
+    needs_tempo = settings.tempo != "manifest" and TEMPO not in record.labels
+    return Prepared(sample, needs_tempo, excerpt_of(waveform, audio.sample_rate) if needs_tempo else NOTHING)
 
 
 def prepare_group(records: Sequence[TrackRecord], settings: PreparationSettings) -> list[Outcome]:
@@ -142,6 +152,7 @@ class ShardNote(NamedTuple):
         rejected: Rows that could not be used.
         tracks: In the tar, in order.
         sounds: Codes of their sound.
+        warnings: Of the tracks.
         origins: Of the rows, in order.
     """
 
@@ -151,6 +162,7 @@ class ShardNote(NamedTuple):
     rejected: list[Rejected]
     tracks: list[TrackInfo]
     sounds: list[int]
+    warnings: list[TrackWarning]
     origins: list[Origin | None]
 
 
@@ -184,6 +196,7 @@ class ShardStore(BatchStore):
             note = note._replace(
                 rejected=[Rejected(*line) for line in note.rejected],
                 tracks=[TrackInfo(**track) for track in note.tracks],
+                warnings=[TrackWarning(*line) for line in note.warnings],
                 origins=[origin and Origin(*origin) for origin in note.origins],
             )
         except TypeError:
@@ -201,16 +214,18 @@ class ShardStore(BatchStore):
         rejected: list[Rejected] = []
         tracks: list[TrackInfo] = []
         sounds: list[int] = []
+        warnings: list[TrackWarning] = []
         origins: list[Origin | None] = []
 
         def noted() -> Iterator[dict[str, Any]]:
             for sample in usable(results_of(outcomes, origins), rejected):
                 tracks.append(sample["info"])
                 sounds.append(sound_code(sample["mel"]))
+                warnings.extend(sample["warnings"])
                 yield sample
 
         written = self.write_tar(batch, noted())
-        self.save(batch, ShardNote(*written, batch.digest, rejected, tracks, sounds, origins))
+        self.save(batch, ShardNote(*written, batch.digest, rejected, tracks, sounds, warnings, origins))
 
     def write_tar(self, batch: Batch, samples: Iterator[dict[str, Any]]) -> WrittenShard:
         """Write the tar of a shard, or remove it where there are no samples."""
@@ -238,6 +253,7 @@ class ShardStore(BatchStore):
             rejected=[*note.rejected, *out],
             tracks=[*compress(note.tracks, kept)],
             sounds=[*compress(note.sounds, kept)],
+            warnings=[warning for warning in note.warnings if warning.track_id not in rejected],
             origins=[None if origin and origin.path in paths else origin for origin in note.origins],
         )
         self.save(batch, changed)
@@ -350,7 +366,7 @@ def merge_parts(corpus: Corpus, out: Path, settings: PreparationSettings) -> Sha
 
 
 def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: PreparationSettings) -> ShardIndex:
-    """Write the labels, ``rejected.csv`` and ``index.json`` from the notes beside the shards.
+    """Write the labels, ``rejected.csv``, ``warnings.csv`` and ``index.json`` from the notes beside the shards.
 
     Raises: ShardsError: if no track is usable.
     """
@@ -358,7 +374,9 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
     reject_copies(corpus, plan, store, ("mel.npy", *(["flac"] if settings.store_waveform else [])))
     splits: dict[str, list[Shard]] = {split: [] for split in SPLITS}
     vocabulary: dict[str, set[str]] = defaultdict(set)
-    with atomic_write(out / "rejected.csv") as file:
+    with atomic_write(out / "rejected.csv") as file, atomic_write(out / "warnings.csv") as warnings_file:
+        warnings = csv.writer(warnings_file)
+        warnings.writerow(TrackWarning._fields)
         rejected = csv.writer(file)
         rejected.writerow(Rejected._fields)
         rejected.writerows(unusable_rows(corpus, plan))
@@ -367,6 +385,7 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
                 for batch in plan.batches(split):
                     note = store.read_finished(batch)
                     rejected.writerows(note.rejected)
+                    warnings.writerows(note.warnings)
                     if note.tracks:
                         splits[split].append(Shard(f"{batch.name}.tar", len(note.tracks), note.content))
                     for track in note.tracks:

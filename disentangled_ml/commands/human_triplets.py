@@ -2,7 +2,7 @@
 
 The triplets are those of dim-sim, between chunks, of MagnaTagATune's comparisons_final.csv, between whole clips (see
 dim_sim.py and comparisons.py in datamodules/triplet_lists/), or of a listening test (judged.py there): the header tells which.
-Instead of ``shards=DIR``, ``audio=DIR`` names a folder of recordings ``ID.wav``, ``.flac``, ``.ogg`` or ``.mp3``. A triplet whose
+Instead of ``shards=DIR``, ``audio=DIR`` names a folder of recordings ``ID.wav``, ``.flac``, ``.mp3`` and the like. A triplet whose
 recording is missing, unusable or too short for its chunk is skipped, and listed with the reason.
 """
 
@@ -38,7 +38,7 @@ from disentangled_ml.structures import SPLITS, VOTE_COLUMNS, AudioSettings, Memb
 from disentangled_ml.systems import check_finite
 
 # Where a folder has several of one recording, the first is taken.
-EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")
+EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus", ".wma", ".aiff", ".aif", ".webm")
 # Reasons on the screen; the report has all.
 SHOWN = 5
 logger = logging.getLogger("human_triplets")
@@ -124,14 +124,16 @@ def recordings(folder: Path) -> dict[str, Path]:
     Raises ConfigError if there is no such folder, or no recording in it.
     """
     if not folder.is_dir():
-        raise ConfigError(f"audio={folder} is not a folder: give the one that holds ID.wav, .flac, .ogg or .mp3")
+        raise ConfigError(f"audio={folder} is not a folder: give the one that holds ID.wav, .flac, .mp3 and the like")
     files: dict[str, Path] = {}
     for extension in EXTENSIONS:
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() == extension:
                 files.setdefault(path.stem, path)
     if not files:
-        raise ConfigError(f"audio={folder} holds no recording: its files must be called ID.wav, .flac, .ogg or .mp3")
+        raise ConfigError(
+            f"audio={folder} holds no recording: its files must be called ID with one of {', '.join(EXTENSIONS)}"
+        )
     return files
 
 

@@ -143,6 +143,7 @@ class PrepareConfig:
     store_waveform: bool
     tempo: str = one_of(*ESTIMATORS, "manifest")
     split_shares: list[float]
+    max_lost: float = between(0.0, 1.0)
     tracks_per_shard: int = between(1, 1_000_000)
     workers: int | None = between(1, MOST_WORKERS)
     part: str | None

@@ -89,7 +89,7 @@ class Embedder:
         """Embed a recording. Raises ValueError, with the reason, if it cannot be used.
 
         Args:
-            recording: A file (wav, flac, ogg, mp3), or a mono waveform (n,) of full scale 1.
+            recording: A file (mp3, m4a, ogg, flac, wav, ...), or a mono waveform (n,) of full scale 1.
             sample_rate: Of the waveform, in Hz; None: that of the model, 22,050 Hz as a rule.
 
         Returns:

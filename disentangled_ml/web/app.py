@@ -39,7 +39,17 @@ STATIC = {
     "common.js": "text/javascript",
     "listen.js": "text/javascript",
 }
-MEDIA_TYPES = {".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
+MEDIA_TYPES = {
+    ".flac": "audio/flac",
+    ".wav": "audio/wav",
+    ".ogg": "audio/ogg",
+    ".oga": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".mp3": "audio/mpeg",
+    ".m4a": "audio/mp4",
+    ".aac": "audio/aac",
+    ".webm": "audio/webm",
+}
 MAX_JSON = 65_536  # bytes of a question in JSON
 # How long the rest of a body that is too large is still read and discarded.
 LINGER_SECONDS = 3.0

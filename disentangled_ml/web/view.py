@@ -19,7 +19,8 @@ from disentangled_ml.search.weighted_distance import condition_distances
 from disentangled_ml.structures import UNKNOWN
 from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits, Uploads
 
-EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")
+# Of formats that browsers play.
+EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3", ".m4a", ".aac", ".opus", ".oga", ".webm")
 MAX_RESULTS, MAX_SUGGESTIONS = 100, 20
 MAP_TRACKS, TYPICAL_TRACKS, SEED = 2_000, 2_000, 0
 # Subfolder of a catalogue for its maps.

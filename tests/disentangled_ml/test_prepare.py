@@ -87,6 +87,7 @@ def test_what_was_changed_is_told_at_the_end(tmp_path, caplog):
     (tmp_path / "m.csv").write_text("track_id,path,Artist,genre\na,a.wav,nan,Rock\nb,b.wav,NaN,rock\n,,,\n")
     corpus = build_corpus(load_config(PrepareConfig, [f"manifest={tmp_path}/m.csv", "out=o"]))
     (tmp_path / "rejected.csv").write_text("track_id,path,reason\n")
+    (tmp_path / "warnings.csv").write_text("track_id,path,warning\n")
     index = ShardIndex(tmp_path, AudioSettings(), False, [{"name": "genre"}], {split: [] for split in SPLITS})
     with caplog.at_level(logging.INFO):
         log_summary(index, corpus.notes)

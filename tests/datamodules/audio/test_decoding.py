@@ -81,7 +81,7 @@ def test_length_in_a_wav_header_is_not_trusted(tmp_path):
     assert len(decode(path)[0]) == 1000
 
 
-@pytest.mark.parametrize("extension", ["wav", "ogg", "mp3"])
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "mp3"])
 def test_of_a_truncated_file_what_decodes_is_kept(tmp_path, extension):
     n = 10 * SAMPLE_RATE
     path = write(tmp_path / f"a.{extension}", noise(n))
@@ -100,11 +100,6 @@ def test_name_that_is_no_unicode(tmp_path):
     assert len(decode(path)[0]) == 100
 
 
-def truncated_flac(path: Path) -> None:
-    data = write(path, noise(100_000)).read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-
-
 def with_value(value: float):
     def make(path: Path) -> None:
         samples = noise(1000)
@@ -121,15 +116,14 @@ MALFORMED = {
     "text": (
         "a.wav",
         lambda path: path.write_text("no audio " * 99),
-        "not a decodable recording: Format not recognised",
+        "not a recording: its content is text",
     ),
-    "text-mp3": ("a.mp3", lambda path: path.write_text("no audio " * 99), "not a decodable recording: "),
+    "text-mp3": ("a.mp3", lambda path: path.write_text("no audio " * 99), "not a recording: its content is text"),
     "headerless": (
         "a.raw",
         lambda path: path.write_bytes(bytes(999)),
-        "not a decodable recording: samples without a header",
+        "not a decodable recording: ",
     ),
-    "truncated-flac": ("a.flac", truncated_flac, "not a decodable recording: flac decoder lost sync"),
     "no-samples": ("a.wav", lambda path: write(path, np.zeros(0)), "no samples"),
     "sample-rate-low": (
         "a.wav",
@@ -160,7 +154,8 @@ def test_what_cannot_be_used_has_its_reason(tmp_path, name, make, reason):
 
 
 def test_just_above_silence_is_used(tmp_path):
-    assert len(decode(write(tmp_path / "a.wav", np.full(10, 1.1e-4), subtype="FLOAT"))[0]) == 10
+    samples = np.resize([1.1e-4, -1.1e-4], 10)
+    assert len(decode(write(tmp_path / "a.wav", samples, subtype="FLOAT"))[0]) == 10
 
 
 def test_flac_round_trip_is_exact_to_16_bits():

@@ -99,6 +99,26 @@ def test_tempi_of_clicks():
     assert estimates[2] == estimate_tempo(clicks(100))
 
 
+BEATLESS = {
+    "noise": 0.1 * np.random.default_rng(0).standard_normal(SECONDS * SAMPLE_RATE),
+    "quiet noise": 2e-4 * np.random.default_rng(0).standard_normal(SECONDS * SAMPLE_RATE),
+    "drone": 0.3 * np.sin(2 * np.pi * 220 * np.arange(SECONDS * SAMPLE_RATE) / SAMPLE_RATE),
+    "one click": np.eye(1, SECONDS * SAMPLE_RATE, 5 * SAMPLE_RATE)[0],
+}
+
+
+def test_without_a_beat_there_is_no_tempo():
+    excerpts = [excerpt_of(sound.astype(np.float32), SAMPLE_RATE) for sound in BEATLESS.values()]
+    assert estimate_tempi(excerpts) == [None] * len(BEATLESS)
+
+
+def test_a_tempo_that_drifts_keeps_its_strength():
+    beats = np.cumsum(60 / np.linspace(110, 130, 40))
+    activation = np.zeros(2200)
+    activation[np.round(beats * tempo.FPS).astype(int)] = 0.5
+    assert tempo.beat_strength(activation, 120.0) == 0.5
+
+
 def test_short_recordings_have_no_tempo():
     assert estimate_tempo(clicks(120, 2.99)) is None
 

@@ -194,11 +194,11 @@ def shard_of(prepared: Prepared, track_id: str) -> str:
 def fail_once(work: Callable, error: Exception) -> Callable:
     failed = []
 
-    def fail(*arguments: Any) -> Any:
+    def fail(*arguments: Any, **how: Any) -> Any:
         if not failed:
             failed.append(1)
             raise error
-        return work(*arguments)
+        return work(*arguments, **how)
 
     return fail
 
@@ -206,7 +206,7 @@ def fail_once(work: Callable, error: Exception) -> Callable:
 @pytest.mark.parametrize("error", [MemoryError("too much"), OSError(5, "Input/output error")], ids=["memory", "disk"])
 def test_a_failure_that_was_not_the_recordings_is_tried_again(tmp_path, monkeypatch, error):
     prepared = Prepared(tmp_path)
-    monkeypatch.setattr(preparation, "decode", fail_once(preparation.decode, error))
+    monkeypatch.setattr(preparation, "read_recording", fail_once(preparation.read_recording, error))
     prepared.prepare()
     assert len(prepared.tracks()) == N - 1
     assert prepared.again() == 1
@@ -280,14 +280,14 @@ def test_merging_notices_what_has_changed(prepared, what):
 
 
 def test_merging_takes_what_fails_each_time(tmp_path, monkeypatch):
-    prepared, decode = Prepared(tmp_path), preparation.decode
+    prepared, read = Prepared(tmp_path), preparation.read_recording
 
-    def fail(path: Path, *section: Any) -> Any:
+    def fail(path: Path, *section: Any, **how: Any) -> Any:
         if path == prepared.recording(4):
             raise MemoryError("too much")
-        return decode(path, *section)
+        return read(path, *section, **how)
 
-    monkeypatch.setattr(preparation, "decode", fail)
+    monkeypatch.setattr(preparation, "read_recording", fail)
     index = prepared.prepare()
     assert merge_parts(read_manifest(prepared.manifest, SHARES), prepared.out, SETTINGS) == index
     assert "t4," + str(prepared.recording(4)) + ",unexpected MemoryError" in (prepared.out / "rejected.csv").read_text()

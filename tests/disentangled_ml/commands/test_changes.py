@@ -253,7 +253,7 @@ def test_bad_tables(folder, tmp_path, text, message):
         (["path={folder}/none.wav"], "none.wav: missing file"),
         (["path={tmp}/short.wav"], r"short.wav: shorter than a chunk: 0.20 s, 0.35 s needed"),
         (["path={tmp}/silent.wav"], "silent.wav: silent"),
-        (["path={folder}/changes.csv"], "changes.csv: not a decodable recording"),
+        (["path={folder}/changes.csv"], "changes.csv: not a recording: its content is text"),
         (["thresholds={tmp}/none.json"], "none.json"),
         (
             ["thresholds={folder}/tiny.ckpt"],

@@ -146,7 +146,7 @@ def test_what_cannot_be_used_is_listed_and_gone_past(tmp_path, checkpoint):
     assert [track.track_id for track in read_catalogue(tmp_path / "index").tracks(range(3))] == ["r0", "r3", "r4"]
     reasons = {line["track_id"]: line["reason"] for line in rejected(tmp_path / "index")}
     assert set(reasons) == {"r1", "r2", "r3", "r7", ""}
-    assert reasons["r1"].startswith("not a decodable recording")
+    assert reasons["r1"] == "not a recording: its content is text"
     assert reasons["r2"] == "missing file"
     assert reasons["r3"].startswith("duplicate track_id")
     assert reasons["r7"].startswith("unknown split 'nowhere'")

@@ -358,7 +358,7 @@ def test_unusable_recordings_are_listed_with_their_reason(corpus, make_checkpoin
     (corpus / "audio" / "t5.flac").unlink()
     reasons = compare(corpus, make_checkpoint("mel"), f"audio={corpus}/audio")["reasons"]
     assert reasons["t2"] == "empty file"
-    assert reasons["t4"].startswith("not a decodable recording")
+    assert reasons["t4"] == "not a recording: its content is text"
     assert "has no file t5 with one of .wav, .flac, .ogg, .mp3" in reasons["t5"]
 
 

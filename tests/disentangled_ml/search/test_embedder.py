@@ -104,7 +104,7 @@ def test_conditions_of_a_model(model):
 
 def test_what_cannot_be_embedded_is_said(model, tmp_path):
     (tmp_path / "x.mp3").write_bytes(b"no recording")
-    with pytest.raises(ValueError, match=r"x\.mp3: not a decodable recording"):
+    with pytest.raises(ValueError, match=r"x\.mp3: not a recording: its content is text"):
         model.embed(tmp_path / "x.mp3")
     with pytest.raises(ValueError, match=r"nowhere\.mp3: missing file"):
         model.embed("nowhere.mp3")

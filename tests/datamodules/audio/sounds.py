@@ -1,0 +1,52 @@
+"""Recordings in any format, and mp3s taken apart and put together, for tests."""
+
+import io
+
+import av
+import numpy as np
+import soundfile
+
+RATE = 44_100
+MP3_RATES = (None, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # kbit/s, of MPEG 1 layer 3
+
+
+def tone(seconds: float, frequency: float = 440.0, rate: int = RATE) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def frequency_of(waveform: np.ndarray, rate: int) -> float:
+    """Return the loudest frequency of a waveform."""
+    return float(np.argmax(np.abs(np.fft.rfft(waveform))) * rate / len(waveform))
+
+
+def encode(waveform: np.ndarray, codec: str, container: str, rate: int = RATE, layout: str = "stereo") -> bytes:
+    """Encode a mono waveform, on every channel, by FFmpeg."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate, layout=layout)
+        stream.bit_rate = 128_000
+        channels = np.repeat(waveform[None].astype(np.float32), stream.layout.nb_channels, axis=0)
+        frame = av.AudioFrame.from_ndarray(channels, format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = rate, 0
+        resampler = av.AudioResampler(format=stream.format.name, layout=layout, rate=rate)
+        for each in [*resampler.resample(frame), None]:
+            output.mux(stream.encode(each))
+    return buffer.getvalue()
+
+
+def write(waveform: np.ndarray, container: str, rate: int = RATE, **how) -> bytes:
+    """Encode a waveform, (n,) or (n, channels), by libsndfile."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, rate, format=container, **how)
+    return buffer.getvalue()
+
+
+def mp3_frames(data: bytes) -> list[bytes]:
+    """Split an mp3 of 44,100 Hz into its frames; the first holds the length."""
+    frames, position = [], data.index(b"\xff\xfb")
+    while position + 4 <= len(data) and data[position : position + 2] == b"\xff\xfb":
+        header = data[position + 2]
+        size = 144 * MP3_RATES[header >> 4] * 1000 // RATE + (header >> 1 & 1)
+        frames.append(data[position : position + size])
+        position += size
+    return frames
