@@ -33,6 +33,7 @@ LONGEST = (
     "test_serve.py",
     "test_config.py",
 )
+TRAINING = {"run", "trained", "run_here", "checkpoints", "whole"}  # fixtures that train
 GENRES, MOODS = ("bass", "treble"), ("dark", "bright", "plain")
 TINY = (
     f"data.chunk_frames={CHUNK_FRAMES}",
@@ -85,8 +86,12 @@ def write_tiny_shards(root: Path, chunk_frames: int = CHUNK_FRAMES, tracks_per_s
     return root
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, which else might be left to one process at the end."""
+    """Call slow what trains; begin with the files that take longest, which else might be left to one process at the end."""
+    for item in items:
+        if not TRAINING.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 

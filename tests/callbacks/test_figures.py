@@ -36,6 +36,7 @@ def assert_drawn(path: Path, width: int = 600, height: int = 150) -> None:
     assert len(image.getcolors(1 << 20)) > 20
 
 
+@pytest.mark.slow
 def test_figures_and_keys_reach_the_run_folder_and_wandb(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

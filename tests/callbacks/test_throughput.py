@@ -98,6 +98,7 @@ def test_checkpoints_carry_the_time_over_resumed_runs(tmp_path):
         seconds.append(callback.seconds)
 
 
+@pytest.mark.slow
 def test_real_run_notices_slow_data(tmp_path):
     shares = []
     for data in (TinyData(), SlowData()):

@@ -159,6 +159,7 @@ def test_two_processes_count_like_one(tmp_path, tiny_arguments, tiny_shards):
     assert report["track"]["accuracy"] == pytest.approx(metrics["test/triplet_accuracy/track"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_loading_processes_do_not_change_evaluation(tiny_arguments):
     found = []
     for workers in (0, 2):

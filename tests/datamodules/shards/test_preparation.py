@@ -197,6 +197,7 @@ def test_tempo_is_estimated_only_where_the_manifest_has_none(threads, prepare, m
     assert sorted(estimated, key=str) == [133.0] * 7 + [None] * 2
 
 
+@pytest.mark.slow
 def test_a_tempo_does_not_depend_on_the_rest_of_its_group(tmp_path, one_thread):
     """Alone, in a group, beside rejected tracks, by torch and by madmom."""
     records = [TrackRecord(f"t{i}", str(tmp_path / f"{i}.wav"), None, "train", {}) for i in range(4)]

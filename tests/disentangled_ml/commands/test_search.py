@@ -112,6 +112,7 @@ def test_no_index(tmp_path):
         run(tmp_path, "like=r0")
 
 
+@pytest.mark.slow
 def test_a_command_fails_in_one_line(tmp_path):
     command = warm.cold("search", f"index={tmp_path}", "like=a")  # as a user's: the one that imports for itself
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

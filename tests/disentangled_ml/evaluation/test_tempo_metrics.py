@@ -106,7 +106,7 @@ def manifest(tmp_path) -> Path:
         *(("gone", "gone.wav", 90, ""), ("untold", "a.wav", "", ""), ("odd", "a.wav", "fast", "")),
     ]
     with open(tmp_path / "manifest.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("track_id", "path", "tempo", "bpm"), *rows])
+        csv.writer(file).writerows([("track_id", "path", "tempo", "annotated"), *rows])
     return tmp_path / "manifest.csv"
 
 
@@ -118,7 +118,7 @@ def test_only_recordings_with_a_true_tempo_are_taken(manifest):
 
 
 def test_the_column_may_have_another_name(manifest):
-    known = known_tempi(manifest, "bpm")
+    known = known_tempi(manifest, "annotated")
     assert ([record.track_id for record in known.records], known.tempi) == (["a", "b"], [50.0, 128.0])
     assert [track.track_id for track in known.rejected] == ["e"]
 
@@ -128,8 +128,8 @@ def test_a_manifest_without_tempi_is_refused(tmp_path):
     for column in ("tempo", "genre"):
         with pytest.raises(ConfigError, match=f"no usable tempo in the column {column}: give column=NAME"):
             known_tempi(tmp_path / "m.csv", column)
-    with pytest.raises(ValueError, match="no column bpm"):
-        known_tempi(tmp_path / "m.csv", "bpm")
+    with pytest.raises(ValueError, match="no column annotated"):
+        known_tempi(tmp_path / "m.csv", "annotated")
 
 
 def tempo_check(*arguments: str) -> subprocess.CompletedProcess:
