@@ -8,6 +8,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from typing import Any
 
@@ -22,6 +23,7 @@ from disentangled_ml.processes import end_with_parent, main_module_hidden
 # What torch raises for a loading process that died or cannot hand over; it has no error of its own for that.
 DEATH = (RuntimeError, OSError, EOFError)
 RESUME = "use fewer data.workers, or data.workers=0, which needs none; resume=true goes on"
+END_SECONDS = 5.0
 # Of torch's errors, whose only form is their text.
 NO_FILES = (os.strerror(errno.EMFILE), "received 0 items of ancdata")
 NO_SHARED_MEMORY = ("shared memory", "unable to resize file", os.strerror(errno.ENOSPC))
@@ -102,7 +104,10 @@ class StreamLoader(DataLoader):
         )
 
     def all_live(self) -> bool:
-        return self._iterator is not None and all(worker.is_alive() for worker in self._iterator._workers)
+        """Return whether no loading process has ended, which is known some time after its connections are closed."""
+        return self._iterator is not None and not wait(
+            [worker.sentinel for worker in self._iterator._workers], timeout=END_SECONDS
+        )
 
 
 def failing(error: Exception) -> Iterator:
