@@ -41,6 +41,8 @@ INTEGER_SCALES = (float(1 << 15), float(1 << 23), float(1 << 31))
 # Bounds the memory of a block at the 1,024 channels that libsndfile allows to 256 MB.
 BLOCK_FRAMES = 1 << 16
 WAV = (b"RIFF", b"RIFX", b"RF64")
+# Programs that write a WAV into a pipe promise as much or more.
+UNKNOWN_SIZE = 0x7F000000
 EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")  # subtypes of WAV that are left to libsndfile
 logger = logging.getLogger(__name__)
 
@@ -176,14 +178,14 @@ def read_recording(
 
 def check_file(path: Path) -> None:
     """Check that a path is a file that can be a recording. Raises UnusableAudio, with the reason, if it is not."""
-    if not path.exists():
-        raise UnusableAudio(MISSING_FILE)
-    if not path.is_file():
-        raise UnusableAudio("not a file")
     try:
+        if not path.exists():
+            raise UnusableAudio(MISSING_FILE)
+        if not path.is_file():
+            raise UnusableAudio("not a file")
         with open(path, "rb") as file:
             head = file.read(HEAD)
-    except OSError as error:
+    except OSError as error:  # also of names that are too long for any file
         raise UnusableAudio(f"cannot be read: {error.strerror}") from error
     if not head:
         raise UnusableAudio("empty file")
@@ -198,8 +200,11 @@ def _blocks(path: Path, report: DecodingReport) -> Iterator[tuple[np.ndarray, in
             while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
                 report.decoded += len(block) / file.samplerate
                 yield block.mean(axis=1) if block.shape[1] > 1 else block[:, 0], file.samplerate
-        behind = bytes_behind(path)
-        report.unread = report.decoded * behind / (path.stat().st_size - behind)
+        behind, missing = bytes_behind(path), bytes_missing(path)
+        seconds_per_byte = report.decoded / (path.stat().st_size - behind)
+        report.unread = seconds_per_byte * behind
+        # libsndfile takes the length of a file that was cut off for that which its header tells.
+        report.promised += seconds_per_byte * missing
     else:
         yield from decode_blocks(path, report)
 
@@ -218,9 +223,21 @@ def _is_plain_wav(path: Path) -> bool:
 
 def bytes_behind(path: Path) -> int:
     """Return how many bytes of a WAV lie behind the end that its header promises."""
+    promised, size = promised_bytes(path)
+    return 0 if promised is None else max(0, size - promised)
+
+
+def bytes_missing(path: Path) -> int:
+    """Return how many bytes a WAV lacks of what its header promises; 0 of one from a pipe, whose header knows no length."""
+    promised, size = promised_bytes(path)
+    return 0 if promised is None or promised > UNKNOWN_SIZE else max(0, promised - size)
+
+
+def promised_bytes(path: Path) -> tuple[int | None, int]:
+    """Return how many bytes the header of a WAV promises, None where it is of another kind, and how many there are."""
     with open(path, "rb") as file:
         head, size = file.read(8), file.seek(0, os.SEEK_END)
-    return max(0, size - 8 - int.from_bytes(head[4:], "little")) if head.startswith(b"RIFF") else 0
+    return 8 + int.from_bytes(head[4:], "little") if head.startswith(b"RIFF") else None, size
 
 
 def check_section(stretch: _Stretch, start: float, end: float | None) -> None:

@@ -166,7 +166,7 @@ def _decode_stream(
 ) -> Iterator[tuple[np.ndarray, int]]:
     good = bad = waiting = 0  # bytes
     times, queue = _Times(), _Queue()
-    for packet in container.demux(stream):
+    for packet in _packets(container, stream, report):
         times.add(packet)
         try:
             frames = packet.decode()
@@ -193,6 +193,20 @@ def _decode_stream(
         gap = (report.promised or 0.0) - report.decoded
     if GAP < gap < report.decoded:  # of more, the times are not to be believed
         report.lost = max(report.lost, gap)
+
+
+def _packets(
+    container: av.container.InputContainer, stream: av.AudioStream, report: DecodingReport
+) -> Iterator[av.Packet]:
+    """Yield the packets up to the end, or up to where the container is so damaged that none is found behind."""
+    try:
+        yield from container.demux(stream)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        if not report.decoded:
+            raise
+        report.damaged += 1
 
 
 def _surplus(container: av.container.InputContainer, stream: av.AudioStream, report: DecodingReport) -> int:

@@ -79,7 +79,7 @@ def opened(manifest: Path) -> Iterator[ManifestTable]:
             file.seek(0)
             rows = LineReader(file, delimiter=separator, skipinitialspace=True)
             for _ in range(lines_above):
-                next(rows.reader)
+                next(rows.reader, None)
             header = list(rows.fieldnames or ())
             columns = name_columns(header)
             check_columns(manifest, header, columns)

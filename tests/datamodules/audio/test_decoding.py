@@ -111,6 +111,7 @@ def with_value(value: float):
 
 MALFORMED = {
     "missing": ("a.wav", lambda path: None, "missing file"),
+    "long name": (300 * "a" + ".wav", lambda path: None, "cannot be read: File name too long"),
     "folder": ("a.wav", Path.mkdir, "not a file"),
     "empty": ("a.mp3", Path.touch, "empty file"),
     "text": (

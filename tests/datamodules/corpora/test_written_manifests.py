@@ -192,6 +192,11 @@ def test_a_warning_where_many_cells_look_like_lists(tmp_path, caplog, cell):
 # The file
 
 
+def test_an_open_quotation_mark_above_the_header_is_an_error(tmp_path):
+    with pytest.raises(ManifestError, match="has no column track_id"):
+        read(tmp_path, 'sep=,"\n,,,\n,,,\ntrack_id,path\na,a.wav\n')
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
 @pytest.mark.parametrize("above", ["", "\n\n", "sep=S\n", '"sep=S"\n\n', ",,,\n"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
