@@ -15,7 +15,7 @@ import numpy as np
 
 from datamodules.shards.index import Shard
 from datamodules.shards.plan import ShardPlan
-from datamodules.shards.resumable import BatchStore
+from datamodules.shards.resumable import Batch, BatchStore
 from datamodules.shards.tar import ShardSlice, decode_info, decode_mel, read_samples
 from disentangled_ml.structures import SPLITS
 
@@ -55,6 +55,17 @@ def find_copies(plan: ShardPlan, store: BatchStore) -> dict[str, str]:
                     if keeper != split:
                         copies[track.track_id] = f"the same recording as {name!r} in {keeper}, which keeps it"
     return copies
+
+
+def former_copies(plan: ShardPlan, store: BatchStore) -> Iterator[tuple[Batch, list[str]]]:
+    """Yield the tracks of each shard that were rejected as copies, of recordings that no split has any more that would keep them."""
+    for number, split in enumerate(KEEPERS):
+        rejected = [(batch, copies) for batch in plan.batches(split) if (copies := store.read_finished(batch).copies)]
+        if rejected:
+            kept = {code for keeper in KEEPERS[:number] for code in split_codes(plan, store, keeper).tolist()}
+            for batch, copies in rejected:
+                if released := [name for name, code in copies.items() if code not in kept]:
+                    yield batch, released
 
 
 def split_codes(plan: ShardPlan, store: BatchStore, split: str) -> np.ndarray:

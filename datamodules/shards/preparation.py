@@ -11,7 +11,7 @@ import csv
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, compress
@@ -23,7 +23,7 @@ import numpy as np
 from datamodules.audio.decoding import MAX_LOST, UnusableAudio, encode_flac, read_recording
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of
-from datamodules.shards.copies import find_copies, sound_code, without
+from datamodules.shards.copies import find_copies, former_copies, sound_code, without
 from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.origin import Origin, Outcome, results_of, with_origins
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, rows_digest, unusable_rows, usable_rows
@@ -152,6 +152,7 @@ class ShardNote(NamedTuple):
         rejected: Rows that could not be used.
         tracks: In the tar, in order.
         sounds: Codes of their sound.
+        copies: Codes of the sound of tracks that were rejected since another split has their recording.
         warnings: Of the tracks.
         origins: Of the rows, in order.
     """
@@ -162,6 +163,7 @@ class ShardNote(NamedTuple):
     rejected: list[Rejected]
     tracks: list[TrackInfo]
     sounds: list[int]
+    copies: dict[str, int]
     warnings: list[TrackWarning]
     origins: list[Origin | None]
 
@@ -225,7 +227,7 @@ class ShardStore(BatchStore):
                 yield sample
 
         written = self.write_tar(batch, noted())
-        self.save(batch, ShardNote(*written, batch.digest, rejected, tracks, sounds, warnings, origins))
+        self.save(batch, ShardNote(*written, batch.digest, rejected, tracks, sounds, {}, warnings, origins))
 
     def write_tar(self, batch: Batch, samples: Iterator[dict[str, Any]]) -> WrittenShard:
         """Write the tar of a shard, or remove it where there are no samples."""
@@ -238,13 +240,13 @@ class ShardStore(BatchStore):
         return write_shard(tar, chain([first], samples))
 
     def reject(self, batch: Batch, rejected: Mapping[str, Rejected], members: Sequence[str]) -> None:
-        """Take tracks out of a finished shard; the next preparation tries them again, since another track was the reason."""
+        """Take tracks out of a finished shard, since another one has their recording; their sound is noted."""
         note = self.read_finished(batch)
         kept = [track.track_id not in rejected for track in note.tracks]
         if all(kept):
             return
         out = [rejected[track.track_id] for track, is_kept in zip(note.tracks, kept, strict=True) if not is_kept]
-        paths = {each.path for each in out}
+        sounds = {track.track_id: sound for track, sound in zip(note.tracks, note.sounds, strict=True)}
         shard = Shard(self.tar_path(batch).name, len(kept))
         written = self.write_tar(batch, without(rejected, self.out, shard, members))
         changed = note._replace(
@@ -254,9 +256,16 @@ class ShardStore(BatchStore):
             tracks=[*compress(note.tracks, kept)],
             sounds=[*compress(note.sounds, kept)],
             warnings=[warning for warning in note.warnings if warning.track_id not in rejected],
-            origins=[None if origin and origin.path in paths else origin for origin in note.origins],
+            copies={**note.copies, **{each.track_id: sounds[each.track_id] for each in out}},
         )
         self.save(batch, changed)
+
+    def release(self, batch: Batch, names: Collection[str]) -> None:
+        """Let the next preparation try tracks again that were rejected as copies."""
+        note = self.read_finished(batch)
+        paths = {each.path for each in note.rejected if each.track_id in names}
+        origins = [None if origin and origin.path in paths else origin for origin in note.origins]
+        self.save(batch, note._replace(origins=origins))
 
     def is_kept(self, batch: Batch, rows: Sequence[TrackRecord], retry: bool = True) -> bool:
         """Return whether a shard is left as it is: nothing has changed, or tracks whose recordings are gone would be lost."""
@@ -287,6 +296,13 @@ def reject_copies(corpus: Corpus, plan: ShardPlan, store: ShardStore, members: S
         store: Of the shards, all of which are finished.
         members: Of each sample, besides its labels.
     """
+    for batch, names in former_copies(plan, store):
+        logger.warning(
+            "%s: rejected as copies of recordings that are not there any more: %s; repeat the command, which takes them in",
+            batch.name,
+            ", ".join(names),
+        )
+        store.release(batch, names)
     copies = find_copies(plan, store)
     if not copies:
         return

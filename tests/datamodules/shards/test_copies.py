@@ -6,6 +6,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -94,10 +95,30 @@ def test_a_repeated_run_changes_nothing(manifest, tmp_path):
     def contents() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
 
+    def times() -> list[int]:
+        return [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").glob("*.tar"))]
+
     prepare(manifest, tmp_path / "out")
-    before = contents()
+    before, made = contents(), times()
     prepare(manifest, tmp_path / "out")
-    assert contents() == before
+    assert (contents(), times()) == (before, made)
+
+
+def test_a_copy_is_taken_in_once_its_keeper_has_another_recording(manifest, tmp_path, caplog):
+    """The same file is t0 in training, where it is rejected, and in test; there it is corrected."""
+    index = prepare(manifest, tmp_path / "out")
+    assert "t0" not in ids(index)["train"]
+    text = manifest.read_text()
+    line = next(line for line in text.splitlines() if line.startswith("same file,"))
+    noise = np.random.default_rng(9).uniform(-0.5, 0.5, 40_000)
+    soundfile.write(manifest.parent / "new.wav", noise, 22050)
+    manifest.write_text(text.replace(line, line.replace("0.wav", "new.wav")))
+    prepare(manifest, tmp_path / "out")
+    assert "rejected as copies of recordings that are not there any more: t0" in caplog.text
+    assert "t0" in ids(prepare(manifest, tmp_path / "out"))["train"]
+    caplog.clear()
+    prepare(manifest, tmp_path / "out")
+    assert "copies" not in caplog.text
 
 
 def test_copies_are_found_among_parts(manifest, tmp_path):
