@@ -261,7 +261,7 @@ class ShardStore(BatchStore):
         self.save(batch, changed)
 
     def release(self, batch: Batch, names: Collection[str]) -> None:
-        """Let the next preparation try tracks again that were rejected as copies."""
+        """Mark tracks that were rejected as copies, so that the next preparation tries them again."""
         note = self.read_finished(batch)
         paths = {each.path for each in note.rejected if each.track_id in names}
         origins = [None if origin and origin.path in paths else origin for origin in note.origins]

@@ -15,7 +15,7 @@ FEWEST = 5
 
 
 def collapse_remarks(embedding: Tensor, masks: Tensor, condition_names: Sequence[str]) -> list[str]:
-    """Say what the embeddings (N, D) of tracks, or the masks (C, D), can tell nothing apart by; few tracks say nothing.
+    """Return, a line each, what embeddings (N, D) of tracks or masks (C, D) can tell nothing apart by; nothing for few tracks.
 
     >>> collapse_remarks(torch.ones(5, 2), torch.eye(2), ["genre", "mood"])[0][:50]
     'collapse: the embeddings of all 5 tracks are equal'

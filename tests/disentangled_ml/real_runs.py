@@ -120,7 +120,7 @@ def parent_of(process: int) -> int:
 
 
 def name_of(process: int) -> str:
-    """Give the name of a process, which forked ones set; empty where it is gone."""
+    """Return the name of a process, which forked ones set; empty where it is gone."""
     try:
         return Path(f"/proc/{process}/comm").read_text().strip()
     except OSError:
@@ -128,7 +128,7 @@ def name_of(process: int) -> str:
 
 
 def command_of(process: int) -> str:
-    """Give the command line of a process; empty where it is gone."""
+    """Return the command line of a process; empty where it is gone."""
     try:
         return Path(f"/proc/{process}/cmdline").read_text()
     except OSError:

@@ -69,7 +69,7 @@ class Prepared:
 
 @pytest.fixture(autouse=True)
 def threads(monkeypatch) -> None:
-    """Let threads do the work of the processes, which take seconds to start."""
+    """Replace the processes, which take seconds to start, by threads."""
     monkeypatch.setattr(processes, "new_pool", lambda n, *_: ThreadPoolExecutor(n))
 
 

@@ -55,7 +55,7 @@ N_TRACKS = 84  # of runs in processes: each of seven parts has some shards of fo
 
 @pytest.fixture
 def threads(monkeypatch) -> None:
-    """Let threads do the work of the processes, which take seconds to start."""
+    """Replace the processes, which take seconds to start, by threads."""
     monkeypatch.setattr(processes, "new_pool", lambda n, *_: ThreadPoolExecutor(n))
 
 
