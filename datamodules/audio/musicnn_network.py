@@ -16,8 +16,9 @@ Three things make it fast, and change the result by rounding at most:
 * Batch norm falls where its factor is negative: there the maximum over bands behind it is the minimum before it. Such filters are
   turned in sign, so that the maximum comes first, and ReLU and batch norm see one value per frame instead of up to 96.
 * Many filters died in training: what they add to their bias is less than its rounding, whatever is played. They are constants.
+  Of the 561 of the front 87 live in MSD_musicnn and 392 in MTT_musicnn: 3.8 and 14 ms per window and core instead of 21.
 * Windows that overlap share what the filters of 7 x 38 and 7 x 67 find, but for the 3 frames at each end of a window, where these
-  filters see zeros instead of its neighbours.
+  filters see zeros instead of its neighbours: 2.4 and 7.5 ms per window, one per second.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,8 @@ EPSILON = 1e-3  # of the batch norms
 FRONT = ((7, 38, 1, 204), (7, 67, 1, 204), (128, 1, 1, 51), (64, 1, 1, 51), (32, 1, 1, 51))
 MIDDLE = ((7, 561, 1, 64), (7, 64, 1, 64), (7, 64, 1, 64))
 NORMS = (1, *(kernel[-1] for kernel in FRONT + MIDDLE), 1506, FEATURES)  # channels
-# Of a filter's input: that of sound at full scale is below 5, and at 100,000 times full scale below 10.
+# Of a filter's input. That of the front is below 5 for sound at full scale and below 10 at 100,000 times full scale; in the middle,
+# where it may be more, the kernels of dead filters are of order 1e-30.
 MOST_INPUT = 10.0
 # Frames whose responses, of all filters and places, fit into the cache.
 BLOCK_FRAMES = 256

@@ -1,5 +1,7 @@
 """The network of random weights against the plain computation, layer by layer in float64; the real weights are in test_musicnn.py."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from datamodules.audio import musicnn_network
-from datamodules.audio.musicnn_network import MusicnnNetwork, are_dead, shapes
+from datamodules.audio.musicnn_network import BandFilters, MusicnnNetwork, are_dead, shapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROUNDING = 1e-5  # of sums of up to 4,000 terms in float32; features are of order one
@@ -118,18 +120,32 @@ def test_short_windows_and_blocks(network, recording, length, block_frames, monk
     torch.testing.assert_close(network.windows(recording, starts, length), expected, rtol=0, atol=ROUNDING)
 
 
-def test_sharing_filters_each_frame_of_a_recording_once(network, recording, monkeypatch):
-    filtered = []
-    (shared, _, alone, *_) = network.front
-    for layer in (shared, alone):
-        respond = layer.respond
-        monkeypatch.setattr(
-            layer, "respond", lambda x, respond=respond: filtered.append(x.shape[0] * x.shape[2]) or respond(x)
-        )
-    network.windows(recording, [0, 62, 125, 188], 187)
-    assert sum(filtered[:1]) == 375 + 6
-    assert sum(filtered[1:3]) == 2 * 4 * (3 + 6)  # both edges of four windows
-    assert sum(filtered[3:]) == 4 * (187 + 127)
+def counting(layer: BandFilters, filtered: list[int]) -> Callable[[Tensor], Tensor]:
+    """Return the layer's forward, which notes how many frames it was handed."""
+    forward = layer.forward
+
+    def count(x: Tensor) -> Tensor:
+        filtered.append(x.shape[0] * x.shape[1])
+        return forward(x)
+
+    return count
+
+
+@pytest.mark.parametrize(
+    ("starts", "of_the_first", "of_the_third"),
+    [
+        # The recording, and both edges of all windows; the longest filters share nothing.
+        ([0, 62, 125, 188], [375 + 6, 4 * (3 + 6), 4 * (3 + 6)], [4 * (187 + 127)]),
+        ([0, 400], [2 * (187 + 6)], [2 * (187 + 127)]),
+    ],
+    ids=["overlap", "apart"],
+)
+def test_how_many_frames_are_filtered(network, recording, monkeypatch, starts, of_the_first, of_the_third):
+    calls = {0: [], 2: []}
+    for number, filtered in calls.items():
+        monkeypatch.setattr(network.front[number], "forward", counting(network.front[number], filtered))
+    network.windows(recording, starts, 187)
+    assert calls == {0: of_the_first, 2: of_the_third}
 
 
 @pytest.mark.parametrize(("starts", "length"), [([-1], 187), ([514], 187), ([0, 700], 187), ([0], 6)])
