@@ -46,10 +46,12 @@ is-any := $(and $(filter-out file,$(origin INDEX)),$(from-manifest),$(filter fil
 of-source = $(if $(is-any),,'source=$(source)')
 out-logs = $(if $(own-out),$(shards),$(OUT))/slurm
 tasks = $(or $(filter-out 0,$(GPUS)),1)
-# pip's output goes to a log, and to the screen if it fails.
+# pip's output goes to a log, and to the screen if it fails. Of musicnn only the networks' weights are used: it comes without what
+# its metadata asks for, TensorFlow and an old NumPy.
+pip-install = $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
 define install
 @echo 'installing into .venv, which takes some minutes (log: .venv/install.log)'
-@$(PY) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]' >.venv/install.log 2>&1 || \
+@{ $(pip-install) --editable '.[$(EXTRAS)]' && $(pip-install) --no-deps musicnn; } >.venv/install.log 2>&1 || \
 	{ cat .venv/install.log >&2; exit 1; }
 endef
 

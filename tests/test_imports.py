@@ -38,6 +38,7 @@ NOT_IN_FORMULAS = ("pytorch_lightning", "lightning", "omegaconf", "wandb", "data
 # Entry points that must start fast, and the frameworks that they must not import, not even late.
 LIGHT = ("disentangled_ml.evaluate", "disentangled_ml.systems", "disentangled_ml.search.embedder")
 HEAVY = ("pytorch_lightning", "lightning", "wandb", "matplotlib", "torchmetrics")
+NEVER = ("musicnn", "tensorflow")  # of the one only files are read, for which the other is not needed
 PEERS = ("pytorch_metric_learning", "benchmarks")  # of the benchmarks, which users do not install
 
 
@@ -177,6 +178,11 @@ def test_arrows_between_rooms_lead_downwards_and_are_few(imports, inside):
 def test_one_framework_one_place(imports, framework):
     assert not strays(imports, framework, ONE_PLACE[framework])
     assert strays(imports, framework)
+
+
+@pytest.mark.parametrize("framework", NEVER)
+def test_what_is_never_imported(imports, framework):
+    assert not strays(imports, framework)
 
 
 @pytest.mark.parametrize("framework", PEERS)

@@ -1,15 +1,17 @@
-"""Waveform to resampled waveform to log-mel spectrogram (the only file of the data modules that imports torchaudio).
+"""Waveform to resampled waveform to mel spectrogram (the only file of the data modules that imports torchaudio).
 
-The spectrogram is ``log10(1 + 10 S)`` of the magnitude mel spectrogram ``S`` (Slaney scale and norm, Hann window, frames
+The log-mel spectrogram is ``log10(1 + 10 S)`` of the magnitude mel spectrogram ``S`` (Slaney scale and norm, Hann window, frames
 centred with reflected ends: librosa's with ``power=1, pad_mode="reflect"``), as in J. Lee et al., ICASSP 2020. It is not
 standardised here.
 """
 
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import Resample
 
@@ -27,15 +29,23 @@ BANDS_PER_PRODUCT = 16
 
 
 @lru_cache(maxsize=8)
-def _resampler(ratio: Fraction) -> Resample:
-    return Resample(orig_freq=ratio.denominator, new_freq=ratio.numerator)
+def _resampler(ratio: Fraction, filter_width: int, rolloff: float) -> Resample:
+    return Resample(
+        orig_freq=ratio.denominator, new_freq=ratio.numerator, lowpass_filter_width=filter_width, rolloff=rolloff
+    )
 
 
-def resample(waveform: np.ndarray, sample_rate: int, new_sample_rate: int) -> np.ndarray:
+def resample(
+    waveform: np.ndarray, sample_rate: int, new_sample_rate: int, filter_width: int = 6, rolloff: float = 0.99
+) -> np.ndarray:
     """Resample a waveform of any length by windowed sinc interpolation, block by block.
 
     The result does not depend on ``BLOCK_SAMPLES``. The ratio of the rates is rounded to the nearest with a denominator
     of at most ``MAX_DENOMINATOR``; that of all usual rates is exact.
+
+    Args:
+        filter_width: Zero crossings of the filter on each side: the more, the steeper.
+        rolloff: Where the filter has fallen to a half, as a share of the highest frequency that remains.
 
     Shape:
         waveform: (n,), n >= 1.
@@ -53,7 +63,7 @@ def resample(waveform: np.ndarray, sample_rate: int, new_sample_rate: int) -> np
         raise ValueError(f"cannot resample from {sample_rate} to {new_sample_rate} Hz: too far apart")
     if ratio == 1:
         return waveform
-    transform = _resampler(ratio)
+    transform = _resampler(ratio, filter_width, rolloff)
     samples = torch.from_numpy(np.require(waveform, np.float32, "CW"))
     # A period is `down` samples in and `up` samples out. A block is whole periods, and as many on both sides as the filter
     # reaches.
@@ -107,13 +117,40 @@ def log_mel(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
         raise UnusableAudio(f"too short: {len(waveform)} samples (at least {half + 1} at {settings.sample_rate} Hz)")
     samples = torch.from_numpy(np.require(waveform, np.float32, "CW"))
     padded = torch.cat([samples[1 : half + 1].flip(0), samples, samples[-half - 1 : -1].flip(0)])
+    spect = torch.empty(settings.n_mels, 1 + len(samples) // settings.hop_length, dtype=torch.float16)
+    for block, magnitude in _magnitudes(padded, settings):
+        spect[:, block] = _mel(magnitude, settings).mul_(10).add_(1).log10_()
+    return spect.numpy()
+
+
+def power_mel(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
+    """Compute the power mel spectrogram of a track of any length, without logarithm and with zeros beyond its ends.
+
+    It is librosa's with ``power=2, pad_mode="constant"``, which are librosa's defaults, and not ``log_mel``'s.
+
+    Shape: waveform (n,), sampled at ``settings.sample_rate``; returns (n_mels, 1 + n // hop_length) float32.
+
+    >>> power_mel(np.zeros(47872, np.float32), AudioSettings(16000, 512, 256, 96)).shape
+    (96, 188)
+    """
+    half = settings.n_fft // 2
+    samples = torch.from_numpy(np.require(waveform, np.float32, "CW"))
+    spect = torch.empty(settings.n_mels, 1 + len(samples) // settings.hop_length)
+    for block, magnitude in _magnitudes(pad(samples, (half, half)), settings):
+        spect[:, block] = _mel(magnitude.square_(), settings)
+    return spect.numpy()
+
+
+def _magnitudes(padded: torch.Tensor, settings: AudioSettings) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield blocks of frames, and the magnitudes of their spectra, (frames, bins)."""
     frames = padded.unfold(0, settings.n_fft, settings.hop_length)
-    window, filters = torch.hann_window(settings.n_fft), _mel_filters(settings)
-    spect = torch.empty(settings.n_mels, len(frames), dtype=torch.float16)
+    window = torch.hann_window(settings.n_fft)
     for first in range(0, len(frames), BLOCK_FRAMES):
         block = slice(first, first + BLOCK_FRAMES)
         spectrum = torch.fft.rfft(frames[block] * window)
-        magnitude = torch.from_numpy(np.abs(spectrum.numpy()))  # NumPy's is six times as fast as torch's
-        mel = torch.cat([weights @ magnitude[:, bins].T for bins, weights in filters])
-        spect[:, block] = mel.mul_(10).add_(1).log10_()
-    return spect.numpy()
+        # NumPy's is six times as fast as torch's
+        yield block, torch.from_numpy(np.abs(spectrum.numpy()))
+
+
+def _mel(spectra: torch.Tensor, settings: AudioSettings) -> torch.Tensor:
+    return torch.cat([weights @ spectra[:, bins].T for bins, weights in _mel_filters(settings)])

@@ -50,3 +50,13 @@ def mp3_frames(data: bytes) -> list[bytes]:
         frames.append(data[position : position + size])
         position += size
     return frames
+
+
+def chords(seconds: float, rate: int = RATE) -> np.ndarray:
+    """Play chords that change twice a second over a rising tone, as loud as a recording: sines alone, the same on every machine."""
+    t = np.arange(round(seconds * rate)) / rate
+    beat = t % 0.5
+    root = 110 * 2 ** (np.floor(2 * t) * 7 % 12 / 12)
+    notes = sum(np.sin(2 * np.pi * root * ratio * t) / ratio for ratio in (1, 1.25, 1.5, 2, 4, 8, 16))
+    click = np.sin(2e6 * beat**2) * np.exp(-40 * beat)
+    return (0.15 * notes * np.exp(-3 * beat) + 0.2 * click + 0.05 * np.sin(800 * t**2)).astype(np.float32)

@@ -11,12 +11,13 @@ from torchaudio.transforms import Resample
 
 from datamodules.audio import spectrogram
 from datamodules.audio.decoding import UnusableAudio
-from datamodules.audio.spectrogram import log_mel, resample
+from datamodules.audio.spectrogram import log_mel, power_mel, resample
 from disentangled_ml.structures import AudioSettings
 
 SETTINGS = AudioSettings()
 HALF_ULP = 1e-3  # float16 between 1 and 4
 FLOAT_ATOL = 2e-6  # order of summation in float32
+FILTER_RTOL = 1e-5  # of the highest band: torchaudio computes its mel filters in float32
 RATIO_RTOL = 1 / 2560  # of a ratio of rates rounded to MAX_DENOMINATOR
 MAX_KERNEL = 20_000_000  # entries, 80 MB; without a bound 1e9
 
@@ -50,6 +51,18 @@ def test_log_mel_in_blocks_equals_torchaudio_in_one_piece(block_frames, monkeypa
     )
     whole = torch.log10(1 + 10 * transform(torch.from_numpy(waveform))).numpy()
     np.testing.assert_allclose(log_mel(waveform, SETTINGS), whole, atol=HALF_ULP)
+
+
+@pytest.mark.parametrize("block_frames", [7, 256])
+@pytest.mark.parametrize("n", [0, 1, 255, 256, 40_000])
+def test_power_mel_equals_librosa(n, block_frames, monkeypatch):
+    monkeypatch.setattr(spectrogram, "BLOCK_FRAMES", block_frames)
+    expected = librosa.feature.melspectrogram(
+        y=np.pad(noise(n), 256), sr=16000, n_fft=512, hop_length=256, n_mels=96, center=False
+    )
+    mel = power_mel(noise(n), AudioSettings(16000, 512, 256, 96))
+    assert mel.dtype == np.float32
+    np.testing.assert_allclose(mel, expected, rtol=0, atol=FILTER_RTOL * expected.max())
 
 
 @pytest.mark.parametrize("n", [513, 1023, 1024, 65535, 65536, 65537, 66047, 66048])
@@ -89,6 +102,8 @@ def test_resample_in_blocks_equals_torchaudio_in_one_piece(rates, block_samples,
     waveform = noise(9973)
     whole = Resample(*rates)(torch.from_numpy(waveform)).numpy()
     np.testing.assert_allclose(resample(waveform, *rates), whole, atol=FLOAT_ATOL)
+    whole = Resample(*rates, lowpass_filter_width=32, rolloff=0.95)(torch.from_numpy(waveform)).numpy()
+    np.testing.assert_allclose(resample(waveform, *rates, filter_width=32, rolloff=0.95), whole, atol=FLOAT_ATOL)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4999, 5000, 5001, 10000])

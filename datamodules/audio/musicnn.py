@@ -1,0 +1,225 @@
+"""Features of music by the trained networks of musicnn (the only file that knows the package, which is never imported).
+
+J. Pons, X. Serra, "musicnn: pre-trained convolutional neural networks for music audio tagging", ISMIR 2019 (late-breaking demo).
+The networks are run in torch (musicnn_network.py); their weights are read where the installed package keeps them, never copied.
+Package and weights are under the ISC licence; the tags and recordings that they were trained on have terms of their own:
+docs/licences.md.
+
+* Input: mono, 16 kHz; power mel spectrogram of 96 bands (Slaney scale and norm; frames of 512 samples, 256 apart, centred, with
+  zeros beyond the ends), ``log10(1 + 10000 m)``. The level is left as it is.
+* A window is 187 frames, 3 s. Window i starts at second i, at the nearest frame of 62.5 per second (of two the even one).
+* Features: of each window the 200 values of the last but one layer. The last one makes the logits of 50 tags out of them.
+"""
+
+import base64
+import hashlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+
+from datamodules.audio.musicnn_network import FEATURES, N_MELS, MusicnnNetwork
+from datamodules.audio.spectrogram import power_mel, resample
+from datamodules.audio.tensor_bundle import read_bundle
+from disentangled_ml.structures import AudioSettings
+
+# By what they were trained on: tags of Last.fm on the Million Song Dataset, those of MagnaTagATune.
+MODELS = {"msd": "MSD_musicnn", "mtt": "MTT_musicnn"}
+SAMPLE_RATE = 16_000
+WINDOW_FRAMES = 187
+MIN_FRAMES = 186  # of the last window, where the recording ends so early
+MIN_SECONDS = (MIN_FRAMES - 1) * 256 / SAMPLE_RATE  # 2.96
+AUDIO = AudioSettings(SAMPLE_RATE, n_fft=512, hop_length=256, n_mels=N_MELS)
+# The networks listen up to 8 kHz, so what the resampling leaves there counts. With torchaudio's defaults features are 11 % from
+# those behind librosa's resampling (soxr's), with these 2 %, in the same time.
+FILTER_WIDTH, ROLLOFF = 32, 0.955
+_LOADING = Lock()
+
+
+def _split(tags: str) -> tuple[str, ...]:
+    return tuple(" ".join(tags.split()).split(", "))
+
+
+# In the order of the logits
+TAGS = {
+    "msd": _split(
+        """rock, pop, alternative, indie, electronic, female vocalists, dance, 00s, alternative rock, jazz, beautiful, metal,
+        chillout, male vocalists, classic rock, soul, indie rock, Mellow, electronica, 80s, folk, 90s, chill, instrumental, punk,
+        oldies, blues, hard rock, ambient, acoustic, experimental, female vocalist, guitar, Hip-Hop, 70s, party, country,
+        easy listening, sexy, catchy, funk, electro, heavy metal, Progressive rock, 60s, rnb, indie pop, sad, House, happy"""
+    ),
+    "mtt": _split(
+        """guitar, classical, slow, techno, strings, drums, electronic, rock, fast, piano, ambient, beat, violin, vocal, synth,
+        female, indian, opera, male, singing, vocals, no vocals, harpsichord, loud, quiet, flute, woman, male vocal, no vocal,
+        pop, soft, sitar, solo, man, classic, choir, voice, new age, dance, male voice, female vocal, beats, harp, cello,
+        no voice, weird, country, metal, female voice, choral"""
+    ),
+}
+
+
+def require(models: Sequence[str] = tuple(MODELS)) -> None:
+    """Do nothing where the networks can be loaded, as ``window_features`` will.
+
+    Raises:
+        ImportError: If the package is not installed; it says what to do.
+        ValueError: If a file is not what the package's list of files says, or there is no such model.
+    """
+    for model in models:
+        checkpoint(model)
+
+
+def checkpoint(model: str) -> tuple[Path, Path]:
+    """Return the index and the data file of a network's checkpoint in the installed package, each as it was published.
+
+    Raises: As ``require``.
+    """
+    if model not in MODELS:
+        raise ValueError(f"{model!r} is no model of musicnn, choose one of {', '.join(MODELS)}")
+    spec = importlib.util.find_spec("musicnn")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(
+            "musicnn's networks are needed: pip install --no-deps musicnn==0.1.0 (none of its dependencies is used), "
+            "or do without their features"
+        )
+    folder = Path(spec.submodule_search_locations[0])
+    digests = published_digests(folder.parent)
+    for name in (".index", ".data-00000-of-00001"):
+        file = folder / MODELS[model] / name
+        found = _digest(file)
+        if found != digests.get(file.relative_to(folder.parent).as_posix()):
+            raise ValueError(
+                f"{file} is not as musicnn published it ({'missing' if found is None else 'another sha256'}): "
+                "pip install --no-deps --force-reinstall musicnn==0.1.0"
+            )
+    return folder / MODELS[model] / ".index", folder / MODELS[model] / ".data-00000-of-00001"
+
+
+def published_digests(site: Path) -> dict[str, str]:
+    """Return the sha256 of musicnn's files by their paths below ``site``, as its list of installed files (RECORD) gives them."""
+    found = importlib.metadata.distributions(name="musicnn", path=[str(site)])
+    return {
+        file.as_posix(): file.hash.value
+        for distribution in found
+        for file in distribution.files or ()
+        if file.hash and file.hash.mode == "sha256"
+    }
+
+
+def _digest(file: Path) -> str | None:
+    """Return the sha256 of a file as RECORD writes it; None if there is no file."""
+    if not file.is_file():
+        return None
+    return base64.urlsafe_b64encode(hashlib.sha256(file.read_bytes()).digest()).decode().rstrip("=")
+
+
+def network(model: str) -> MusicnnNetwork:
+    """Return a network, which is loaded once per process, even if several threads ask for it.
+
+    Raises: As ``require``.
+    """
+    with _LOADING:
+        return _load(model)
+
+
+@cache
+def _load(model: str) -> MusicnnNetwork:
+    return MusicnnNetwork(read_bundle(*checkpoint(model))).eval()
+
+
+def log_mel_16k(waveform: np.ndarray) -> np.ndarray:
+    """Compute what the networks read.
+
+    Shape: waveform (n,), mono at 16 kHz, full scale 1; returns (1 + n // 256, 96) float32.
+
+    >>> log_mel_16k(np.zeros(16000, np.float32)).shape
+    (63, 96)
+    """
+    mel = np.ascontiguousarray(power_mel(waveform, AUDIO).T)
+    mel *= 10_000
+    mel += 1
+    return np.log10(mel, out=mel)
+
+
+def window_starts(n_frames: int) -> list[int]:
+    """Return the first frames of the windows that begin at whole seconds; the last window may have ``MIN_FRAMES``.
+
+    >>> window_starts(186), window_starts(436), window_starts(185)
+    ([0], [0, 62, 125, 188, 250], [])
+    """
+    n_seconds = int(AUDIO.seconds(n_frames))
+    starts = (AUDIO.frames(second) for second in range(n_seconds + 1))
+    return [start for start in starts if start + MIN_FRAMES <= n_frames]
+
+
+def window_features(waveform: np.ndarray, sample_rate: int, models: Sequence[str] = ("msd",)) -> np.ndarray:
+    """Compute the features of every window that begins at a whole second; row i is that of second i.
+
+    Shape: waveform (n,), mono, full scale 1; returns (windows, 200 * len(models)) float32, model by model.
+
+    Raises:
+        ImportError: If the package is not installed.
+        ValueError: If the recording is shorter than ``MIN_SECONDS``, or as ``require``.
+    """
+    log_mel = _log_mel(waveform, sample_rate)
+    return _features(log_mel, window_starts(len(log_mel)), models)
+
+
+def features_at(
+    waveform: np.ndarray, sample_rate: int, models: Sequence[str], starts: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """Compute the features of the windows that begin at given times; at whole seconds they are those of ``window_features``.
+
+    Shape: waveform (n,), mono, full scale 1; starts (N,) seconds; returns (N, 200 * len(models)) float32, model by model.
+
+    Raises:
+        ImportError: If the package is not installed.
+        ValueError: If a window is not within the recording, or as ``window_features``.
+    """
+    log_mel = _log_mel(waveform, sample_rate)
+    frames = [AUDIO.frames(float(start)) for start in starts]
+    outside = [
+        start for start, frame in zip(starts, frames, strict=True) if not 0 <= frame <= len(log_mel) - MIN_FRAMES
+    ]
+    if outside:
+        last = AUDIO.seconds(len(log_mel) - MIN_FRAMES)
+        raise ValueError(f"a window of 3 s at second {outside[0]} of a recording in which 0 to {last:.2f} are legal")
+    return _features(log_mel, frames, models)
+
+
+def _log_mel(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Return what the networks read of a recording of at least ``MIN_SECONDS`` at any sample rate, (frames, 96)."""
+    samples = resample(waveform, sample_rate, SAMPLE_RATE, FILTER_WIDTH, ROLLOFF) if len(waveform) else waveform
+    log_mel = log_mel_16k(samples)
+    if len(log_mel) < MIN_FRAMES:
+        raise ValueError(f"{len(samples) / SAMPLE_RATE:.3f} s are too short for musicnn (at least {MIN_SECONDS} s)")
+    return log_mel
+
+
+@torch.inference_mode()
+def _features(log_mel: np.ndarray, starts: Sequence[int], models: Sequence[str]) -> np.ndarray:
+    """Compute the features of windows of (frames, 96) that begin at given frames, those at the end with a frame less."""
+    recording = torch.from_numpy(log_mel)
+    lengths = np.array([min(WINDOW_FRAMES, len(log_mel) - start) for start in starts])
+    features = np.empty((len(starts), FEATURES * len(models)), np.float32)
+    for number, model in enumerate(models):
+        columns = slice(FEATURES * number, FEATURES * (number + 1))
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            windows = network(model).windows(recording, [starts[row] for row in rows], int(length))
+            features[rows, columns] = windows.numpy()
+    return features
+
+
+@torch.inference_mode()
+def tag_logits(features: np.ndarray, model: str) -> np.ndarray:
+    """Compute the logits of a model's ``TAGS`` from its features; their sigmoid is the probability.
+
+    Shape: features (N, 200); returns (N, 50) float32.
+    Raises: As ``require``.
+    """
+    return network(model).logits(torch.from_numpy(np.require(features, np.float32, "CW"))).numpy()
