@@ -25,7 +25,7 @@ class SimilarityDataModule(pl.LightningDataModule):
     Args:
         index: Of the shards.
         conditions: In order.
-        audio: ``mel`` or ``waveform``, what the model's frontend wants.
+        source: What the array of a chunk holds, see ``disentangled_ml.chunks``.
         plan: How training batches are composed.
         workers: Loading processes per rank.
         seed: Of order, chunks and triplets.
@@ -38,7 +38,7 @@ class SimilarityDataModule(pl.LightningDataModule):
         self,
         index: ShardIndex,
         conditions: list[Condition],
-        audio: str = "mel",
+        source: str = "mel",
         plan: BatchPlan | None = None,
         workers: int = 0,
         seed: int = 0,
@@ -52,7 +52,7 @@ class SimilarityDataModule(pl.LightningDataModule):
         self.workers, self.seed = workers, seed
         self.eval_tracks_per_batch = eval_tracks_per_batch
         self.list_settings = ListSettings(list_size, seed, self.plan.chunk_frames)
-        self.source = Source(index, conditions, audio, self.plan.chunk_frames, workers=workers, max_damaged=max_damaged)
+        self.source = Source(index, conditions, source, self.plan.chunk_frames, workers=workers, max_damaged=max_damaged)
         # The epoch that training is in: its number, first step and number of steps.
         self.epoch: dict[str, int] = {}
         self.infos: dict[str, list[TrackInfo]] = {}

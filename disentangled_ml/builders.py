@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,10 @@ from datamodules.batches.composer import BatchPlan
 from datamodules.datamodule import SimilarityDataModule
 from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex
+from disentangled_ml.chunks import join_source
 from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.network.augmentation import Augmentation
-from disentangled_ml.network.checkpoint import SUBSPACE_DIM, choose, make_network, network_arguments
+from disentangled_ml.network.checkpoint import FEATURES_ALONE, SUBSPACE_DIM, choose, make_network, network_arguments
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
 from disentangled_ml.objective.conditions import Condition, TempoCondition
@@ -67,6 +69,15 @@ def build_plan(config: DictConfig) -> BatchPlan:
     )
 
 
+def read_features(config: DictConfig, index: ShardIndex) -> tuple[str, ...]:
+    """Return the networks whose features of the shards are read: all or none. Raises ConfigError if they have none to read."""
+    wanted = config.backbone.features or config.backbone.name == FEATURES_ALONE
+    if wanted and not index.features:
+        key = f"backbone={FEATURES_ALONE}" if config.backbone.name == FEATURES_ALONE else "backbone.features=true"
+        raise ConfigError(f"{key} reads musicnn's features, and {index.root} holds none: prepare with features=musicnn")
+    return index.features if wanted else ()
+
+
 def build_data(config: DictConfig) -> SimilarityDataModule:
     data = config.data
     index = ShardIndex.read(data.shards)
@@ -78,7 +89,7 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
     return SimilarityDataModule(
         index,
         build_conditions(index, names, TempoCondition(**data.tempo)),
-        audio=choose(FRONTENDS, config.frontend.name, "frontend.name").source,
+        source=join_source(choose(FRONTENDS, config.frontend.name, "frontend.name").source, read_features(config, index)),
         plan=build_plan(config),
         workers=workers,
         seed=config.seed,
@@ -88,14 +99,23 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
     )
 
 
-def model_settings(config: DictConfig, condition_names: list[str], audio: AudioSettings) -> dict[str, Any]:
+def model_settings(
+    config: DictConfig, condition_names: list[str], audio: AudioSettings, features: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return, as plain values, what every checkpoint carries for its network to be rebuilt."""
-    return {"config": OmegaConf.to_container(config), "conditions": list(condition_names), "audio": asdict(audio)}
+    return {
+        "config": OmegaConf.to_container(config),
+        "conditions": list(condition_names),
+        "audio": asdict(audio),
+        "features": list(features),
+    }
 
 
-def build_network(config: DictConfig, condition_names: list[str], audio: AudioSettings) -> ConditionalSimilarityNetwork:
+def build_network(
+    config: DictConfig, condition_names: list[str], audio: AudioSettings, features: Sequence[str] = ()
+) -> ConditionalSimilarityNetwork:
     try:
-        return make_network(condition_names, audio, **network_arguments(config))
+        return make_network(condition_names, audio, **network_arguments(config), features=features)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -152,15 +172,18 @@ def build_augmentation(config: DictConfig, audio: AudioSettings) -> Augmentation
     return Augmentation(keys.gain_db, snr_db, keys.mask_bands, keys.mask_frames, seed=config.seed)
 
 
-def build_module(config: DictConfig, conditions: list[Condition], audio: AudioSettings) -> SimilarityModule:
+def build_module(
+    config: DictConfig, conditions: list[Condition], audio: AudioSettings, features: Sequence[str] = ()
+) -> SimilarityModule:
     names = [condition.name for condition in conditions]
     training = config.training
     return SimilarityModule(
-        build_network(config, names, audio),
+        build_network(config, names, audio, features),
         build_loss(config, conditions),
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
-        settings=model_settings(config, names, audio),
+        seed=config.seed,
+        settings=model_settings(config, names, audio, features),
         selection=build_selection(config, conditions),
         augmentation=build_augmentation(config, audio),
         frontend_rate_scale=config.frontend.learning_rate_scale,

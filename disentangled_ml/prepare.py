@@ -27,11 +27,13 @@ from pkgutil import resolve_name
 
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.audio import musicnn
 from datamodules.audio.decoding import MISSING_FILE
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.tags import choose_conditions
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
+from disentangled_ml.commands.schemas import FEATURE_CHOICES
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import output_context
 from disentangled_ml.structures import SPLITS, TEMPO, AudioSettings, Corpus
@@ -85,7 +87,10 @@ def main(config: DictConfig) -> None:
         tempo=config.tempo if config.conditions is None or TEMPO in corpus.conditions else "manifest",
         tracks_per_shard=config.tracks_per_shard,
         max_lost=config.max_lost,
+        features=FEATURE_CHOICES[config.features],
     )
+    if settings.features:
+        musicnn.require(settings.features)  # before anything long begins
     with output_context(out):
         if part:
             prepare_part(corpus, out, settings, workers, part)

@@ -87,7 +87,7 @@ class NetworkSystem:
         self.n_parameters = sum(parameter.numel() for parameter in network.parameters())
         masks = network.masks()
         self.has_subspaces = not bool((masks == masks[0]).all())
-        self.source = Source(index, [], network.frontend.source, chunk_frames)
+        self.source = Source(index, [], network.source, chunk_frames)
 
     @torch.inference_mode()
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:

@@ -50,7 +50,8 @@ def main(config: DictConfig) -> None:
     quieten()
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = builders.build_data(config)
-    module = builders.build_module(config, data.conditions, data.index.audio)
+    features = builders.read_features(config, data.index)
+    module = builders.build_module(config, data.conditions, data.index.audio, features)
     run_dir = choose_run_dir(Path(config.runs), default_name(config), config.run_name, config.resume)
     last = run_dir / "checkpoints" / "last.ckpt"
     resumed = config.resume and last.is_file()

@@ -17,12 +17,14 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from functools import cache
+from math import ceil
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 import torch
 
+from datamodules.audio.content import UnusableAudio
 from datamodules.audio.musicnn_network import FEATURES, N_MELS, MusicnnNetwork
 from datamodules.audio.spectrogram import power_mel, resample
 from datamodules.audio.tensor_bundle import read_bundle
@@ -156,6 +158,15 @@ def window_starts(n_frames: int) -> list[int]:
     return [start for start in starts if start + MIN_FRAMES <= n_frames]
 
 
+def n_windows(n_samples: int, sample_rate: int) -> int:
+    """Return the number of windows of a recording at its own sample rate.
+
+    >>> n_windows(30 * 44100, 44100), n_windows(int(2.9 * 44100), 44100)
+    (28, 0)
+    """
+    return len(window_starts(1 + ceil(n_samples * SAMPLE_RATE / sample_rate) // AUDIO.hop_length))
+
+
 def window_features(waveform: np.ndarray, sample_rate: int, models: Sequence[str] = ("msd",)) -> np.ndarray:
     """Compute the features of every window that begins at a whole second; row i is that of second i.
 
@@ -163,7 +174,8 @@ def window_features(waveform: np.ndarray, sample_rate: int, models: Sequence[str
 
     Raises:
         ImportError: If the package is not installed.
-        ValueError: If the recording is shorter than ``MIN_SECONDS``, or as ``require``.
+        UnusableAudio: If the recording is shorter than ``MIN_SECONDS``.
+        ValueError: As ``require``.
     """
     log_mel = _log_mel(waveform, sample_rate)
     return _features(log_mel, window_starts(len(log_mel)), models)
@@ -196,7 +208,7 @@ def _log_mel(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     samples = resample(waveform, sample_rate, SAMPLE_RATE, FILTER_WIDTH, ROLLOFF) if len(waveform) else waveform
     log_mel = log_mel_16k(samples)
     if len(log_mel) < MIN_FRAMES:
-        raise ValueError(f"{len(samples) / SAMPLE_RATE:.3f} s are too short for musicnn (at least {MIN_SECONDS} s)")
+        raise UnusableAudio(f"{len(samples) / SAMPLE_RATE:.3f} s are too short for musicnn (at least {MIN_SECONDS} s)")
     return log_mel
 
 

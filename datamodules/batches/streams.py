@@ -20,8 +20,10 @@ from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batch
 from datamodules.shards.damage import DamageBudget
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import (
+    FEATURES,
     MEMBERS,
     check_split,
+    decode_features,
     decode_info,
     decode_mel,
     known_tracks,
@@ -29,6 +31,7 @@ from datamodules.shards.tar import (
     sample_context,
     share_slices,
 )
+from disentangled_ml.chunks import FEATURE_SIZE, pack, split_source, windows_of
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.structures import (
     AudioSettings,
@@ -58,6 +61,14 @@ def mel_chunk(mel: np.ndarray, frames: int, start: int) -> np.ndarray:
     return mel[None, :, start : start + frames]
 
 
+def packed_chunk(
+    mel: np.ndarray, features: np.ndarray, audio: AudioSettings, frames: int, start: int
+) -> np.ndarray:
+    """Cut a chunk (1, n_mels + rows, frames) with the mean of the features (windows, F) in it below its spectrogram."""
+    windows = windows_of(audio.seconds(start), audio.seconds(frames), len(features))
+    return pack(mel_chunk(mel, frames, start), features[windows].mean(0, dtype=np.float32))
+
+
 def waveform_chunk(flac: bytes, audio: AudioSettings, frames: int, start: int) -> np.ndarray:
     """Decode the samples (samples,) whose spectrogram is the chunk."""
     first = start * audio.hop_length
@@ -71,7 +82,7 @@ class Source:
     Attributes:
         index: Of the shards.
         conditions: In order.
-        audio: ``mel`` or ``waveform``, what the model's frontend wants.
+        source: What the array of a chunk holds, see ``disentangled_ml.chunks``.
         chunk_frames: Length of a chunk.
         rank: Of this process.
         world_size: Number of processes.
@@ -81,7 +92,7 @@ class Source:
 
     index: ShardIndex
     conditions: list[Condition]
-    audio: str = "mel"
+    source: str = "mel"
     chunk_frames: int = 129
     rank: int = 0
     world_size: int = 1
@@ -89,10 +100,24 @@ class Source:
     max_damaged: float = 0.0
 
     def __post_init__(self):
-        if self.audio == "waveform" and not self.index.has_waveform:
+        audio, features = split_source(self.source)
+        if audio == "waveform" and not self.index.has_waveform:
             raise ShardsError(
                 f"{self.index.root} holds no waveforms, which this frontend needs: prepare with store_waveform=true"
             )
+        lacking = [name for name in features if name not in self.index.features]
+        if lacking:
+            held = f"those of {', '.join(self.index.features)}" if self.index.features else "none"
+            raise ShardsError(
+                f"{self.index.root} holds no musicnn features of {', '.join(lacking)}, which this network reads, but {held}: "
+                "prepare with features=musicnn (msd) or musicnn_both (msd, mtt)"
+            )
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Members of a sample that are read."""
+        audio, features = split_source(self.source)
+        return ("json", MEMBERS[audio], *([FEATURES] if features else []))
 
     @property
     def n_consumers(self) -> int:
@@ -140,8 +165,7 @@ class Source:
                 tell_lost(shard, lost)
 
         for part in slices:
-            members = ("json", MEMBERS[self.audio])
-            for sample in read_samples(self.index.root, [part], members, partial(record, part.shard)):
+            for sample in read_samples(self.index.root, [part], self.members, partial(record, part.shard)):
                 try:
                     with sample_context(sample):
                         info, track = self.decode(sample)
@@ -158,14 +182,20 @@ class Source:
 
     def decode(self, sample: dict[str, Any]) -> tuple[TrackInfo, StreamedTrack]:
         """Decode a sample but for its chunks."""
-        info, audio = decode_info(sample["json"]), sample[MEMBERS[self.audio]]
-        if self.audio == "mel":
-            mel = decode_mel(audio)
-            if mel.shape != (self.index.audio.n_mels, info.frames):
-                raise ShardsError(f"its spectrogram has shape {mel.shape}, its labels say {info.frames} frames")
-            read_chunk = partial(mel_chunk, mel, self.chunk_frames)
-        else:
-            read_chunk = partial(waveform_chunk, audio, self.index.audio, self.chunk_frames)
+        info, (audio, features) = decode_info(sample["json"]), split_source(self.source)
+        if audio == "waveform":
+            read_chunk = partial(waveform_chunk, sample[MEMBERS[audio]], self.index.audio, self.chunk_frames)
+            return info, StreamedTrack(info.frames, read_chunk, info.labels, name_code(info.artist))
+        mel = decode_mel(sample[MEMBERS[audio]])
+        if mel.shape != (self.index.audio.n_mels, info.frames):
+            raise ShardsError(f"its spectrogram has shape {mel.shape}, its labels say {info.frames} frames")
+        read_chunk = partial(mel_chunk, mel, self.chunk_frames)
+        if features:
+            stored = decode_features(sample[FEATURES], FEATURE_SIZE * len(self.index.features))
+            wanted = stored.reshape(len(stored), -1, FEATURE_SIZE)[:, [*map(self.index.features.index, features)]]
+            read_chunk = partial(
+                packed_chunk, mel, wanted.reshape(len(stored), -1), self.index.audio, self.chunk_frames
+            )
         return info, StreamedTrack(info.frames, read_chunk, info.labels, name_code(info.artist))
 
 

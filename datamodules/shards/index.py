@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from datamodules.shards.storage import Root, locate, opened, parse_root
+from disentangled_ml.chunks import FEATURE_NETWORKS
 from disentangled_ml.files import write_text
 from disentangled_ml.structures import RESERVED_NAMES, SPLITS, AudioSettings
 
@@ -51,6 +52,7 @@ class ShardIndex:
         has_waveform: Whether the samples have a ``flac`` member.
         conditions: One mapping per condition: name, kind (``tags`` or ``tempo``) and, for tags, the vocabulary.
         splits: Shards of train, val and test, in order.
+        features: Networks of musicnn whose features the samples hold (``musicnn.npy``), side by side in this order.
     """
 
     root: Root
@@ -58,6 +60,7 @@ class ShardIndex:
     has_waveform: bool
     conditions: list[dict[str, Any]]
     splits: dict[str, list[Shard]]
+    features: tuple[str, ...] = ()
 
     def count(self, split: str) -> int:
         return sum(shard.samples for shard in self.splits[split])
@@ -72,6 +75,7 @@ class ShardIndex:
             "format_version": FORMAT_VERSION,
             "audio": asdict(self.audio),
             "has_waveform": self.has_waveform,
+            **({"features": list(self.features)} if self.features else {}),
             "conditions": self.conditions,
             "splits": {
                 split: {"samples": self.count(split), "shards": [shard.as_json() for shard in self.splits[split]]}
@@ -112,7 +116,10 @@ class ShardIndex:
             splits = {split: [Shard(**s) for s in content["splits"][split]["shards"]] for split in SPLITS}
             audio = AudioSettings(**content["audio"])
             check_index(splits, audio, content["conditions"])
-            return cls(root, audio, bool(content["has_waveform"]), content["conditions"], splits)
+            features = tuple(content.get("features", ()))
+            if not set(features) <= set(FEATURE_NETWORKS):
+                raise ValueError(f"features are of {features}, known are {FEATURE_NETWORKS}")
+            return cls(root, audio, bool(content["has_waveform"]), content["conditions"], splits, features)
         except ShardsError:
             raise
         except UnicodeDecodeError as error:

@@ -9,8 +9,6 @@ import hashlib
 from array import array
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
 from datamodules.shards.resumable import Batch
@@ -41,15 +39,15 @@ class ShardPlan:
         return [Batch(*shard) for shard in zip(self.names, sizes, strict=True) if shard[0].startswith(split)]
 
 
-def plan_shards(corpus: Corpus, settings: Any, tracks_per_shard: int) -> ShardPlan:
+def plan_shards(corpus: Corpus, settings: str, tracks_per_shard: int) -> ShardPlan:
     """Plan the shards of a corpus.
 
     Args:
         corpus: To be divided.
-        settings: All else that the content of the shards depends on; enters the fingerprint by its ``repr``.
+        settings: Text that tells all else that the content of the shards depends on; enters the fingerprint.
         tracks_per_shard: Tracks in a tar.
     """
-    content = hashlib.blake2b(repr(settings).encode(), digest_size=16)
+    content = hashlib.blake2b(settings.encode(), digest_size=16)
     splits, keys = array("b"), array("Q")
     for record in usable_rows(corpus):
         splits.append(SPLITS.index(record.split))

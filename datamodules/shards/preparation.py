@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from datamodules.audio.decoding import MAX_LOST, UnusableAudio, encode_flac, read_recording
+from datamodules.audio.musicnn import window_features
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of
 from datamodules.shards.copies import find_copies, former_copies, sound_code, without
@@ -28,7 +29,7 @@ from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, ShardsError,
 from datamodules.shards.origin import Origin, Outcome, results_of, with_origins
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, rows_digest, unusable_rows, usable_rows
 from datamodules.shards.resumable import Batch, BatchStore, usable, work_through
-from datamodules.shards.tar import WrittenShard, write_shard
+from datamodules.shards.tar import FEATURES, WrittenShard, write_shard
 from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.files import as_json, atomic_write, existing_form, read_object, remove_unfinished, write_json
 from disentangled_ml.progress import show_progress
@@ -75,6 +76,7 @@ class PreparationSettings:
         tempo: Where the records have none: ``torch`` or ``madmom``, which estimate it, or ``manifest``, to leave it out.
         tracks_per_shard: Tracks in a tar.
         max_lost: Share of a recording that may be lost to damage.
+        features: Networks of musicnn whose features are stored.
     """
 
     audio: AudioSettings
@@ -83,6 +85,19 @@ class PreparationSettings:
     tempo: str = "torch"
     tracks_per_shard: int = 64
     max_lost: float = MAX_LOST
+    features: tuple[str, ...] = ()
+
+    def content(self) -> str:
+        """Return the text that identifies the settings in a plan; without features it is the same as before there were any.
+
+        >>> "features" in PreparationSettings(AudioSettings()).content()
+        False
+        """
+        return repr(self).replace(", features=())", ")")
+
+    def members(self) -> list[str]:
+        """Return the members of each sample, besides its labels."""
+        return ["mel.npy", *([FEATURES] if self.features else []), *(["flac"] if self.store_waveform else [])]
 
 
 class Prepared(NamedTuple):
@@ -131,6 +146,9 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepare
     info = TrackInfo(record.track_id, record.artist, frames, dict(record.labels))
     warnings = [TrackWarning(record.track_id, record.path, text) for text in recording.warnings]
     sample = {"info": info, "mel": log_mel(waveform, audio), "warnings": warnings}
+    if settings.features:
+        features = window_features(recording.waveform, recording.sample_rate, settings.features)
+        sample["musicnn"] = features.astype(np.float16)
     if settings.store_waveform:
         sample["flac"] = encode_flac(waveform, audio.sample_rate)
     needs_tempo = settings.tempo != "manifest" and TEMPO not in record.labels
@@ -332,7 +350,7 @@ def prepare_part(
 
     Raises: ShardsError: if the folder holds something else.
     """
-    plan = plan_shards(corpus, settings, settings.tracks_per_shard)
+    plan = plan_shards(corpus, settings.content(), settings.tracks_per_shard)
     store, batches = ShardStore(out, plan), plan.batches()
     store.claim()
     write_json(store.folder / PARTS, {"parts": part.count})
@@ -363,7 +381,7 @@ def merge_parts(corpus: Corpus, out: Path, settings: PreparationSettings) -> Sha
 
     Raises: ShardsError: naming the shards that are not there, or not as the corpus is now, and the parts that make them.
     """
-    plan = plan_shards(corpus, settings, settings.tracks_per_shard)
+    plan = plan_shards(corpus, settings.content(), settings.tracks_per_shard)
     store = ShardStore(out, plan)
     store.check()
     every = planned(corpus, plan, range(len(plan.names)), settings)
@@ -387,7 +405,7 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
     Raises: ShardsError: if no track is usable.
     """
     store = ShardStore(out, plan)
-    reject_copies(corpus, plan, store, ("mel.npy", *(["flac"] if settings.store_waveform else [])))
+    reject_copies(corpus, plan, store, settings.members())
     splits: dict[str, list[Shard]] = {split: [] for split in SPLITS}
     vocabulary: dict[str, set[str]] = defaultdict(set)
     with atomic_write(out / "rejected.csv") as file, atomic_write(out / "warnings.csv") as warnings_file:
@@ -414,7 +432,7 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
         raise ShardsError(f"no track is usable, see the reasons in {out / 'rejected.csv'}")
     conditions = [*corpus.conditions, *([TEMPO] if TEMPO not in corpus.conditions else [])]
     entries = [condition_entry(name, vocabulary[name]) for name in conditions if name in vocabulary]
-    index = ShardIndex(out, settings.audio, settings.store_waveform, entries, splits)
+    index = ShardIndex(out, settings.audio, settings.store_waveform, entries, splits, settings.features)
     index.write()
     for folder in (out, store.folder):
         remove_unfinished(folder)

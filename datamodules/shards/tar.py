@@ -1,7 +1,7 @@
 """WebDataset shards: the only file that imports webdataset.
 
 A sample is one track: ``KEY.mel.npy`` (float16, n_mels x frames, ``log10(1 + 10 S)``, not standardised), ``KEY.json`` (its
-``TrackInfo``) and, where the waveform is wanted, ``KEY.flac``. KEY is the track id with the characters escaped that tar
+``TrackInfo``) and, where they are wanted, ``KEY.flac``, the waveform, and ``KEY.musicnn.npy`` (float16, windows x features). KEY is the track id with the characters escaped that tar
 members or WebDataset give a meaning (a period would begin the extension). Nothing is ever unpickled.
 """
 
@@ -27,6 +27,7 @@ from disentangled_ml.structures import TrackInfo
 
 MOST_BYTES = 1 << 30  # of a file; an hour of log-mel is 40 MB
 MEMBERS = {"mel": "mel.npy", "waveform": "flac"}  # of a frontend's source
+FEATURES = "musicnn.npy"
 # Of a C-ordered float16 matrix as np.save writes it; numpy's own parser fails on damaged ones in half a dozen ways.
 NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \((\d{1,9}), (\d{1,9})\), \} *\n",
@@ -73,15 +74,15 @@ def sample_key(track_id: str) -> str:
 
 
 def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> WrittenShard:
-    """Write samples (``info``, ``mel`` and perhaps ``flac``) as a tar, atomically."""
+    """Write samples (``info``, ``mel`` and perhaps ``musicnn`` and ``flac``) as a tar, atomically."""
     content = hashlib.blake2b(digest_size=16)
     with atomic_write(path, "wb") as file:
         with TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as writer:
             for sample in samples:
                 info: TrackInfo = sample["info"]
-                buffer = io.BytesIO()
-                np.save(buffer, sample["mel"], allow_pickle=False)
-                members = {"mel.npy": buffer.getvalue(), "json": as_json(info._asdict()).encode()}
+                members = {"mel.npy": encode_matrix(sample["mel"]), "json": as_json(info._asdict()).encode()}
+                if "musicnn" in sample:
+                    members[FEATURES] = encode_matrix(sample["musicnn"])
                 if "flac" in sample:
                     members["flac"] = sample["flac"]
                 key = sample_key(info.track_id)
@@ -89,6 +90,12 @@ def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> WrittenShard:
                     content.update(f"{key}.{name} {len(data)}\n".encode() + data)
                 writer.write({"__key__": key, **members})
         return WrittenShard(file.tell(), content.hexdigest())
+
+
+def encode_matrix(matrix: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, matrix, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def share_slices(shards: list[Shard], consumer: int, n_consumers: int) -> list[ShardSlice]:
@@ -208,18 +215,37 @@ def decode_mel(data: bytes) -> np.ndarray:
     Raises: ShardsError: if it is not a two-dimensional float16 array, or has a value that no sound has.
     Shape: returns (n_mels, frames) float16.
     """
-    header = NPY_HEADER.match(data)
-    if header is None:
-        raise ShardsError(f"member mel.npy is not a float16 matrix, it begins with {data[:100]!r}")
-    n_mels, frames = int(header[1]), int(header[2])
-    if len(data) - header.end() != n_mels * frames * 2:
-        raise ShardsError(f"member mel.npy is not a whole float16 matrix: {len(data)} bytes for {n_mels} x {frames}")
-    mel = np.frombuffer(data, np.float16, offset=header.end()).reshape(n_mels, frames)
+    mel = decode_matrix(data, "mel.npy")
     # A hundredth of the time of np.isfinite, of which float16 has no fast one.
     if mel.size and mel.view(np.uint16).max() > LOUDEST_BITS:
         band, frame = np.argwhere(mel.view(np.uint16) > LOUDEST_BITS)[0].tolist()
         raise ShardsError(f"its spectrogram has the value {mel[band, frame]} in band {band} of frame {frame}")
     return mel
+
+
+def decode_features(data: bytes, width: int) -> np.ndarray:
+    """Decode the ``musicnn.npy`` member as a view into its bytes.
+
+    Raises: ShardsError: if it is not a float16 matrix of at least one row of that width, all finite.
+    Shape: returns (windows, width) float16.
+    """
+    features = decode_matrix(data, FEATURES)
+    if features.shape[1] != width or not len(features):
+        raise ShardsError(f"its features have shape {features.shape}, expected (windows, {width})")
+    if not np.isfinite(features).all():
+        raise ShardsError("its features are not finite")
+    return features
+
+
+def decode_matrix(data: bytes, member: str) -> np.ndarray:
+    """Decode a float16 matrix as a view into its bytes, without copying. Raises ShardsError, naming the member, if it is none."""
+    header = NPY_HEADER.match(data)
+    if header is None:
+        raise ShardsError(f"member {member} is not a float16 matrix, it begins with {data[:100]!r}")
+    rows, columns = int(header[1]), int(header[2])
+    if len(data) - header.end() != rows * columns * 2:
+        raise ShardsError(f"member {member} is not a whole float16 matrix: {len(data)} bytes for {rows} x {columns}")
+    return np.frombuffer(data, np.float16, offset=header.end()).reshape(rows, columns)
 
 
 def sample_context(sample: dict[str, Any]) -> AbstractContextManager[None]:

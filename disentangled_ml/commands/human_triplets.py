@@ -19,11 +19,11 @@ import torch
 from omegaconf import DictConfig
 
 from datamodules.audio.decoding import UnusableAudio, decode
-from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.batches.composer import StreamedTrack
-from datamodules.batches.streams import Source, mel_chunk
-from datamodules.shards.index import ShardIndex
-from datamodules.shards.tar import MEMBERS, read_samples, sample_context, share_slices
+from datamodules.batches.cutting import open_waveform
+from datamodules.batches.streams import Source
+from datamodules.shards.index import ShardIndex, ShardsError
+from datamodules.shards.tar import read_samples, sample_context, share_slices
 from datamodules.triplet_lists import comparisons, dim_sim, judged
 from datamodules.triplet_lists.judgements import Judgements
 from disentangled_ml.config.errors import ConfigError
@@ -90,32 +90,27 @@ def stored_tracks(index: ShardIndex, source: str, chunk_frames: int) -> Iterator
     """Yield the ids and tracks of shards. Raises ShardsError if a sample is damaged."""
     stored = Source(index, [], source, chunk_frames)
     for split in SPLITS:
-        for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), ("json", MEMBERS[source])):
+        for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), stored.members):
             with sample_context(sample):
                 info, track = stored.decode(sample)
             yield info.track_id, track
 
 
 def recorded_tracks(
-    folder: Path, track_ids: Iterable[str], source: str, chunk_frames: int, audio: AudioSettings
+    folder: Path, wanted: Mapping[str, set[int | None]], source: str, chunk_frames: int, audio: AudioSettings
 ) -> Iterator[tuple[str, StreamedTrack | str]]:
-    """Yield ids and the tracks recorded in a folder, or the reason why there is none."""
+    """Yield ids and the tracks recorded in a folder, for their wanted chunks, or the reason why there is none."""
     files = recordings(folder)
-    for track_id in track_ids:
+    for track_id, members in wanted.items():
         try:
             if track_id not in files:
                 raise UnusableAudio(f"{folder} has no file {track_id} with one of {', '.join(EXTENSIONS)}")
-            waveform = resample(*decode(files[track_id]), audio.sample_rate)
-            chunk_of = partial(mel_chunk, log_mel(waveform, audio), chunk_frames) if source == "mel" else None
+            starts = partial(chunk_starts, members, chunk_frames=chunk_frames)
+            track = open_waveform(*decode(files[track_id]), audio, source, chunk_frames, starts)
         except UnusableAudio as error:
             yield track_id, str(error)
             continue
-        chunk_of = chunk_of or partial(samples_from, waveform, audio, chunk_frames)
-        yield track_id, StreamedTrack(1 + len(waveform) // audio.hop_length, chunk_of, {}, -1)
-
-
-def samples_from(waveform: np.ndarray, audio: AudioSettings, chunk_frames: int, start: int) -> np.ndarray:
-    return waveform[start * audio.hop_length :][: audio.chunk_samples(chunk_frames)]
+        yield track_id, track
 
 
 def recordings(folder: Path) -> dict[str, Path]:
@@ -219,15 +214,17 @@ def check_source(config: DictConfig, audio: AudioSettings, source: str) -> Shard
     index = ShardIndex.read(config.shards)
     if index.audio != audio:
         raise ConfigError(f"{config.shards} was prepared with {index.audio}, the checkpoint with {audio}")
-    if source == "waveform" and not index.has_waveform:
-        raise ConfigError(f"{config.shards} holds no waveforms, which this checkpoint needs: give audio=DIR")
+    try:
+        Source(index, [], source)
+    except ShardsError as error:
+        raise ConfigError(f"{error}, or give audio=DIR") from error
     return index
 
 
 def main(config: DictConfig) -> None:
     out = None if config.out is None else writable(config.out)
     model = load_model(config.checkpoint, choose_device(config.accelerator))
-    source, names, masks = model.network.frontend.source, model.condition_names, model.network.masks()
+    source, names, masks = model.network.source, model.condition_names, model.network.masks()
     weights = parse_weights(config.weights)
     condition_weights(weights, names)  # before anything long begins
     index = check_source(config, model.audio, source)

@@ -14,6 +14,8 @@ from disentangled_ml.config.schema import ACCELERATORS, MOST_FRAMES, MOST_SEED, 
 
 MATCHES = ("mean", "best", "dtw")
 ESTIMATORS = ("torch", "madmom")
+# Value of features: networks of musicnn
+FEATURE_CHOICES = {"none": (), "musicnn": ("msd",), "musicnn_mtt": ("mtt",), "musicnn_both": ("msd", "mtt")}
 OF_MANIFESTS = ("manifest", "split_shares", "unknown_values")  # keys of prepare that data sets have no use for
 
 
@@ -142,6 +144,7 @@ class PrepareConfig:
     chunk_frames: int = between(16, MOST_FRAMES)
     store_waveform: bool
     tempo: str = one_of(*ESTIMATORS, "manifest")
+    features: str = one_of(*FEATURE_CHOICES)
     split_shares: list[float]
     max_lost: float = between(0.0, 1.0)
     tracks_per_shard: int = between(1, 1_000_000)

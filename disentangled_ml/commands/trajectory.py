@@ -41,7 +41,7 @@ def main(config: DictConfig) -> None:
     step, context, gap = model.audio.seconds(hop_frames), config.context_seconds, config.min_gap_seconds
     trajectory = {
         "path": path.name,
-        "seconds": round(len(recording.waveform) / model.audio.sample_rate, DIGITS),
+        "seconds": round(recording.seconds, DIGITS),
         "times": rounded(starts + chunk_seconds(embedder) / 2),
         "conditions": describe(embedding, starts, embedder, thresholds, step, context, gap),
         "settings": {

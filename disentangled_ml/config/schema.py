@@ -25,6 +25,7 @@ class BackboneConfig:
 
     name: str
     width: float = between(1e-6, 64)
+    features: bool
 
 
 @dataclass
@@ -185,6 +186,7 @@ class TrainConfig:
     run_name: str | None
     resume: bool
     embedding_dim: int | None = between(1, 65_536)
+    rhythm: bool
     backbone: BackboneConfig
     frontend: FrontendConfig
     augmentation: AugmentationConfig

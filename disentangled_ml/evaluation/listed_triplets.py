@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from disentangled_ml.evaluation.matching import MEAN, match_distances
 from disentangled_ml.evaluation.metrics import mean_accuracy, mean_intervals, triplet_accuracies
 from disentangled_ml.evaluation.retrieval import retrieval_report, track_recall
-from disentangled_ml.objective.conditions import Condition
+from disentangled_ml.objective.conditions import Condition, TempoCondition, is_octave
 from disentangled_ml.objective.losses import masked_mean, triplet_violation, with_track
 from disentangled_ml.structures import TRACK, ListedTriplet, Member, TrackChunks, TrackInfo
 
@@ -307,15 +307,42 @@ def split_report(
         infos: Of the tracks.
 
     Returns:
-        That of ``evaluation_report``, with ``"recall"`` (see ``retrieval_report``) and ``"track_recall"``: track Recall@1. Both are
-        of the tracks' means, and left out where tracks are compared otherwise.
+        That of ``evaluation_report``, with ``"octaves_folded"``: per tempo condition ``{"sub", "all"}``, the accuracy without the
+        triplets that only octaves tell apart; with ``"recall"`` (see ``retrieval_report``) and ``"track_recall"``: track Recall@1.
+        The latter two are of the tracks' means, and left out where tracks are compared otherwise.
     """
-    report = evaluation_report(table, triplets, masks, [condition.name for condition in conditions], match)
+    names = [condition.name for condition in conditions]
+    report = evaluation_report(table, triplets, masks, names, match)
+    report["octaves_folded"] = {}
+    for name in (condition.name for condition in conditions if isinstance(condition, TempoCondition)):
+        folded = evaluation_report(table, beyond_octaves(triplets, name, infos), masks, names, match)
+        report["octaves_folded"][name] = {space: folded[space][name] for space in SPACES}
     if match != MEAN:
         return {**report, "match": match}
     report["recall"] = retrieval_report(*table.tracks(), masks, conditions, infos)
     report["track_recall"] = track_recall(*table.ends()).entry()
     return without_nan(report)
+
+
+def beyond_octaves(
+    triplets: Iterable[ListedTriplet], condition: str, infos: Iterable[TrackInfo]
+) -> list[ListedTriplet]:
+    """Return a tempo condition's triplets but for those whose negative is an octave from the anchor, that is twice as fast, or half.
+
+    People and programs disagree about octaves, so a triplet that only an octave decides may be decided either way.
+
+    >>> infos = [TrackInfo(name, None, 1, {"tempo": bpm}) for name, bpm in [("a", 90.0), ("b", 92.0), ("c", 181.0), ("d", 120.0)]]
+    >>> triplets = [ListedTriplet("tempo", Member("a"), Member("b"), Member(negative)) for negative in "cd"]
+    >>> [triplet.negative.track_id for triplet in beyond_octaves(triplets, "tempo", infos)]
+    ['d']
+    """
+    bpm = {info.track_id: info.labels[condition] for info in infos if condition in info.labels}
+    return [
+        triplet
+        for triplet in triplets
+        if triplet.condition == condition
+        and not is_octave(bpm[triplet.anchor.track_id], bpm[triplet.negative.track_id])
+    ]
 
 
 def matrix_of(correct: Tensor, condition: Tensor, condition_names: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -16,14 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from disentangled_ml.chunks import FEATURE_SIZE
 from disentangled_ml.network.backbones import BACKBONES
+from disentangled_ml.network.feature_head import FeatureHead
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.network.masks import MASKS
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
-from disentangled_ml.structures import AudioSettings
+from disentangled_ml.network.rhythm import RhythmBranch
+from disentangled_ml.structures import TEMPO, AudioSettings
 
 # Dimensions of a condition where embedding_dim is None (J. Lee et al., ICASSP 2020).
 SUBSPACE_DIM = 64
+# The backbone that is none: what is learned of timbre comes from the features alone.
+FEATURES_ALONE = "musicnn"
 # Characters of another program's error.
 MOST_SHOWN = 300
 
@@ -89,18 +94,22 @@ def make_network(
     mask_start: str = "disjoint",
     embedding_dim: int | None = None,
     channels_last: bool = False,
+    rhythm: bool = False,
+    features: Sequence[str] = (),
 ) -> ConditionalSimilarityNetwork:
     """Make an untrained network.
 
     Args:
         condition_names: In order.
         audio: Settings of its spectrograms.
-        backbone, frontend, mask: Names in ``BACKBONES``, ``FRONTENDS`` and ``MASKS``.
+        backbone, frontend, mask: Names in ``BACKBONES``, ``FRONTENDS`` and ``MASKS``; the backbone ``musicnn`` is none but the features.
         width: Scales the channels of the backbone.
         trainable_stft, trainable_mel: Train the Fourier kernels, the mel filters of ``nnaudio``.
         mask_start: Initial values of ``learned`` masks.
         embedding_dim: D; None: 64 per condition.
         channels_last: Memory format of the backbone.
+        rhythm: Whether there is a rhythm branch, if tempo is a condition: alone in tempo's dimensions under fixed masks, else added.
+        features: Networks of musicnn whose features are read too.
 
     Raises:
         ValueError: for an unknown name, or arguments that do not fit together.
@@ -113,14 +122,40 @@ def make_network(
         raise ValueError("frontend.trainable_* is of nnaudio: the filters of frontend=waveform are always trained")
     filters = {"trainable_stft": trainable_stft, "trainable_mel": trainable_mel} if frontend == "nnaudio" else {}
     start = {"start": mask_start} if mask == "learned" else {}
+    build_backbone = choose({**BACKBONES, FEATURES_ALONE: no_backbone}, backbone, "backbone.name")
+    rhythm = rhythm and TEMPO in condition_names
+    dims = rhythm_dims(condition_names, size) if rhythm and mask == "fixed" else None
+    others = size if dims is None else size - (dims.stop - dims.start)
+    if features and frontend_class.source != "mel":
+        raise ValueError(f"features come with the stored mel: frontend={frontend} reads the waveform, use frontend=mel")
+    if backbone == FEATURES_ALONE and not features:
+        raise ValueError(f"backbone={FEATURES_ALONE} reads features: prepare with features=musicnn")
     parts = (
         frontend_class(audio, **filters),
-        choose(BACKBONES, backbone, "backbone.name")(size, width),
+        build_backbone(others, width),
         choose(MASKS, mask, "mask.name")(len(condition_names), size, **start),
     )
-    if channels_last:
+    if channels_last and parts[1] is not None:
         parts[1].to(memory_format=torch.channels_last)
-    return ConditionalSimilarityNetwork(*parts, condition_names)
+    head = FeatureHead(FEATURE_SIZE * len(features), others) if features else None
+    branch = RhythmBranch(audio, size - others or size) if rhythm else None
+    return ConditionalSimilarityNetwork(*parts, condition_names, head, features, branch, dims)
+
+
+def rhythm_dims(condition_names: Sequence[str], embedding_dim: int) -> slice | None:
+    """Return the dimensions that tempo has for itself under fixed masks; None where it is the only condition.
+
+    Fed by rhythm alone, tempo is better than with the backbone's part added, and the other conditions are not disturbed.
+
+    >>> rhythm_dims(["genre", "tempo", "mood"], 192), rhythm_dims(["tempo"], 64)
+    (slice(64, 128, None), None)
+    """
+    own, place = embedding_dim // len(condition_names), list(condition_names).index(TEMPO)
+    return slice(place * own, (place + 1) * own) if len(condition_names) > 1 else None
+
+
+def no_backbone(embedding_dim: int, width: float) -> None:
+    """Build nothing: the features are enough."""
 
 
 def network_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +171,8 @@ def network_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "mask_start": mask["start"],
         "embedding_dim": config["embedding_dim"],
         "channels_last": config["trainer"]["channels_last"],
+        # Checkpoints of before there were any have no such keys.
+        "rhythm": config.get("rhythm", False),
     }
 
 
@@ -201,7 +238,8 @@ def network_from(checkpoint: dict[str, Any], path: str | Path = "in memory") -> 
     prefix = "network."
     try:
         arguments = network_arguments(checkpoint["config"])
-        network = make_network(checkpoint["conditions"], AudioSettings(**checkpoint["audio"]), **arguments)
+        audio, features = AudioSettings(**checkpoint["audio"]), checkpoint.get("features", ())
+        network = make_network(checkpoint["conditions"], audio, **arguments, features=features)
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         network.load_state_dict(weights)
     except (RuntimeError, LookupError, TypeError, AttributeError, OverflowError, ValueError) as error:

@@ -1,17 +1,18 @@
-"""The conditional similarity network: frontend + backbone + masks, usable without Lightning.
+"""The conditional similarity network: frontend + branches + masks, usable without Lightning.
 
 network = load_network("runs/demo/checkpoints/best.ckpt")       # disentangled_ml.network.checkpoint
 embedding = network(mel)                                        # (B, D), unit length
 genre = embedding * network.masks()[0]                          # its genre subspace
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from disentangled_ml.chunks import FEATURE_SIZE, join_source, unpack
 from disentangled_ml.network.augmentation import Augmentation
 
 CHUNKS_PER_PASS = 256  # bounds the memory of embedding
@@ -20,30 +21,66 @@ CHUNKS_PER_PASS = 256  # bounds the memory of embedding
 class ConditionalSimilarityNetwork(nn.Module):
     """Network that embeds chunks of audio, with a mask over the embedding for each condition.
 
+    Up to three branches make the embedding: a backbone on the spectrogram and a head on frozen features, which are added, and the
+    rhythm branch, which has some dimensions for itself or is added too.
+
     Args:
         frontend: Audio to spectrogram (B, 1, n_mels, frames).
-        backbone: Spectrogram to (B, D).
+        backbone: Spectrogram to (B, D), without the dimensions of the rhythm branch; None: there is none.
         masks: Called without arguments, returns the condition masks (C, D).
         condition_names: In the order of the masks.
+        head: Features (B, F) to the same; None: there is none.
+        features: Networks of musicnn whose features the head reads, in order.
+        rhythm: Spectrogram to (B, its dimensions), or to (B, D) to be added; None: there is none.
+        rhythm_dims: Dimensions that are the rhythm branch's alone; None: it is added.
     """
 
-    def __init__(self, frontend: nn.Module, backbone: nn.Module, masks: nn.Module, condition_names: list[str]):
+    def __init__(
+        self,
+        frontend: nn.Module,
+        backbone: nn.Module | None,
+        masks: nn.Module,
+        condition_names: list[str],
+        head: nn.Module | None = None,
+        features: Sequence[str] = (),
+        rhythm: nn.Module | None = None,
+        rhythm_dims: slice | None = None,
+    ):
         super().__init__()
         self.frontend, self.backbone, self.masks = frontend, backbone, masks
-        self.condition_names = list(condition_names)
+        self.head, self.rhythm, self.rhythm_dims = head, rhythm, rhythm_dims
+        self.condition_names, self.features = list(condition_names), tuple(features)
+
+    @property
+    def source(self) -> str:
+        """What the array of a chunk must hold, see ``disentangled_ml.chunks``."""
+        return join_source(self.frontend.source, self.features)
 
     def raw_embedding(self, audio: Tensor, augmentation: Augmentation | None = None) -> Tensor:
         """Embed chunks, augmented if asked for, without normalising, in float32: (B, ...) to (B, D)."""
-        if augmentation is None:
-            return self.backbone(self.frontend(audio)).float()
-        spect = self.frontend(augmentation.change_audio(audio))
-        return self.backbone(augmentation.change_spect(spect)).float()
+        parts = []
+        if self.head is not None:
+            audio, features = unpack(audio, FEATURE_SIZE * len(self.features))
+            parts.append(self.head(features))
+        spect = self.frontend(audio if augmentation is None else augmentation.change_audio(audio))
+        if self.backbone is not None:
+            parts.append(self.backbone(spect if augmentation is None else augmentation.change_spect(spect)))
+        return self.with_rhythm(sum(part.float() for part in parts), spect)
+
+    def with_rhythm(self, embedding: Tensor, spect: Tensor) -> Tensor:
+        """Complete an embedding of chunks by their rhythm, where there is such a branch."""
+        if self.rhythm is None:
+            return embedding
+        rhythm, dims = self.rhythm(spect).float(), self.rhythm_dims
+        if dims is None:
+            return embedding + rhythm
+        return torch.cat([embedding[:, : dims.start], rhythm, embedding[:, dims.start :]], dim=1)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Embed chunks.
 
         Shape:
-            audio: (B, 1, n_mels, frames) log-mel or (B, samples) waveform, as the frontend's ``source`` says.
+            audio: (B, 1, n_mels, frames) log-mel or (B, samples) waveform, perhaps with features, as ``source`` says.
             returns: (B, D) float32, L2-normalised as a whole.
         """
         return nn.functional.normalize(self.raw_embedding(audio), dim=1)

@@ -31,6 +31,7 @@ CLASS_BPM = (30.0, 300.0)
 MIN_CLASS_BPM, MIN_CLASS_OCTAVES = 1.0, 0.01
 # In octaves: what float32 tempi may miss a limit by, so that 104 BPM are within 4 % of 100 both ways.
 ROUNDING = 1e-6
+OCTAVE_TOLERANCE = 0.04  # ratio; F. Gouyon et al., 2006
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -48,6 +49,16 @@ def as_floats(values: Array) -> Array:
 
 def as_octaves(bpm: Array) -> Array:
     return bpm.double().log2() if isinstance(bpm, Tensor) else np.log2(bpm.astype(np.float64))
+
+
+def is_octave(bpm: float, other: float, tolerance: float = OCTAVE_TOLERANCE) -> bool:
+    """Return whether two tempi are one, two or more octaves apart, one twice as fast as the other and so on, within a ratio.
+
+    >>> is_octave(60.0, 123.0), is_octave(60.0, 61.0), is_octave(60.0, 90.0), is_octave(240.0, 60.0)
+    (True, False, False, True)
+    """
+    octaves = abs(math.log2(bpm / other))
+    return abs(octaves - max(1, round(octaves))) <= math.log2(1 + tolerance)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from typing import Any
 
 from disentangled_ml.reporting.cells import accuracy_text, aligned, number_text
 
+OCTAVES_FOLDED = "- octaves folded"  # row behind that of a tempo condition
+
 
 def accuracy_table(report: dict[str, Any]) -> str:
     """Return the triplet accuracies: a line per condition, in its subspace and in all dimensions."""
@@ -11,6 +13,9 @@ def accuracy_table(report: dict[str, Any]) -> str:
     for name, sub in report["sub"].items():
         if name != "mean":
             rows.append((name, accuracy_text(sub), accuracy_text(report["all"][name]), str(sub["n"])))
+        if name in report.get("octaves_folded", {}):
+            folded = report["octaves_folded"][name]
+            rows.append((OCTAVES_FOLDED, *map(accuracy_text, folded.values()), str(folded["sub"]["n"])))
     rows.append(("mean", *(number_text(report[space]["mean"]) for space in ("sub", "all")), ""))
     rows.append(("track", "", accuracy_text(report["track"]), str(report["track"]["n"])))
     lines = ["triplet accuracy (chance 0.5) with 95 % intervals", "", *aligned(rows)]

@@ -23,7 +23,7 @@ from datamodules.batches.streams import Source
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.origin import Origin, results_of
 from datamodules.shards.resumable import Batch, BatchStore, counted, usable, work_through
-from datamodules.shards.tar import MEMBERS, ShardSlice, read_samples, sample_context
+from datamodules.shards.tar import ShardSlice, read_samples, sample_context
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import as_json, atomic_write
 from disentangled_ml.progress import show_progress
@@ -142,11 +142,10 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, sp
     model = embedder.model
     if index.audio != model.audio:
         raise CatalogueError(f"{index.root} was prepared with {index.audio}, the checkpoint with {model.audio}")
-    if embedder.source == "waveform" and not index.has_waveform:
-        raise CatalogueError(
-            f"{index.root} holds no waveforms, which this checkpoint needs: prepare with store_waveform=true, or give manifest=CSV"
-        )
-    source = Source(index, [], embedder.source, model.chunk_frames)
+    try:
+        source = Source(index, [], embedder.source, model.chunk_frames)
+    except ShardsError as error:
+        raise CatalogueError(f"{error}, or give manifest=CSV") from error
     shards = [shard for split in splits for shard in index.splits[split]]
     # An old index has no digests of its shards.
     digests = [shard.digest or f"{index.fingerprint()} {shard.file}" for shard in shards]
@@ -173,8 +172,7 @@ def read_shard(source: Source, shard: Shard) -> Iterator[Chunks | Rejected]:
     def reject(error: ShardsError, lost: int) -> None:
         damaged.append(Rejected("", str(root), f"{lost} tracks are lost: {error}"))
 
-    members = ("json", MEMBERS[source.audio])
-    for sample in read_samples(root, [ShardSlice(shard, 0, shard.samples)], members, reject):
+    for sample in read_samples(root, [ShardSlice(shard, 0, shard.samples)], source.members, reject):
         try:
             with sample_context(sample):
                 info, track = source.decode(sample)

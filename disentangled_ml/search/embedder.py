@@ -36,13 +36,13 @@ class Embedder:
     Attributes:
         model: The content of the checkpoint.
         network: Of the model.
-        source: ``mel`` or ``waveform``, what the network's frontend wants.
+        source: What the arrays of its chunks hold, see ``disentangled_ml.chunks``.
     """
 
     def __init__(self, checkpoint: str | Path, device: str | torch.device = "cpu"):
         self.model = load_model(checkpoint, device)
         self.network = self.model.network
-        self.source = self.network.frontend.source
+        self.source = self.network.source
         self.checkpoint = Path(checkpoint)
         self.searched: SimilaritySearch | None = None
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import AdamW
 
 from disentangled_ml.evaluation.listed_triplets import (
     Distances,
@@ -16,11 +16,13 @@ from disentangled_ml.evaluation.listed_triplets import (
     listed_distances,
     listed_loss,
 )
-from disentangled_ml.network.augmentation import Augmentation
+from disentangled_ml.network.augmentation import Augmentation, drawing_from
 from disentangled_ml.network.model import ConditionalSimilarityNetwork, embed_in_passes
 from disentangled_ml.objective.gathering import Selection
 from disentangled_ml.objective.losses import DisentangledLoss
 from disentangled_ml.structures import ChunkBatch, Member, TrackChunks
+
+DROPOUT_SALT = 3  # separates these draws from others of the same seed and step
 
 
 class SimilarityModule(pl.LightningModule):
@@ -29,8 +31,9 @@ class SimilarityModule(pl.LightningModule):
     Args:
         network: To train.
         loss: Of a batch.
-        learning_rate: Of Adam.
-        weight_decay: Of Adam.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW, decoupled (I. Loshchilov, F. Hutter, ICLR 2019).
+        seed: Of what dropout draws in a step.
         settings: Plain values that every checkpoint carries (configuration, conditions, audio settings).
         selection: Chooses the triplets of a step, perhaps over the batches of all ranks; None: those of the batch.
         augmentation: Of the chunks of a step.
@@ -43,6 +46,7 @@ class SimilarityModule(pl.LightningModule):
         loss: DisentangledLoss,
         learning_rate: float = 0.001,
         weight_decay: float = 0.0,
+        seed: int = 0,
         settings: dict[str, Any] | None = None,
         selection: Selection | None = None,
         augmentation: Augmentation | None = None,
@@ -51,7 +55,7 @@ class SimilarityModule(pl.LightningModule):
         super().__init__()
         self.network, self.loss = network, loss
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.settings = settings or {}
+        self.seed, self.settings = seed, settings or {}
         self.selection, self.augmentation = selection, augmentation
         self.frontend_rate_scale = frontend_rate_scale
         self.table = EmbeddingTable()
@@ -75,7 +79,9 @@ class SimilarityModule(pl.LightningModule):
         when a value is first read, which the progress bar does on rank zero alone.
         """
         augmentation = self.augmentation and self.augmentation.at(self.global_step, self.global_rank)
-        raw_embedding, triplets = self.network.raw_embedding(batch.audio, augmentation), batch.triplets
+        # A resumed run draws what an uninterrupted one would have.
+        with drawing_from(self.device, self.seed, self.global_step, self.global_rank, DROPOUT_SALT):
+            raw_embedding, triplets = self.network.raw_embedding(batch.audio, augmentation), batch.triplets
         if self.selection is not None:
             raw_embedding, triplets = self.selection(raw_embedding, batch.tracks, self.global_step)
         terms = self.loss(raw_embedding, self.network.masks(), triplets, batch.targets)
@@ -122,8 +128,8 @@ class SimilarityModule(pl.LightningModule):
             )
         return loss
 
-    def configure_optimizers(self) -> Adam:
-        """Return Adam; the schedule is a callback, which sees the validation loss.
+    def configure_optimizers(self) -> AdamW:
+        """Return AdamW, which without weight decay is Adam; the schedule is a callback, which sees the validation loss.
 
         The frontend has its own learning rate, and no weight decay: a filter is not better for being nearer to zero.
         """
@@ -133,7 +139,7 @@ class SimilarityModule(pl.LightningModule):
         if frontend:
             rate = self.learning_rate * self.frontend_rate_scale
             groups.append({"params": frontend, "lr": rate, "weight_decay": 0.0})
-        return Adam(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
+        return AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(self.settings)

@@ -102,7 +102,7 @@ def parse_time(condition: str, time: str, names: Sequence[str], where: str) -> f
 def measure(track: ChangingTrack, embedder: Embedder, hop_frames: int, context: float) -> None:
     """Measure a recording's novelty in each source. Raises ValueError if it cannot be used, or ends before a change."""
     recording = read_recording(track.path, embedder)
-    track.seconds = len(recording.waveform) / embedder.model.audio.sample_rate
+    track.seconds = recording.seconds
     if late := [time for time in track.times(ANY) if time >= track.seconds]:
         raise ValueError(f"{track.path} ends at {track.seconds:.2f} s, before its change at {late[0]:g} s")
     starts, embedding = embed_recording(embedder, recording, hop_frames)

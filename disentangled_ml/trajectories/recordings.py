@@ -1,6 +1,7 @@
 """A single recording, decoded, cut into overlapping chunks and embedded."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.audio.decoding import UnusableAudio, decode
-from datamodules.audio.spectrogram import log_mel, resample
-from datamodules.batches.streams import mel_chunk
+from datamodules.batches.cutting import open_waveform
 from disentangled_ml.config import ConfigError
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_points import chunk_starts
@@ -17,10 +17,14 @@ from disentangled_ml.trajectories.change_points import chunk_starts
 
 @dataclass(frozen=True)
 class Recording:
-    """Recording (n,) float32 at the sample rate of a model, and its log-mel spectrogram (n_mels, frames) float16."""
+    """Recording (n,) float32, and its sample rate in Hz."""
 
     waveform: np.ndarray
-    mel: np.ndarray
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.waveform) / self.sample_rate
 
 
 def chunk_seconds(embedder: Embedder) -> float:
@@ -42,14 +46,13 @@ def read_recording(path: Path, embedder: Embedder) -> Recording:
     """Decode a recording for a model. Raises UnusableAudio, naming it, if it cannot be used or is shorter than a chunk."""
     audio, chunk_frames = embedder.model.audio, embedder.model.chunk_frames
     try:
-        waveform = resample(*decode(path), audio.sample_rate)
-        mel = log_mel(waveform, audio)
+        recording = Recording(*decode(path))
     except UnusableAudio as error:
         raise UnusableAudio(f"{path}: {error}") from error
-    if mel.shape[1] < chunk_frames:
-        needed, seconds = audio.seconds(chunk_frames - 1), len(waveform) / audio.sample_rate
-        raise UnusableAudio(f"{path}: shorter than a chunk: {seconds:.2f} s, {needed:.2f} s needed")
-    return Recording(waveform, mel)
+    needed = audio.seconds(chunk_frames - 1)
+    if recording.seconds < needed:
+        raise UnusableAudio(f"{path}: shorter than a chunk: {recording.seconds:.2f} s, {needed:.2f} s needed")
+    return recording
 
 
 def embed_recording(embedder: Embedder, recording: Recording, hop_frames: int) -> tuple[Tensor, Tensor]:
@@ -58,15 +61,10 @@ def embed_recording(embedder: Embedder, recording: Recording, hop_frames: int) -
     Raises ValueError if an embedding is not finite.
     """
     audio, frames = embedder.model.audio, embedder.model.chunk_frames
-    samples = audio.chunk_samples(frames)
-
-    def cut(start: int) -> np.ndarray:
-        if embedder.source == "mel":
-            return mel_chunk(recording.mel, frames, start)
-        return recording.waveform[start * audio.hop_length :][:samples]
-
-    starts = chunk_starts(recording.mel.shape[1], frames, hop_frames)
-    embedding = embedder.embed_chunks(cut(start) for start in starts)
+    wanted = partial(chunk_starts, chunk_frames=frames, hop_frames=hop_frames)
+    track = open_waveform(recording.waveform, recording.sample_rate, audio, embedder.source, frames, wanted)
+    starts = wanted(track.frames)
+    embedding = embedder.embed_chunks(map(track.read_chunk, starts))
     if not embedding.isfinite().all():
         raise ValueError("an embedding of the recording is not finite: the checkpoint is damaged")
     return torch.tensor([audio.seconds(start) for start in starts], dtype=torch.float64), embedding

@@ -106,7 +106,7 @@ def test_every_choice_of_every_group_loads(group, choice):
 
 def test_there_is_a_choice_in_every_group():
     assert {group for group, _ in CHOICES} == set(GROUPS)
-    assert group_choices("backbone") == ["conv", "inception", "resnet", "se"]
+    assert group_choices("backbone") == ["conv", "inception", "musicnn", "resnet", "se"]
     assert group_choices("mask") == ["fixed", "learned", "none"]
     assert group_choices("loss") == ["classification", "proxy", "triplet"]
     assert {"demo", "shards"} <= set(group_choices("data"))
@@ -168,6 +168,11 @@ EXPERIMENTS = {  # mask, its start, loss, condition_weight, track_weight, embedd
     "proxy": ("fixed", None, "proxy", 1.0, 0.0, None),
     "classification": ("fixed", None, "classification", 1.0, 0.0, None),
 }
+OURS = {  # backbone, rhythm: what the papers did not have
+    "rhythm": ("resnet", True),
+    "musicnn": ("musicnn", False),
+    "musicnn_rhythm": ("musicnn", True),
+}
 FRONTENDS = {  # frontend, trainable_stft, trainable_mel
     "fixed_mel": ("nnaudio", False, False),
     "trainable_mel": ("nnaudio", False, True),
@@ -178,9 +183,9 @@ FRONTENDS = {  # frontend, trainable_stft, trainable_mel
 
 def test_every_experiment_is_a_recipe_or_a_system_of_the_table():
     table = load_config(TableConfig, REQUIRED["table"])
-    recipes = {"demo", "icassp2020", "frontends", table.base}
-    assert set(group_choices("experiment")) == {*recipes, *EXPERIMENTS, *FRONTENDS}
-    assert set(EXPERIMENTS) <= set(table.systems)
+    recipes = {"demo", "icassp2020", "frontends", "small_catalogue", table.base}
+    assert set(group_choices("experiment")) == {*recipes, *EXPERIMENTS, *OURS, *FRONTENDS}
+    assert {*EXPERIMENTS, *OURS} <= set(table.systems)
 
 
 @pytest.mark.parametrize("name", FRONTENDS)
@@ -207,7 +212,7 @@ def test_experiments_are_the_rows_of_the_papers(name, base):
     assert start is None or tree.mask.start == start
     assert (tree.loss.name, tree.choices.loss) == (loss, loss)
     assert (tree.loss.condition_weight, tree.loss.track_weight) == (condition_weight, track_weight)
-    assert tree.embedding_dim == size
+    assert (tree.embedding_dim, tree.rhythm) == (size, False)
     assert tree.choices.experiment == base + name
     if base == "icassp2020,":
         assert (tree.backbone.name, tree.backbone.width) == ("inception", 1.0)
@@ -226,6 +231,16 @@ def test_experiments_say_themselves_what_they_need(conf, name):
     tree = load_config(TrainConfig, [f"experiment=other,{name}"])
     assert (tree.mask.name, tree.loss.track_weight) == (mask, track_weight)
     assert start is None or tree.mask.start == start
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_own_rows_are_the_full_system_with_more(name):
+    tree, papers = (
+        load_config(TrainConfig, [f"experiment=table,{row}"]) for row in (name, "disentangled_track")
+    )
+    assert (tree.backbone.name, tree.rhythm) == OURS[name]
+    changed = {key for key in OmegaConf.to_container(tree) if tree[key] != papers[key]}
+    assert changed <= {"backbone", "rhythm", "choices"}
 
 
 def test_of_several_experiments_the_later_wins(conf):
@@ -353,7 +368,7 @@ def test_text_stays_as_it_was_typed(text):
         ("seed[0]=1", r"'seed\[0\]' is unknown"),
         ("data.=1", r"'data.' is unknown; legal here: data.shards"),
         ("choices.colour=red", r"'choices.colour' is unknown; legal here: choices.backbone, choices.frontend"),
-        ("backbone=vgg", r"backbone=vgg is unknown: choose one of conv, inception, resnet, se"),
+        ("backbone=vgg", r"backbone=vgg is unknown: choose one of conv, inception, musicnn, resnet, se"),
         ("backbone=", r"backbone= is unknown: choose one of conv"),
         ("experiment=paper", r"experiment=paper is unknown: choose one of category, .*, demo, .*, icassp2020, "),
         ("mask=Fixed", r"mask=Fixed is unknown: choose one of fixed, learned, none"),

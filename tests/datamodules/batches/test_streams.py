@@ -224,7 +224,7 @@ def test_waveform_chunks_are_those_of_the_spectrogram(make_shards, source_of):
     """The same seed draws the same chunks of both, and the spectrogram of the one is the other."""
     source = source_of(make_shards(train=10, waveform=True))
     settings = AudioSettings()
-    mels, waveforms = (list(training(replace(source, audio=audio))) for audio in ("mel", "waveform"))
+    mels, waveforms = (list(training(replace(source, source=audio))) for audio in ("mel", "waveform"))
     for mel, waveform in zip(mels, waveforms, strict=True):
         assert waveform.audio.shape == (len(mel.audio), settings.chunk_samples(CHUNK_FRAMES))
         assert torch.equal(mel.triplets.indices, waveform.triplets.indices)
@@ -235,7 +235,7 @@ def test_waveform_chunks_are_those_of_the_spectrogram(make_shards, source_of):
 
 def test_waveforms_must_be_there(make_shards, source_of):
     with pytest.raises(ShardsError, match=r"holds no waveforms, .*: prepare with store_waveform=true"):
-        source_of(make_shards(train=3), audio="waveform")
+        source_of(make_shards(train=3), source="waveform")
 
 
 def test_a_spectrogram_must_be_as_long_as_its_labels_say(make_shards, source_of):

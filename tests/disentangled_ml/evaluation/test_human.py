@@ -324,7 +324,9 @@ def test_whole_clips_are_compared_as_evaluation_does(corpus, comparisons, make_c
     judged = read_comparisons(comparisons).triplets
     triplets, agreement, _, groups = zip(*judged, strict=True)
     expected = human_report(table, triplets, agreement, network.masks().detach(), NAMES, groups=groups)
-    assert (found["all"], found["weights"], found["skipped"]) == (expected["all"], expected["weights"], 4)
+    assert (found["all"], found["skipped"]) == (expected["all"], 4)
+    # A pass of another size adds in another order.
+    assert found["weights"]["fitted"] == pytest.approx(expected["weights"]["fitted"], abs=1e-5)
     assert found["all"]["whole"]["n"] == 2 * (9 + 1)  # of the ten rows, that of 3, 3 and 1 votes is a tie
     assert found["undecided"] == 2
     assert found["reasons"] == {
