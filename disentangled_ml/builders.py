@@ -75,6 +75,8 @@ def read_features(config: DictConfig, index: ShardIndex) -> tuple[str, ...]:
     if wanted and not index.features:
         key = f"backbone={FEATURES_ALONE}" if config.backbone.name == FEATURES_ALONE else "backbone.features=true"
         raise ConfigError(f"{key} reads musicnn's features, and {index.root} holds none: prepare with features=musicnn")
+    if wanted and choose(FRONTENDS, config.frontend.name, "frontend.name").source != "mel":
+        raise ConfigError(f"features come with the stored mel, not with frontend={config.frontend.name}: use frontend=mel")
     return index.features if wanted else ()
 
 

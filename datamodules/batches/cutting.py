@@ -38,7 +38,7 @@ def open_waveform(
     if signal == "waveform" or length < frames:
         read_chunk = partial(samples_from, samples, audio, frames)
     elif networks:
-        count = n_windows(len(waveform), sample_rate)
+        count = max(1, n_windows(len(waveform), sample_rate))  # of none the features are refused
         places = chunk_grid(length, frames) if starts is None else starts(length)
         spans = (windows_of(audio.seconds(start), audio.seconds(frames), count) for start in places)
         wanted = sorted({row for span in spans for row in range(span.start, span.stop)})

@@ -126,8 +126,6 @@ def make_network(
     rhythm = rhythm and TEMPO in condition_names
     dims = rhythm_dims(condition_names, size) if rhythm and mask == "fixed" else None
     others = size if dims is None else size - (dims.stop - dims.start)
-    if features and frontend_class.source != "mel":
-        raise ValueError(f"features come with the stored mel: frontend={frontend} reads the waveform, use frontend=mel")
     if backbone == FEATURES_ALONE and not features:
         raise ValueError(f"backbone={FEATURES_ALONE} reads features: prepare with features=musicnn")
     parts = (

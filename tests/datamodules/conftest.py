@@ -22,6 +22,7 @@ from datamodules.batches import streams
 from datamodules.shards import workers
 from datamodules.shards.index import Shard, ShardIndex
 from datamodules.shards.tar import read_infos, write_shard
+from disentangled_ml.chunks import FEATURE_SIZE
 from disentangled_ml.commands.schemas import PrepareConfig
 from disentangled_ml.config import load_config
 from disentangled_ml.prepare import main
@@ -62,6 +63,12 @@ def counted_mel(number: int, frames: int) -> np.ndarray:
     return mel
 
 
+def counted_features(number: int, windows: int, networks: tuple[str, ...]) -> np.ndarray:
+    """Make features that tell their track, window and network: 100 times the track, and the window, with msd's sign."""
+    signs = np.repeat([1 if name == "msd" else -1 for name in networks], FEATURE_SIZE)
+    return ((100 * number + np.arange(windows))[:, None] * signs).astype(np.float16)
+
+
 def noise(seed: int, n: int) -> np.ndarray:
     """Make n samples that no other seed gives."""
     return np.random.default_rng(seed).uniform(-0.5, 0.5, n).astype(np.float32)
@@ -81,7 +88,11 @@ def make_shards(tmp_path) -> Callable[..., ShardIndex]:
     """Write shards of ``info_of(0), info_of(1), ...``: ``make_shards(train=40, test=9)``."""
 
     def make(
-        tracks_per_shard: int = 6, waveform: bool = False, info: Callable[[int], TrackInfo] = info_of, **counts: int
+        tracks_per_shard: int = 6,
+        waveform: bool = False,
+        info: Callable[[int], TrackInfo] = info_of,
+        features: tuple[str, ...] = (),
+        **counts: int,
     ) -> ShardIndex:
         root = tmp_path / "shards"
         root.mkdir()
@@ -90,7 +101,8 @@ def make_shards(tmp_path) -> Callable[..., ShardIndex]:
         def sample(number: int) -> dict:
             track = info(number)
             if not waveform:
-                return {"info": track, "mel": counted_mel(number, track.frames)}
+                found = {"musicnn": counted_features(number, 1 + number % 3, features)} if features else {}
+                return {"info": track, "mel": counted_mel(number, track.frames), **found}
             samples = noise(number, settings.chunk_samples(track.frames) + 100)
             return {"info": track, "mel": log_mel(samples, settings), "flac": encode_flac(samples, SAMPLE_RATE)}
 
@@ -104,7 +116,7 @@ def make_shards(tmp_path) -> Callable[..., ShardIndex]:
                 write_shard(root / file, map(sample, numbers))
                 splits[split].append(Shard(file, len(numbers)))
                 number = numbers.stop
-        index = ShardIndex(root, settings, waveform, CONDITIONS, splits)
+        index = ShardIndex(root, settings, waveform, CONDITIONS, splits, features)
         index.write()
         return index
 

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from datamodules.audio.decoding import UnusableAudio, decode_flac, encode_flac
+from datamodules.audio.musicnn import window_features
 from datamodules.audio.spectrogram import log_mel
-from datamodules.batches.cutting import chunk_grid, cut_recordings, cut_waveform
+from datamodules.batches.cutting import chunk_grid, cut_recordings, cut_waveform, open_waveform
 from datamodules.batches.streams import waveform_chunk
+from disentangled_ml.chunks import join_source, unpack
 from disentangled_ml.structures import AudioSettings, Rejected, TrackRecord
 
 AUDIO, FRAMES, SAMPLE_RATE = AudioSettings(n_mels=16), 16, 22050
@@ -66,3 +69,45 @@ def test_a_group_goes_on_past_what_cannot_be_used(tmp_path):
     assert bad.reason == "not a recording: its content is text"
     assert gone == Rejected("c", str(tmp_path / "c.flac"), "missing file")
     assert kept is given
+
+
+def music(seconds: float) -> np.ndarray:
+    """Make a chord that is struck anew every half second."""
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    return (sum(np.sin(2 * np.pi * pitch * time) for pitch in (220, 277, 330)) * np.exp(-4 * (time % 0.5)) / 5).astype(
+        np.float32
+    )
+
+
+@pytest.mark.parametrize("networks", [("msd",), ("msd", "mtt")])
+def test_features_come_below_the_spectrogram_of_their_chunk(networks):
+    waveform, audio = music(7.0), AudioSettings()
+    chunks = cut_waveform(waveform, SAMPLE_RATE, audio, join_source("mel", networks), 129)
+    plain = cut_waveform(waveform, SAMPLE_RATE, audio, "mel", 129)
+    mels, features = unpack(torch.from_numpy(chunks), 200 * len(networks))
+    np.testing.assert_array_equal(mels, plain)
+    every_second = window_features(waveform, SAMPLE_RATE, networks)
+    assert len(every_second) == 5
+    np.testing.assert_allclose(features, every_second[[0, 3]].astype(np.float16), atol=1e-3)
+
+
+def test_only_the_windows_that_are_read_are_computed():
+    waveform, audio, wanted = music(9.0), AudioSettings(), [0, 100, 216]
+    track = open_waveform(waveform, SAMPLE_RATE, audio, "mel+msd", 129, lambda length: wanted)
+    every_second = window_features(waveform, SAMPLE_RATE)
+    for start in wanted:
+        _, features = unpack(torch.from_numpy(track.read_chunk(start))[None], 200)
+        expected = every_second[round(audio.seconds(start))]
+        np.testing.assert_allclose(features[0], expected.astype(np.float16), atol=1e-3)
+
+
+def test_of_a_longer_chunk_the_features_are_the_mean_of_its_windows():
+    chunks = cut_waveform(music(7.0), SAMPLE_RATE, AudioSettings(), "mel+msd", 258)
+    _, features = unpack(torch.from_numpy(chunks), 200)
+    expected = window_features(music(7.0), SAMPLE_RATE)[:4].astype(np.float16).astype(np.float32).mean(0)
+    np.testing.assert_allclose(features[0], expected.astype(np.float16), atol=1e-3)
+
+
+def test_what_is_too_short_for_the_networks_is_said():
+    with pytest.raises(UnusableAudio, match="too short for musicnn"):
+        cut_waveform(music(2.0), SAMPLE_RATE, AudioSettings(), "mel+msd", 65)
