@@ -52,7 +52,9 @@ class SimilarityDataModule(pl.LightningDataModule):
         self.workers, self.seed = workers, seed
         self.eval_tracks_per_batch = eval_tracks_per_batch
         self.list_settings = ListSettings(list_size, seed, self.plan.chunk_frames)
-        self.source = Source(index, conditions, source, self.plan.chunk_frames, workers=workers, max_damaged=max_damaged)
+        self.source = Source(
+            index, conditions, source, self.plan.chunk_frames, workers=workers, max_damaged=max_damaged
+        )
         # The epoch that training is in: its number, first step and number of steps.
         self.epoch: dict[str, int] = {}
         self.infos: dict[str, list[TrackInfo]] = {}

@@ -76,7 +76,9 @@ def read_features(config: DictConfig, index: ShardIndex) -> tuple[str, ...]:
         key = f"backbone={FEATURES_ALONE}" if config.backbone.name == FEATURES_ALONE else "backbone.features=true"
         raise ConfigError(f"{key} reads musicnn's features, and {index.root} holds none: prepare with features=musicnn")
     if wanted and choose(FRONTENDS, config.frontend.name, "frontend.name").source != "mel":
-        raise ConfigError(f"features come with the stored mel, not with frontend={config.frontend.name}: use frontend=mel")
+        raise ConfigError(
+            f"features come with the stored mel, not with frontend={config.frontend.name}: use frontend=mel"
+        )
     return index.features if wanted else ()
 
 
@@ -91,7 +93,9 @@ def build_data(config: DictConfig) -> SimilarityDataModule:
     return SimilarityDataModule(
         index,
         build_conditions(index, names, TempoCondition(**data.tempo)),
-        source=join_source(choose(FRONTENDS, config.frontend.name, "frontend.name").source, read_features(config, index)),
+        source=join_source(
+            choose(FRONTENDS, config.frontend.name, "frontend.name").source, read_features(config, index)
+        ),
         plan=build_plan(config),
         workers=workers,
         seed=config.seed,

@@ -65,7 +65,9 @@ def unpack(chunks: Tensor, n_features: int) -> tuple[Tensor, Tensor]:
     """
     rows = feature_rows(n_features, chunks.shape[-1])
     if chunks.ndim != 4 or chunks.shape[2] <= rows:
-        raise ValueError(f"chunks of shape {tuple(chunks.shape)} hold no spectrogram with {n_features} features below it")
+        raise ValueError(
+            f"chunks of shape {tuple(chunks.shape)} hold no spectrogram with {n_features} features below it"
+        )
     mel, features = chunks.split([chunks.shape[2] - rows, rows], dim=2)
     return mel, features.flatten(1)[:, :n_features]
 

@@ -61,9 +61,7 @@ def mel_chunk(mel: np.ndarray, frames: int, start: int) -> np.ndarray:
     return mel[None, :, start : start + frames]
 
 
-def packed_chunk(
-    mel: np.ndarray, features: np.ndarray, audio: AudioSettings, frames: int, start: int
-) -> np.ndarray:
+def packed_chunk(mel: np.ndarray, features: np.ndarray, audio: AudioSettings, frames: int, start: int) -> np.ndarray:
     """Cut a chunk (1, n_mels + rows, frames) with the mean of the features (windows, F) in it below its spectrogram."""
     windows = windows_of(audio.seconds(start), audio.seconds(frames), len(features))
     return pack(mel_chunk(mel, frames, start), features[windows].mean(0, dtype=np.float32))

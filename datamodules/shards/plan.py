@@ -9,6 +9,7 @@ import hashlib
 from array import array
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+
 import numpy as np
 
 from datamodules.shards.resumable import Batch

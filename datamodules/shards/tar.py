@@ -1,8 +1,9 @@
 """WebDataset shards: the only file that imports webdataset.
 
 A sample is one track: ``KEY.mel.npy`` (float16, n_mels x frames, ``log10(1 + 10 S)``, not standardised), ``KEY.json`` (its
-``TrackInfo``) and, where they are wanted, ``KEY.flac``, the waveform, and ``KEY.musicnn.npy`` (float16, windows x features). KEY is the track id with the characters escaped that tar
-members or WebDataset give a meaning (a period would begin the extension). Nothing is ever unpickled.
+``TrackInfo``) and, where they are wanted, ``KEY.flac``, the waveform, and ``KEY.musicnn.npy`` (float16, windows x features).
+KEY is the track id with the characters escaped that tar members or WebDataset give a meaning (a period would begin the
+extension). Nothing is ever unpickled.
 """
 
 import hashlib

@@ -102,7 +102,7 @@ def make_network(
     Args:
         condition_names: In order.
         audio: Settings of its spectrograms.
-        backbone, frontend, mask: Names in ``BACKBONES``, ``FRONTENDS`` and ``MASKS``; the backbone ``musicnn`` is none but the features.
+        backbone, frontend, mask: Names in ``BACKBONES``, ``FRONTENDS`` and ``MASKS``; the backbone ``musicnn`` is the features alone.
         width: Scales the channels of the backbone.
         trainable_stft, trainable_mel: Train the Fourier kernels, the mel filters of ``nnaudio``.
         mask_start: Initial values of ``learned`` masks.

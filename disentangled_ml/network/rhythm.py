@@ -1,6 +1,7 @@
-"""The rhythm branch: tempo from the autocorrelation of the onset strength, which a spectrogram network cannot learn from a few hundred tracks.
+"""The rhythm branch: tempo from the autocorrelation of the onset strength.
 
-Two-dimensional pooling and the average over a chunk keep timbre and lose the period. Here the period comes first: half-wave rectified
+A spectrogram network does not learn tempo from a few hundred tracks: two-dimensional pooling and the average over a chunk keep
+timbre and lose the period. Here the period comes first: half-wave rectified
 differences of the log-mel, summed into groups of bands, are correlated with themselves and read at tempi evenly spaced on a logarithmic
 axis, on which a stretch in time is a shift (M. Gagnere, S. Essid, G. Peeters, "Adapting pitch-based self supervised learning models for
 tempo estimation", ICASSP 2024). Convolutions run along that axis, which is never pooled. After H. Foroughmand and G. Peeters,

@@ -235,9 +235,7 @@ def test_experiments_say_themselves_what_they_need(conf, name):
 
 @pytest.mark.parametrize("name", OURS)
 def test_our_own_rows_are_the_full_system_with_more(name):
-    tree, papers = (
-        load_config(TrainConfig, [f"experiment=table,{row}"]) for row in (name, "disentangled_track")
-    )
+    tree, papers = (load_config(TrainConfig, [f"experiment=table,{row}"]) for row in (name, "disentangled_track"))
     assert (tree.backbone.name, tree.rhythm) == OURS[name]
     changed = {key for key in OmegaConf.to_container(tree) if tree[key] != papers[key]}
     assert changed <= {"backbone", "rhythm", "choices"}
