@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.retrieval import subspaces
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.trajectories.change_points import Novelty, chunk_starts, novelty
-from disentangled_ml.trajectories.recordings import Recording, chunk_seconds, embed_recording, read_recording
+from disentangled_ml.trajectories.recordings import chunk_seconds, embed_recording, read_recording
 
 COLUMNS = ("path", "split", "condition", "time")
 SPLITS = ("val", "test")
@@ -106,16 +107,16 @@ def measure(track: ChangingTrack, embedder: Embedder, hop_frames: int, context: 
     if late := [time for time in track.times(ANY) if time >= track.seconds]:
         raise ValueError(f"{track.path} ends at {track.seconds:.2f} s, before its change at {late[0]:g} s")
     starts, embedding = embed_recording(embedder, recording, hop_frames)
-    masks = torch.from_numpy(embedder.model.masks)
+    masks, mel = torch.from_numpy(embedder.model.masks), recording.spectrogram(embedder.model.audio)
     sources = dict(zip(embedder.condition_names, subspaces(embedding, masks), strict=True))
-    sources |= {WHOLE: embedding, MEL: mel_means(recording, embedder.model.chunk_frames, hop_frames)}
+    sources |= {WHOLE: embedding, MEL: mel_means(mel, embedder.model.chunk_frames, hop_frames)}
     chunk, step = chunk_seconds(embedder), embedder.model.audio.seconds(hop_frames)
     track.curves = {name: novelty(rows, starts, chunk, context, step) for name, rows in sources.items()}
 
 
-def mel_means(recording: Recording, chunk_frames: int, hop_frames: int) -> Tensor:
-    """Standardise the bands of a spectrogram, and return their means over each chunk: (N, n_mels)."""
-    mel = torch.from_numpy(recording.mel.astype("float32"))
+def mel_means(spectrogram: np.ndarray, chunk_frames: int, hop_frames: int) -> Tensor:
+    """Standardise the bands of a spectrogram (n_mels, F), and return their means over each chunk: (N, n_mels)."""
+    mel = torch.from_numpy(spectrogram.astype("float32"))
     mel = (mel - mel.mean(1, keepdim=True)) / mel.std(1, keepdim=True).clamp(min=FLAT)
     starts = chunk_starts(mel.shape[1], chunk_frames, hop_frames)
     return torch.stack([mel[:, start : start + chunk_frames].mean(1) for start in starts])

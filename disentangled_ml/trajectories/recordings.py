@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from datamodules.audio.decoding import UnusableAudio, decode
+from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.batches.cutting import open_waveform
 from disentangled_ml.config import ConfigError
 from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.structures import AudioSettings
 from disentangled_ml.trajectories.change_points import chunk_starts
 
 
@@ -25,6 +27,10 @@ class Recording:
     @property
     def seconds(self) -> float:
         return len(self.waveform) / self.sample_rate
+
+    def spectrogram(self, audio: AudioSettings) -> np.ndarray:
+        """Return the log-mel spectrogram (n_mels, frames) float16 of some settings."""
+        return log_mel(resample(self.waveform, self.sample_rate, audio.sample_rate), audio)
 
 
 def chunk_seconds(embedder: Embedder) -> float:

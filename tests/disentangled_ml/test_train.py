@@ -27,7 +27,7 @@ from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.config.loading import GROUPS, group_choices
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.network.backbones import BACKBONES
-from disentangled_ml.network.checkpoint import load_network
+from disentangled_ml.network.checkpoint import FEATURES_ALONE, load_network
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.network.masks import MASKS
 from disentangled_ml.objective.losses import LOSSES, MEANS, distances_to_points
@@ -88,7 +88,8 @@ def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
         assert report["sub"][name]["accuracy"] == pytest.approx(metrics[f"test/triplet_accuracy/{name}"], abs=1e-6)
     assert report == json.loads((run_dir / "evaluation.json").read_text())
     assert set(report) == {
-        *("sub", "all", "track", "skipped", "matrix", "disentanglement", "mean_ci95", "recall", "track_recall"),
+        *("sub", "all", "track", "skipped", "matrix", "disentanglement", "mean_ci95", "octaves_folded"),
+        *("recall", "track_recall"),
     }
     for name in ("genre", "mood", "tempo"):
         assert report["matrix"][name][name] == pytest.approx(report["sub"][name]["accuracy"])
@@ -223,7 +224,7 @@ def test_every_choice_of_every_group_loads():
         for choice in group_choices(group):
             extra = ["data.shards=somewhere"] if (group, choice) == ("data", "shards") else []
             assert load_config(TrainConfig, [f"{group}={choice}", *extra]).choices[group] == choice
-    assert set(group_choices("backbone")) == set(BACKBONES)
+    assert set(group_choices("backbone")) == {*BACKBONES, FEATURES_ALONE}
     assert set(group_choices("frontend")) == set(FRONTENDS)
     assert set(group_choices("mask")) == set(MASKS)
     assert set(group_choices("loss")) == set(LOSSES)
@@ -486,7 +487,7 @@ def test_run_folder_is_never_overwritten(run, copy_of_trained):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("backbone=transformer",), "choose one of conv, inception, resnet, se"),
+        (("backbone=transformer",), "choose one of conv, inception, musicnn, resnet, se"),
         (("data=shards", "data.shards=nowhere"), "prepare"),
         (("data.shards={tiny}", "resume=true"), "resume=true needs run_name"),
         (("data.shards={tiny}", "embedding_dim=256"), "cannot be shared equally"),

@@ -305,7 +305,7 @@ def test_bad_arguments(tmp_path, checkpoint, arguments, message):
 def test_shards_that_do_not_fit_are_refused(tmp_path, checkpoint, tiny_shards, long_shards):
     waveform = save_checkpoint(tmp_path / "w.ckpt", "shards/x", 0, "frontend=nnaudio")
     with pytest.raises(
-        ValueError, match=r"holds no waveforms, which this checkpoint needs: prepare with store_waveform"
+        ValueError, match=r"holds no waveforms, which this frontend needs: prepare with store_waveform"
     ):
         run(f"checkpoint={waveform}", f"shards={tiny_shards}", f"out={tmp_path}/index")
     shutil.copytree(tiny_shards, tmp_path / "s")
