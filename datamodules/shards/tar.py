@@ -81,7 +81,7 @@ def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> WrittenShard:
                 info: TrackInfo = sample["info"]
                 buffer = io.BytesIO()
                 np.save(buffer, sample["mel"], allow_pickle=False)
-                members = {"mel.npy": buffer.getvalue(), "json": as_json(info._asdict()).encode()}
+                members = {"mel.npy": buffer.getvalue(), "json": as_json(info.as_plain()).encode()}
                 if "flac" in sample:
                     members["flac"] = sample["flac"]
                 key = sample_key(info.track_id)
@@ -196,7 +196,7 @@ def decode_info(data: bytes) -> TrackInfo:
         info = TrackInfo(**json.loads(data))
     except (ValueError, TypeError, RecursionError) as error:
         raise ShardsError(f"member json does not hold the labels of a track ({error})") from error
-    legal = (str, str | None, int, dict)
+    legal = (str, str | None, int, dict, float | None)
     if not all(isinstance(value, kind) for value, kind in zip(info, legal, strict=True)):
         raise ShardsError(f"member json does not hold the labels of a track ({info})")
     return info
