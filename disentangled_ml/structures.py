@@ -25,6 +25,7 @@ SPLITS = ("train", "val", "test")
 WHOLE = (0.0, None)  # section that is the whole recording
 DUPLICATE = "duplicate track_id, the first one is kept"  # why a row is rejected
 UNKNOWN = -1
+MOST_SHOWN = 60  # characters of a cell or a name in a message
 
 
 @dataclass(frozen=True)
@@ -252,6 +253,24 @@ class ListedTriplet(NamedTuple):
 ROLES = ListedTriplet._fields[1:]
 TRIPLET_COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))  # of a list's CSV
 VOTE_COLUMNS = ("positive_votes", "negative_votes")  # besides, from a listening test
+
+
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
+    """Return a text for a message; of a long one its beginning.
+
+    >>> shortened("rock"), shortened("x" * 1000, most=3)
+    ('rock', 'xxx...')
+    """
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes for a message; of a long one its beginning.
+
+    >>> quoted("rock"), len(quoted("x" * 1000))
+    ("'rock'", 65)
+    """
+    return repr(shortened(text))
 
 
 def stable_hash(text: str, digest_size: int = 8) -> int:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from datamodules.corpora.cells import UNKNOWN_VALUES, key_of, known_column, parse_number, plain, split_tags
 from datamodules.corpora.manifest_survey import is_blank, survey
-from datamodules.corpora.manifest_table import ARTIST, SECTION, SEPARATORS, ManifestError, opened
+from datamodules.corpora.manifest_table import ARTIST, SECTION, SEPARATORS, ManifestError, opened, told
 from datamodules.corpora.records import draw_split
 from disentangled_ml.structures import (
     MAX_BPM,
@@ -34,6 +34,7 @@ from disentangled_ml.structures import (
     Corpus,
     Rejected,
     TrackRecord,
+    quoted,
 )
 
 SECTION_NAME = re.compile(r"@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?|end)$")
@@ -109,13 +110,11 @@ def chosen_columns(manifest: Path, offered: Sequence[str], conditions: Sequence[
     column_of = {key_of(column): column for column in offered}
     names = [known_column(name) or column_of.get(key_of(name), name) for name in conditions]
     if not names or len(set(names)) < len(names):
-        raise ManifestError(
-            f"conditions={list(conditions)} are none or not distinct; choose from: {', '.join(offered)}"
-        )
+        raise ManifestError(f"conditions={list(conditions)} are none or not distinct; choose from: {told(offered)}")
     missing = [name for name in names if name not in offered and name != TEMPO]
     if missing:
         raise ManifestError(
-            f"manifest {manifest} has no column {', '.join(missing)} for a condition; choose from: {', '.join(offered)}"
+            f"manifest {manifest} has no column {', '.join(missing)} for a condition; choose from: {told(offered)}"
         )
     return names
 
@@ -180,7 +179,7 @@ def parse_seconds(name: str, cell: str, decimal_comma: bool = False) -> float | 
         return None
     seconds = parse_number(cell, decimal_comma)
     if seconds is None or seconds < 0:
-        raise ValueError(f"{name} {cell!r} is not a number of seconds from 0 on")
+        raise ValueError(f"{name} {quoted(cell)} is not a number of seconds from 0 on")
     return seconds
 
 
@@ -206,7 +205,7 @@ def parse_row(row: dict, track_id: str, path: Path | None, reading: ManifestRead
         raise ValueError(f"more cells than the header has columns: put cells that hold a {reading.separator} in quotes")
     artist, split = reading.value(row, ARTIST) or None, reading.value(row, "split")
     if split and split.casefold() not in SPLITS:
-        raise ValueError(f"unknown split {split!r}, legal: {', '.join(SPLITS)}")
+        raise ValueError(f"unknown split {quoted(split)}, legal: {', '.join(SPLITS)}")
     labels: dict[str, list[str] | float] = {}
     for name in reading.conditions:
         if name != TEMPO:
@@ -228,4 +227,4 @@ def parse_tempo(cell: str, decimal_comma: bool = False) -> float:
     if tempo is not None and MIN_BPM <= tempo <= MAX_BPM:
         return tempo
     legal = f"a number of BPM from {MIN_BPM:g} to {MAX_BPM:g}"
-    raise ValueError(f"tempo {cell!r} is not {legal}: give one such number, or leave the cell empty")
+    raise ValueError(f"tempo {quoted(cell)} is not {legal}: give one such number, or leave the cell empty")

@@ -11,6 +11,7 @@ from itertools import chain
 
 from datamodules.corpora.cells import list_items, looks_joined, other_spellings, parse_number, plain, split_tags
 from datamodules.corpora.manifest_table import ARTIST, ManifestTable
+from disentangled_ml.structures import quoted
 
 # From so many cells on that look like lists, and such a share of a column, it is warned of.
 LEAST_JOINED, SHARE_JOINED = 3, 0.1
@@ -108,13 +109,13 @@ class ManifestSurvey:
         for column in self.tags:
             counts = self.columns[column]
             if counts.looks_joined():
-                found = f"{counts.joined:,} of {counts.filled:,} cells look like lists ({counts.example[:40]!r})"
+                found = f"{counts.joined:,} of {counts.filled:,} cells look like lists ({quoted(counts.example)})"
                 lines.append(f"column {column}: {found}, but each is taken as one tag: join tags by ;")
         return lines
 
     def notes(self) -> list[str]:
         """Return what was changed or left out, in numbers, a line per rule and column."""
-        lines = [f"column {name!r} is {column}" for column, name in self.renamed.items()]
+        lines = [f"column {quoted(name)} is {column}" for column, name in self.renamed.items()]
         if self.blank_rows:
             lines.append(f"blank rows left out: {self.blank_rows:,}")
         if self.composed:
@@ -129,7 +130,9 @@ class ManifestSurvey:
                 lines.append(f"column {column}: cells written as lists, each read as its tags: {count:,}")
         for column, others in self.spellings().items():
             written, shown = next(iter(others.items()))
-            lines.append(f"column {column}: spellings shown as another: {len(others):,}, as {written!r} as {shown!r}")
+            lines.append(
+                f"column {column}: spellings shown as another: {len(others):,}, as {quoted(written)} as {quoted(shown)}"
+            )
         return [*lines, *self.warnings()]
 
 

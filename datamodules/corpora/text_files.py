@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from disentangled_ml.structures import quoted
+
 logger = logging.getLogger(__name__)
 
 
@@ -24,10 +26,8 @@ class LineReader(csv.DictReader):
         row = super().__next__()
         for column, cell in row.items():
             if isinstance(cell, str) and ("\n" in cell or "\r" in cell):
-                begin = cell.splitlines()[0][:40]
-                raise csv.Error(
-                    f"line {self.line_num}: the cell {begin!r} of column {column!r} runs over several lines, close its quotation mark"
-                )
+                where = f"line {self.line_num}: the cell {quoted(cell.splitlines()[0])} of column {quoted(column)}"
+                raise csv.Error(f"{where} runs over several lines, close its quotation mark")
         return row
 
 

@@ -17,7 +17,7 @@ from datamodules.shards.index import Shard
 from datamodules.shards.plan import ShardPlan
 from datamodules.shards.resumable import Batch, BatchStore
 from datamodules.shards.tar import ShardSlice, decode_info, decode_mel, read_samples
-from disentangled_ml.structures import SPLITS
+from disentangled_ml.structures import SPLITS, quoted
 
 KEEPERS = SPLITS[::-1]  # which split keeps a recording, if several have it
 
@@ -53,7 +53,7 @@ def find_copies(plan: ShardPlan, store: BatchStore) -> dict[str, str]:
                 if code in shared:
                     keeper, name = keepers.setdefault(code, (split, track.track_id))
                     if keeper != split:
-                        copies[track.track_id] = f"the same recording as {name!r} in {keeper}, which keeps it"
+                        copies[track.track_id] = f"the same recording as {quoted(name)} in {keeper}, which keeps it"
     return copies
 
 

@@ -295,3 +295,29 @@ def test_files_are_found_in_either_unicode_form(tmp_path, folder, name, asked):
     assert len(decode(tmp_path / other / f"{asked}.wav")[0]) == 8000
     with pytest.raises(UnusableAudio, match="missing file"):
         decode(tmp_path / other / f"{asked}2.wav")
+
+
+# Very long cells
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("a,a.wav,{},,,", "unknown split '{}...'"),
+        ("a,a.wav,,{},,", "tempo '{}...' is not a number"),
+        ("a,a.wav,,,{},", "start '{}...' is not a number"),
+    ],
+    ids=["split", "tempo", "start"],
+)
+def test_a_reason_shows_the_beginning_of_a_very_long_cell(tmp_path, row, reason):
+    text = "track_id,path,split,tempo,start,end\n" + row.format("x" * 100_000) + "\n"
+    _, (rejected,) = collect(open_manifest(tmp_path, text))
+    assert rejected.reason.startswith(reason.format("x" * 60))
+    assert len(rejected.reason) < 300
+
+
+def test_an_error_about_columns_is_short(tmp_path):
+    columns = ",".join(f"column{i}" for i in range(10_000))
+    with pytest.raises(ManifestError, match=r"has no column track_id, path; it has: column0, .*\.\.\.") as caught:
+        open_manifest(tmp_path, columns + "\n")
+    assert len(str(caught.value)) < 1000
