@@ -15,7 +15,7 @@ from typing import IO
 import av
 import numpy as np
 
-from datamodules.audio.content import Part, UnusableAudio, joined_parts
+from datamodules.audio.content import Part, UnusableAudio, joined_parts, lacks_index, promised_size, without_padding
 
 FORMATS = ("mp3", "aac", "mov", "ogg", "flac", "wav", "w64", "aiff", "au", "caf", "asf", "matroska", "wv")
 CODECS = (
@@ -24,8 +24,9 @@ CODECS = (
     *("pcm_alaw", "pcm_mulaw", "pcm_u8", "pcm_s8", "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be"),
     *(f"pcm_s{bits}{order}" for bits in (16, 24, 32) for order in ("le", "be")),
 )
-# Of these the container tells no length, FFmpeg guesses one from the bit rate; an mp3 may tell it in its first frame.
-GUESSED = ("mp3", "aac")
+# Of these the container tells no length, FFmpeg guesses one from the bit rate. An mp3 may tell it in its first frame; a W64 tells
+# its bytes.
+GUESSED = ("mp3", "aac", "w64")
 # Here a packet says when it sounds, and a gap between them is a loss.
 TIMED = ("ogg", "matroska,webm", "asf")
 # Its header tells the number of samples, and frames that were found to be damaged are dropped without a word.
@@ -34,6 +35,7 @@ GAP = 0.05  # seconds; below, timestamps are rounded, or codecs prime themselves
 FULL_SCALE = {"uint8": 1 << 7, "int16": 1 << 15, "int32": 1 << 31}
 BLOCK_SAMPLES = 1 << 16  # of each channel
 RESERVE = 1 << 13  # the longest block of Vorbis
+NO_INDEX = "cut off: this MP4 lacks the index at its end (moov), without which nothing of it can be decoded; get the whole file"
 XING_REACH = 4096  # bytes before the first packet of an mp3 in which its frame with the length stands
 
 
@@ -62,6 +64,21 @@ class DecodingReport:
         self.decoded += other.decoded
         self.damaged += other.damaged
         self.lost += other.lost
+        self.unread += other.unread
+
+    def compare(self, promised: int | None, part: Part) -> None:
+        """Compare the bytes that a header promises with those that are there: what is missing, or lies behind, in seconds.
+
+        Decoders take the length of a file that was cut off for that which its header tells.
+        """
+        if promised is None:
+            return
+        size = part.end - part.start
+        seconds_per_byte = self.decoded / min(promised, size)
+        self.unread = seconds_per_byte * max(0, size - promised)
+        if promised > size or self.promised is None:
+            missing = seconds_per_byte * max(0, promised - size)
+            self.promised = max(self.promised or 0.0, self.decoded + missing)
 
 
 def decode_blocks(path: Path, report: DecodingReport) -> Iterator[tuple[np.ndarray, int]]:
@@ -76,11 +93,11 @@ def decode_blocks(path: Path, report: DecodingReport) -> Iterator[tuple[np.ndarr
     """
     with open(path, "rb", buffering=0) as file:
         first, *others = joined_parts(file)
-        yield from _decode_part(_PartOfFile(file, first), report)
+        yield from _decode_part(file, first, report)
         for part in others:
             own = DecodingReport()
             try:
-                yield from _decode_part(_PartOfFile(file, part), own)
+                yield from _decode_part(file, part, own)
             except UnusableAudio:
                 own.damaged += 1
             if not own.decoded:
@@ -117,7 +134,19 @@ class _PartOfFile:
         return target
 
 
-def _decode_part(file: _PartOfFile, report: DecodingReport) -> Iterator[tuple[np.ndarray, int]]:
+def _decode_part(file: IO[bytes], part: Part, report: DecodingReport) -> Iterator[tuple[np.ndarray, int]]:
+    promised = promised_size(file, part)
+    part = without_padding(file, part, promised)
+    try:
+        yield from _decode_container(_PartOfFile(file, part), report)
+    except UnusableAudio as error:
+        if lacks_index(file, part):
+            raise UnusableAudio(NO_INDEX) from error
+        raise
+    report.compare(promised, part)
+
+
+def _decode_container(file: _PartOfFile, report: DecodingReport) -> Iterator[tuple[np.ndarray, int]]:
     options = {"format_whitelist": ",".join(FORMATS), "codec_whitelist": ",".join(CODECS)}
     try:
         container = av.open(file, metadata_errors="replace", options=options)

@@ -1,5 +1,6 @@
 """What people keep music in, what they join, cut and damage, and what is no music: decoded whole, or told."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,11 @@ JOINABLE = {
     "wma": lambda frequency: encode(tone(2.0, frequency), "wmav2", "asf"),
     "matroska": lambda frequency: encode(tone(2.0, frequency), "flac", "matroska"),
     "webm": lambda frequency: encode(tone(2.0, frequency, 48_000), "libopus", "webm", 48_000),
+    "rf64": lambda frequency: write(tone(2.0, frequency), "RF64"),
+    "w64": lambda frequency: write(tone(2.0, frequency), "W64"),
+    "caf": lambda frequency: write(tone(2.0, frequency), "CAF", subtype="PCM_16"),
+    "au": lambda frequency: write(tone(2.0, frequency), "AU"),
+    "caf alac": lambda frequency: write(tone(2.0, frequency), "CAF", subtype="ALAC_16"),
 }
 
 
@@ -151,6 +157,18 @@ def test_recordings_joined_in_a_file_are_all_decoded(tmp_path, first, second):
     for part, frequency in ((recording.waveform[:half], 440), (recording.waveform[half:], 880)):
         assert frequency_of(part, recording.sample_rate) == pytest.approx(frequency, abs=5)
         assert np.abs(part[half // 4 : half // 2]).max() == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["wav", "rf64", "w64", "aiff", "au", "caf", "caf alac", "wma", "matroska"])
+@pytest.mark.parametrize("between", [0, 5, 100_003])
+def test_what_is_joined_behind_a_recording_that_was_cut_off_or_zeros_is_found(tmp_path, name, between):
+    first, second = joined(name, name)
+    first = first + bytes(between) if between else first[: len(first) // 5]
+    recording = read(tmp_path, first + second)
+    assert seconds(recording) == pytest.approx(4.0 if between else 2.4, abs=2 * PADDING)
+    assert frequency_of(recording.waveform[-RATE:], RATE) == pytest.approx(880, abs=5)
+    if not between:
+        assert recording.warnings[-1].startswith("other length: ")
 
 
 def test_a_section_across_a_change_of_the_rate(tmp_path):
@@ -261,11 +279,77 @@ def test_what_was_decoded_before_the_container_breaks_is_kept(tmp_path):
     assert [text.split(":")[0] for text in recording.warnings] == ["damaged"]
 
 
-@pytest.mark.parametrize("name", ["mp3", "flac", "wav"])
+CUT_OFF = {name: DAMAGED[name] for name in ("mp3", "flac", "wav", "wma", "webm")} | {
+    "rf64": lambda: write(NOISE, "RF64"),
+    "w64": lambda: write(NOISE, "W64"),
+    "w64 of ffmpeg": lambda: encode(NOISE, "pcm_s16le", "w64"),
+    "caf": lambda: write(NOISE, "CAF", subtype="PCM_16"),
+    "caf of ffmpeg": lambda: encode(NOISE, "pcm_s16le", "caf"),
+    "alac in caf": lambda: write(NOISE, "CAF", subtype="ALAC_16"),
+    "aiff": lambda: write(NOISE, "AIFF"),
+    "au": lambda: write(NOISE, "AU"),
+    "wav of adpcm": lambda: encode(NOISE, "adpcm_ima_wav", "wav"),
+}
+
+
+@pytest.mark.parametrize("name", CUT_OFF)
 def test_a_recording_that_was_cut_off_is_kept_and_told(tmp_path, name):
-    data = DAMAGED[name]()
+    data = CUT_OFF[name]()
+    whole = seconds(read(tmp_path, data))
     recording = read(tmp_path, data[: len(data) // 2])
-    assert any(text.startswith("other length: ") for text in recording.warnings)
+    assert seconds(recording) == pytest.approx(whole / 2, rel=0.15)
+    (told,) = [text for text in recording.warnings if text.startswith("other length: ")]
+    assert float(told.split()[-2]) == pytest.approx(whole, rel=0.05)
+
+
+def test_an_mp4_without_its_index_says_so_and_the_way_out(tmp_path):
+    data = encode(tone(3.0), "aac", "ipod")
+    assert data.index(b"moov") > len(data) / 2
+    with pytest.raises(UnusableAudio, match=r"^cut off: this MP4 lacks the index at its end .*; get the whole file$"):
+        read(tmp_path, data[: len(data) // 2])
+    index = data.index(b"moov") + 4
+    with pytest.raises(UnusableAudio, match=r"^not a (decodable )?recording"):
+        read(tmp_path, data[:index] + bytes(len(data) - index))
+
+
+PADDED = {
+    name: CUT_OFF[name] for name in ("wav", "wma", "rf64", "w64", "caf", "alac in caf", "aiff", "au", "wav of adpcm")
+} | {"flac": DAMAGED["flac"], "m4a": lambda: encode(NOISE, "aac", "ipod")}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_zeros_behind_a_recording_are_nothing(tmp_path, name):
+    data = PADDED[name]()
+    whole = read(tmp_path, data)
+    padded = read(tmp_path, data + bytes(20_000_003))
+    np.testing.assert_array_equal(padded.waveform, whole.waveform)
+    assert padded.warnings == whole.warnings
+
+
+@pytest.mark.parametrize("name", ["rf64", "w64", "caf", "aiff"])
+def test_what_lies_behind_the_end_of_a_recording_is_told(tmp_path, name):
+    recording = read(tmp_path, CUT_OFF[name]() + np.random.default_rng(2).bytes(4 * RATE))
+    assert seconds(recording) == pytest.approx(5.0, abs=0.1)
+    assert recording.warnings[0].endswith("s lie behind the end that the header promises")
+
+
+def test_a_caf_of_unknown_size_is_whole(tmp_path):
+    data = bytearray(write(NOISE, "CAF", subtype="PCM_16"))
+    place = data.index(b"data") + 4
+    data[place : place + 8] = b"\xff" * 8
+    recording = read(tmp_path, bytes(data))
+    assert (seconds(recording), recording.warnings) == (pytest.approx(5.0, abs=0.01), ())
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_headers_of_blocks_that_are_damaged_are_no_error(tmp_path, seed):
+    """Sizes beyond all files, sizes of nothing, chains without an end."""
+    draw = np.random.default_rng(seed)
+    data = bytearray(list(JOINABLE.values())[seed % len(JOINABLE)](440.0))
+    for place in draw.integers(4, 120, 12):
+        data[place] = draw.choice([0, 1, 255, draw.integers(256)])
+    with suppress(UnusableAudio):
+        read(tmp_path, bytes(data) + draw.bytes(50))
 
 
 def test_a_changed_bit_of_a_flac_costs_a_frame(tmp_path):
