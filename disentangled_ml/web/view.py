@@ -151,7 +151,12 @@ class CatalogueView:
     def add_upload(self, file: IO[bytes]) -> dict[str, Any]:
         """Embed an uploaded recording to search with. Raises ValueError if it cannot be used."""
         embedded = self.embed_upload(file)
-        return {"upload": self.uploads.add(embedded.embedding), "seconds": embedded.seconds, "cut": embedded.cut}
+        return {
+            "upload": self.uploads.add(embedded.embedding),
+            "seconds": embedded.seconds,
+            "cut": embedded.cut,
+            "warnings": list(embedded.warnings),
+        }
 
     def recording(self, track_id: str) -> Path | None:
         """Return the file of a track's recording; None if there is none that can be played."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import logging
 import shutil
 import signal
 import time
@@ -72,6 +73,17 @@ def test_shards_are_embedded_as_evaluation_embeds_them(tmp_path, checkpoint, tin
     np.testing.assert_allclose(np.linalg.norm(catalogue.embedding, axis=1), 1, atol=1e-6)
     np.testing.assert_array_equal(catalogue.model.masks, network_from(load_checkpoint(checkpoint)).masks().numpy())
     assert rejected(tmp_path / "index") == []
+
+
+def test_what_the_reader_of_a_manifest_changes_is_told(tmp_path, checkpoint, manifest, caplog):
+    header, *rows = manifest.read_text().splitlines()
+    other = manifest.parent / "other.csv"
+    other.write_text("\n".join([header.replace("artist", "Artist"), *rows, ",,,,,"]))
+    with caplog.at_level(logging.INFO):
+        run(f"checkpoint={checkpoint}", f"manifest={other}", f"out={tmp_path}/index")
+    told = [record.getMessage() for record in caplog.records]
+    assert f"{other}: column 'Artist' is artist" in told
+    assert f"{other}: blank rows left out: 1" in told
 
 
 def test_one_split_of_shards(tmp_path, checkpoint, tiny_shards):

@@ -474,6 +474,12 @@ def test_an_upload_finds_what_its_recording_finds(client, embedder):
     assert [result["track"]["id"] for result in content["results"]] == [each.track.track_id for each in expected]
 
 
+def test_what_is_odd_about_an_upload_is_told(client):
+    assert send(client, wav(sound(1))).json()["warnings"] == []
+    answer = send(client, wav(sound(1, seconds=4.0))[: 44 + 4 * RATE]).json()
+    assert answer["warnings"] == ["other length: 2.00 s are decoded, the header promises 4.00 s"]
+
+
 def test_only_the_beginning_of_a_long_upload_is_used(embedder):
     client = client_of(make_view(embedder, LIMITS._replace(max_bytes=10_000_000)))
     answer = send(client, wav(sound(1, seconds=20.0))).json()
