@@ -23,7 +23,7 @@ import numpy as np
 from datamodules.audio.decoding import MAX_LOST, UnusableAudio, encode_flac, read_recording
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.audio.tempo import NOTHING, Tempo, estimate_tempi, excerpt_of
-from datamodules.shards.copies import find_copies, former_copies, sound_code, without
+from datamodules.shards.copies import find_copies, former_copies, read_sounds, sound_code, without
 from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.origin import Origin, Outcome, results_of, with_origins
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, rows_digest, unusable_rows, usable_rows
@@ -296,22 +296,23 @@ def reject_copies(corpus: Corpus, plan: ShardPlan, store: ShardStore, members: S
         store: Of the shards, all of which are finished.
         members: Of each sample, besides its labels.
     """
-    for batch, names in former_copies(plan, store):
+    sounds = read_sounds(plan, store)
+    for batch, names in former_copies(sounds):
         logger.warning(
             "%s: rejected as copies of recordings that are not there any more: %s; repeat the command, which takes them in",
             batch.name,
             ", ".join(names),
         )
         store.release(batch, names)
-    copies = find_copies(plan, store)
+    copies = find_copies(sounds, plan, store)
     if not copies:
         return
-    paths: dict[str, str] = {}
+    names, paths = set().union(*copies.values()), {}
     for record in usable_rows(corpus):
-        if record.track_id in copies:
+        if record.track_id in names:
             paths.setdefault(record.track_id, record.path)
-    rejected = {name: Rejected(name, paths[name], reason) for name, reason in copies.items()}
-    for batch in plan.batches():
+    for batch, reasons in copies.items():
+        rejected = {name: Rejected(name, paths[name], reason) for name, reason in reasons.items()}
         store.reject(batch, rejected, members)
 
 
