@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.shards.index import ShardIndex
+from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.shards.tar import read_infos
 from disentangled_ml.commands import embed
 from disentangled_ml.commands.schemas import EmbedConfig
@@ -84,6 +84,28 @@ def test_what_the_reader_of_a_manifest_changes_is_told(tmp_path, checkpoint, man
     told = [record.getMessage() for record in caplog.records]
     assert f"{other}: column 'Artist' is artist" in told
     assert f"{other}: blank rows left out: 1" in told
+
+
+def test_shards_that_are_prepared_anew_meanwhile_are_refused_and_embedded_again(
+    tmp_path, checkpoint, tiny_shards, monkeypatch
+):
+    shards = shutil.copytree(tiny_shards, tmp_path / "shards", ignore=shutil.ignore_patterns("triplets"))
+    index = (shards / "index.json").read_bytes()
+    arguments = (f"checkpoint={checkpoint}", f"shards={shards}", f"out={tmp_path}/index")
+
+    def embed_late(*given):
+        (shards / "index.json").unlink(missing_ok=True)
+        return embed_batch(*given)
+
+    embed_batch = build.embed_batch
+    monkeypatch.setattr(build, "embed_batch", embed_late)
+    with pytest.raises(ShardsError, match="shards was prepared anew, or is being, while it was read"):
+        run(*arguments)
+    assert not list((tmp_path / "index").rglob("*.npz"))
+    monkeypatch.undo()
+    (shards / "index.json").write_bytes(index)
+    run(*arguments)
+    assert len(read_catalogue(tmp_path / "index")) == 84
 
 
 def test_one_split_of_shards(tmp_path, checkpoint, tiny_shards):
