@@ -97,7 +97,8 @@ def read_manifest(
         separator, decimal_comma = SEPARATORS[table.separator], table.decimal_comma
     if not found.rows:
         raise ManifestError(f"manifest {manifest} has no rows below its header")
-    names = [column for column in offered if column == TEMPO or column in found.tags] if chosen is None else chosen
+    tags = {TEMPO, *found.tags}
+    names = [column for column in offered if column in tags] if chosen is None else chosen
     check_names(manifest, names)
     for warning in found.warnings():
         logger.warning("%s: %s", manifest, warning)

@@ -60,7 +60,8 @@ class ManifestTable(NamedTuple):
     @property
     def offered(self) -> list[str]:
         """Columns that may be conditions."""
-        return [column for column in self.columns if column == TEMPO or column not in (*REQUIRED, *self.singles)]
+        others = {*REQUIRED, *self.singles} - {TEMPO}
+        return [column for column in self.columns if column not in others]
 
     @property
     def decimal_comma(self) -> bool:

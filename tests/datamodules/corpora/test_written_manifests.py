@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import time
 import unicodedata
 from pathlib import Path
 
@@ -321,3 +322,15 @@ def test_an_error_about_columns_is_short(tmp_path):
     with pytest.raises(ManifestError, match=r"has no column track_id, path; it has: column0, .*\.\.\.") as caught:
         open_manifest(tmp_path, columns + "\n")
     assert len(str(caught.value)) < 1000
+
+
+def test_very_many_columns_take_time_in_proportion(tmp_path):
+    columns = [f"column{i}" for i in range(10_000)]
+    text = f"track_id,path,{','.join(columns)}\na,a.wav,{','.join(['rock'] * len(columns))}\n"
+    begin = time.process_time()
+    corpus = open_manifest(tmp_path, text)
+    assert corpus.conditions == columns
+    # A second; where each column asks for all others it is a minute.
+    assert time.process_time() - begin < 15
+    numbers = text.replace("rock", "1")
+    assert len(max(notes(tmp_path, numbers), key=len)) < 1000
