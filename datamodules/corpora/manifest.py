@@ -68,6 +68,8 @@ class ManifestReading(NamedTuple):
 
     def tags(self, row: dict, column: str) -> list[str]:
         """Return the known tags of a cell, sorted."""
+        if not row.get(column):
+            return []
         shown = self.spellings.get(column, {})
         tags = split_tags(plain(row.get(column)))
         return sorted({shown.get(tag, tag) for tag in tags if tag.casefold() not in self.unknown})

@@ -157,7 +157,8 @@ def survey(table: ManifestTable, chosen: Sequence[str] | None, unknown: frozense
             continue
         found.rows += 1
         for column, counts in columns.items():
-            if cell := plain(row[column]):
+            # Most are empty where there are very many.
+            if row[column] and (cell := plain(row[column])):
                 found.composed += not (cell.isascii() or unicodedata.is_normalized("NFC", row[column]))
                 counts.add(cell, column in singles, unknown, table.decimal_comma)
     if chosen is None:

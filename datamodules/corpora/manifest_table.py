@@ -182,6 +182,5 @@ def check_columns(manifest: Path, header: list[str], columns: list[str]) -> None
         if len(names) > 1:
             meaning = known_column(names[0])
             which = f"for {meaning}" if meaning and meaning in columns else "of one name"
-            raise ManifestError(
-                f"manifest {manifest} has two columns {which}: {' and '.join(map(quoted, names))}; rename or delete one of them"
-            )
+            written = shortened(" and ".join(map(quoted, names)), MOST_COLUMNS)
+            raise ManifestError(f"manifest {manifest} has two columns {which}: {written}; rename or delete one of them")

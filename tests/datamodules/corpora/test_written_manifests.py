@@ -322,6 +322,9 @@ def test_an_error_about_columns_is_short(tmp_path):
     with pytest.raises(ManifestError, match=r"has no column track_id, path; it has: column0, .*\.\.\.") as caught:
         open_manifest(tmp_path, columns + "\n")
     assert len(str(caught.value)) < 1000
+    with pytest.raises(ManifestError, match="two columns of one name: 'a' and 'a' and ") as caught:
+        open_manifest(tmp_path, "track_id,path" + ",a" * 10_000 + "\n")
+    assert len(str(caught.value)) < 1000
 
 
 def test_very_many_columns_take_time_in_proportion(tmp_path):
