@@ -39,6 +39,11 @@ UNKNOWN_SIZE = 0x7F000000
 MOST_BYTES = 1 << 62  # what promises more knows no size
 MOST_BLOCKS = 1 << 19  # of a file; then no more are looked at
 PAGE_HEADER = 27  # bytes of an Ogg page before its table of segments
+# The first block of a WavPack: of sample 0, and the first of its channels
+FIRST_BLOCK = re.compile(
+    rb"wvpk.{6}\0.{5}\0{4}.{5}[" + b"".join(re.escape(bytes([flags])) for flags in range(256) if flags & 8) + rb"]",
+    re.DOTALL,
+)
 # The first page of a logical stream: its flag, position and number say so
 FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]\0{8}.{4}\0{4}", re.DOTALL)
 
@@ -94,8 +99,8 @@ def check_content(head: bytes) -> None:
 def joined_parts(file: IO[bytes]) -> list[Part]:
     """Find the recordings that were joined by their bytes where decoders would read the first alone.
 
-    Joined are Ogg streams, WAV, W64, AIFF, AU, CAF, MP4, WMA, Matroska and WebM files, of one kind; zeros may lie between them. Frames
-    of mp3, AAC and FLAC need no such care: decoders go on behind a join.
+    Joined are Ogg streams, WAV, W64, AIFF, AU, CAF, MP4, WMA, WavPack, Matroska and WebM files, of one kind; zeros may lie
+    between them. Frames of mp3, AAC and FLAC need no such care: decoders go on behind a join.
     """
     file.seek(0)
     head = file.read(BLOCK_HEADER)
@@ -267,6 +272,11 @@ def _box_size(header: bytes) -> tuple[bytes, int]:
     return header[4:8], int.from_bytes(header[8:16], "big") if size == 1 else size
 
 
+def _wavpack_size(header: bytes) -> tuple[bytes, int]:
+    """Return type and whole size of a block of WavPack."""
+    return header[:4], 8 + int.from_bytes(header[4:8], "little")
+
+
 def _object_size(header: bytes) -> tuple[bytes, int]:
     """Return type and whole size of an object of ASF."""
     return header[:4], int.from_bytes(header[16:24], "little")
@@ -298,6 +308,7 @@ CHAINS = (
     Chain(re.compile(re.escape(W64) + rb".{8}wave", re.DOTALL), _guid_size),
     Chain(re.compile(rb"caff\x00\x01\x00\x00desc"), _caf_size),
     Chain(re.compile(rb"\0\0\0.ftyp[ -~]{4}", re.DOTALL), _box_size),
+    Chain(FIRST_BLOCK, _wavpack_size),
     Chain(re.compile(re.escape(ASF)), _object_size),
     Chain(re.compile(re.escape(EBML) + rb".{1,8}?\x42[\x82\x85-\x87\xf2\xf3\xf7]", re.DOTALL), _element_size),
 )

@@ -94,6 +94,7 @@ def decode_blocks(path: Path, report: DecodingReport) -> Iterator[tuple[np.ndarr
     with open(path, "rb", buffering=0) as file:
         first, *others = joined_parts(file)
         yield from _decode_part(file, first, report)
+        first_is_lost = not report.decoded
         for part in others:
             own = DecodingReport()
             try:
@@ -104,6 +105,9 @@ def decode_blocks(path: Path, report: DecodingReport) -> Iterator[tuple[np.ndarr
                 seconds_per_byte = report.decoded / part.start
                 own.lost = seconds_per_byte * (part.end - part.start)
             report.add(own)
+        if first_is_lost and others:
+            report.damaged += 1
+            report.lost += report.decoded / (others[-1].end - first.end) * (first.end - first.start)
 
 
 class _PartOfFile:

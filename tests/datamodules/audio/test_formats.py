@@ -137,6 +137,7 @@ JOINABLE = {
     "rf64": lambda frequency: write(tone(2.0, frequency), "RF64"),
     "w64": lambda frequency: write(tone(2.0, frequency), "W64"),
     "caf": lambda frequency: write(tone(2.0, frequency), "CAF", subtype="PCM_16"),
+    "wavpack": lambda frequency: encode(tone(2.0, frequency), "wavpack", "wv"),
     "au": lambda frequency: write(tone(2.0, frequency), "AU"),
     "caf alac": lambda frequency: write(tone(2.0, frequency), "CAF", subtype="ALAC_16"),
 }
@@ -195,6 +196,16 @@ def test_a_joined_part_that_is_none_is_counted_as_lost(tmp_path):
     recording = read(tmp_path, first + broken, max_lost=0.9)
     assert seconds(recording) == pytest.approx(2.0, abs=PADDING)
     assert recording.warnings[0].startswith("damaged: ")
+
+
+def test_a_first_part_of_which_nothing_is_left_is_counted_as_lost(tmp_path):
+    data = JOINABLE["wavpack"](440.0)
+    rest = data[: len(data) // 5]  # less than a block
+    with pytest.raises(UnusableAudio, match=r"damaged: 0\.40 of 2\.40 s are lost, damaged packets: 1; more than"):
+        read(tmp_path, rest + data)
+    recording = read(tmp_path, rest + data, max_lost=0.2)
+    assert seconds(recording) == 2.0
+    assert recording.warnings[0].startswith("damaged: 0.40 of 2.40 s")
 
 
 def test_a_page_within_the_sound_is_no_beginning(tmp_path):
@@ -273,8 +284,11 @@ def test_a_large_hole_is_rejected_with_the_figures(tmp_path, name):
 
 
 def test_what_was_decoded_before_the_container_breaks_is_kept(tmp_path):
-    """Of what is behind another WavPack file, nothing can be found."""
-    recording = read(tmp_path, 2 * encode(tone(2.0), "wavpack", "wv"))
+    """Of what is behind another WavPack file whose beginning does not say so, nothing can be found."""
+    data = encode(tone(2.0), "wavpack", "wv")
+    behind = bytearray(data)
+    behind[25] &= ~8
+    recording = read(tmp_path, data + bytes(behind))
     assert seconds(recording) >= 2.0
     assert [text.split(":")[0] for text in recording.warnings] == ["damaged"]
 
