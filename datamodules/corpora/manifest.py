@@ -46,7 +46,7 @@ class ManifestReading(NamedTuple):
     """How the rows of a manifest are read, as its first reading has found.
 
     Attributes:
-        conditions: Names of their columns.
+        conditions: Names of their columns, and their places among each other.
         split_shares: Of train, val and test, for rows without a split.
         unknown: Values that mean nothing, in lower case.
         spellings: Per column what is shown instead of a name.
@@ -54,7 +54,7 @@ class ManifestReading(NamedTuple):
         decimal_comma: Whether a number may have one.
     """
 
-    conditions: Sequence[str]
+    conditions: Mapping[str, int]
     split_shares: Sequence[float]
     unknown: frozenset[str]
     spellings: Mapping[str, Mapping[str, str]]
@@ -68,8 +68,6 @@ class ManifestReading(NamedTuple):
 
     def tags(self, row: dict, column: str) -> list[str]:
         """Return the known tags of a cell, sorted."""
-        if not row.get(column):
-            return []
         shown = self.spellings.get(column, {})
         tags = split_tags(plain(row.get(column)))
         return sorted({shown.get(tag, tag) for tag in tags if tag.casefold() not in self.unknown})
@@ -104,7 +102,14 @@ def read_manifest(
     check_names(manifest, names)
     for warning in found.warnings():
         logger.warning("%s: %s", manifest, warning)
-    reading = ManifestReading(names, split_shares, unknown, found.spellings(), separator, decimal_comma)
+    reading = ManifestReading(
+        {name: place for place, name in enumerate(names)},
+        split_shares,
+        unknown,
+        found.spellings(),
+        separator,
+        decimal_comma,
+    )
     return Corpus(names, partial(read_rows, manifest, reading), [f"{manifest}: {note}" for note in found.notes()])
 
 
@@ -132,13 +137,14 @@ def read_rows(manifest: Path, reading: ManifestReading) -> Iterator[TrackRecord 
     """Stream the rows of a manifest; of one with sections, the splits of the recordings are held."""
     splits: dict[str, str] = {}
     with opened(manifest) as table:
+        has_sections = table.has_sections
         for row in table.rows:
             if is_blank(row):
                 continue
             track_id, path = (row["track_id"] or "").strip(), (row["path"] or "").strip()
             try:
                 record = parse_row(row, track_id, manifest.parent / path if path else None, reading)
-                if table.has_sections:
+                if has_sections:
                     record, split = of_section(record, row, reading), splits.setdefault(track_id, record.split)
                     # Else one recording would be in training and in test.
                     if record.split != split:
@@ -210,7 +216,7 @@ def parse_row(row: dict, track_id: str, path: Path | None, reading: ManifestRead
     if split and split.casefold() not in SPLITS:
         raise ValueError(f"unknown split {quoted(split)}, legal: {', '.join(SPLITS)}")
     labels: dict[str, list[str] | float] = {}
-    for name in reading.conditions:
+    for name in sorted(reading.conditions.keys() & row.keys(), key=reading.conditions.__getitem__):
         if name != TEMPO:
             if tags := reading.tags(row, name):
                 labels[name] = tags

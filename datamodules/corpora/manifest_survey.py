@@ -156,9 +156,10 @@ def survey(table: ManifestTable, chosen: Sequence[str] | None, unknown: frozense
             found.blank_rows += 1
             continue
         found.rows += 1
-        for column, counts in columns.items():
-            # Most are empty where there are very many.
-            if row[column] and (cell := plain(row[column])):
+        # Of a short row not all columns.
+        for column in columns.keys() & row.keys():
+            if cell := plain(row[column]):
+                counts = columns[column]
                 found.composed += not (cell.isascii() or unicodedata.is_normalized("NFC", row[column]))
                 counts.add(cell, column in singles, unknown, table.decimal_comma)
     if chosen is None:
