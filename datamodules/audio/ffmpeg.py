@@ -34,6 +34,7 @@ EXACT = "flac"
 GAP = 0.05  # seconds; below, timestamps are rounded, or codecs prime themselves
 FULL_SCALE = {"uint8": 1 << 7, "int16": 1 << 15, "int32": 1 << 31}
 BLOCK_SAMPLES = 1 << 16  # of each channel
+MOST_PLANES = 8  # channels that lie apart; of more PyAV reads beyond their end, which is the end of the process
 RESERVE = 1 << 13  # the longest block of Vorbis
 NO_INDEX = "cut off: this MP4 lacks the index at its end (moov), without which nothing of it can be decoded; get the whole file"
 XING_REACH = 4096  # bytes before the first packet of an mp3 in which its frame with the length stands
@@ -279,6 +280,10 @@ class _Queue:
         self.fifo = av.AudioFifo()
 
     def put(self, frame: av.AudioFrame) -> Iterator[tuple[np.ndarray, int]]:
+        if frame.format.is_planar and frame.layout.nb_channels > MOST_PLANES:
+            raise UnusableAudio(
+                f"not a decodable recording: {frame.layout.nb_channels} channels, at most {MOST_PLANES} can be read"
+            )
         kind = (frame.sample_rate, frame.layout.name, frame.format.name)
         if kind != self.kind:
             yield from self.flush()

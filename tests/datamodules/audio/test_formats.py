@@ -421,6 +421,17 @@ def test_floats_on_another_scale_are_scaled_down(tmp_path, factor, scale):
     assert [text.split(":")[0] for text in warnings] == (["beyond full scale"] if scale else [])
 
 
+@pytest.mark.parametrize("codec", ["pcm_s16le", "vorbis"])
+def test_more_channels_than_are_read_safely_are_refused(tmp_path, codec):
+    """A damaged AAC may say that it has 62; PyAV crashes on more than eight that lie apart."""
+    channels = np.repeat(tone(1.0)[:, None], 12, axis=1)
+    if codec == "vorbis":
+        with pytest.raises(UnusableAudio, match="12 channels, at most 8 can be read"):
+            read(tmp_path, write(channels, "OGG", subtype="VORBIS"))
+    else:
+        np.testing.assert_allclose(read(tmp_path, write(channels, "W64")).waveform, tone(1.0), atol=2**-14)
+
+
 def test_a_burst_is_clipped(tmp_path):
     loud = tone(1.0)
     loud[1000:1010] = 300.0
