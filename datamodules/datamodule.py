@@ -131,6 +131,10 @@ class SimilarityDataModule(pl.LightningDataModule):
             )
         self.epoch = state_dict["epoch"]
 
+    def check_unchanged(self) -> None:
+        """Check that the shards are those that were opened. Raises ShardsError if they are prepared anew."""
+        self.index.check_unchanged()
+
     def skipped_tracks(self) -> dict[str, int]:
         """Count the training tracks that this rank could not read in the epoch that it is at, of each shard that has some."""
         lost = self.training_stream.lost.sum(0)

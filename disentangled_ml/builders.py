@@ -26,6 +26,7 @@ from callbacks.preemption import Preempted
 from callbacks.skipped_tracks import SkippedTracks
 from callbacks.throughput import Throughput
 from callbacks.triplet_accuracy import TripletAccuracy
+from callbacks.unchanged_shards import UnchangedShards
 from datamodules.batches.composer import BatchPlan
 from datamodules.datamodule import SimilarityDataModule
 from datamodules.shards.conditions import build_conditions
@@ -205,6 +206,7 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
     callbacks: list[Callback] = [
         TQDMProgressBar() if sys.stderr.isatty() else EpochLines(),
         Throughput(),
+        UnchangedShards(),
         SkippedTracks(),
         TripletAccuracy(),
         CollapseWarning(),

@@ -70,6 +70,7 @@ def main(config: DictConfig) -> None:
         settings = ListSettings(config.triplets_per_condition, config.seed, system.chunk_frames, config.match_bandwidth)
         conditions = list_conditions(system.index, system.condition_names, tempo)
         report = evaluate_split(system, conditions, settings, config.probe, config.match)
+    system.index.check_unchanged()
     if out is not None:
         write_json(out, report)
     sys.stdout.write(accuracy_table(report) + "\n")

@@ -11,7 +11,7 @@ Conventions, used everywhere in the project:
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Generator, Tensor
@@ -25,6 +25,7 @@ SPLITS = ("train", "val", "test")
 WHOLE = (0.0, None)  # section that is the whole recording
 DUPLICATE = "duplicate track_id, the first one is kept"  # why a row is rejected
 UNKNOWN = -1
+MOST_SHOWN = 60  # characters of a cell or a name in a message
 
 
 @dataclass(frozen=True)
@@ -160,12 +161,25 @@ class TrackInfo(NamedTuple):
         artist: Name of the artist, None where unknown.
         frames: Length of its spectrogram.
         labels: Per condition the tags (list of str) or the tempo (float, BPM); a condition without label is absent.
+        other_tempo: Where the tempo was estimated and its octave is ambiguous, the other one (BPM).
     """
 
     track_id: str
     artist: str | None
     frames: int
     labels: dict[str, list[str] | float]
+    other_tempo: float | None = None
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return what is stored of it; a second tempo only where there is one.
+
+        >>> TrackInfo("a", None, 129, {"tempo": 60.0}).as_plain()
+        {'track_id': 'a', 'artist': None, 'frames': 129, 'labels': {'tempo': 60.0}}
+        """
+        content = self._asdict()
+        if self.other_tempo is None:
+            del content["other_tempo"]
+        return content
 
 
 class TrackRecord(NamedTuple):
@@ -239,6 +253,24 @@ class ListedTriplet(NamedTuple):
 ROLES = ListedTriplet._fields[1:]
 TRIPLET_COLUMNS = ("condition", *(f"{role}_{part}" for role in ROLES for part in ("id", "start")))  # of a list's CSV
 VOTE_COLUMNS = ("positive_votes", "negative_votes")  # besides, from a listening test
+
+
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
+    """Return a text for a message; of a long one its beginning.
+
+    >>> shortened("rock"), shortened("x" * 1000, most=3)
+    ('rock', 'xxx...')
+    """
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes for a message; of a long one its beginning.
+
+    >>> quoted("rock"), len(quoted("x" * 1000))
+    ("'rock'", 65)
+    """
+    return repr(shortened(text))
 
 
 def stable_hash(text: str, digest_size: int = 8) -> int:

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from datamodules.audio.decoding import UnusableAudio, decode
+from datamodules.audio.decoding import Recording, UnusableAudio, read_recording
 
 OPEN_FILES = 64
 UNUSABLE = 3  # exit status with a reason
@@ -36,11 +36,9 @@ class Bounds(NamedTuple):
     memory: int = 2 << 30
 
 
-def decode_bounded(recording: IO[bytes], bounds: Bounds) -> tuple[np.ndarray, int]:
-    """Decode an open file to mono, as ``decode`` does, in a process of its own.
+def decode_bounded(recording: IO[bytes], bounds: Bounds) -> Recording:
+    """Decode an open file to mono, as ``read_recording`` does, in a process of its own; at most ``bounds.max_seconds`` of it.
 
-    Returns: Waveform, at most ``bounds.max_seconds`` of it, and sample rate in Hz.
-    Shape: waveform (n,) float32, n >= 1.
     Raises: UnusableAudio: in one line, also where the decoder crashed or exceeded its bounds.
     """
     recording.flush()
@@ -66,7 +64,8 @@ def decode_bounded(recording: IO[bytes], bounds: Bounds) -> tuple[np.ndarray, in
         if done.returncode:
             raise UnusableAudio("the decoder failed on it: damaged, or made to fail")
         decoded.seek(0)
-        return np.frombuffer(decoded.read(), np.float32), json.loads(done.stdout)
+        sample_rate, warnings = json.loads(done.stdout)
+        return Recording(np.frombuffer(decoded.read(), np.float32), sample_rate, tuple(warnings))
 
 
 def limit_process(memory: int, cpu_seconds: int) -> None:
@@ -82,10 +81,10 @@ def limit_process(memory: int, cpu_seconds: int) -> None:
 
 
 def main(recording: int, decoded: int, max_seconds: float, memory: int, cpu_seconds: int) -> int:
-    """Decode the open file ``recording`` into the open file ``decoded``; print the sample rate, or why there is none."""
+    """Decode the open file ``recording`` into the open file ``decoded``; print its sample rate and warnings, or why there is none."""
     limit_process(memory, cpu_seconds)
     try:
-        waveform, sample_rate = decode(Path(f"/proc/self/fd/{recording}"), max_seconds=max_seconds)
+        found = read_recording(Path(f"/proc/self/fd/{recording}"), max_seconds=max_seconds)
     except UnusableAudio as error:
         sys.stdout.write(json.dumps(str(error)))
         return UNUSABLE
@@ -93,8 +92,8 @@ def main(recording: int, decoded: int, max_seconds: float, memory: int, cpu_seco
         sys.stdout.write(json.dumps(f"decoding takes more than {memory >> 20} MB of memory"))
         return UNUSABLE
     with open(decoded, "wb") as file:
-        waveform.astype(np.float32, copy=False).tofile(file)
-    sys.stdout.write(json.dumps(sample_rate))
+        found.waveform.astype(np.float32, copy=False).tofile(file)
+    sys.stdout.write(json.dumps([found.sample_rate, found.warnings]))
     return 0
 
 

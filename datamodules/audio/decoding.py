@@ -19,7 +19,16 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from datamodules.audio.content import HEAD, UnusableAudio, check_content, joined_parts
+from datamodules.audio.content import (
+    HEAD,
+    WAV,
+    Part,
+    UnusableAudio,
+    check_content,
+    joined_parts,
+    promised_size,
+    without_padding,
+)
 from datamodules.audio.ffmpeg import DecodingReport, decode_blocks, resample_segment
 from disentangled_ml.files import existing_form
 
@@ -40,9 +49,6 @@ BYTE_SCALE = float(1 << 7)
 INTEGER_SCALES = (float(1 << 15), float(1 << 23), float(1 << 31))
 # Bounds the memory of a block at the 1,024 channels that libsndfile allows to 256 MB.
 BLOCK_FRAMES = 1 << 16
-WAV = (b"RIFF", b"RIFX", b"RF64")
-# Programs that write a WAV into a pipe promise as much or more.
-UNKNOWN_SIZE = 0x7F000000
 EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")  # subtypes of WAV that are left to libsndfile
 logger = logging.getLogger(__name__)
 
@@ -200,11 +206,10 @@ def _blocks(path: Path, report: DecodingReport) -> Iterator[tuple[np.ndarray, in
             while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
                 report.decoded += len(block) / file.samplerate
                 yield block.mean(axis=1) if block.shape[1] > 1 else block[:, 0], file.samplerate
-        behind, missing = bytes_behind(path), bytes_missing(path)
-        seconds_per_byte = report.decoded / (path.stat().st_size - behind)
-        report.unread = seconds_per_byte * behind
-        # libsndfile takes the length of a file that was cut off for that which its header tells.
-        report.promised += seconds_per_byte * missing
+        with open(path, "rb") as file:
+            whole = Part(0, file.seek(0, os.SEEK_END))
+            promised = promised_size(file, whole)
+            report.compare(promised, without_padding(file, whole, promised))
     else:
         yield from decode_blocks(path, report)
 
@@ -219,25 +224,6 @@ def _is_plain_wav(path: Path) -> bool:
             return file.frames > 0 and file.subtype.startswith(EXACT)
     except (soundfile.LibsndfileError, TypeError):  # of a file named *.raw soundfile asks for the sample rate
         return False
-
-
-def bytes_behind(path: Path) -> int:
-    """Return how many bytes of a WAV lie behind the end that its header promises."""
-    promised, size = promised_bytes(path)
-    return 0 if promised is None else max(0, size - promised)
-
-
-def bytes_missing(path: Path) -> int:
-    """Return how many bytes a WAV lacks of what its header promises; 0 of one from a pipe, whose header knows no length."""
-    promised, size = promised_bytes(path)
-    return 0 if promised is None or promised > UNKNOWN_SIZE else max(0, promised - size)
-
-
-def promised_bytes(path: Path) -> tuple[int | None, int]:
-    """Return how many bytes the header of a WAV promises, None where it is of another kind, and how many there are."""
-    with open(path, "rb") as file:
-        head, size = file.read(8), file.seek(0, os.SEEK_END)
-    return 8 + int.from_bytes(head[4:], "little") if head.startswith(b"RIFF") else None, size
 
 
 def check_section(stretch: _Stretch, start: float, end: float | None) -> None:

@@ -15,7 +15,7 @@ from typing import IO
 import av
 import numpy as np
 
-from datamodules.audio.content import Part, UnusableAudio, joined_parts
+from datamodules.audio.content import Part, UnusableAudio, joined_parts, lacks_index, promised_size, without_padding
 
 FORMATS = ("mp3", "aac", "mov", "ogg", "flac", "wav", "w64", "aiff", "au", "caf", "asf", "matroska", "wv")
 CODECS = (
@@ -24,8 +24,9 @@ CODECS = (
     *("pcm_alaw", "pcm_mulaw", "pcm_u8", "pcm_s8", "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be"),
     *(f"pcm_s{bits}{order}" for bits in (16, 24, 32) for order in ("le", "be")),
 )
-# Of these the container tells no length, FFmpeg guesses one from the bit rate; an mp3 may tell it in its first frame.
-GUESSED = ("mp3", "aac")
+# Of these the container tells no length, FFmpeg guesses one from the bit rate. An mp3 may tell it in its first frame; a W64 tells
+# its bytes.
+GUESSED = ("mp3", "aac", "w64")
 # Here a packet says when it sounds, and a gap between them is a loss.
 TIMED = ("ogg", "matroska,webm", "asf")
 # Its header tells the number of samples, and frames that were found to be damaged are dropped without a word.
@@ -33,7 +34,9 @@ EXACT = "flac"
 GAP = 0.05  # seconds; below, timestamps are rounded, or codecs prime themselves
 FULL_SCALE = {"uint8": 1 << 7, "int16": 1 << 15, "int32": 1 << 31}
 BLOCK_SAMPLES = 1 << 16  # of each channel
+MOST_PLANES = 8  # channels that lie apart; of more PyAV reads beyond their end, which is the end of the process
 RESERVE = 1 << 13  # the longest block of Vorbis
+NO_INDEX = "cut off: this MP4 lacks the index at its end (moov), without which nothing of it can be decoded; get the whole file"
 XING_REACH = 4096  # bytes before the first packet of an mp3 in which its frame with the length stands
 
 
@@ -62,6 +65,21 @@ class DecodingReport:
         self.decoded += other.decoded
         self.damaged += other.damaged
         self.lost += other.lost
+        self.unread += other.unread
+
+    def compare(self, promised: int | None, part: Part) -> None:
+        """Compare the bytes that a header promises with those that are there: what is missing, or lies behind, in seconds.
+
+        Decoders take the length of a file that was cut off for that which its header tells.
+        """
+        if promised is None:
+            return
+        size = part.end - part.start
+        seconds_per_byte = self.decoded / min(promised, size)
+        self.unread = seconds_per_byte * max(0, size - promised)
+        if promised > size or self.promised is None:
+            missing = seconds_per_byte * max(0, promised - size)
+            self.promised = max(self.promised or 0.0, self.decoded + missing)
 
 
 def decode_blocks(path: Path, report: DecodingReport) -> Iterator[tuple[np.ndarray, int]]:
@@ -76,17 +94,21 @@ def decode_blocks(path: Path, report: DecodingReport) -> Iterator[tuple[np.ndarr
     """
     with open(path, "rb", buffering=0) as file:
         first, *others = joined_parts(file)
-        yield from _decode_part(_PartOfFile(file, first), report)
+        yield from _decode_part(file, first, report)
+        first_is_lost = not report.decoded
         for part in others:
             own = DecodingReport()
             try:
-                yield from _decode_part(_PartOfFile(file, part), own)
+                yield from _decode_part(file, part, own)
             except UnusableAudio:
                 own.damaged += 1
             if not own.decoded:
                 seconds_per_byte = report.decoded / part.start
                 own.lost = seconds_per_byte * (part.end - part.start)
             report.add(own)
+        if first_is_lost and others:
+            report.damaged += 1
+            report.lost += report.decoded / (others[-1].end - first.end) * (first.end - first.start)
 
 
 class _PartOfFile:
@@ -117,7 +139,19 @@ class _PartOfFile:
         return target
 
 
-def _decode_part(file: _PartOfFile, report: DecodingReport) -> Iterator[tuple[np.ndarray, int]]:
+def _decode_part(file: IO[bytes], part: Part, report: DecodingReport) -> Iterator[tuple[np.ndarray, int]]:
+    promised = promised_size(file, part)
+    part = without_padding(file, part, promised)
+    try:
+        yield from _decode_container(_PartOfFile(file, part), report)
+    except UnusableAudio as error:
+        if lacks_index(file, part):
+            raise UnusableAudio(NO_INDEX) from error
+        raise
+    report.compare(promised, part)
+
+
+def _decode_container(file: _PartOfFile, report: DecodingReport) -> Iterator[tuple[np.ndarray, int]]:
     options = {"format_whitelist": ",".join(FORMATS), "codec_whitelist": ",".join(CODECS)}
     try:
         container = av.open(file, metadata_errors="replace", options=options)
@@ -246,6 +280,10 @@ class _Queue:
         self.fifo = av.AudioFifo()
 
     def put(self, frame: av.AudioFrame) -> Iterator[tuple[np.ndarray, int]]:
+        if frame.format.is_planar and frame.layout.nb_channels > MOST_PLANES:
+            raise UnusableAudio(
+                f"not a decodable recording: {frame.layout.nb_channels} channels, at most {MOST_PLANES} can be read"
+            )
         kind = (frame.sample_rate, frame.layout.name, frame.format.name)
         if kind != self.kind:
             yield from self.flush()

@@ -158,6 +158,9 @@ class Source:
         damage = DamageBudget(sum(shard.samples for shard in shards), own, self.max_damaged)
 
         def record(shard: Shard, error: ShardsError, lost: int) -> None:
+            if not damage.lost:
+                # Shards that were replaced look as damaged ones do.
+                self.index.check_unchanged()
             damage.record(error, lost)
             if tell_lost is not None:
                 tell_lost(shard, lost)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datamodules.corpora.tags import check_tags, sort_tags
 from datamodules.corpora.text_files import CorpusError, opened_table
-from disentangled_ml.structures import Corpus, Rejected, TrackRecord
+from disentangled_ml.structures import Corpus, Rejected, TrackRecord, quoted
 
 ANNOTATIONS, ARTISTS = "annotations_final.csv", "clip_info_final.csv"
 KEYS = ("clip_id", "mp3_path")
@@ -86,8 +86,8 @@ def parse_row(row: Mapping[str, str], clip_id: str, path: str, columns: Sequence
         raise ValueError("no path")
     strange = [column for column in columns if row[column] not in ("0", "1")]
     if strange:
-        raise ValueError(f"tag {strange[0]!r} is {row[strange[0]]!r}, not 0 or 1")
+        raise ValueError(f"tag {strange[0]!r} is {quoted(row[strange[0]])}, not 0 or 1")
     split = SPLIT_OF.get(path.partition("/")[0])
     if split is None:
-        raise ValueError(f"path {path!r} is in none of the folders 0 to f, which tell the split")
+        raise ValueError(f"path {quoted(path)} is in none of the folders 0 to f, which tell the split")
     return split, {column for column in columns if row[column] == "1"}

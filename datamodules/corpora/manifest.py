@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from datamodules.corpora.cells import UNKNOWN_VALUES, key_of, known_column, parse_number, plain, split_tags
 from datamodules.corpora.manifest_survey import is_blank, survey
-from datamodules.corpora.manifest_table import ARTIST, SECTION, SEPARATORS, ManifestError, opened
+from datamodules.corpora.manifest_table import ARTIST, SECTION, SEPARATORS, ManifestError, opened, told
 from datamodules.corpora.records import draw_split
 from disentangled_ml.structures import (
     MAX_BPM,
@@ -34,6 +34,7 @@ from disentangled_ml.structures import (
     Corpus,
     Rejected,
     TrackRecord,
+    quoted,
 )
 
 SECTION_NAME = re.compile(r"@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?|end)$")
@@ -45,7 +46,7 @@ class ManifestReading(NamedTuple):
     """How the rows of a manifest are read, as its first reading has found.
 
     Attributes:
-        conditions: Names of their columns.
+        conditions: Names of their columns, and their places among each other.
         split_shares: Of train, val and test, for rows without a split.
         unknown: Values that mean nothing, in lower case.
         spellings: Per column what is shown instead of a name.
@@ -53,7 +54,7 @@ class ManifestReading(NamedTuple):
         decimal_comma: Whether a number may have one.
     """
 
-    conditions: Sequence[str]
+    conditions: Mapping[str, int]
     split_shares: Sequence[float]
     unknown: frozenset[str]
     spellings: Mapping[str, Mapping[str, str]]
@@ -96,11 +97,19 @@ def read_manifest(
         separator, decimal_comma = SEPARATORS[table.separator], table.decimal_comma
     if not found.rows:
         raise ManifestError(f"manifest {manifest} has no rows below its header")
-    names = [column for column in offered if column == TEMPO or column in found.tags] if chosen is None else chosen
+    tags = {TEMPO, *found.tags}
+    names = [column for column in offered if column in tags] if chosen is None else chosen
     check_names(manifest, names)
     for warning in found.warnings():
         logger.warning("%s: %s", manifest, warning)
-    reading = ManifestReading(names, split_shares, unknown, found.spellings(), separator, decimal_comma)
+    reading = ManifestReading(
+        {name: place for place, name in enumerate(names)},
+        split_shares,
+        unknown,
+        found.spellings(),
+        separator,
+        decimal_comma,
+    )
     return Corpus(names, partial(read_rows, manifest, reading), [f"{manifest}: {note}" for note in found.notes()])
 
 
@@ -109,13 +118,11 @@ def chosen_columns(manifest: Path, offered: Sequence[str], conditions: Sequence[
     column_of = {key_of(column): column for column in offered}
     names = [known_column(name) or column_of.get(key_of(name), name) for name in conditions]
     if not names or len(set(names)) < len(names):
-        raise ManifestError(
-            f"conditions={list(conditions)} are none or not distinct; choose from: {', '.join(offered)}"
-        )
+        raise ManifestError(f"conditions={list(conditions)} are none or not distinct; choose from: {told(offered)}")
     missing = [name for name in names if name not in offered and name != TEMPO]
     if missing:
         raise ManifestError(
-            f"manifest {manifest} has no column {', '.join(missing)} for a condition; choose from: {', '.join(offered)}"
+            f"manifest {manifest} has no column {', '.join(missing)} for a condition; choose from: {told(offered)}"
         )
     return names
 
@@ -130,13 +137,14 @@ def read_rows(manifest: Path, reading: ManifestReading) -> Iterator[TrackRecord 
     """Stream the rows of a manifest; of one with sections, the splits of the recordings are held."""
     splits: dict[str, str] = {}
     with opened(manifest) as table:
+        has_sections = table.has_sections
         for row in table.rows:
             if is_blank(row):
                 continue
             track_id, path = (row["track_id"] or "").strip(), (row["path"] or "").strip()
             try:
                 record = parse_row(row, track_id, manifest.parent / path if path else None, reading)
-                if table.has_sections:
+                if has_sections:
                     record, split = of_section(record, row, reading), splits.setdefault(track_id, record.split)
                     # Else one recording would be in training and in test.
                     if record.split != split:
@@ -180,7 +188,7 @@ def parse_seconds(name: str, cell: str, decimal_comma: bool = False) -> float | 
         return None
     seconds = parse_number(cell, decimal_comma)
     if seconds is None or seconds < 0:
-        raise ValueError(f"{name} {cell!r} is not a number of seconds from 0 on")
+        raise ValueError(f"{name} {quoted(cell)} is not a number of seconds from 0 on")
     return seconds
 
 
@@ -206,9 +214,9 @@ def parse_row(row: dict, track_id: str, path: Path | None, reading: ManifestRead
         raise ValueError(f"more cells than the header has columns: put cells that hold a {reading.separator} in quotes")
     artist, split = reading.value(row, ARTIST) or None, reading.value(row, "split")
     if split and split.casefold() not in SPLITS:
-        raise ValueError(f"unknown split {split!r}, legal: {', '.join(SPLITS)}")
+        raise ValueError(f"unknown split {quoted(split)}, legal: {', '.join(SPLITS)}")
     labels: dict[str, list[str] | float] = {}
-    for name in reading.conditions:
+    for name in sorted(reading.conditions.keys() & row.keys(), key=reading.conditions.__getitem__):
         if name != TEMPO:
             if tags := reading.tags(row, name):
                 labels[name] = tags
@@ -228,4 +236,4 @@ def parse_tempo(cell: str, decimal_comma: bool = False) -> float:
     if tempo is not None and MIN_BPM <= tempo <= MAX_BPM:
         return tempo
     legal = f"a number of BPM from {MIN_BPM:g} to {MAX_BPM:g}"
-    raise ValueError(f"tempo {cell!r} is not {legal}: give one such number, or leave the cell empty")
+    raise ValueError(f"tempo {quoted(cell)} is not {legal}: give one such number, or leave the cell empty")

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from datamodules.corpora.cells import list_items, looks_joined, other_spellings, parse_number, plain, split_tags
-from datamodules.corpora.manifest_table import ARTIST, ManifestTable
+from datamodules.corpora.manifest_table import ARTIST, ManifestTable, told
+from disentangled_ml.structures import quoted, shortened
 
 # From so many cells on that look like lists, and such a share of a column, it is warned of.
 LEAST_JOINED, SHARE_JOINED = 3, 0.1
@@ -88,7 +89,7 @@ class ManifestSurvey:
     def leave_out(self) -> None:
         """Leave out the columns that can be no conditions: they hold nothing but numbers, or nothing."""
         self.left_out = [column for column in self.tags if self.columns[column].is_numeric]
-        self.tags = [column for column in self.tags if column not in self.left_out]
+        self.tags = [column for column in self.tags if not self.columns[column].is_numeric]
 
     def spellings(self) -> dict[str, dict[str, str]]:
         """Return, for artists and for tags, what is shown instead of each name that is more often written otherwise."""
@@ -99,22 +100,22 @@ class ManifestSurvey:
     def warnings(self) -> list[str]:
         """Return what is probably not what was meant, a line each."""
         numbers = [column for column in self.left_out if self.columns[column].filled]
-        nothing = [column for column in self.left_out if column not in numbers]
+        nothing = [column for column in self.left_out if not self.columns[column].filled]
         lines = []
         if numbers:
-            lines.append(f"columns taken as no condition, for they hold numbers, not tags: {', '.join(numbers)}")
+            lines.append(f"columns taken as no condition, for they hold numbers, not tags: {told(numbers)}")
         if nothing:
-            lines.append(f"columns taken as no condition, for they hold nothing known: {', '.join(nothing)}")
+            lines.append(f"columns taken as no condition, for they hold nothing known: {told(nothing)}")
         for column in self.tags:
             counts = self.columns[column]
             if counts.looks_joined():
-                found = f"{counts.joined:,} of {counts.filled:,} cells look like lists ({counts.example[:40]!r})"
-                lines.append(f"column {column}: {found}, but each is taken as one tag: join tags by ;")
+                found = f"{counts.joined:,} of {counts.filled:,} cells look like lists ({quoted(counts.example)})"
+                lines.append(f"column {shortened(column)}: {found}, but each is taken as one tag: join tags by ;")
         return lines
 
     def notes(self) -> list[str]:
         """Return what was changed or left out, in numbers, a line per rule and column."""
-        lines = [f"column {name!r} is {column}" for column, name in self.renamed.items()]
+        lines = [f"column {quoted(name)} is {column}" for column, name in self.renamed.items()]
         if self.blank_rows:
             lines.append(f"blank rows left out: {self.blank_rows:,}")
         if self.composed:
@@ -126,10 +127,12 @@ class ManifestSurvey:
             lines.append(f"values taken as unknown: {unknown.total():,} ({values}{more}); unknown_values=[] keeps them")
         for column in self.tags:
             if count := self.columns[column].lists:
-                lines.append(f"column {column}: cells written as lists, each read as its tags: {count:,}")
+                lines.append(f"column {shortened(column)}: cells written as lists, each read as its tags: {count:,}")
         for column, others in self.spellings().items():
             written, shown = next(iter(others.items()))
-            lines.append(f"column {column}: spellings shown as another: {len(others):,}, as {written!r} as {shown!r}")
+            lines.append(
+                f"column {shortened(column)}: spellings shown as another: {len(others):,}, as {quoted(written)} as {quoted(shown)}"
+            )
         return [*lines, *self.warnings()]
 
 
@@ -141,18 +144,22 @@ def survey(table: ManifestTable, chosen: Sequence[str] | None, unknown: frozense
         chosen: Columns that are conditions; None: all that can be.
         unknown: Values that are taken as unknown, in lower case.
     """
-    singles = table.singles
+    # Sets: a table may have very many columns.
+    singles, there = frozenset(table.singles), frozenset(table.columns)
     wanted = table.offered if chosen is None else chosen
-    tags = [column for column in wanted if column in table.columns and column not in singles]
-    columns = {column: ColumnCounts() for column in table.columns if column in (*singles, *tags)}
+    tags = [column for column in wanted if column in there and column not in singles]
+    counted = singles.union(tags)
+    columns = {column: ColumnCounts() for column in table.columns if column in counted}
     found = ManifestSurvey(table.renamed, tags, columns)
     for row in table.rows:
         if is_blank(row):
             found.blank_rows += 1
             continue
         found.rows += 1
-        for column, counts in columns.items():
+        # Of a short row not all columns.
+        for column in columns.keys() & row.keys():
             if cell := plain(row[column]):
+                counts = columns[column]
                 found.composed += not (cell.isascii() or unicodedata.is_normalized("NFC", row[column]))
                 counts.add(cell, column in singles, unknown, table.decimal_comma)
     if chosen is None:

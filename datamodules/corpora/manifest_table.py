@@ -9,20 +9,21 @@ import codecs
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from datamodules.corpora.cells import key_of, known_column, plain
 from datamodules.corpora.text_files import LineReader
-from disentangled_ml.structures import TEMPO
+from disentangled_ml.structures import TEMPO, quoted, shortened
 
 REQUIRED = ("track_id", "path")
 ARTIST = "artist"
 SECTION = ("start", "end")  # known where a manifest has both
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 DECLARED = re.compile(r'"?sep=(.)"?\s*')
+MOST_COLUMNS = 500  # characters of the names of columns in a message
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -59,7 +60,8 @@ class ManifestTable(NamedTuple):
     @property
     def offered(self) -> list[str]:
         """Columns that may be conditions."""
-        return [column for column in self.columns if column == TEMPO or column not in (*REQUIRED, *self.singles)]
+        others = {*REQUIRED, *self.singles} - {TEMPO}
+        return [column for column in self.columns if column not in others]
 
     @property
     def decimal_comma(self) -> bool:
@@ -150,6 +152,11 @@ def name_columns(header: list[str]) -> list[str]:
     ]
 
 
+def told(columns: Iterable[str]) -> str:
+    """Return the names of columns for a message, the first of very many."""
+    return shortened(", ".join(columns), MOST_COLUMNS)
+
+
 def check_columns(manifest: Path, header: list[str], columns: list[str]) -> None:
     """Check that a manifest has the columns that it must have, and none twice.
 
@@ -157,14 +164,14 @@ def check_columns(manifest: Path, header: list[str], columns: list[str]) -> None
     """
     for name in header:
         if "\n" in name or "\r" in name:
-            begin = name.splitlines()[0][:40]
+            begin = quoted(name.splitlines()[0])
             raise ManifestError(
-                f"manifest {manifest}: the column {begin!r} runs over several lines, close its quotation mark"
+                f"manifest {manifest}: the column {begin} runs over several lines, close its quotation mark"
             )
     missing = [column for column in REQUIRED if column not in columns]
     if missing:
         raise ManifestError(
-            f"manifest {manifest} has no column {', '.join(missing)}; it has: {', '.join(filter(None, columns))} "
+            f"manifest {manifest} has no column {', '.join(missing)}; it has: {told(filter(None, columns))} "
             f"(columns are separated by {', '.join(SEPARATORS.values())})"
         )
     spelled: dict[str, list[str]] = defaultdict(list)
@@ -174,7 +181,6 @@ def check_columns(manifest: Path, header: list[str], columns: list[str]) -> None
     for names in spelled.values():
         if len(names) > 1:
             meaning = known_column(names[0])
-            told = f"for {meaning}" if meaning and meaning in columns else "of one name"
-            raise ManifestError(
-                f"manifest {manifest} has two columns {told}: {' and '.join(map(repr, names))}; rename or delete one of them"
-            )
+            which = f"for {meaning}" if meaning and meaning in columns else "of one name"
+            written = shortened(" and ".join(map(quoted, names)), MOST_COLUMNS)
+            raise ManifestError(f"manifest {manifest} has two columns {which}: {written}; rename or delete one of them")

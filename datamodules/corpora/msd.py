@@ -19,7 +19,7 @@ import numpy as np
 from datamodules.corpora.lastfm import database_tags, known_tags
 from datamodules.corpora.tags import check_tags, sort_tags
 from datamodules.corpora.text_files import CorpusError, find_splits, opened
-from disentangled_ml.structures import Corpus, Rejected, TrackRecord
+from disentangled_ml.structures import Corpus, Rejected, TrackRecord, quoted
 
 SPLIT_OF = {"train": "train", "valid": "val", "test": "test"}  # by the publisher's name
 COLUMNS = (  # of SPLIT_y.npy
@@ -157,4 +157,4 @@ def unusable(track_id: str, file: str) -> str | None:
         return "no track_id"
     if not file:
         return "no path"
-    return None if file.endswith(LISTED) else f"file name {file!r} does not end in {LISTED}"
+    return None if file.endswith(LISTED) else f"file name {quoted(file)} does not end in {LISTED}"

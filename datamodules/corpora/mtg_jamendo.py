@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datamodules.corpora.tags import check_names
 from datamodules.corpora.text_files import CorpusError, find_splits, opened
-from disentangled_ml.structures import Corpus, Rejected, TrackRecord
+from disentangled_ml.structures import Corpus, Rejected, TrackRecord, quoted
 
 SPLIT_OF = {"train": "train", "validation": "val", "test": "test"}  # by the publisher's name
 COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
@@ -83,7 +83,7 @@ def parse_row(cells: list[str], split: str, audio: Path, extension: str, conditi
     if not path:
         raise ValueError("no path")
     if not path.endswith(EDITIONS["full"]):
-        raise ValueError(f"path {path!r} does not end in {EDITIONS['full']}")
+        raise ValueError(f"path {quoted(path)} does not end in {EDITIONS['full']}")
     labels = sort_prefixed(tags, conditions)
     file = audio / (path.removesuffix(EDITIONS["full"]) + extension)
     return TrackRecord(track_id, str(file), artist or None, split, labels)
@@ -99,6 +99,6 @@ def sort_prefixed(tags: list[str], conditions: Mapping[str, str]) -> dict[str, l
     for tag in filter(None, tags):
         prefix, _, name = tag.partition(DASHES)
         if prefix not in found or not name:
-            raise ValueError(f"tag {tag!r} is not one of {', '.join(PREFIXES)} with {DASHES} and a name")
+            raise ValueError(f"tag {quoted(tag)} is not one of {', '.join(PREFIXES)} with {DASHES} and a name")
         found[prefix].add(name)
     return {condition: sorted(found[prefix]) for condition, prefix in conditions.items() if found[prefix]}

@@ -7,11 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from disentangled_ml.structures import quoted
+
 logger = logging.getLogger(__name__)
 
 
 class CorpusError(ValueError):
     """Which file or key of a data set cannot be used, and the way out."""
+
+
+class Row(dict):
+    """A row of a table by column; a cell that it lacks is None, and costs nothing where there are very many columns."""
+
+    def __missing__(self, column: str) -> None:
+        return None
 
 
 class LineReader(csv.DictReader):
@@ -20,14 +29,18 @@ class LineReader(csv.DictReader):
     Raises: csv.Error: naming the line, the column and how the cell begins.
     """
 
-    def __next__(self) -> dict:
-        row = super().__next__()
+    def __next__(self) -> Row:
+        columns, cells = self.fieldnames or [], []
+        while not cells:
+            cells = next(self.reader)
+        self.line_num = self.reader.line_num
+        row = Row(zip(columns, cells, strict=False))
+        if len(cells) > len(columns):
+            row[self.restkey] = cells[len(columns) :]
         for column, cell in row.items():
             if isinstance(cell, str) and ("\n" in cell or "\r" in cell):
-                begin = cell.splitlines()[0][:40]
-                raise csv.Error(
-                    f"line {self.line_num}: the cell {begin!r} of column {column!r} runs over several lines, close its quotation mark"
-                )
+                where = f"line {self.line_num}: the cell {quoted(cell.splitlines()[0])} of column {quoted(column)}"
+                raise csv.Error(f"{where} runs over several lines, close its quotation mark")
         return row
 
 

@@ -70,6 +70,21 @@ class ShardIndex:
         content = json.dumps(self.as_json(), sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
+    def check_unchanged(self) -> None:
+        """Check that the folder is still as it was when this was read; an address that cannot be reached is taken to be.
+
+        Raises: ShardsError: if it is being prepared anew, or was.
+        """
+        try:
+            is_same = ShardIndex.read(self.root).fingerprint() == self.fingerprint()
+        except ShardsError as error:
+            is_same = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+        if not is_same:
+            raise ShardsError(
+                f"{self.root} was prepared anew, or is being, while it was read: wait until prepare has ended, then begin again, "
+                "a training with another run_name"
+            )
+
     def as_json(self) -> dict[str, Any]:
         return {
             "format_version": FORMAT_VERSION,

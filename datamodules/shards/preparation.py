@@ -23,8 +23,8 @@ import numpy as np
 from datamodules.audio.decoding import MAX_LOST, UnusableAudio, encode_flac, read_recording
 from datamodules.audio.musicnn import window_features
 from datamodules.audio.spectrogram import log_mel, resample
-from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of
-from datamodules.shards.copies import find_copies, former_copies, sound_code, without
+from datamodules.audio.tempo import NOTHING, Tempo, estimate_tempi, excerpt_of
+from datamodules.shards.copies import find_copies, former_copies, read_sounds, sound_code, without
 from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.origin import Origin, Outcome, results_of, with_origins
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, rows_digest, unusable_rows, usable_rows
@@ -114,19 +114,19 @@ def prepare_tracks(records: Sequence[TrackRecord], settings: PreparationSettings
     excerpts = [NOTHING if isinstance(track, Rejected) else track.excerpt for track in tracks]
     tempi = estimate_tempi(excerpts, settings.tempo)
     return [
-        track if isinstance(track, Rejected) else with_tempo(track, bpm, record)
-        for track, bpm, record in zip(tracks, tempi, records, strict=True)
+        track if isinstance(track, Rejected) else with_tempo(track, tempo, record)
+        for track, tempo, record in zip(tracks, tempi, records, strict=True)
     ]
 
 
-def with_tempo(track: Prepared, bpm: float | None, record: TrackRecord) -> dict[str, Any]:
+def with_tempo(track: Prepared, tempo: Tempo | None, record: TrackRecord) -> dict[str, Any]:
     """Add a tempo to the labels of a sample, where there is one that makes sense; else a warning, where one was wanted."""
     sample, info = track.sample, track.sample["info"]
     if not track.needs_tempo:
         return sample
-    if bpm is None or not MIN_BPM <= bpm <= MAX_BPM:
+    if tempo is None or not MIN_BPM <= tempo.bpm <= MAX_BPM:
         return {**sample, "warnings": [*sample["warnings"], TrackWarning(record.track_id, record.path, NO_TEMPO)]}
-    return {**sample, "info": info._replace(labels={**info.labels, TEMPO: bpm})}
+    return {**sample, "info": info._replace(labels={**info.labels, TEMPO: tempo.bpm}, other_tempo=tempo.other)}
 
 
 def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepared:
@@ -226,7 +226,7 @@ class ShardStore(BatchStore):
         return note if is_whole and batch.digest in ("", note.digest) else None
 
     def save(self, batch: Batch, finished: ShardNote) -> None:
-        content = {**finished._asdict(), "tracks": [track._asdict() for track in finished.tracks]}
+        content = {**finished._asdict(), "tracks": [track.as_plain() for track in finished.tracks]}
         write_json(self.note_path(batch), content, indent=None)
 
     def write(self, batch: Batch, outcomes: Iterable[Outcome | Rejected]) -> None:
@@ -314,22 +314,23 @@ def reject_copies(corpus: Corpus, plan: ShardPlan, store: ShardStore, members: S
         store: Of the shards, all of which are finished.
         members: Of each sample, besides its labels.
     """
-    for batch, names in former_copies(plan, store):
+    sounds = read_sounds(plan, store)
+    for batch, names in former_copies(sounds):
         logger.warning(
             "%s: rejected as copies of recordings that are not there any more: %s; repeat the command, which takes them in",
             batch.name,
             ", ".join(names),
         )
         store.release(batch, names)
-    copies = find_copies(plan, store)
+    copies = find_copies(sounds, plan, store)
     if not copies:
         return
-    paths: dict[str, str] = {}
+    names, paths = set().union(*copies.values()), {}
     for record in usable_rows(corpus):
-        if record.track_id in copies:
+        if record.track_id in names:
             paths.setdefault(record.track_id, record.path)
-    rejected = {name: Rejected(name, paths[name], reason) for name, reason in copies.items()}
-    for batch in plan.batches():
+    for batch, reasons in copies.items():
+        rejected = {name: Rejected(name, paths[name], reason) for name, reason in reasons.items()}
         store.reject(batch, rejected, members)
 
 
@@ -408,6 +409,7 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
     reject_copies(corpus, plan, store, settings.members())
     splits: dict[str, list[Shard]] = {split: [] for split in SPLITS}
     vocabulary: dict[str, set[str]] = defaultdict(set)
+    n_ambiguous = 0
     with atomic_write(out / "rejected.csv") as file, atomic_write(out / "warnings.csv") as warnings_file:
         warnings = csv.writer(warnings_file)
         warnings.writerow(TrackWarning._fields)
@@ -423,7 +425,8 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
                     if note.tracks:
                         splits[split].append(Shard(f"{batch.name}.tar", len(note.tracks), note.content))
                     for track in note.tracks:
-                        labels.write(as_json(track._asdict()) + "\n")
+                        labels.write(as_json(track.as_plain()) + "\n")
+                        n_ambiguous += track.other_tempo is not None
                         for condition, label in track.labels.items():
                             vocabulary[condition].update(label if isinstance(label, list) else ())
     if not any(splits.values()):
@@ -436,6 +439,12 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
     index.write()
     for folder in (out, store.folder):
         remove_unfinished(folder)
+    if n_ambiguous:
+        logger.info(
+            "the octave of %s estimated tempi is ambiguous: other_tempo in %s has the other one",
+            f"{n_ambiguous:,}",
+            out / labels_name("*"),
+        )
     return index
 
 

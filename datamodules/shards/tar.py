@@ -11,7 +11,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
@@ -81,7 +81,7 @@ def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> WrittenShard:
         with TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as writer:
             for sample in samples:
                 info: TrackInfo = sample["info"]
-                members = {"mel.npy": encode_matrix(sample["mel"]), "json": as_json(info._asdict()).encode()}
+                members = {"mel.npy": encode_matrix(sample["mel"]), "json": as_json(info.as_plain()).encode()}
                 if "musicnn" in sample:
                     members[FEATURES] = encode_matrix(sample["musicnn"])
                 if "flac" in sample:
@@ -204,7 +204,7 @@ def decode_info(data: bytes) -> TrackInfo:
         info = TrackInfo(**json.loads(data))
     except (ValueError, TypeError, RecursionError) as error:
         raise ShardsError(f"member json does not hold the labels of a track ({error})") from error
-    legal = (str, str | None, int, dict)
+    legal = (str, str | None, int, dict, float | None)
     if not all(isinstance(value, kind) for value, kind in zip(info, legal, strict=True)):
         raise ShardsError(f"member json does not hold the labels of a track ({info})")
     return info
@@ -247,6 +247,14 @@ def decode_matrix(data: bytes, member: str) -> np.ndarray:
     if len(data) - header.end() != rows * columns * 2:
         raise ShardsError(f"member {member} is not a whole float16 matrix: {len(data)} bytes for {rows} x {columns}")
     return np.frombuffer(data, np.float16, offset=header.end()).reshape(rows, columns)
+
+
+def decode_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Decode all members of a sample that were read, to what ``write_shard`` takes. Raises ShardsError if one is damaged."""
+    decoded = {"info": decode_info(sample["json"]), "mel": decode_mel(sample["mel.npy"])}
+    if FEATURES in sample:
+        decoded["musicnn"] = decode_matrix(sample[FEATURES], FEATURES)
+    return {**decoded, **({"flac": sample["flac"]} if "flac" in sample else {})}
 
 
 def sample_context(sample: dict[str, Any]) -> AbstractContextManager[None]:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from datamodules.triplet_lists.rows import TripletListError, parse_number
-from disentangled_ml.structures import ListedTriplet
+from disentangled_ml.structures import ListedTriplet, quoted
 
 # The condition of these triplets: similar to people, whatever they listened for.
 HUMAN = "human"
@@ -43,5 +43,5 @@ def parse_votes(cell: str, where: str) -> int:
     """
     votes = parse_number(cell)
     if votes is None or votes > MAX_VOTES or votes != int(votes):
-        raise TripletListError(f"{where}={cell!r} is not a number of votes: give a whole number >= 0")
+        raise TripletListError(f"{where}={quoted(cell)} is not a number of votes: give a whole number >= 0")
     return int(votes)

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from disentangled_ml.structures import AudioSettings
+from disentangled_ml.structures import AudioSettings, quoted
 
 MAX_SECONDS = 1e6  # more is a unit or parsing error
 
@@ -66,5 +66,5 @@ def parse_start(cell: str, where: str, audio: AudioSettings) -> int:
     """Return the frame of a start in seconds; errors (``TripletListError``) begin with ``where``."""
     seconds = parse_number(cell)
     if seconds is None or seconds >= MAX_SECONDS:
-        raise TripletListError(f"{where}={cell!r} is not a number of seconds >= 0")
+        raise TripletListError(f"{where}={quoted(cell)} is not a number of seconds >= 0")
     return audio.frames(seconds)

@@ -9,6 +9,7 @@ import csv
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -49,7 +50,7 @@ def main(config: DictConfig) -> None:
         assemble(out, embedder, store, batches, config.approximate)
         if npz is not None:
             write_npz(npz, out)
-    show_summary(read_catalogue(out))
+    show_summary(read_catalogue(out), () if config.shards is not None else corpus.notes)
 
 
 def check_splits(manifest: Path, split: str) -> None:
@@ -63,8 +64,11 @@ def check_splits(manifest: Path, split: str) -> None:
         )
 
 
-def show_summary(catalogue: EmbeddedCatalogue) -> None:
+def show_summary(catalogue: EmbeddedCatalogue, notes: Iterable[str]) -> None:
+    """Log what the reader of the manifest has changed and what was rejected; print what is in the catalogue."""
     out = catalogue.folder
+    for note in notes:
+        logger.info(note)
     with open(out / "rejected.csv", newline="", encoding="utf-8") as file:
         n_rejected = sum(1 for _ in csv.DictReader(file))
     if n_rejected:

@@ -84,13 +84,13 @@ def upload_embedder(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]],
     """Return the function that embeds an uploaded recording."""
 
     def embed_upload(file: IO[bytes]) -> EmbeddedUpload:
-        waveform, sample_rate = decode_bounded(file, bounds)
+        waveform, sample_rate, warnings = decode_bounded(file, bounds)
         seconds = len(waveform) / sample_rate
         try:
             embedding = embedder.embed(waveform, sample_rate)
         except ValueError as error:
             raise ValueError(str(error).removeprefix("the waveform: ")) from error
-        return EmbeddedUpload(embedding, seconds, cut=seconds >= bounds.max_seconds)
+        return EmbeddedUpload(embedding, seconds, seconds >= bounds.max_seconds, warnings)
 
     return embed_upload
 

@@ -41,7 +41,9 @@ def estimate(records: Sequence[TrackRecord], estimator: str) -> list[float | Rej
     """Estimate the tempi of a group of recordings."""
     found = [do_or_reject(record, excerpt) for record in records]
     tempi = estimate_tempi([NOTHING if isinstance(each, Rejected) else each for each in found], estimator)
-    return [each if isinstance(each, Rejected) else bpm for each, bpm in zip(found, tempi, strict=True)]
+    return [
+        each if isinstance(each, Rejected) else tempo and tempo.bpm for each, tempo in zip(found, tempi, strict=True)
+    ]
 
 
 class KnownTempi(NamedTuple):

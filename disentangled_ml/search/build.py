@@ -138,7 +138,12 @@ def with_record(row: TrackRecord | Rejected, result: np.ndarray | Rejected) -> C
 
 
 def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, splits: Sequence[str]) -> list[Batch]:
-    """Embed splits of shards; return the batches in order, all finished. Raises CatalogueError if they do not fit the network."""
+    """Embed splits of shards; return the batches in order, all finished.
+
+    Raises:
+        CatalogueError: if they do not fit the network.
+        ShardsError: if they are prepared anew meanwhile.
+    """
     model = embedder.model
     if index.audio != model.audio:
         raise CatalogueError(f"{index.root} was prepared with {index.audio}, the checkpoint with {model.audio}")
@@ -152,6 +157,7 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, sp
     batches = [
         Batch(Path(shard.file).stem, shard.samples, digest) for shard, digest in zip(shards, digests, strict=True)
     ]
+    made = []
     with show_progress(total=sum(batch.size for batch in batches), unit="track", desc="embed") as progress:
         for batch, shard in zip(batches, shards, strict=True):
             finished = store.read(batch)
@@ -161,6 +167,14 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, sp
                 embedded = embed_batch(embedder, counted(read_shard(source, shard), progress))
                 damages = [None for line in embedded.rejected if line.path == str(index.root)]
                 store.save(batch, embedded._replace(origins=damages))
+                made.append(batch)
+    try:
+        index.check_unchanged()
+    except ShardsError:
+        # They may be of the new shards, under the digests of the old ones.
+        for batch in made:
+            store.path(batch).unlink()
+        raise
     return batches
 
 

@@ -21,7 +21,7 @@ million tracks opens at once, and what is not looked at is not read. (The member
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,6 +129,18 @@ class EmbeddedCatalogue:
         except OSError as error:
             raise CatalogueError(f"{path} cannot be read ({error.strerror}): embed the catalogue anew") from error
         return found
+
+    def every_track(self) -> Iterator[CatalogueTrack]:
+        """Read what is known about all tracks, in order. Raises CatalogueError, naming the line that is damaged or missing."""
+        path, row = self.files / TRACKS, -1
+        try:
+            with open(path, "rb") as file:
+                for row, line in enumerate(file):
+                    yield parse_track(line, f"{path}, row {row}")
+        except OSError as error:
+            raise CatalogueError(f"{path} cannot be read ({error.strerror}): embed the catalogue anew") from error
+        if row + 1 != len(self):
+            raise CatalogueError(f"{path} has {row + 1} rows, expected {len(self)}: embed the catalogue anew")
 
     def find(self, track_id: str) -> int | None:
         """Find the row of a track; None if there is none."""

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from disentangled_ml.search.catalogue import CatalogueError
 from disentangled_ml.web.guard import Guard
 from disentangled_ml.web.listening.questions import (
     CANNOT_TELL,
@@ -83,7 +84,12 @@ def build_app(current: Callable[[], CatalogueView], listening: ListeningTest | N
             Route("/api/listen/figures", figures),
             Route("/api/listen/triplets.csv", judged_triplets),
         ]
-    handlers = {HTTPException: on_http_error, ClientDisconnect: on_disconnect, Exception: on_failure}
+    handlers = {
+        HTTPException: on_http_error,
+        ClientDisconnect: on_disconnect,
+        CatalogueError: on_damaged_catalogue,
+        Exception: on_failure,
+    }
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.state.current, app.state.listening = current, listening
     app.state.free_uploads = asyncio.Semaphore(current().limits.uploads_at_a_time)
@@ -124,6 +130,14 @@ async def on_disconnect(request: Request, error: Exception) -> Response:
     return Response(status_code=400)
 
 
+async def on_damaged_catalogue(request: Request, error: Exception) -> Response:
+    """Answer where a file of the catalogue is damaged or gone; which one is for the log, not for whoever asks."""
+    logger.error("%s", error)
+    return PlainJSON(
+        {"error": "the catalogue is damaged on the server, whose log says how: it must be embedded anew"}, 503
+    )
+
+
 async def on_failure(request: Request, error: Exception) -> Response:
     """Answer after a fault of the program; the log has the traceback."""
     return PlainJSON({"error": "the server failed on this; its log says why"}, 500)
@@ -152,6 +166,8 @@ async def answered(ask: Callable[..., Any], *arguments: Any) -> Response:
     """Answer with what a function returns; its errors say what is wrong with the question."""
     try:
         return PlainJSON(await run_in_threadpool(ask, *arguments))
+    except CatalogueError:
+        raise
     except UnknownQuery as error:
         raise HTTPException(404, str(error)) from error
     except ValueError as error:

@@ -3,6 +3,7 @@
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,11 +28,12 @@ class UploadLimits(NamedTuple):
 
 
 class EmbeddedUpload(NamedTuple):
-    """Embedding (D,) of an upload, the seconds of it that were used, and whether there were more."""
+    """Embedding (D,) of an upload, the seconds of it that were used, whether there were more, and what is odd about it."""
 
     embedding: np.ndarray
     seconds: float
     cut: bool
+    warnings: Sequence[str] = ()
 
 
 class Uploads:

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from disentangled_ml.files import existing_form, read_json, write_json
-from disentangled_ml.search.catalogue import TRACKS, CatalogueTrack, parse_track
+from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.similarity_search import SearchFilters, SimilaritySearch
 from disentangled_ml.search.weighted_distance import condition_distances
 from disentangled_ml.structures import UNKNOWN
@@ -91,12 +91,13 @@ class CatalogueView:
         return [self.shown(track) for track in self.catalogue.tracks([*begin, *hold][:MAX_SUGGESTIONS])]
 
     def searched_texts(self) -> list[str]:
-        """Return the text that each track is found by, in lower case and in the order of the rows; it is read once."""
+        """Return the text that each track is found by, in lower case and in the order of the rows; it is read once.
+
+        Raises CatalogueError if a row is damaged or missing.
+        """
         with self.reading:
             if self.texts is None:
-                path = self.catalogue.files / TRACKS
-                with open(path, "rb") as file:
-                    self.texts = [searched_text(parse_track(line, f"{path}, row {i}")) for i, line in enumerate(file)]
+                self.texts = list(map(searched_text, self.catalogue.every_track()))
             return self.texts
 
     def search(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -150,7 +151,12 @@ class CatalogueView:
     def add_upload(self, file: IO[bytes]) -> dict[str, Any]:
         """Embed an uploaded recording to search with. Raises ValueError if it cannot be used."""
         embedded = self.embed_upload(file)
-        return {"upload": self.uploads.add(embedded.embedding), "seconds": embedded.seconds, "cut": embedded.cut}
+        return {
+            "upload": self.uploads.add(embedded.embedding),
+            "seconds": embedded.seconds,
+            "cut": embedded.cut,
+            "warnings": list(embedded.warnings),
+        }
 
     def recording(self, track_id: str) -> Path | None:
         """Return the file of a track's recording; None if there is none that can be played."""

@@ -3,7 +3,7 @@ import { drawMap, loadMap, markMap } from "./map.js";
 
 const PAGE = 10, MOST = 100; // results shown at first, and at most
 let catalogue = null;
-let query = null; // { track: id } or { upload: token, name, url, seconds, cut }
+let query = null; // { track: id } or { upload: token, name, url, seconds, cut, warnings }
 let shown = PAGE;
 let pending = null; // the search under way
 
@@ -32,6 +32,7 @@ function showQuery(track) {
   if (query.upload) {
     const length = `${Math.round(query.seconds)} s${query.cut ? ", of which the beginning is used" : ""}`;
     box.replaceChildren(el("span", { class: "names" }, el("span", { class: "name" }, query.name)), el("span", { class: "dim" }, `Your upload, ${length}`),
+      ...query.warnings.map((warning) => el("p", { class: "note" }, `Note: ${warning}`)),
       el("audio", { controls: true, src: query.url, "aria-label": "Play your upload" }));
   } else {
     box.replaceChildren(titled(track), tags(track), player(track));

@@ -12,14 +12,14 @@ import pytest
 import soundfile
 
 from datamodules.audio.bounded_decoding import Bounds, decode_bounded
-from datamodules.audio.decoding import UnusableAudio, decode, encode_flac, encode_mp3
+from datamodules.audio.decoding import Recording, UnusableAudio, decode, encode_flac, encode_mp3
 from tests.datamodules.audio.sounds import encode
 
 RATE = 22_050
 TONE = (0.3 * np.sin(np.arange(2 * RATE) * 0.1)).astype(np.float32)
 
 
-def decoded(data: bytes, **bounds: float) -> tuple[np.ndarray, int]:
+def decoded(data: bytes, **bounds: float) -> Recording:
     with tempfile.TemporaryFile() as file:
         file.write(data)
         return decode_bounded(file, Bounds(**bounds))
@@ -51,7 +51,8 @@ def as_ogg(waveform: np.ndarray, rate: int = RATE) -> bytes:
 def test_what_is_decoded_is_what_decode_gives(write, tmp_path):
     data = write(TONE)
     (tmp_path / "recording").write_bytes(data)
-    waveform, rate = decoded(data)
+    waveform, rate, warnings = decoded(data)
+    assert warnings == ()
     expected, expected_rate = decode(tmp_path / "recording")
     assert rate == expected_rate == RATE
     np.testing.assert_array_equal(waveform, expected)
@@ -59,9 +60,15 @@ def test_what_is_decoded_is_what_decode_gives(write, tmp_path):
 
 @pytest.mark.parametrize(("seconds", "samples"), [(0.5, RATE // 2), (2.0, 2 * RATE), (9.0, 2 * RATE)])
 def test_only_the_beginning_is_used(seconds, samples):
-    waveform, _ = decoded(as_wav(TONE), max_seconds=seconds)
+    waveform, _, _ = decoded(as_wav(TONE), max_seconds=seconds)
     assert len(waveform) == samples
     np.testing.assert_allclose(waveform, TONE[:samples], atol=1e-4)
+
+
+def test_what_is_warned_of_comes_along():
+    assert decoded(as_wav(np.tile(TONE, 3))[: 44 + 4 * RATE]).warnings == (
+        "other length: 2.00 s are decoded, the header promises 6.00 s",
+    )
 
 
 def test_decode_takes_the_beginning_alone(tmp_path):

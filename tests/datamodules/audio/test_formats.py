@@ -1,5 +1,6 @@
 """What people keep music in, what they join, cut and damage, and what is no music: decoded whole, or told."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,12 @@ JOINABLE = {
     "wma": lambda frequency: encode(tone(2.0, frequency), "wmav2", "asf"),
     "matroska": lambda frequency: encode(tone(2.0, frequency), "flac", "matroska"),
     "webm": lambda frequency: encode(tone(2.0, frequency, 48_000), "libopus", "webm", 48_000),
+    "rf64": lambda frequency: write(tone(2.0, frequency), "RF64"),
+    "w64": lambda frequency: write(tone(2.0, frequency), "W64"),
+    "caf": lambda frequency: write(tone(2.0, frequency), "CAF", subtype="PCM_16"),
+    "wavpack": lambda frequency: encode(tone(2.0, frequency), "wavpack", "wv"),
+    "au": lambda frequency: write(tone(2.0, frequency), "AU"),
+    "caf alac": lambda frequency: write(tone(2.0, frequency), "CAF", subtype="ALAC_16"),
 }
 
 
@@ -151,6 +158,18 @@ def test_recordings_joined_in_a_file_are_all_decoded(tmp_path, first, second):
     for part, frequency in ((recording.waveform[:half], 440), (recording.waveform[half:], 880)):
         assert frequency_of(part, recording.sample_rate) == pytest.approx(frequency, abs=5)
         assert np.abs(part[half // 4 : half // 2]).max() == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["wav", "rf64", "w64", "aiff", "au", "caf", "caf alac", "wma", "matroska"])
+@pytest.mark.parametrize("between", [0, 5, 100_003])
+def test_what_is_joined_behind_a_recording_that_was_cut_off_or_zeros_is_found(tmp_path, name, between):
+    first, second = joined(name, name)
+    first = first + bytes(between) if between else first[: len(first) // 5]
+    recording = read(tmp_path, first + second)
+    assert seconds(recording) == pytest.approx(4.0 if between else 2.4, abs=2 * PADDING)
+    assert frequency_of(recording.waveform[-RATE:], RATE) == pytest.approx(880, abs=5)
+    if not between:
+        assert recording.warnings[-1].startswith("other length: ")
 
 
 def test_a_section_across_a_change_of_the_rate(tmp_path):
@@ -177,6 +196,16 @@ def test_a_joined_part_that_is_none_is_counted_as_lost(tmp_path):
     recording = read(tmp_path, first + broken, max_lost=0.9)
     assert seconds(recording) == pytest.approx(2.0, abs=PADDING)
     assert recording.warnings[0].startswith("damaged: ")
+
+
+def test_a_first_part_of_which_nothing_is_left_is_counted_as_lost(tmp_path):
+    data = JOINABLE["wavpack"](440.0)
+    rest = data[: len(data) // 5]  # less than a block
+    with pytest.raises(UnusableAudio, match=r"damaged: 0\.40 of 2\.40 s are lost, damaged packets: 1; more than"):
+        read(tmp_path, rest + data)
+    recording = read(tmp_path, rest + data, max_lost=0.2)
+    assert seconds(recording) == 2.0
+    assert recording.warnings[0].startswith("damaged: 0.40 of 2.40 s")
 
 
 def test_a_page_within_the_sound_is_no_beginning(tmp_path):
@@ -255,17 +284,86 @@ def test_a_large_hole_is_rejected_with_the_figures(tmp_path, name):
 
 
 def test_what_was_decoded_before_the_container_breaks_is_kept(tmp_path):
-    """Of what is behind another WavPack file, nothing can be found."""
-    recording = read(tmp_path, 2 * encode(tone(2.0), "wavpack", "wv"))
+    """Of what is behind another WavPack file whose beginning does not say so, nothing can be found."""
+    data = encode(tone(2.0), "wavpack", "wv")
+    behind = bytearray(data)
+    behind[25] &= ~8
+    recording = read(tmp_path, data + bytes(behind))
     assert seconds(recording) >= 2.0
     assert [text.split(":")[0] for text in recording.warnings] == ["damaged"]
 
 
-@pytest.mark.parametrize("name", ["mp3", "flac", "wav"])
+CUT_OFF = {name: DAMAGED[name] for name in ("mp3", "flac", "wav", "wma", "webm")} | {
+    "rf64": lambda: write(NOISE, "RF64"),
+    "w64": lambda: write(NOISE, "W64"),
+    "w64 of ffmpeg": lambda: encode(NOISE, "pcm_s16le", "w64"),
+    "caf": lambda: write(NOISE, "CAF", subtype="PCM_16"),
+    "caf of ffmpeg": lambda: encode(NOISE, "pcm_s16le", "caf"),
+    "alac in caf": lambda: write(NOISE, "CAF", subtype="ALAC_16"),
+    "aiff": lambda: write(NOISE, "AIFF"),
+    "au": lambda: write(NOISE, "AU"),
+    "wav of adpcm": lambda: encode(NOISE, "adpcm_ima_wav", "wav"),
+}
+
+
+@pytest.mark.parametrize("name", CUT_OFF)
 def test_a_recording_that_was_cut_off_is_kept_and_told(tmp_path, name):
-    data = DAMAGED[name]()
+    data = CUT_OFF[name]()
+    whole = seconds(read(tmp_path, data))
     recording = read(tmp_path, data[: len(data) // 2])
-    assert any(text.startswith("other length: ") for text in recording.warnings)
+    assert seconds(recording) == pytest.approx(whole / 2, rel=0.15)
+    (told,) = [text for text in recording.warnings if text.startswith("other length: ")]
+    assert float(told.split()[-2]) == pytest.approx(whole, rel=0.05)
+
+
+def test_an_mp4_without_its_index_says_so_and_the_way_out(tmp_path):
+    data = encode(tone(3.0), "aac", "ipod")
+    assert data.index(b"moov") > len(data) / 2
+    with pytest.raises(UnusableAudio, match=r"^cut off: this MP4 lacks the index at its end .*; get the whole file$"):
+        read(tmp_path, data[: len(data) // 2])
+    index = data.index(b"moov") + 4
+    with pytest.raises(UnusableAudio, match=r"^not a (decodable )?recording"):
+        read(tmp_path, data[:index] + bytes(len(data) - index))
+
+
+PADDED = {
+    name: CUT_OFF[name] for name in ("wav", "wma", "rf64", "w64", "caf", "alac in caf", "aiff", "au", "wav of adpcm")
+} | {"flac": DAMAGED["flac"], "m4a": lambda: encode(NOISE, "aac", "ipod")}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_zeros_behind_a_recording_are_nothing(tmp_path, name):
+    data = PADDED[name]()
+    whole = read(tmp_path, data)
+    padded = read(tmp_path, data + bytes(20_000_003))
+    np.testing.assert_array_equal(padded.waveform, whole.waveform)
+    assert padded.warnings == whole.warnings
+
+
+@pytest.mark.parametrize("name", ["rf64", "w64", "caf", "aiff"])
+def test_what_lies_behind_the_end_of_a_recording_is_told(tmp_path, name):
+    recording = read(tmp_path, CUT_OFF[name]() + np.random.default_rng(2).bytes(4 * RATE))
+    assert seconds(recording) == pytest.approx(5.0, abs=0.1)
+    assert recording.warnings[0].endswith("s lie behind the end that the header promises")
+
+
+def test_a_caf_of_unknown_size_is_whole(tmp_path):
+    data = bytearray(write(NOISE, "CAF", subtype="PCM_16"))
+    place = data.index(b"data") + 4
+    data[place : place + 8] = b"\xff" * 8
+    recording = read(tmp_path, bytes(data))
+    assert (seconds(recording), recording.warnings) == (pytest.approx(5.0, abs=0.01), ())
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_headers_of_blocks_that_are_damaged_are_no_error(tmp_path, seed):
+    """Sizes beyond all files, sizes of nothing, chains without an end."""
+    draw = np.random.default_rng(seed)
+    data = bytearray(list(JOINABLE.values())[seed % len(JOINABLE)](440.0))
+    for place in draw.integers(4, 120, 12):
+        data[place] = draw.choice([0, 1, 255, draw.integers(256)])
+    with suppress(UnusableAudio):
+        read(tmp_path, bytes(data) + draw.bytes(50))
 
 
 def test_a_changed_bit_of_a_flac_costs_a_frame(tmp_path):
@@ -321,6 +419,17 @@ def test_floats_on_another_scale_are_scaled_down(tmp_path, factor, scale):
     waveform, _, warnings = read(tmp_path, write(loud, "WAV", subtype="FLOAT"))
     np.testing.assert_allclose(waveform, loud / (scale or 1), rtol=1e-4, atol=1e-6)
     assert [text.split(":")[0] for text in warnings] == (["beyond full scale"] if scale else [])
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "vorbis"])
+def test_more_channels_than_are_read_safely_are_refused(tmp_path, codec):
+    """A damaged AAC may say that it has 62; PyAV crashes on more than eight that lie apart."""
+    channels = np.repeat(tone(1.0)[:, None], 12, axis=1)
+    if codec == "vorbis":
+        with pytest.raises(UnusableAudio, match="12 channels, at most 8 can be read"):
+            read(tmp_path, write(channels, "OGG", subtype="VORBIS"))
+    else:
+        np.testing.assert_allclose(read(tmp_path, write(channels, "W64")).waveform, tone(1.0), atol=2**-14)
 
 
 def test_a_burst_is_clipped(tmp_path):

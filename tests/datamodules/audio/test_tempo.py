@@ -32,7 +32,8 @@ def clicks(bpm: float, seconds: float = SECONDS) -> np.ndarray:
 
 
 def estimate_tempo(waveform: np.ndarray, estimator: str = "torch") -> float | None:
-    return estimate_tempi([excerpt_of(waveform, SAMPLE_RATE)], estimator)[0]
+    (estimated,) = estimate_tempi([excerpt_of(waveform, SAMPLE_RATE)], estimator)
+    return estimated and estimated.bpm
 
 
 def tones(seconds: float) -> np.ndarray:
@@ -94,9 +95,44 @@ def test_tempi_of_clicks():
     tempi = [72, 100, 128, 160, 90]
     estimates = estimate_tempi([NOTHING, *(excerpt_of(clicks(bpm), SAMPLE_RATE) for bpm in tempi), NOTHING])
     assert estimates[0] is estimates[-1] is None
-    assert estimates[1:-1] == pytest.approx(tempi, rel=0.04)
-    assert estimates[1:-1] == [round(estimate, 1) for estimate in estimates[1:-1]]
-    assert estimates[2] == estimate_tempo(clicks(100))
+    found = [estimate.bpm for estimate in estimates[1:-1]]
+    assert found == pytest.approx(tempi, rel=0.04)
+    assert found == [round(bpm, 1) for bpm in found]
+    assert found[1] == estimate_tempo(clicks(100))
+
+
+@pytest.mark.parametrize(
+    ("second", "other"),
+    [
+        ((120.04, 0.81), 120.0),
+        ((29.5, 0.99), 29.5),
+        ((60.0 * 2**1.05, 1.0), 124.2),
+        ((60.0 * 2**1.07, 1.0), None),
+        ((120.0, 0.79), None),
+        ((90.0, 0.99), None),
+        ((180.0, 0.99), None),
+        ((240.0, 0.99), None),
+    ],
+    ids=["twice", "half", "nearly twice", "not twice", "weak", "half as much again", "three times", "two octaves"],
+)
+def test_the_other_octave_where_it_is_nearly_as_strong(second, other):
+    rows = np.array([[60.0, 1.0], second, [30.0, 0.2]])
+    assert tempo.other_octave(rows) == other
+    rows[:, 1] *= 0.01  # strengths are relative
+    assert tempo.other_octave(rows) == other
+
+
+def test_a_single_estimate_has_no_other_octave():
+    assert tempo.other_octave(np.array([[60.0, 1.0]])) is None
+
+
+def test_strokes_that_alternate_have_two_octaves(monkeypatch):
+    activation = np.zeros(3000)
+    activation[5::50], activation[30::50] = 0.8, 0.7
+    found = tempo.tempo_of(activation)
+    assert {found.bpm, found.other} == {120.0, 240.0}
+    activation[30::50] = 0
+    assert tempo.tempo_of(activation).other is None
 
 
 BEATLESS = {

@@ -7,10 +7,11 @@ import torch
 from datamodules.batches.composer import BatchPlan
 from datamodules.batches.streams import EvaluationStream, Source, TrainingStream
 from datamodules.shards.conditions import build_conditions
+from datamodules.shards.copies import without
 from datamodules.shards.index import ShardIndex, ShardsError
-from datamodules.shards.tar import read_samples, share_slices, write_shard
+from datamodules.shards.tar import write_shard
 from disentangled_ml.chunks import FEATURE_SIZE, unpack
-from tests.datamodules.conftest import CHUNK_FRAMES, N_MELS, counted_mel, info_of
+from tests.datamodules.conftest import CHUNK_FRAMES, N_MELS, counted_features, counted_mel, info_of
 
 PLAN = BatchPlan(CHUNK_FRAMES, chunks_per_track=2, tracks_per_batch=4, pool_tracks=8, track_triplets=4)
 
@@ -92,7 +93,12 @@ def test_an_index_names_the_networks_and_no_others(make_shards):
         ShardIndex.read(index.root)
 
 
-def test_the_member_is_beside_the_others(make_shards):
-    index = make_shards(train=2, features=("msd",))
-    (first, _) = read_samples(index.root, share_slices(index.splits["train"], 0, 1), ("json", "mel.npy", "musicnn.npy"))
-    assert set(first) == {"__key__", "__url__", "json", "mel.npy", "musicnn.npy"}
+def test_a_shard_that_loses_a_track_keeps_the_features_of_the_others(make_shards, tmp_path):
+    index = make_shards(train=3, features=("msd",))
+    (shard,) = index.splits["train"]
+    before = (index.root / shard.file).read_bytes()
+    write_shard(tmp_path / "same.tar", without([], index.root, shard, ("mel.npy", "musicnn.npy")))
+    assert (tmp_path / "same.tar").read_bytes() == before
+    kept = list(without(["t1"], index.root, shard, ("mel.npy", "musicnn.npy")))
+    assert [sample["info"].track_id for sample in kept] == ["t0", "t2"]
+    np.testing.assert_array_equal(kept[1]["musicnn"], counted_features(2, 3, ("msd",)))

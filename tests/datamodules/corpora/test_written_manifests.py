@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import time
 import unicodedata
 from pathlib import Path
 
@@ -295,3 +296,47 @@ def test_files_are_found_in_either_unicode_form(tmp_path, folder, name, asked):
     assert len(decode(tmp_path / other / f"{asked}.wav")[0]) == 8000
     with pytest.raises(UnusableAudio, match="missing file"):
         decode(tmp_path / other / f"{asked}2.wav")
+
+
+# Very long cells
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("a,a.wav,{},,,", "unknown split '{}...'"),
+        ("a,a.wav,,{},,", "tempo '{}...' is not a number"),
+        ("a,a.wav,,,{},", "start '{}...' is not a number"),
+    ],
+    ids=["split", "tempo", "start"],
+)
+def test_a_reason_shows_the_beginning_of_a_very_long_cell(tmp_path, row, reason):
+    text = "track_id,path,split,tempo,start,end\n" + row.format("x" * 100_000) + "\n"
+    _, (rejected,) = collect(open_manifest(tmp_path, text))
+    assert rejected.reason.startswith(reason.format("x" * 60))
+    assert len(rejected.reason) < 300
+
+
+def test_an_error_about_columns_is_short(tmp_path):
+    columns = ",".join(f"column{i}" for i in range(10_000))
+    with pytest.raises(ManifestError, match=r"has no column track_id, path; it has: column0, .*\.\.\.") as caught:
+        open_manifest(tmp_path, columns + "\n")
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(ManifestError, match="two columns of one name: 'a' and 'a' and ") as caught:
+        open_manifest(tmp_path, "track_id,path" + ",a" * 10_000 + "\n")
+    assert len(str(caught.value)) < 1000
+
+
+def test_very_many_columns_take_time_in_proportion(tmp_path):
+    columns = [f"column{i}" for i in range(10_000)]
+    text = f"track_id,path,{','.join(columns)}\na,a.wav,{','.join(['rock'] * len(columns))}\n"
+    begin = time.process_time()
+    corpus = open_manifest(tmp_path, text)
+    assert corpus.conditions == columns
+    # A second; where each column asks for all others, or each row for all columns, it is a minute.
+    assert time.process_time() - begin < 15
+    short = text + "".join(f"{i},a.wav,jazz\n" for i in range(10_000))
+    assert sum(record.labels == {"column0": ["jazz"]} for record in read(tmp_path, short)) == 10_000
+    assert time.process_time() - begin < 15
+    numbers = text.replace("rock", "1")
+    assert len(max(notes(tmp_path, numbers), key=len)) < 1000

@@ -3,6 +3,7 @@
 import csv
 import logging
 import shutil
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +14,18 @@ import soundfile
 from datamodules.audio.decoding import decode_flac
 from datamodules.corpora.manifest import read_manifest
 from datamodules.shards import workers
+from datamodules.shards.copies import NotedSounds
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
+from datamodules.shards.plan import ShardPlan
+from datamodules.shards.preparation import (
+    Part,
+    PreparationSettings,
+    ShardStore,
+    merge_parts,
+    prepare_part,
+    prepare_shards,
+    write_index,
+)
 from datamodules.shards.tar import decode_mel, read_infos, read_samples, share_slices
 from disentangled_ml.prepare import log_summary
 from disentangled_ml.structures import SPLITS, AudioSettings
@@ -127,3 +138,43 @@ def test_copies_are_found_among_parts(manifest, tmp_path):
         prepare_part(corpus, tmp_path / "parts", SETTINGS, 1, Part(number, 3))
     index = merge_parts(corpus, tmp_path / "parts", SETTINGS)
     assert samples(index) == samples(prepare(manifest, tmp_path / "out"))
+
+
+def read_counts(monkeypatch) -> Counter[str]:
+    """Count how often the note of each shard is read from now on."""
+    counts: Counter[str] = Counter()
+    read = ShardStore.read
+
+    def counted(self, batch):
+        counts[batch.name] += 1
+        return read(self, batch)
+
+    monkeypatch.setattr(ShardStore, "read", counted)
+    return counts
+
+
+def test_notes_are_read_twice_at_the_end_and_once_more_where_copies_are(manifest, tmp_path, monkeypatch):
+    corpus = read_manifest(manifest, SHARES)
+    plan = prepare_part(corpus, tmp_path / "out", SETTINGS, 1)
+    counts = read_counts(monkeypatch)
+    write_index(corpus, plan, tmp_path / "out", SETTINGS)
+    assert min(counts.values()) == 2 < max(counts.values())
+    # t0, t1 and "copied" are taken out of one shard each: read to find them and to write it anew.
+    assert max(counts.values()) == 4
+    counts.clear()
+    write_index(corpus, plan, tmp_path / "out", SETTINGS)
+    assert set(counts.values()) == {2}
+
+
+def test_shards_with_some_sounds_are_found_among_all():
+    names = [*(f"train-{i:06d}" for i in range(4)), "test-000000"]
+    plan = ShardPlan("", names, np.array([0, 0, 1, 2, 2, 3, 4]), np.array([0, 1, 0, 0, 1, 0, 0]))
+    codes = {"train": np.array([5, 2**64 - 1, 6, 7, 5], np.uint64), "test": np.array([], np.uint64)}
+    sounds = NotedSounds(codes, {"train": [2, 0, 1, 2], "test": [0]}, {})
+
+    def found(*wanted: int, split: str = "train") -> list[str]:
+        return [batch.name for batch in sounds.shards_with(wanted, split, plan)]
+
+    assert found(5) == ["train-000000", "train-000003"]
+    assert found(2**64 - 1, 6) == ["train-000000", "train-000002"]
+    assert found(8) == found(5, split="test") == []

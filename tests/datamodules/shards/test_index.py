@@ -128,3 +128,26 @@ def test_hostile_contents(index, change, match):
     path.write_text(json.dumps(content))
     with pytest.raises(ShardsError, match=match):
         ShardIndex.read(index.root)
+
+
+def test_a_folder_that_is_prepared_anew_is_noticed(make_shards):
+    index = make_shards(train=7, val=3)
+    index.check_unchanged()
+    replace(index, has_waveform=not index.has_waveform).write()
+    with pytest.raises(ShardsError, match=rf"^{index.root} was prepared anew, or is being, .* another run_name"):
+        index.check_unchanged()
+    (index.root / INDEX_NAME).unlink()  # as while shards are made anew
+    with pytest.raises(ShardsError, match="was prepared anew, or is being"):
+        index.check_unchanged()
+    index.write()
+    index.check_unchanged()
+
+
+def test_a_folder_that_cannot_be_reached_for_a_moment_is_taken_to_be_the_same(make_shards, monkeypatch):
+    index = make_shards(train=7)
+
+    def fail(root, name):
+        raise TimeoutError("the server has not answered")
+
+    monkeypatch.setattr("datamodules.shards.index.opened", fail)
+    index.check_unchanged()

@@ -22,6 +22,7 @@ import soundfile
 
 from datamodules.audio.decoding import decode_flac
 from datamodules.audio.spectrogram import log_mel
+from datamodules.audio.tempo import Tempo
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.records import collect
 from datamodules.shards import preparation
@@ -179,20 +180,24 @@ def test_samples_hold_labels_and_spectrogram(threads, prepare, make_catalogue):
     assert n == 6
 
 
-def test_tempo_is_estimated_only_where_the_manifest_has_none(threads, prepare, make_catalogue, monkeypatch):
-    found = iter([None, 5.0, *[133.0] * 99])  # none, a nonsense one, then good ones
+def test_tempo_is_estimated_only_where_the_manifest_has_none(threads, prepare, make_catalogue, monkeypatch, caplog):
+    found = iter([None, Tempo(5.0), *[Tempo(133.0, 66.5)] * 99])  # none, a nonsense one, then good ones
     monkeypatch.setattr(preparation, "excerpt_of", lambda waveform, sample_rate: waveform)
     monkeypatch.setattr(
         preparation, "estimate_tempi", lambda excerpts, _: [next(found) if len(each) else None for each in excerpts]
     )
     manifest = make_catalogue(12)
-    index = prepare(manifest, PreparationSettings(AUDIO, 16), workers=1)
+    with caplog.at_level(logging.INFO):
+        index = prepare(manifest, PreparationSettings(AUDIO, 16), workers=1)
+    assert "the octave of 7 estimated tempi is ambiguous" in caplog.text
     given = {record.track_id: record.labels.get("tempo") for record in collect(read_manifest(manifest, SHARES))[0]}
     estimated = []
     for info in all_infos(index):
         if given[info.track_id] is None:
             estimated.append(info.labels.get("tempo"))
+            assert info.other_tempo == (66.5 if "tempo" in info.labels else None)
         else:
+            assert info.other_tempo is None
             assert info.labels["tempo"] == given[info.track_id]
     assert sorted(estimated, key=str) == [133.0] * 7 + [None] * 2
 

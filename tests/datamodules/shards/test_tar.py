@@ -52,6 +52,14 @@ def whole(file: str, samples: int) -> list[ShardSlice]:
     return [ShardSlice(Shard(file, samples), 0, samples)]
 
 
+def test_a_second_tempo_comes_back_and_samples_without_one_are_as_ever(tmp_path):
+    infos = [sample("a")["info"], sample("b")["info"]._replace(other_tempo=199.0)]
+    write_shard(tmp_path / "x.tar", ({**sample(""), "info": info} for info in infos))
+    members = [each["json"] for each in read_samples(tmp_path, whole("x.tar", 2), ("json",))]
+    assert [b"other_tempo" in data for data in members] == [False, True]
+    assert [decode_info(data) for data in members] == infos
+
+
 def rewrite(path: Path, change) -> None:
     """Copy a tar through ``change(name, data)``, which gives the new data, or None to leave the member out."""
     with tarfile.open(path) as tar:

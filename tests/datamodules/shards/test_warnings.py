@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from datamodules.audio.tempo import Tempo
 from datamodules.corpora.manifest import read_manifest
 from datamodules.shards import preparation, workers
 from datamodules.shards.index import ShardIndex
@@ -82,7 +83,9 @@ def test_how_much_may_be_lost_is_a_setting(manifest):
 
 
 def test_a_track_without_a_beat_has_no_tempo_and_that_is_told(manifest, monkeypatch):
-    monkeypatch.setattr(preparation, "estimate_tempi", lambda excerpts, _: [120.0, *[None] * (len(excerpts) - 1)])
+    monkeypatch.setattr(
+        preparation, "estimate_tempi", lambda excerpts, _: [Tempo(120.0), *[None] * (len(excerpts) - 1)]
+    )
     index = prepare(manifest)
     tempi = {info.track_id: info.labels.get("tempo") for info in read_infos(index, "train")}
     assert sorted(tempi.values(), key=str) == [120.0, None, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import logging
 import shutil
 import signal
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.shards.index import ShardIndex
+from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.shards.tar import read_infos
 from disentangled_ml.commands import embed
 from disentangled_ml.commands.schemas import EmbedConfig
@@ -72,6 +73,39 @@ def test_shards_are_embedded_as_evaluation_embeds_them(tmp_path, checkpoint, tin
     np.testing.assert_allclose(np.linalg.norm(catalogue.embedding, axis=1), 1, atol=1e-6)
     np.testing.assert_array_equal(catalogue.model.masks, network_from(load_checkpoint(checkpoint)).masks().numpy())
     assert rejected(tmp_path / "index") == []
+
+
+def test_what_the_reader_of_a_manifest_changes_is_told(tmp_path, checkpoint, manifest, caplog):
+    header, *rows = manifest.read_text().splitlines()
+    other = manifest.parent / "other.csv"
+    other.write_text("\n".join([header.replace("artist", "Artist"), *rows, ",,,,,"]))
+    with caplog.at_level(logging.INFO):
+        run(f"checkpoint={checkpoint}", f"manifest={other}", f"out={tmp_path}/index")
+    told = [record.getMessage() for record in caplog.records]
+    assert f"{other}: column 'Artist' is artist" in told
+    assert f"{other}: blank rows left out: 1" in told
+
+
+def test_shards_that_are_prepared_anew_meanwhile_are_refused_and_embedded_again(
+    tmp_path, checkpoint, tiny_shards, monkeypatch
+):
+    shards = shutil.copytree(tiny_shards, tmp_path / "shards", ignore=shutil.ignore_patterns("triplets"))
+    index = (shards / "index.json").read_bytes()
+    arguments = (f"checkpoint={checkpoint}", f"shards={shards}", f"out={tmp_path}/index")
+
+    def embed_late(*given):
+        (shards / "index.json").unlink(missing_ok=True)
+        return embed_batch(*given)
+
+    embed_batch = build.embed_batch
+    monkeypatch.setattr(build, "embed_batch", embed_late)
+    with pytest.raises(ShardsError, match="shards was prepared anew, or is being, while it was read"):
+        run(*arguments)
+    assert not list((tmp_path / "index").rglob("*.npz"))
+    monkeypatch.undo()
+    (shards / "index.json").write_bytes(index)
+    run(*arguments)
+    assert len(read_catalogue(tmp_path / "index")) == 84
 
 
 def test_one_split_of_shards(tmp_path, checkpoint, tiny_shards):
@@ -304,9 +338,7 @@ def test_bad_arguments(tmp_path, checkpoint, arguments, message):
 
 def test_shards_that_do_not_fit_are_refused(tmp_path, checkpoint, tiny_shards, long_shards):
     waveform = save_checkpoint(tmp_path / "w.ckpt", "shards/x", 0, "frontend=nnaudio")
-    with pytest.raises(
-        ValueError, match=r"holds no waveforms, which this frontend needs: prepare with store_waveform"
-    ):
+    with pytest.raises(ValueError, match=r"holds no waveforms, which this frontend needs: prepare with store_waveform"):
         run(f"checkpoint={waveform}", f"shards={tiny_shards}", f"out={tmp_path}/index")
     shutil.copytree(tiny_shards, tmp_path / "s")
     index = tmp_path / "s" / "index.json"

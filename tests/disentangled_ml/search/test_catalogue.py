@@ -170,3 +170,17 @@ def test_lines_that_are_gone(folder):
     (folder / TRACKS).unlink()
     with pytest.raises(CatalogueError, match=r"tracks\.jsonl cannot be read \(No such file or directory\)"):
         catalogue.track(0)
+
+
+def test_every_track_is_read_or_its_line_is_named(folder):
+    catalogue = read_catalogue(folder)
+    assert list(catalogue.every_track()) == catalogue.tracks(range(N))
+    lines = (folder / TRACKS).read_bytes().splitlines(keepends=True)
+    (folder / TRACKS).write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(
+        CatalogueError, match=rf"tracks\.jsonl has {N - 1} rows, expected {N}: embed the catalogue anew"
+    ):
+        list(catalogue.every_track())
+    (folder / TRACKS).unlink()
+    with pytest.raises(CatalogueError, match=r"tracks\.jsonl cannot be read \(No such file or directory\)"):
+        list(catalogue.every_track())

@@ -195,15 +195,32 @@ def test_the_map_has_every_track_and_is_kept(view, made):
     assert len(drawn) == 3
 
 
-def test_a_damaged_list_of_tracks_is_said(made, embedder, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tracks: tracks.write_bytes(b"{" * tracks.stat().st_size),
+        lambda tracks: tracks.write_bytes(b""),
+        lambda tracks: tracks.unlink(),
+    ],
+    ids=["damaged", "empty", "gone"],
+)
+def test_a_damaged_list_of_tracks_is_said_without_its_path(made, tmp_path, damage, caplog):
     shutil.copytree(made.index, tmp_path / "index")
-    tracks = read_catalogue(tmp_path / "index").files / TRACKS
-    tracks.write_bytes(tracks.read_bytes().replace(b'"t7"', b'"t7', 1))
     view = make_view(Embedder(made.checkpoint).open(tmp_path / "index"))
+    damage(read_catalogue(tmp_path / "index").files / TRACKS)
     warm_up_index(view)
-    answer = client_of(view).get("/api/tracks", params={"q": "t"})
-    assert answer.status_code == 400
-    assert "embed the catalogue anew" in answer.json()["error"]
+    client = client_of(view)
+    answers = [
+        client.get("/api/tracks", params={"q": "t"}),
+        client.get("/api/map"),
+        client.get("/audio", params={"track": "t5"}),
+        client.post("/api/search", json={"track": "t5", "weights": ALL}),
+    ]
+    assert [answer.status_code for answer in answers] == [503] * 4
+    assert {answer.json()["error"] for answer in answers} == {
+        "the catalogue is damaged on the server, whose log says how: it must be embedded anew"
+    }
+    assert caplog.text.count(f"{TRACKS}") >= 4
 
 
 # Recordings
@@ -455,6 +472,12 @@ def test_an_upload_finds_what_its_recording_finds(client, embedder):
     assert content["query"] is None
     expected = embedder.search(embedder.embed(sound(99)), ALL, k=5)
     assert [result["track"]["id"] for result in content["results"]] == [each.track.track_id for each in expected]
+
+
+def test_what_is_odd_about_an_upload_is_told(client):
+    assert send(client, wav(sound(1))).json()["warnings"] == []
+    answer = send(client, wav(sound(1, seconds=4.0))[: 44 + 4 * RATE]).json()
+    assert answer["warnings"] == ["other length: 2.00 s are decoded, the header promises 4.00 s"]
 
 
 def test_only_the_beginning_of_a_long_upload_is_used(embedder):

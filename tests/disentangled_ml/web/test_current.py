@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from servers import ARTISTS, CONDITIONS, IDS, NEW, Made, grow, make_catalogue
+from servers import ARTISTS, CONDITIONS, IDS, NEW, Made, embed_again, grow, make_catalogue
 from starlette.testclient import TestClient
 
 from datamodules.audio.bounded_decoding import Bounds
 from disentangled_ml.commands.serve import upload_embedder
-from disentangled_ml.search.catalogue import HEADER
+from disentangled_ml.search.catalogue import HEADER, TRACKS, read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.current import CurrentView
@@ -96,4 +96,17 @@ def test_the_old_catalogue_is_served_on_while_there_is_none_or_another_models(ma
     assert caplog.text.count("the new catalogue cannot be used, the old one is served on") == 1
     (made.index / HEADER).write_bytes(header)
     grow(made)
+    assert client.get("/api/catalogue").json()["size"] == len(IDS) + 1
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda tracks: tracks.write_bytes(b"{}\n")], ids=["gone", "damaged"])
+def test_the_old_catalogue_is_served_on_while_the_tracks_of_the_new_one_cannot_be_read(made, client, caplog, damage):
+    grow(made)
+    damage(read_catalogue(made.index).files / TRACKS)
+    for _ in range(2):
+        assert client.get("/api/catalogue").json()["size"] == len(IDS)
+        assert nearest(client, track="t3")["distance"] > 0
+        assert client.get("/api/tracks", params={"q": "t3"}).json()["tracks"][0]["id"] == "t3"
+    assert caplog.text.count("the new catalogue cannot be used, the old one is served on") == 1
+    embed_again(made)
     assert client.get("/api/catalogue").json()["size"] == len(IDS) + 1
