@@ -50,15 +50,16 @@ def interval_of(entry: Any) -> tuple[float, float] | None:
 
 
 def spread_text(entry: Any, digits: int = 3) -> str:
-    """Format the deviation of an accuracy over the seeds, or else its interval; empty where it has neither."""
+    """Format the deviation of an accuracy over the seeds and its interval, those of them that it has."""
     deviation, interval = finite(entry.get("deviation")) if isinstance(entry, Mapping) else None, interval_of(entry)
-    if deviation is not None:
-        return f"± {deviation:.3f}"
-    return "" if interval is None else f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+    texts = [] if deviation is None else [f"± {deviation:.3f}"]
+    if interval is not None:
+        texts.append(f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]")
+    return " ".join(texts)
 
 
 def accuracy_text(entry: Any, digits: int = 3) -> str:
-    """Format an accuracy with its interval or deviation.
+    """Format an accuracy with its deviation and interval.
 
     >>> accuracy_text({"accuracy": 0.712, "ci95": [0.68, 0.74], "n": 1000}), accuracy_text({"accuracy": None, "n": 0})
     ('0.712 [0.680, 0.740]', '-')

@@ -1,18 +1,19 @@
 """A comparison of systems, assembled from the reports of their seeds, and written as markdown, CSV and JSON.
 
 A *cell* is the report of one system and seed; a *row* is a system in a space: ``all`` dimensions, or the ``sub``-dimensions of each
-condition. With one seed an accuracy has its 95 % interval over the anchor tracks, with several its mean and standard deviation over
-the seeds.
+condition. With one seed an accuracy has its 95 % interval over the anchor tracks, with several its mean, its standard deviation over
+the seeds, and an interval that includes both: of the anchor tracks, and of the mean over the seeds by Student's t.
 """
 
 import csv
 from collections.abc import Iterable, Sequence
+from math import hypot, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from disentangled_ml.files import atomic_write, write_json, write_text
-from disentangled_ml.reporting.cells import accuracy_text, markdown_table, number_text
+from disentangled_ml.reporting.cells import accuracy_text, interval_of, markdown_table, number_text
 from disentangled_ml.reporting.published import published
 from disentangled_ml.structures import TRACK
 
@@ -55,16 +56,27 @@ TITLES = {
 }
 
 
+# Student's t at 97.5 %, for 1, 2, ... degrees of freedom.
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
 def pool_seeds(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Pool the accuracies of several seeds; the entry of a single seed stays as it is.
 
     >>> pool_seeds([{"accuracy": 0.5, "ci95": [0.4, 0.6], "n": 9}, {"accuracy": 0.7, "ci95": [0.6, 0.8], "n": 9}])
-    {'accuracy': 0.6, 'deviation': 0.1414, 'n': 9}
+    {'accuracy': 0.6, 'deviation': 0.1414, 'n': 9, 'ci95': [0.0, 1.0]}
     """
     known = [entry["accuracy"] for entry in entries if entry["accuracy"] is not None]
     if len(known) < 2:
         return dict(entries[0])
-    return {"accuracy": round(mean(known), 6), "deviation": round(stdev(known), 4), "n": entries[0]["n"]}
+    accuracy, deviation = mean(known), stdev(known)
+    pooled = {"accuracy": round(accuracy, 6), "deviation": round(deviation, 4), "n": entries[0]["n"]}
+    if halves := [(ends[1] - ends[0]) / 2 for ends in map(interval_of, entries) if ends is not None]:
+        # The seeds share their test triplets, so the error of these does not become smaller by averaging.
+        of_seeds = T_QUANTILES[min(len(known) - 2, len(T_QUANTILES) - 1)] * deviation / sqrt(len(known))
+        half = hypot(mean(halves), of_seeds)
+        pooled["ci95"] = [round(max(accuracy - half, 0.0), 6), round(min(accuracy + half, 1.0), 6)]
+    return pooled
 
 
 def average(values: Iterable[float | None]) -> float | None:

@@ -269,8 +269,8 @@ def comparison_table(entries: Sequence[Mapping[str, Any]], columns: Sequence[str
         for entry, row in zip(entries, cells, strict=True)
     ]
     note = (
-        "Triplet accuracy on the same test triplets (chance 0.5), behind it the 95 % interval over the anchor tracks or the "
-        "deviation over the seeds; the best of a column in bold."
+        "Triplet accuracy on the same test triplets (chance 0.5), behind it the deviation over several seeds and the 95 % interval "
+        "over anchor tracks and seeds; the best of a column in bold."
     )
     if any(nested(entry, "paper") for entry in entries):
         note += " Paper: J. Lee et al., ICASSP 2020, on other data."

@@ -123,7 +123,10 @@ def test_several_seeds_give_mean_and_deviation(seeds):
         for name, values in found.items():
             assert row[name]["accuracy"] == pytest.approx(mean(values), abs=ROUNDING), name
             assert row[name]["deviation"] == pytest.approx(stdev(values), abs=ROUNDING), name
-            assert "ci95" not in row[name]  # that of one seed would say too little
+            low, high = row[name]["ci95"]
+            width = stdev(values) * {2: 12.706, 3: 4.303}[len(seeds)] / len(seeds) ** 0.5
+            assert low <= max(0, mean(values) - width) + ROUNDING  # of seeds and anchor tracks together
+            assert high >= min(1, mean(values) + width) - ROUNDING
         assert row["seconds"] == pytest.approx(mean(cell["seconds"] for cell in own))
         assert row["recall"]["mood"] == pytest.approx(mean(cell["recall"][space]["mood"]["1"] for cell in own))
         assert row["matrix"]["mood"]["genre"] == pytest.approx(mean(cell["matrix"]["mood"]["genre"] for cell in own))
@@ -180,9 +183,10 @@ def test_markdown_csv_and_json_hold_the_same_numbers(tmp_path, seeds):
                 assert [float(flat_row[f"{column}_{end}"]) for end in ("low", "high")] == [low, high]
                 assert flat_row[f"{column}_deviation"] == ""
             else:
-                assert shown.endswith(f"± {entry['deviation']:.3f}")
+                low, high = entry["ci95"]
+                assert shown.endswith(f"± {entry['deviation']:.3f} [{low:.2f}, {high:.2f}]")
                 assert float(flat_row[f"{column}_deviation"]) == entry["deviation"]
-                assert flat_row[f"{column}_low"] == flat_row[f"{column}_high"] == ""
+                assert [float(flat_row[f"{column}_{end}"]) for end in ("low", "high")] == [low, high]
         assert line[6] == ("-" if row["parameters"] is None else f"{row['parameters']:,}")
         assert line[7] == ("-" if row["seconds"] is None else f"{row['seconds']:.0f}")
         for name in NAMES:
