@@ -13,6 +13,7 @@ COMMANDS = {  # in the order of the help: the module, whose main is run, and the
     "train": ("disentangled_ml.train", TrainConfig),
     "evaluate": ("disentangled_ml.evaluate", schemas.EvaluateConfig),
     "table": ("disentangled_ml.commands.table", schemas.TableConfig),
+    "learning_curve": ("disentangled_ml.commands.learning_curve", schemas.LearningCurveConfig),
     "html_report": ("disentangled_ml.commands.html_report", schemas.HtmlReportConfig),
     "embed": ("disentangled_ml.commands.embed", schemas.EmbedConfig),
     "search": ("disentangled_ml.commands.search", schemas.SearchConfig),

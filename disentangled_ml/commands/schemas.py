@@ -192,6 +192,21 @@ class TableConfig:
 
 
 @dataclass
+class LearningCurveConfig:
+    """The keys of ``disentangled learning_curve``."""
+
+    shards: str
+    out: str | None
+    sizes: list[int]
+    systems: list[str]
+    base: str
+    train: list[str]
+    seeds: list[int]
+    triplets_per_condition: int = between(1, 100_000_000)
+    jobs: int | None = at_least(1)
+
+
+@dataclass
 class HtmlReportConfig:
     """The keys of ``disentangled html_report``."""
 

@@ -16,7 +16,7 @@ from disentangled_ml.structures import AudioSettings
 N_TEMPI, SLOWEST, FASTEST = 96, 30.0, 320.0  # BPM
 # Groups of neighbouring bands; all bands together are one more.
 N_GROUPS = 8
-CHANNELS, LAST_CHANNELS, KERNEL, DROPOUT = 32, 8, 5, 0.2
+CHANNELS, LAST_CHANNELS, KERNEL, HIDDEN, DROPOUT = 32, 8, 5, 128, 0.5
 # Of the onsets' variance; what is less is the rounding of a constant.
 MIN_VARIANCE = 1e-10
 
@@ -110,7 +110,9 @@ class RhythmBranch(nn.Module):
             nn.Conv1d(CHANNELS, LAST_CHANNELS, 1),
             nn.Flatten(),
             nn.Dropout(DROPOUT),
-            nn.Linear(LAST_CHANNELS * N_TEMPI, embedding_dim),
+            nn.Linear(LAST_CHANNELS * N_TEMPI, HIDDEN),
+            nn.ReLU(inplace=True),
+            nn.Linear(HIDDEN, embedding_dim),
         )
 
     def forward(self, spect: Tensor) -> Tensor:
