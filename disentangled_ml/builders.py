@@ -67,6 +67,7 @@ def build_plan(config: DictConfig) -> BatchPlan:
         data.triplets_per_condition if drawn else 0,
         data.track_triplets if drawn else 0,
         config.loss.name != "triplet",
+        config.augmentation.stretch,
     )
 
 
@@ -155,18 +156,29 @@ def build_selection(config: DictConfig, conditions: list[Condition]) -> Selectio
 
 
 def build_augmentation(config: DictConfig, audio: AudioSettings) -> Augmentation | None:
-    """Build the augmentation of a training configuration; None: there is none.
+    """Build the augmentation of a training configuration; None: there is none. Stretching is part of the plan of the batches.
 
-    Raises ConfigError if it changes waveforms that the frontend does not read, or may mask a whole chunk.
+    Raises ConfigError if it changes waveforms that the frontend does not read, may mask a whole chunk, or stretches what it cannot.
     """
-    keys = config.augmentation
+    keys, steps = config.augmentation, config.data.chunk_frames - 1
+    reads_waveforms = choose(FRONTENDS, config.frontend.name, "frontend.name").source == "waveform"
+    if keys.stretch and reads_waveforms:
+        raise ConfigError(
+            f"augmentation.stretch={keys.stretch} stretches spectrograms, but frontend={config.frontend.name} reads waveforms, "
+            "which need a phase vocoder to keep their pitch: use frontend=mel, or augmentation.stretch=0"
+        )
+    if 0 < keys.stretch < 1 / steps:
+        raise ConfigError(
+            f"augmentation.stretch={keys.stretch} is less than a frame of a chunk (data.chunk_frames={steps + 1}): give "
+            f"at least {1 / steps:.4f}, or 0"
+        )
     for key, value, size in (
         ("mask_bands", keys.mask_bands, audio.n_mels),
         ("mask_frames", keys.mask_frames, config.data.chunk_frames),
     ):
         if value >= size:
             raise ConfigError(f"augmentation.{key}={value} may blank all {size} of a chunk: give fewer")
-    if choose(FRONTENDS, config.frontend.name, "frontend.name").source != "waveform":
+    if not reads_waveforms:
         for key, value in (("gain_db", keys.gain_db), ("snr_db", keys.snr_db)):
             if value:
                 raise ConfigError(

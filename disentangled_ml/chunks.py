@@ -2,18 +2,24 @@
 
 A *source* names it: ``mel``, ``waveform``, or ``mel+msd+mtt``, the spectrogram with the features of two networks. Features travel in
 further rows of the spectrogram's array, so that every stage carries one array per chunk, whatever it holds.
+
+A training chunk can be made of more or fewer frames than it has, its *span*: then the sound is faster or slower at the same pitch.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 FEATURE_NETWORKS = ("msd", "mtt")  # of musicnn: trained on the Million Song Dataset, on MagnaTagATune
 FEATURE_SIZE = 200  # of one network
 WINDOW_SECONDS = 3.0  # that a row of features describes; a row begins at each second
 SEPARATOR = "+"
+
+Array = TypeVar("Array", float, np.ndarray)
 
 
 class ChunkSource(NamedTuple):
@@ -40,6 +46,27 @@ def split_source(source: str) -> ChunkSource:
     """
     audio, *features = source.split(SEPARATOR)
     return ChunkSource(audio, tuple(features))
+
+
+def tempo_ratio(span: Array, frames: int) -> Array:
+    """Return by how much a chunk of some frames is faster than the sound that it is made of, ``span`` frames.
+
+    The first frame stays the first and the last the last, so it is the steps between them that count.
+
+    >>> tempo_ratio(np.array([103, 129, 161]), 129).tolist()
+    [0.796875, 1.0, 1.25]
+    """
+    return (span - 1) / (frames - 1)
+
+
+def stretch(mel: np.ndarray, frames: int) -> np.ndarray:
+    """Resample a spectrogram along time by linear interpolation: (n_mels, F) to (n_mels, frames), of the same type.
+
+    >>> stretch(np.array([[0, 2, 4]], np.float16), 5).tolist()
+    [[0.0, 1.0, 2.0, 3.0, 4.0]]
+    """
+    spect = torch.tensor(mel)[None]
+    return interpolate(spect.float(), frames, mode="linear", align_corners=True)[0].to(spect.dtype).numpy()
 
 
 def feature_rows(n_features: int, frames: int) -> int:

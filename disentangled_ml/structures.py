@@ -103,7 +103,7 @@ class BatchTracks(NamedTuple):
     Shape:
         labels: C tensors (N, V_c), as encoded by each condition.
         artist: (N,) int64, -1 where unknown.
-        start: (N, k) int64, first frames of the chunks.
+        start: (N, k) int64, first frames of the chunks; of stretched tracks as if they were stretched as a whole.
     """
 
     labels: list[Tensor]

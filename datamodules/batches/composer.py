@@ -4,22 +4,29 @@ A bounded pool of tracks stands between the stream and the batches. Half of the 
 pool at random, each once per epoch, so an epoch shows every track. The other half are *partners*: a rare anchor, a positive of
 it and, where the batch has none, a negative, for one condition after the other, so that every condition has triplets in every
 batch and rare tags are not drowned. Everything is drawn from one generator.
+
+Tracks can be stretched in time, each by its own ratio in each batch: all its chunks there are, and its tempo is changed with them, for
+the choice of partners, the triplets and the classes alike.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from disentangled_ml.chunks import tempo_ratio
 from disentangled_ml.objective.conditions import Condition, forbid_positives, group_numbers
 from disentangled_ml.objective.triplets import TripletMiner
 from disentangled_ml.structures import BatchTracks, ChunkBatch
 
 ANCHORS_PER_TRY = 4  # candidates for an anchor
+
+Frames = TypeVar("Frames", int, np.ndarray, Tensor)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class BatchPlan:
         triplets_per_condition: Triplets drawn per batch for each condition; 0 for none.
         track_triplets: Triplets drawn per batch for the track condition; 0 for none.
         class_targets: Whether the loss compares chunks with classes.
+        stretch: Largest change of a track's tempo in a batch, as a ratio, up or down; 0: none.
 
     Raises: ValueError: if the pool is smaller than a batch, for then an epoch would miss tracks.
     """
@@ -45,6 +53,7 @@ class BatchPlan:
     triplets_per_condition: int = 256
     track_triplets: int = 256
     class_targets: bool = False
+    stretch: float = 0.0
 
     def __post_init__(self):
         if self.pool_tracks < self.tracks_per_batch:
@@ -59,8 +68,7 @@ class BatchPlan:
 
     def miner(self, conditions: list[Condition]) -> TripletMiner:
         """Return the miner that draws the triplets of a batch."""
-        min_gap = -(-self.chunk_frames // 2)
-        return TripletMiner(conditions, min_gap, self.triplets_per_condition, self.track_triplets)
+        return TripletMiner(conditions, half(self.chunk_frames), self.triplets_per_condition, self.track_triplets)
 
 
 class StreamedTrack(NamedTuple):
@@ -68,19 +76,52 @@ class StreamedTrack(NamedTuple):
 
     Attributes:
         frames: Length of the spectrogram.
-        read_chunk: Returns the audio of the chunk that begins at a frame.
+        read_chunk: Returns the audio of the chunk that begins at a frame, of a spectrogram also that made of ``span=`` frames.
         labels: Per condition the tags or the tempo; a condition without label is absent.
         artist: Code of the artist, -1 where unknown.
     """
 
     frames: int
-    read_chunk: Callable[[int], np.ndarray]
+    read_chunk: Callable[..., np.ndarray]
     labels: Mapping[str, Any]
     artist: int
 
 
-def draw_starts(frames: Sequence[int], chunk_frames: int, n: int, generator: Generator) -> Tensor:
-    """Draw the first frames (N, n) of n chunks of each of N tracks, from 0 to frames - chunk_frames.
+def half(frames: Frames) -> Frames:
+    """Return how many frames chunks begin apart that overlap by half at the most.
+
+    >>> half(129), half(128)
+    (65, 64)
+    """
+    return -(-frames // 2)
+
+
+def draw_spans(frames: np.ndarray, chunk_frames: int, stretch: float, generator: Generator) -> np.ndarray:
+    """Draw of how many frames the chunks of each of N tracks are made, uniformly in the logarithm of the ratio of tempi.
+
+    The ratio lies between 1 / (1 + stretch) and 1 + stretch, or what the track has frames for. Without stretch nothing is drawn.
+
+    Shape:
+        frames: (N,) int64, lengths of the tracks, at least ``chunk_frames``.
+        returns: (N,) int64.
+
+    >>> draw_spans(np.array([200, 130]), 129, 0.0, torch.Generator()).tolist()
+    [129, 129]
+    """
+    if not stretch:
+        return np.full(len(frames), chunk_frames)
+    steps = chunk_frames - 1
+    chance = torch.rand(len(frames), generator=generator, dtype=torch.float64).numpy()
+    slowest, fastest = 1 / (1 + stretch), np.minimum(1 + stretch, tempo_ratio(frames, chunk_frames))
+    drawn = np.rint(steps * slowest * (fastest / slowest) ** chance)
+    # Rounded outwards, a ratio would be beyond the limits.
+    return 1 + drawn.clip(np.ceil(steps * slowest), np.floor(steps * fastest)).astype(np.int64)
+
+
+def draw_starts(
+    frames: Sequence[int] | np.ndarray, chunk_frames: int | np.ndarray, n: int, generator: Generator
+) -> Tensor:
+    """Draw the first frames (N, n) of n chunks of each of N tracks, from 0 to frames - chunk_frames, one number or (N,).
 
     Where a track is long enough no two of its chunks overlap by more than half; in a shorter one the starts are drawn
     independently. The first and the last legal start can occur, and all between them unless the track is hardly long enough.
@@ -88,12 +129,12 @@ def draw_starts(frames: Sequence[int], chunk_frames: int, n: int, generator: Gen
     >>> draw_starts([129, 129], 129, 2, torch.Generator()).tolist()
     [[0, 0], [0, 0]]
     """
-    gap = -(-chunk_frames // 2)
+    gap = half(np.broadcast_to(chunk_frames, len(frames)))
     last = np.array(frames) - chunk_frames
     slack = last - (n - 1) * gap
     room = np.where(slack >= 0, slack, last).tolist()
     drawn = np.stack([torch.randint(1 + most, (n,), generator=generator).numpy() for most in room])
-    return torch.from_numpy(np.where(slack[:, None] >= 0, np.sort(drawn, axis=1) + gap * np.arange(n), drawn))
+    return torch.from_numpy(np.where(slack[:, None] >= 0, np.sort(drawn, axis=1) + gap[:, None] * np.arange(n), drawn))
 
 
 class TrackPool:
@@ -107,7 +148,7 @@ class TrackPool:
         self.tracks: list[StreamedTrack] = []
         self.used = np.zeros(size, dtype=bool)
         self.encoded = [condition.encode([None] * size).float().numpy() for condition in conditions]
-        self.artist = np.full(size, -1)
+        self.artist, self.lengths = np.full(size, -1), np.zeros(size, dtype=np.int64)
 
     def refill(self) -> None:
         """Fill up from the stream; tracks that were used give way."""
@@ -127,6 +168,7 @@ class TrackPool:
         if slots:
             tracks = [self.tracks[slot] for slot in slots]
             self.artist[slots] = [track.artist for track in tracks]
+            self.lengths[slots] = [track.frames for track in tracks]
             for condition, encoded in zip(self.conditions, self.encoded, strict=True):
                 encoded[slots] = condition.encode([track.labels.get(condition.name) for track in tracks]).numpy()
 
@@ -137,14 +179,16 @@ class TrackPool:
         self.used[drawn] = True
         return drawn.tolist()
 
-    def describe(self, slots: list[int], start: Tensor) -> BatchTracks:
-        """Return the labels and artists of the tracks in some slots, with the starts of their chunks."""
-        labels = [torch.from_numpy(encoded[slots]) for encoded in self.encoded]
-        return BatchTracks(labels, torch.from_numpy(self.artist[slots]), start)
+    def labels(self, ratio: np.ndarray) -> list[np.ndarray]:
+        """Return the encoded labels of all tracks held, (N, V) per condition, played faster by ratios (N,)."""
+        return [
+            condition.stretched(encoded[: len(ratio)], ratio)
+            for condition, encoded in zip(self.conditions, self.encoded, strict=True)
+        ]
 
-    def labels(self) -> list[np.ndarray]:
-        """Return the encoded labels of all tracks held, (N, V) per condition."""
-        return [encoded[: len(self.tracks)] for encoded in self.encoded]
+    def frames(self) -> np.ndarray:
+        """Return the lengths (N,) of all tracks held."""
+        return self.lengths[: len(self.tracks)]
 
     def groups(self) -> np.ndarray:
         """Return the numbers (N,) of the artists of all tracks held, see ``group_numbers``."""
@@ -193,14 +237,18 @@ def has_triplet(condition: Condition, labels: np.ndarray, group: np.ndarray) -> 
     return bool((positive.any(1) & negative.any(1)).any())
 
 
-def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan, generator: Generator) -> list[int]:
+def choose_tracks(
+    pool: TrackPool, labels: list[np.ndarray], conditions: list[Condition], plan: BatchPlan, generator: Generator
+) -> list[int]:
     """Choose the slots of a batch: fresh tracks, then partners for one condition after the other, then any.
 
     Conditions of which the fresh tracks have no triplet come first.
+
+    Shape: labels (N, V) per condition, of all tracks held.
     """
     wanted = min(plan.tracks_per_batch, len(pool.tracks))
     fresh = pool.draw_fresh(plan.fresh_tracks, generator)
-    chosen, group, labels = dict.fromkeys(fresh), pool.groups(), pool.labels()
+    chosen, group = dict.fromkeys(fresh), pool.groups()
     turns = torch.randperm(len(conditions), generator=generator).tolist()
     turns.sort(key=lambda c: has_triplet(conditions[c], labels[c][fresh], group[fresh]))
     # A turn adds three tracks at the most, perhaps none.
@@ -212,6 +260,22 @@ def choose_tracks(pool: TrackPool, conditions: list[Condition], plan: BatchPlan,
     order = torch.randperm(len(pool.tracks), generator=generator)
     others = order[:wanted].tolist()  # enough, whichever are chosen already
     return list(chosen | dict.fromkeys(others))[:wanted]
+
+
+def in_chunk_frames(starts: Tensor, spans: np.ndarray, chunk_frames: int) -> Tensor:
+    """Return the first frames (N, k) of the chunks as if their tracks had been stretched as a whole.
+
+    Chunks half a span (N,) apart are half a chunk apart then. By rounding, those a frame nearer may be.
+
+    >>> in_chunk_frames(torch.tensor([[10, 85], [10, 75]]), np.array([150, 129]), 129).tolist()
+    [[8, 73], [10, 75]]
+    """
+    return starts * half(chunk_frames) // half(torch.from_numpy(spans))[:, None]
+
+
+def chunk_reader(track: StreamedTrack, span: int, plan: BatchPlan) -> Callable[[int], np.ndarray]:
+    """Return what reads a track's chunks, made of ``span`` frames."""
+    return track.read_chunk if span == plan.chunk_frames else partial(track.read_chunk, span=span)
 
 
 def compose_batches(
@@ -231,14 +295,23 @@ def compose_batches(
         pool.refill()
         if not pool.tracks:
             return
-        slots = choose_tracks(pool, conditions, plan, generator)
-        tracks = [pool.tracks[slot] for slot in slots]
-        starts = draw_starts([track.frames for track in tracks], plan.chunk_frames, plan.chunks_per_track, generator)
-        related = pool.describe(slots, starts)
+        spans = draw_spans(pool.frames(), plan.chunk_frames, plan.stretch, generator)
+        labels = pool.labels(tempo_ratio(spans, plan.chunk_frames))
+        slots = choose_tracks(pool, labels, conditions, plan, generator)
+        spans = spans[slots]
+        starts = draw_starts(pool.lengths[slots], spans, plan.chunks_per_track, generator)
+        related = BatchTracks(
+            [torch.from_numpy(encoded[slots]) for encoded in labels],
+            torch.from_numpy(pool.artist[slots]),
+            in_chunk_frames(starts, spans, plan.chunk_frames),
+        )
         triplets = miner.draw(related, generator)
         if number < n_skipped:
             continue
-        chunks = (track.read_chunk(start) for track, row in zip(tracks, starts.tolist(), strict=True) for start in row)
+        readers = [
+            chunk_reader(pool.tracks[slot], span, plan) for slot, span in zip(slots, spans.tolist(), strict=True)
+        ]
+        chunks = (read(start) for read, row in zip(readers, starts.tolist(), strict=True) for start in row)
         targets = [
             condition.targets(encoded).repeat_interleave(plan.chunks_per_track, dim=0)
             for condition, encoded in zip(conditions, related.labels, strict=True)

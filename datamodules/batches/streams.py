@@ -31,7 +31,7 @@ from datamodules.shards.tar import (
     sample_context,
     share_slices,
 )
-from disentangled_ml.chunks import FEATURE_SIZE, pack, split_source, windows_of
+from disentangled_ml.chunks import FEATURE_SIZE, pack, split_source, stretch, windows_of
 from disentangled_ml.objective.conditions import Condition
 from disentangled_ml.structures import (
     AudioSettings,
@@ -56,15 +56,27 @@ def check_starts(track_id: str, starts: Iterable[int], last: int, audio: AudioSe
             raise ChunkOutside(f"track {track_id!r} has no chunk from {audio.seconds(start):.2f} s on, {longest}")
 
 
-def mel_chunk(mel: np.ndarray, frames: int, start: int) -> np.ndarray:
-    """Cut a chunk (1, n_mels, frames) out of a spectrogram (n_mels, F)."""
-    return mel[None, :, start : start + frames]
+def mel_chunk(mel: np.ndarray, frames: int, start: int, span: int | None = None) -> np.ndarray:
+    """Cut a chunk (1, n_mels, frames) out of a spectrogram (n_mels, F), or make it of ``span`` frames of it."""
+    if span is None:
+        return mel[None, :, start : start + frames]
+    return stretch(mel[:, start : start + span], frames)[None]
 
 
-def packed_chunk(mel: np.ndarray, features: np.ndarray, audio: AudioSettings, frames: int, start: int) -> np.ndarray:
-    """Cut a chunk (1, n_mels + rows, frames) with the mean of the features (windows, F) in it below its spectrogram."""
-    windows = windows_of(audio.seconds(start), audio.seconds(frames), len(features))
-    return pack(mel_chunk(mel, frames, start), features[windows].mean(0, dtype=np.float32))
+def packed_chunk(
+    mel: np.ndarray,
+    features: np.ndarray,
+    audio: AudioSettings,
+    frames: int,
+    start: int,
+    span: int | None = None,
+) -> np.ndarray:
+    """Cut a chunk (1, n_mels + rows, frames) with the mean of the features (windows, F) in it below its spectrogram.
+
+    Of a chunk made of ``span`` frames the features are those of the sound before it was stretched.
+    """
+    windows = windows_of(audio.seconds(start), audio.seconds(span or frames), len(features))
+    return pack(mel_chunk(mel, frames, start, span), features[windows].mean(0, dtype=np.float32))
 
 
 def waveform_chunk(flac: bytes, audio: AudioSettings, frames: int, start: int) -> np.ndarray:

@@ -46,6 +46,7 @@ class AugmentationConfig:
     snr_db: list[float] | None
     mask_bands: int = between(0, 8_192)
     mask_frames: int = between(0, MOST_FRAMES)
+    stretch: float = between(0, 1)
 
     def check(self) -> None:
         snr = self.snr_db

@@ -1,10 +1,12 @@
 """Augmentation of the training chunks: gain and noise on the waveform, masking of the spectrogram. None changes pitch or tempo.
 
+Stretching in time changes the tempo, and so its label, from which triplets are drawn: that is done where batches are composed
+(datamodules/batches/composer.py). What is changed here leaves every label true.
+
 What is drawn depends on (seed, step, rank) alone, so a resumed run draws what an uninterrupted one would have. Only the training
 step augments: evaluation sees the chunks as they are.
 
-Gain and noise need the waveform: in ``log10(1 + 10 S)`` of a stored magnitude neither is a sum. Time stretching is not offered: it
-would make the label of a tempo wrong.
+Gain and noise need the waveform: in ``log10(1 + 10 S)`` of a stored magnitude neither is a sum.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ HIDDEN, DROPOUT = 256, 0.3
 
 
 class FeatureHead(nn.Module):
-    """Two layers: what little must be learned where the features know music already.
+    """Three layers: what little must be learned where the features know music already.
 
     Args:
         n_features: F.
@@ -21,6 +21,9 @@ class FeatureHead(nn.Module):
         self.layers = nn.Sequential(
             nn.Dropout(DROPOUT),
             nn.Linear(n_features, HIDDEN),
+            nn.ReLU(inplace=True),
+            nn.Dropout(DROPOUT),
+            nn.Linear(HIDDEN, HIDDEN),
             nn.ReLU(inplace=True),
             nn.Linear(HIDDEN, embedding_dim),
         )

@@ -117,6 +117,10 @@ class TagCondition:
         present = as_floats(labels)
         return present @ (1 / present.sum(0).clip(1))
 
+    def stretched(self, labels: Array, ratio: Array) -> Array:
+        """Return the labels (N, V) as they are: tags do not depend on how fast tracks are played, by ratios (N,)."""
+        return labels
+
     @property
     def n_classes(self) -> int:
         """Number of classes K: one per tag."""
@@ -183,6 +187,15 @@ class TempoCondition:
     def rarity(self, labels: Array) -> Array:
         """Return equal weights of all tracks with a tempo; (N, 1) to (N,)."""
         return as_floats(labels[:, 0] == labels[:, 0])
+
+    def stretched(self, labels: Array, ratio: Array) -> Array:
+        """Return the tempi (N, 1) of tracks that are played faster by ratios (N,), unknown ones unknown.
+
+        >>> tempo = TempoCondition()
+        >>> tempo.stretched(tempo.encode([100, 60, None]), torch.tensor([1.25, 0.5, 1.25])).tolist()
+        [[125.0], [30.0], [nan]]
+        """
+        return as_floats(labels * ratio[:, None])
 
     @property
     def n_classes(self) -> int:

@@ -1,5 +1,6 @@
 """Which tracks, which chunks, which triplets: all of them, legal ones only, and every condition in every batch."""
 
+import hashlib
 import weakref
 from collections import Counter
 from dataclasses import replace
@@ -10,7 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, draw_slots, draw_starts, has_triplet
+from datamodules.batches.composer import (
+    BatchPlan,
+    StreamedTrack,
+    compose_batches,
+    draw_slots,
+    draw_spans,
+    draw_starts,
+    half,
+    has_triplet,
+    in_chunk_frames,
+)
+from disentangled_ml.chunks import tempo_ratio
 from disentangled_ml.objective.conditions import TagCondition, TempoCondition, group_numbers
 from disentangled_ml.structures import TrackInfo, name_code
 
@@ -32,9 +44,9 @@ class Reader:
         self.number = number
         self.alive.add(self)
 
-    def __call__(self, start: int) -> np.ndarray:
+    def __call__(self, start: int, span: int = CHUNK_FRAMES) -> np.ndarray:
         chunk = np.full((1, 2, CHUNK_FRAMES), self.number, np.float16)
-        chunk[0, 1] = np.arange(start, start + CHUNK_FRAMES)
+        chunk[0, 1] = np.linspace(start, start + span - 1, CHUNK_FRAMES)
         return chunk
 
 
@@ -310,3 +322,131 @@ def test_an_empty_stream_gives_no_batch():
 def test_a_pool_smaller_than_a_batch_would_lose_tracks():
     with pytest.raises(ValueError, match="pool_tracks=11 must be at least tracks_per_batch=12"):
         replace(PLAN, pool_tracks=11)
+
+
+STRETCHED = replace(PLAN, stretch=0.25, class_targets=True)
+# Of batches composed before tracks could be stretched, for the same seed.
+UNSTRETCHED_DIGEST = "c4a8a3046563c47e24cc25eafe96912248f3884d745c84c7cbe6d31358dbd9fa"
+
+
+def digest_of(batches) -> str:
+    """Return the digest of all tensors of some batches."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for part in (batch.audio, *batch.triplets, *batch.targets, *batch.tracks.labels, *batch.tracks[1:]):
+            digest.update(f"{part.dtype} {tuple(part.shape)}".encode() + part.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def spans_of(batch) -> list[int]:
+    """Return of how many frames each chunk of a batch was made."""
+    return (1 + batch.audio[:, 0, 1, -1] - batch.audio[:, 0, 1, 0]).round().int().tolist()
+
+
+def stretched_batches(infos: list[TrackInfo], plan: BatchPlan = STRETCHED, condition=TEMPO, seed: int = 0) -> list:
+    return list(compose_batches(stream(infos), [GENRE, condition], plan, n_batches(len(infos), plan), generator(seed)))
+
+
+def test_batches_without_stretch_are_those_from_before_it():
+    plan = replace(PLAN, class_targets=True)
+    assert digest_of(stretched_batches(catalogue(60), plan)) == UNSTRETCHED_DIGEST
+
+
+@pytest.mark.parametrize("chunk_frames", [16, 129])
+@pytest.mark.parametrize("stretch", [0.1, 0.2, 1.0])
+def test_ratios_are_within_the_limits_and_even_in_the_logarithm(chunk_frames, stretch):
+    spans = draw_spans(np.full(20_000, 10 * chunk_frames), chunk_frames, stretch, generator())
+    ratio = tempo_ratio(spans, chunk_frames)
+    steps = chunk_frames - 1
+    limits = np.ceil(steps / (1 + stretch)), np.floor(steps * (1 + stretch))
+    assert set(spans - 1) == set(range(int(limits[0]), int(limits[1]) + 1))
+    assert 1 / (1 + stretch) <= ratio.min() < 1 < ratio.max() <= 1 + stretch
+    middle = abs(np.log(ratio)) < 0.5 * np.log(1 + stretch)
+    assert np.mean(middle) == pytest.approx(0.5, abs=0.01 + 1 / steps / stretch / 2)
+    assert np.mean(np.log(ratio)) == pytest.approx(0, abs=0.05 * stretch)
+
+
+@pytest.mark.parametrize("extra", [0, 1, 20, 32])
+def test_a_short_track_is_stretched_less(extra):
+    spans = draw_spans(np.full(5000, 129 + extra), 129, 0.2, generator())
+    assert spans.min() == 108
+    assert spans.max() == min(129 + extra, 154)
+    starts = draw_starts(np.full(5000, 129 + extra), spans, 2, generator())
+    assert (starts.numpy() + spans[:, None]).max() == 129 + extra
+    assert starts.min() == 0
+
+
+def test_chunks_of_stretched_tracks_begin_half_a_span_apart():
+    frames, rng = np.full(500, 800), generator()
+    spans = draw_spans(frames, 129, 0.25, rng)
+    starts = draw_starts(frames, spans, 4, rng)
+    assert (starts.diff().numpy() >= half(spans)[:, None]).all()
+    assert ((starts.numpy() + spans[:, None]) <= 800).all()
+    apart = in_chunk_frames(starts, spans, 129).diff()
+    assert (apart >= half(129)).all()
+    assert (apart < half(129) + 3).any()
+    near = torch.stack([starts[:, 0], starts[:, 0] + torch.from_numpy(half(spans)) - 2], dim=1)
+    assert (in_chunk_frames(near, spans, 129).diff() < half(129)).all()
+
+
+def test_tempi_change_by_the_ratio_of_their_chunks_and_nothing_else_does():
+    infos, ratios = catalogue(60), Counter()
+    for batch in stretched_batches(infos):
+        chunks, spans = chunks_of(batch), spans_of(batch)
+        genre, tempo = batch.tracks.labels
+        assert tempo.dtype == torch.float32
+        for row, bpm in enumerate(tempo[:, 0].tolist()):
+            own = slice(3 * row, 3 * row + 3)
+            (number,), (span,) = {track for track, _ in chunks[own]}, set(spans[own])
+            ratio = (span - 1) / (CHUNK_FRAMES - 1)
+            assert 0.8 <= ratio <= 1.25
+            assert all(0 <= start <= infos[number].frames - span for _, start in chunks[own])
+            label = infos[number].labels.get("tempo")
+            assert bpm == pytest.approx(label * ratio) if label else bpm != bpm
+            assert torch.equal(genre[row], GENRE.encode([infos[number].labels["genre"]])[0].float())
+            starts = torch.tensor([[start for _, start in chunks[own]]])
+            assert torch.equal(batch.tracks.start[row, None], in_chunk_frames(starts, np.array([span]), CHUNK_FRAMES))
+            ratios[round(ratio, 2)] += 1
+    assert len(ratios) == 7
+
+
+def test_triplets_and_classes_are_those_of_the_changed_tempi():
+    for condition in (TEMPO, TempoCondition(relation="relative")):
+        for batch in stretched_batches(catalogue(200), STRETCHED, condition):
+            tempo = batch.tracks.labels[1]
+            relation = condition.relate(tempo, tempo)
+            rows = batch.triplets.indices[batch.triplets.condition == 1] // STRETCHED.chunks_per_track
+            assert relation.positive[rows[:, 0], rows[:, 1]].all()
+            assert relation.negative[rows[:, 0], rows[:, 2]].all()
+            assert torch.equal(batch.targets[1], condition.targets(tempo).repeat_interleave(3, dim=0))
+            # Partners are chosen by the changed tempi too, so that no batch is without.
+            assert len(rows) == STRETCHED.triplets_per_condition
+
+
+def test_track_triplets_of_stretched_tracks_are_half_a_span_apart():
+    drawn = 0
+    for batch in stretched_batches(catalogue(60)):
+        chunks, spans = chunks_of(batch), spans_of(batch)
+        for a, p, n in batch.triplets.indices[batch.triplets.condition == 2].tolist():
+            assert chunks[a][0] == chunks[p][0] != chunks[n][0]
+            assert spans[a] == spans[p]
+            assert abs(chunks[a][1] - chunks[p][1]) >= half(spans[a]) - 1
+            drawn += 1
+    assert drawn
+
+
+def test_a_track_is_stretched_anew_in_each_batch():
+    infos = [info._replace(frames=90) for info in catalogue(12)]
+    batches = list(compose_batches(stream(infos), [GENRE], STRETCHED, 2, generator()))
+    spans = [dict(zip((track for track, _ in chunks_of(batch)), spans_of(batch), strict=True)) for batch in batches]
+    assert spans[0].keys() == spans[1].keys()
+    assert spans[0] != spans[1]
+    assert all(len(set(drawn.values())) > 2 for drawn in spans)
+
+
+def test_batches_left_out_change_nothing_of_the_stretched_ones_behind_them():
+    infos = catalogue(60)
+    whole = stretched_batches(infos)
+    for n_skipped in (1, 7):
+        rest = compose_batches(stream(infos), [GENRE, TEMPO], STRETCHED, len(whole), generator(), n_skipped)
+        assert digest_of(rest) == digest_of(whole[n_skipped:])

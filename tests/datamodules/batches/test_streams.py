@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 from datamodules.audio.spectrogram import log_mel
 from datamodules.batches import streams
 from datamodules.batches.composer import BatchPlan
-from datamodules.batches.streams import EvaluationStream, Source, TrainingStream
+from datamodules.batches.streams import EvaluationStream, Source, TrainingStream, mel_chunk, packed_chunk
 from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardsError
 from datamodules.shards.tar import write_shard
+from disentangled_ml.chunks import unpack
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable
 from disentangled_ml.structures import AudioSettings, ChunkBatch, Member, TrackInfo, name_code, seeded_generator
 
@@ -27,6 +28,7 @@ PLAN = BatchPlan(
 PLACES = [(1, 0), (1, 1), (1, 2), (2, 0), (2, 2), (3, 5)]  # ranks, workers of each
 PLACE_IDS = [f"{ranks} ranks x {workers} workers" for ranks, workers in PLACES]
 FLAC_ATOL = 2e-3  # of the log-mel, for 16-bit samples
+FLOAT16_ATOL = 0.04  # of numbers up to 128
 EDGE = 2  # frames at either end of a chunk whose window reaches beyond it
 
 
@@ -56,8 +58,8 @@ def training(source: Source, seed: int = 0, epoch: int = 0, plan: BatchPlan = PL
 
 
 def equal(a: ChunkBatch, b: ChunkBatch) -> bool:
-    parts = zip((a.audio, *a.triplets), (b.audio, *b.triplets), strict=True)
-    return all(torch.equal(x, y) for x, y in parts)
+    parts = [(batch.audio, *batch.triplets, *map(torch.nan_to_num, batch.tracks.labels)) for batch in (a, b)]
+    return all(torch.equal(x, y) for x, y in zip(*parts, strict=True))
 
 
 @pytest.mark.parametrize(("ranks", "workers"), PLACES, ids=PLACE_IDS)
@@ -152,14 +154,15 @@ def test_consumers_do_not_draw_the_same_places(make_shards, source_of, everywher
     assert not torch.equal(a, b)
 
 
+@pytest.mark.parametrize("stretch", [0.0, 0.25])
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 1), (1, 3), (2, 0), (2, 1), (2, 3)])
-def test_what_is_left_of_an_epoch_is_its_tail(make_shards, source_of, everywhere, ranks, workers):
+def test_what_is_left_of_an_epoch_is_its_tail(make_shards, source_of, everywhere, ranks, workers, stretch):
     """From any batch on, a loader, which asks its workers in turn, gets what it would have got."""
     source = source_of(make_shards(train=61))
 
     def loaded(first_batch: int) -> list[list[ChunkBatch]]:
         def make(here: Source) -> TrainingStream:
-            stream = TrainingStream(here, PLAN, seed=3)
+            stream = TrainingStream(here, replace(PLAN, stretch=stretch), seed=3)
             stream.set_epoch(2, first_batch)
             return stream
 
@@ -186,13 +189,14 @@ def test_no_chunk_of_what_is_left_out_is_read(make_shards, source_of, monkeypatc
 
 
 @pytest.mark.slow
-def test_real_workers_give_what_they_should(make_shards, source_of, everywhere, recognise):
+@pytest.mark.parametrize("stretch", [0.0, 0.25])
+def test_real_workers_give_what_they_should(make_shards, source_of, everywhere, stretch):
     """Two ranks of two loading processes each, over two epochs, against the same streams in this process."""
-    index = make_shards(train=61)
-    here = [everywhere(source_of(index), partial(training, epoch=epoch), 2, 2) for epoch in range(2)]
+    index, plan = make_shards(train=61), replace(PLAN, stretch=stretch)
+    here = [everywhere(source_of(index), partial(training, epoch=epoch, plan=plan), 2, 2) for epoch in range(2)]
     tracks = [set(), set()]
     for rank in range(2):
-        stream = training(source_of(index, rank=rank, world_size=2, workers=2))
+        stream = training(source_of(index, rank=rank, world_size=2, workers=2), plan=plan)
         loader = DataLoader(
             stream, batch_size=None, num_workers=2, multiprocessing_context="forkserver", persistent_workers=True
         )
@@ -204,8 +208,40 @@ def test_real_workers_give_what_they_should(make_shards, source_of, everywhere, 
             assert all(equal(a, b) for a, b in zip(batches, expected, strict=True))
             stream.set_epoch(epoch, 3)
             assert all(equal(a, b) for a, b in zip(loader, expected[3:], strict=True))
-            tracks[epoch] |= {track for batch in batches for track, _ in recognise(batch.audio)}
+            tracks[epoch] |= {int(track) for batch in batches for track in batch.audio[:, 0, 0, 0]}
     assert tracks == [set(range(61))] * 2
+
+
+def test_chunks_of_stretched_tracks_are_made_of_their_spans(make_shards, source_of):
+    """The frames of a chunk run evenly from the first to the last one of its span, within the track, and its bands stay apart."""
+    source, seen = source_of(make_shards(train=40)), set()
+    for batch in training(source, plan=replace(PLAN, stretch=0.25)):
+        track, frame = batch.audio[:, 0, 0], batch.audio[:, 0, 1].float()
+        assert batch.audio.dtype == torch.float16
+        assert (track == track[:, :1]).all()
+        assert (batch.audio[:, 0, 2:] == 0).all()
+        for number, first, last in zip(
+            track[:, 0].int().tolist(), frame[:, 0].tolist(), frame[:, -1].tolist(), strict=True
+        ):
+            assert 0 <= first < last <= CHUNK_FRAMES + number * 7 % 90 - 1
+            assert last - first == int(last - first)
+            seen.add(int(last - first) + 1)
+        even = frame[:, :1] + (frame[:, -1:] - frame[:, :1]) * torch.linspace(0, 1, CHUNK_FRAMES)
+        assert (frame - even).abs().max() < FLOAT16_ATOL
+    assert seen == set(range(13, 20))
+
+
+@pytest.mark.parametrize("span", [13, 19])
+def test_features_of_a_stretched_chunk_are_those_of_its_span_as_it_was(span):
+    audio, mel = AudioSettings(n_mels=4), np.random.default_rng(0).random((4, 500)).astype(np.float16)
+    features = np.random.default_rng(1).random((9, 40)).astype(np.float16)
+    second = audio.frames(1.0)
+    for frames, start, rows in ((16, 3 * second, slice(3, 4)), (8 * second, second, None)):
+        wide = span * frames // 16
+        rows = rows or slice(1, 1 + round(1 + audio.seconds(wide) - 3))
+        spect, stretched = unpack(torch.from_numpy(packed_chunk(mel, features, audio, frames, start, wide))[None], 40)
+        np.testing.assert_array_equal(spect[0], mel_chunk(mel, frames, start, wide))
+        np.testing.assert_allclose(stretched[0], features[rows].mean(0, dtype=np.float32), atol=1e-3)
 
 
 def test_no_training_tracks(make_shards, source_of):

@@ -119,17 +119,18 @@ def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_resumed_run_equals_uninterrupted(run):
-    whole = run("whole", "training.max_epochs=2", *MASKS)
-    run("parts", "training.max_epochs=1", *MASKS)
-    parts = run("parts", "training.max_epochs=2", "resume=true", *MASKS)
-    plain = run("plain", "training.max_epochs=2")
+    changes = (*MASKS, "augmentation.stretch=0.2")
+    whole = run("whole", "training.max_epochs=2", *changes)
+    run("parts", "training.max_epochs=1", *changes)
+    parts = run("parts", "training.max_epochs=2", "resume=true", *changes)
+    plain = run("plain", "training.max_epochs=2", *MASKS)
     assert metrics_of(whole) == metrics_of(parts)
     assert all(torch.equal(a, b) for a, b in zip(weights_of(whole).values(), weights_of(parts).values(), strict=True))
     assert any(
         not torch.equal(a, b) for a, b in zip(weights_of(whole).values(), weights_of(plain).values(), strict=True)
     )
     with pytest.raises(ConfigError, match=r"trained with augmentation\.mask_bands=4, not 5"):
-        run("parts", "resume=true", "augmentation.mask_bands=5", MASKS[1])
+        run("parts", "resume=true", "augmentation.mask_bands=5", *changes[1:])
 
 
 @pytest.mark.slow
@@ -161,8 +162,15 @@ def test_every_choice_is_built_or_refused(tiny_shards, choice, frontend):
         with pytest.raises(ConfigError, match=r"augmentation\.gain_db=6.0 changes waveforms, but frontend=mel reads"):
             builders.build_augmentation(config, audio)
         return
+    if choice == "stretch" and frontend != "mel":
+        with pytest.raises(
+            ConfigError, match=rf"stretch=0\.2 .* frontend={frontend} reads waveforms, .*: use frontend=mel"
+        ):
+            builders.build_augmentation(config, audio)
+        return
+    assert builders.build_plan(config).stretch == (0.2 if choice == "stretch" else 0.0)
     augmentation = builders.build_augmentation(config, audio)
-    assert (augmentation is None) == (choice == "none")
+    assert (augmentation is None) == (choice in ("none", "stretch"))
     if augmentation is not None:
         assert (augmentation.mask_bands, augmentation.mask_frames, augmentation.seed) == (16, 16, config.seed)
         assert augmentation.snr_db == ((10.0, 40.0) if choice == "waveform" else None)
@@ -175,8 +183,12 @@ def test_every_choice_is_built_or_refused(tiny_shards, choice, frontend):
         (["augmentation.snr_db=[10,20]"], r"snr_db=\[10.0, 20.0\] changes waveforms"),
         (["augmentation.mask_bands=16"], "mask_bands=16 may blank all 16"),
         (["augmentation.mask_frames=20"], "mask_frames=20 may blank all 16"),
+        (
+            ["augmentation.stretch=0.05"],
+            r"stretch=0\.05 is less than a frame .*chunk_frames=16\): give at least 0\.0667",
+        ),
     ],
-    ids=["gain", "noise", "bands", "frames"],
+    ids=["gain", "noise", "bands", "frames", "stretch"],
 )
 def test_what_cannot_be_is_refused_before_training(run, arguments, match):
     with pytest.raises(ConfigError, match=match):
@@ -189,7 +201,12 @@ def test_noise_needs_two_levels_in_order(value):
         load_config(TrainConfig, [f"augmentation.snr_db={value}"])
 
 
+def test_a_stretch_of_more_than_twice_is_refused():
+    with pytest.raises(ConfigError, match=r"augmentation\.stretch=1\.1 is too large: it must be at most 1"):
+        load_config(TrainConfig, ["augmentation.stretch=1.1"])
+
+
 def test_negative_values_are_refused():
-    for key in ("gain_db", "mask_bands", "mask_frames"):
+    for key in ("gain_db", "mask_bands", "mask_frames", "stretch"):
         with pytest.raises(ConfigError, match=rf"augmentation\.{key}=-1"):
             load_config(TrainConfig, [f"augmentation.{key}=-1"])

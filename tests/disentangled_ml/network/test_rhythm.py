@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from datamodules.audio.spectrogram import log_mel
+from datamodules.batches.streams import mel_chunk
+from disentangled_ml.chunks import tempo_ratio
 from disentangled_ml.network.checkpoint import make_network
 from disentangled_ml.network.frontends import standardise
 from disentangled_ml.network.rhythm import (
@@ -65,6 +67,17 @@ def test_a_stretch_in_time_shifts_the_axis(steps):
     cosine = torch.nn.functional.cosine_similarity
     assert cosine(near[middle], shifted, dim=0) > 0.9
     assert cosine(near[middle], far[middle], dim=0) < 0.7
+
+
+@pytest.mark.parametrize("span", [108, 117, 141, 154])
+@pytest.mark.parametrize("bpm", [87.0, 121.0, 150.0])
+def test_a_stretched_chunk_has_the_tempo_of_its_changed_label(bpm, span):
+    mel = log_mel(click_track(bpm, AUDIO.seconds(span) + 0.2), AUDIO).astype(np.float16)
+    stretched = torch.from_numpy(mel_chunk(mel, 129, 0, span)).float()
+    label = bpm * tempo_ratio(span, 129)
+    row = spectrum(standardise(stretched)[None])[0, -1]
+    first = round(math.log(label / 1.5 / SLOWEST) / STEP)
+    assert abs(first + int(row[first:].argmax()) - round(math.log(label / SLOWEST) / STEP)) <= 1
 
 
 def test_neither_a_gain_nor_an_offset_of_the_log_mel_changes_anything():

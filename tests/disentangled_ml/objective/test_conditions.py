@@ -231,6 +231,17 @@ def test_rarity_of_tempo():
     assert condition.rarity(condition.encode([90, None, 120.5])).tolist() == [1.0, 0.0, 1.0]
 
 
+def test_only_tempi_change_with_a_stretch():
+    ratio = np.array([1.2, 0.8, 1.0])
+    genre, tempo = TagCondition("genre", TAGS), TempoCondition()
+    tags, tempi = genre.encode(TAG_LABELS[:3]).float().numpy(), tempo.encode([100, None, 90.5]).numpy()
+    assert genre.stretched(tags, ratio) is tags
+    changed = tempo.stretched(tempi, ratio)
+    assert changed.dtype == np.float32
+    np.testing.assert_array_equal(changed, np.array([[120], [np.nan], [90.5]], np.float32))
+    np.testing.assert_array_equal(tempi, tempo.encode([100, None, 90.5]).numpy())
+
+
 def test_unknown_tempo_relation():
     with pytest.raises(ValueError, match=r"'close' is unknown: choose absolute or relative"):
         TempoCondition(relation="close")
