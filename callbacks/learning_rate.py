@@ -1,5 +1,6 @@
-"""The learning rate schedule of J. Lee et al. (ICASSP 2020): divided by 5 on a plateau, up to 5 times; then training stops."""
+"""Schedules of the learning rate: lowered on a plateau, as J. Lee et al. (ICASSP 2020) do, or along half a cosine."""
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -60,3 +61,21 @@ class ReduceLearningRate(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.plateaus, self.best, self.bad_epochs = (state_dict[key] for key in ("plateaus", "best", "bad_epochs"))
+
+
+class CosineLearningRate(pl.Callback):
+    """Lower the learning rate along half a cosine, to almost zero in the last epoch (I. Loshchilov, F. Hutter, ICLR 2017).
+
+    It needs no validation, which says little where there are some dozens of tracks. Logs ``train/learning_rate``, the rate of each
+    epoch. With another ``trainer.max_epochs`` a resumed run follows another curve.
+    """
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        scale = (1 + math.cos(math.pi * trainer.current_epoch / trainer.max_epochs)) / 2
+        for group in trainer.optimizers[0].param_groups:
+            # The optimiser's state has it in a resumed run.
+            group["lr"] = scale * group.setdefault("initial_lr", group["lr"])
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("train/learning_rate", self.rate, on_step=False, on_epoch=True, batch_size=1)

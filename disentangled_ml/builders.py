@@ -20,7 +20,7 @@ from callbacks.early_stopping import EarlyStopping
 from callbacks.embedding_map import EmbeddingMap
 from callbacks.epoch_lines import EpochLines
 from callbacks.filters import FilterPlot
-from callbacks.learning_rate import ReduceLearningRate
+from callbacks.learning_rate import CosineLearningRate, ReduceLearningRate
 from callbacks.mask_heatmap import MaskHeatmap
 from callbacks.preemption import Preempted
 from callbacks.skipped_tracks import SkippedTracks
@@ -49,6 +49,10 @@ from disentangled_ml.training.tracking import build_logger
 MONITOR = "val/triplet_accuracy/mean"
 # If the conditions' labels are not used.
 TRACK_MONITOR = "val/triplet_accuracy/track"
+SCHEDULES = {
+    "plateau": lambda training: ReduceLearningRate(training.lr_factor, training.lr_patience, training.lr_reductions),
+    "cosine": lambda training: CosineLearningRate(),
+}
 # Loading processes per GPU, unless configured.
 MAX_WORKERS = 8
 
@@ -222,7 +226,7 @@ def build_callbacks(config: DictConfig, run_dir: Path) -> list[Callback]:
         SkippedTracks(),
         TripletAccuracy(),
         CollapseWarning(),
-        ReduceLearningRate(training.lr_factor, training.lr_patience, training.lr_reductions),
+        SCHEDULES[training.schedule](training),
         AccuracyCurves(),
         MaskHeatmap(),
         EmbeddingMap(),

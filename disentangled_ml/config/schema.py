@@ -150,6 +150,7 @@ class TrainingConfig:
     max_epochs: int = between(1, 1_000_000_000)
     learning_rate: float = at_least(1e-12)
     weight_decay: float = at_least(0)
+    schedule: str = one_of("plateau", "cosine")
     lr_factor: float = between(1e-6, 0.999)
     lr_patience: int = at_least(0)
     lr_reductions: int = at_least(0)

@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from tiny_runs import Recorder, TinyData, tiny_module, tiny_trainer
 
-from callbacks.learning_rate import ReduceLearningRate
+from callbacks.learning_rate import CosineLearningRate, ReduceLearningRate
 from callbacks.triplet_accuracy import TripletAccuracy
 
 # Patience 1, 2 reductions: the second bad value in a row lowers the rate; when that is due for the third time, training stops.
@@ -106,3 +106,31 @@ def test_rates_below_the_default_smallest_change_of_torch_are_lowered():
     schedule.on_validation_end(trainer, None)
     schedule.on_validation_end(trainer, None)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(2e-10)
+
+
+def fit_cosine(folder, epochs, checkpoint=None, stop_after=None):
+    rates, recorder = Rates(), Recorder()
+    trainer = tiny_trainer(
+        folder, CosineLearningRate(), rates, recorder, epochs=epochs, limit_train_batches=1, limit_val_batches=1
+    )
+    if stop_after is not None:
+        rates.on_train_epoch_end = lambda trainer, _: setattr(
+            trainer, "should_stop", trainer.current_epoch + 1 == stop_after
+        )
+    trainer.fit(tiny_module(learning_rate=0.5), datamodule=TinyData(), ckpt_path=checkpoint, weights_only=True)
+    return trainer, rates.rates, recorder.epochs
+
+
+def test_half_a_cosine_is_followed_and_logged(tmp_path):
+    _, rates, epochs = fit_cosine(tmp_path, 4)
+    expected = [0.5, 0.5 * (1 + 0.5**0.5) / 2, 0.25, 0.5 * (1 - 0.5**0.5) / 2]
+    assert rates == pytest.approx(expected)
+    assert [epoch["train/learning_rate"] for epoch in epochs] == pytest.approx(expected)
+
+
+def test_a_resumed_run_goes_on_along_the_cosine(tmp_path):
+    _, whole, _ = fit_cosine(tmp_path, 4)
+    trainer, before, _ = fit_cosine(tmp_path, 4, stop_after=2)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    _, after, _ = fit_cosine(tmp_path, 4, tmp_path / "last.ckpt")
+    assert before + after == pytest.approx(whole)

@@ -28,6 +28,7 @@ REQUIRED = {
     "human_triplets": ["checkpoint=best.ckpt", "triplets=t.csv"],
     "tempo_check": ["manifest=m.csv"],
     "html_report": ["run=runs/x"],
+    "learning_curve": ["shards=d"],
     "table": ["shards=shards/x"],
     "trajectory": ["checkpoint=best.ckpt", "path=a.flac"],
     "changes": ["checkpoint=best.ckpt"],
