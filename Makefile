@@ -64,8 +64,8 @@ submit = sbatch --parsable --cpus-per-task=$(CPUS) --time='$(TIME)'
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo
-	@echo 'make train BACKBONE=conv|resnet|se|inception [MASK=fixed|learned|none] [DATA=demo|msd|mtg_jamendo|'
-	@echo '           magnatagatune|DIR of shards] [EXPERIMENT=demo|icassp2020] [ARGS="key=value ..."]'
+	@echo 'make train BACKBONE=conv|resnet|se|inception|musicnn [MASK=fixed|learned|none] [DATA=demo|msd|mtg_jamendo|'
+	@echo '           magnatagatune|DIR of shards] [EXPERIMENT=demo|icassp2020|small_catalogue] [ARGS="key=value ..."]'
 	@echo '           (keys: .venv/bin/disentangled train --help)'
 	@echo 'make sweep SWEEP=grid|random|bayes [DATA=... and the rest as for train], make agent SWEEP_ID=... [COUNT=runs]   (docs/sweeps.md)'
 	@echo 'make slurm [JOB=train] [NODES=1] [GPUS=1 per node, 0: a CPU task] [what `make train` takes]'
