@@ -192,6 +192,15 @@ class TableConfig:
 
 
 @dataclass
+class TagsModelConfig:
+    """The keys of ``disentangled tags_model``."""
+
+    shards: str
+    out: str
+    chunk_frames: int = between(16, MOST_FRAMES)
+
+
+@dataclass
 class HtmlReportConfig:
     """The keys of ``disentangled html_report``."""
 

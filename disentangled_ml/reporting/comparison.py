@@ -35,6 +35,7 @@ TITLES = {
     "vq_soft": "MFCC-VQ, soft",
     "vq_sqrt": "MFCC-VQ, square root",
     "vq_soft_sqrt": "MFCC-VQ, soft, square root",
+    "musicnn_tags": "musicnn's tags, no training",
     "track_only": "track only",
     "category": "category (no masks)",
     "category_track": "category + track reg.",

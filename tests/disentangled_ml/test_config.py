@@ -29,6 +29,7 @@ REQUIRED = {
     "tempo_check": ["manifest=m.csv"],
     "html_report": ["run=runs/x"],
     "table": ["shards=shards/x"],
+    "tags_model": ["shards=shards/x", "out=x.ckpt"],
     "trajectory": ["checkpoint=best.ckpt", "path=a.flac"],
     "changes": ["checkpoint=best.ckpt"],
     "embed": ["checkpoint=best.ckpt", "out=indexes/x"],

@@ -89,5 +89,8 @@ def test_arguments_are_checked_before_anything_heavy_is_imported(arguments):
 def test_both_ways_to_run_a_command_answer_alike(module):
     done = run("-m", *module, "backbone=nope")
     assert done.returncode == 1
-    assert done.stderr == "configuration error: backbone=nope is unknown: choose one of conv, inception, resnet, se\n"
+    assert (
+        done.stderr
+        == "configuration error: backbone=nope is unknown: choose one of conv, inception, musicnn, resnet, se\n"
+    )
     assert not done.stdout
