@@ -11,7 +11,7 @@ Conventions, used everywhere in the project:
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Generator, Tensor
@@ -160,12 +160,25 @@ class TrackInfo(NamedTuple):
         artist: Name of the artist, None where unknown.
         frames: Length of its spectrogram.
         labels: Per condition the tags (list of str) or the tempo (float, BPM); a condition without label is absent.
+        estimates: Per condition whose tags are estimated, the probability of each tag.
     """
 
     track_id: str
     artist: str | None
     frames: int
     labels: dict[str, list[str] | float]
+    estimates: dict[str, dict[str, float]] | None = None
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return what is stored of it; estimates only where there are some.
+
+        >>> TrackInfo("a", None, 129, {"tempo": 60.0}).as_plain()
+        {'track_id': 'a', 'artist': None, 'frames': 129, 'labels': {'tempo': 60.0}}
+        """
+        content = self._asdict()
+        if self.estimates is None:
+            del content["estimates"]
+        return content
 
 
 class TrackRecord(NamedTuple):
