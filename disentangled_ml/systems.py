@@ -363,6 +363,7 @@ def evaluate_split(
     names = [condition.name for condition in conditions]
     masks = system.masks(embedding.shape[1])[[system.condition_names.index(name) for name in names]]
     report = split_report(table, triplets, masks, conditions, infos, match)
+    report["estimated"] = [name for name in names if name in index.estimated()]
     if probe:
         from disentangled_ml.evaluation.probe import probe_report  # scikit-learn takes a second to import
 

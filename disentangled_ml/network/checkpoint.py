@@ -269,6 +269,8 @@ def network_from(checkpoint: dict[str, Any], path: str | Path = "in memory") -> 
         audio, features = AudioSettings(**checkpoint["audio"]), checkpoint.get("features", ())
         if arguments["backbone"] == TAGS_ALONE:
             network = make_tags_network(checkpoint["tags"], audio, features)
+            if network.condition_names != checkpoint["conditions"]:
+                raise ValueError(f"conditions {checkpoint['conditions']}, but tags of {list(checkpoint['tags'])}")
         else:
             network = make_network(checkpoint["conditions"], audio, **arguments, features=features)
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}

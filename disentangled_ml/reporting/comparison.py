@@ -12,7 +12,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from disentangled_ml.files import atomic_write, write_json, write_text
-from disentangled_ml.reporting.cells import accuracy_text, markdown_table, number_text
+from disentangled_ml.reporting.cells import (
+    accuracy_text,
+    estimated_note,
+    estimated_of,
+    markdown_table,
+    marked,
+    number_text,
+)
 from disentangled_ml.reporting.published import published
 from disentangled_ml.structures import TRACK
 
@@ -46,6 +53,9 @@ TITLES = {
     "learned_disjoint": "learned masks, disjoint start",
     "proxy": "proxies",
     "classification": "classification",
+    "rhythm": "full system + rhythm branch",
+    "musicnn": "musicnn's features",
+    "musicnn_rhythm": "musicnn's features + rhythm branch",
     "fixed_mel": "fixed mel",
     "trainable_mel": "trainable mel",
     "trainable_stft": "trainable STFT and mel",
@@ -117,7 +127,8 @@ def assemble(cells: Sequence[dict[str, Any]], names: Sequence[str], settings: di
         by_system.setdefault(cell["system"], []).append(cell)
     rows = [make_row(found, "all", names) for system, found in by_system.items() if system != SPECIALISED]
     rows += [make_row(found, "sub", names) for found in by_system.values() if found[0]["has_subspaces"]]
-    return {"columns": [*names, "mean", TRACK], "rows": rows, "settings": settings}
+    estimated = [name for name in names if any(name in estimated_of(cell) for cell in cells)]
+    return {"columns": [*names, "mean", TRACK], "rows": rows, "settings": settings, "estimated": estimated}
 
 
 def table_cell(entry: dict[str, Any] | None) -> str:
@@ -149,14 +160,18 @@ def label_lines(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[li
 
 
 def markdown(comparison: dict[str, Any]) -> str:
-    columns, rows = comparison["columns"], comparison["rows"]
+    columns, rows, estimated = comparison["columns"], comparison["rows"], estimated_of(comparison)
+    shown = [marked(column, estimated) for column in columns]
     names = columns[:-2]
     counts = ", ".join(f"{name} {max(row[name]['n'] for row in rows):,}" for name in names)
     parts = [f"Triplet accuracy (chance 0.5); test triplets: {counts}; time: seconds of training."]
+    if estimated:
+        # The star would begin an emphasis.
+        parts.append("\\" + estimated_note(estimated) + ".")
     for space, title in SPACES.items():
         lines = [line for row in rows if row["space"] == space for line in accuracy_lines(row, columns)]
         if lines:
-            parts += [f"**{title}**", markdown_table(["system", *columns, "parameters", "time"], lines)]
+            parts += [f"**{title}**", markdown_table(["system", *shown, "parameters", "time"], lines)]
     header = ["system", "diagonal - off", *(f"R@1 {name}" for name in names), "track R@1"]
     header += [f"probe {name}" for name in rows[0]["probe"]]
     parts += [

@@ -40,6 +40,20 @@ def sample(number: int, models: int) -> dict:
     return {**made, "musicnn": windows.astype(np.float16)}
 
 
+def unlabelled(made: dict) -> dict:
+    """Take the genre from a track, and leave how probable each is."""
+    labels = dict(made["info"].labels)
+    (genre,) = labels.pop("genre")
+    estimates = {"genre": {name: 0.75 if name == genre else 0.25 for name in GENRES}}
+    return {**made, "info": made["info"]._replace(labels=labels, estimates=estimates)}
+
+
+def labels_of(catalogue: Path) -> dict[str, list[str]]:
+    """Read the genres of a catalogue's tracks that have one."""
+    found = read_catalogue(catalogue)
+    return {t.track_id: t.labels["genre"] for t in found.tracks(range(len(found))) if "genre" in t.labels}
+
+
 def write_features(root: Path, features: tuple[str, ...]) -> Path:
     root.mkdir()
     splits, number = {}, 0
@@ -96,6 +110,35 @@ def test_the_command_evaluates_it_with_and_without_a_checkpoint(tmp_path, shards
     assert fitted == loaded
     assert list(fitted["sub"]) == ["genre", "mood", "tempo", "mean"]
     assert fitted["sub"]["genre"]["accuracy"] > 0.95
+
+
+def test_evaluation_on_estimated_labels_is_marked(tmp_path, shards, checkpoint, capsys):
+    """Genre is taken as estimated: labels, as training and the lists read them, are made of probabilities and thresholds."""
+    index, root = ShardIndex.read(shards), tmp_path / "estimated"
+    root.mkdir()
+    for split, number in zip(COUNTS, (0, 6, 8), strict=True):
+        write_shard(root / f"{split}.tar", [unlabelled(sample(number + i, 1)) for i in range(COUNTS[split])])
+    entry = {"name": "genre", "kind": "tags", "vocabulary": list(GENRES), "estimated": "musicnn"}
+    entry |= {"share": 0.5, "thresholds": dict.fromkeys(GENRES, 0.5)}
+    replace(index, root=root, conditions=[entry, *index.conditions[1:]]).write()
+    report = report_of(tmp_path, "baseline=musicnn_tags", f"shards={root}")
+    assert report["estimated"] == ["genre"]
+    shown = capsys.readouterr().out
+    assert "genre* " in shown
+    assert "* labels estimated, not given: genre" in shown
+    given = report_of(tmp_path, "baseline=musicnn_tags", f"shards={shards}")
+    assert given["estimated"] == []
+    assert {**report, "estimated": []} == given  # the labels are the same
+
+    out = tmp_path / "catalogue"
+    arguments = [f"checkpoint={checkpoint}", f"shards={root}", f"out={out}", "accelerator=cpu"]
+    embed.main(load_config(EmbedConfig, arguments))
+    before = labels_of(out)
+    assert len(before) == sum(COUNTS.values())
+    entry["thresholds"]["bass"] = 1.1
+    replace(index, root=root, conditions=[entry, *index.conditions[1:]]).write()
+    embed.main(load_config(EmbedConfig, arguments))
+    assert labels_of(out) == {track_id: tags for track_id, tags in before.items() if tags != ["bass"]}
 
 
 def test_instruments_are_told_by_the_network_that_knows_them(tmp_path):
