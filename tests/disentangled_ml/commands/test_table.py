@@ -278,7 +278,10 @@ def test_a_folder_that_is_worked_in_is_refused(made, tiny_shards):
 @pytest.mark.parametrize(
     ("argument", "match"),
     [
-        ("systems=[vq,paper]", r"^systems: paper is unknown: choose of vq, .*bandwidth, category, .*track_only"),
+        (
+            "systems=[vq,paper]",
+            r"^systems: paper is unknown: choose of vq, .*bandwidth, musicnn_tags, category, .*track_only",
+        ),
         ("systems=[]", r"systems=\[\] must be some, each once"),
         ("systems=[vq,category,vq]", r"systems=\['vq', 'category', 'vq'\] must be some, each once"),
         ("seeds=[]", r"seeds=\[\] must be some, each once"),

@@ -15,8 +15,8 @@ from datamodules.audio import musicnn
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import write_shard
 from disentangled_ml import systems
-from disentangled_ml.commands import embed, search, tags_model
-from disentangled_ml.commands.schemas import EmbedConfig, EvaluateConfig, SearchConfig, TagsModelConfig
+from disentangled_ml.commands import embed, search, table, tags_model
+from disentangled_ml.commands.schemas import EmbedConfig, EvaluateConfig, SearchConfig, TableConfig, TagsModelConfig
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.network.checkpoint import load_model
@@ -139,6 +139,28 @@ def test_evaluation_on_estimated_labels_is_marked(tmp_path, shards, checkpoint, 
     replace(index, root=root, conditions=[entry, *index.conditions[1:]]).write()
     embed.main(load_config(EmbedConfig, arguments))
     assert labels_of(out) == {track_id: tags for track_id, tags in before.items() if tags != ["bass"]}
+
+
+def test_it_is_a_row_of_the_table_without_training(tmp_path, shards, monkeypatch):
+    monkeypatch.setattr(table.signal, "signal", lambda *_: None)
+    given = [f"shards={shards}", f"out={tmp_path}/table", "systems=[random,musicnn_tags]", "triplets_per_condition=60"]
+    table.main(load_config(TableConfig, [*given, "seeds=[0,1]"]))
+    rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
+    assert [(row["system"], row["space"]) for row in rows] == [
+        ("random", "all"),
+        ("musicnn_tags", "all"),
+        ("musicnn_tags", "sub"),
+    ]
+    assert rows[2]["genre"]["accuracy"] > 0.95
+    assert (rows[2]["parameters"], rows[2]["seconds"]) == (None, None)
+
+
+def test_a_checkpoint_whose_tags_do_not_fit(tmp_path, checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    for change in ({"conditions": ["genre", "tempo"]}, {"tags": ["rock"]}, {"tags": {"genre": ["rock"]}}):
+        torch.save({**content, **change}, tmp_path / "x.ckpt")
+        with pytest.raises(ValueError, match=r"x\.ckpt: no network can be made of it .*: give one that train wrote"):
+            load_model(tmp_path / "x.ckpt")
 
 
 def test_instruments_are_told_by_the_network_that_knows_them(tmp_path):
