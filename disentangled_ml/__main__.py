@@ -11,6 +11,7 @@ COMMANDS = {  # in the order of the help: the module, whose main is run, and the
     "demo": ("disentangled_ml.commands.demo", schemas.DemoConfig),
     "prepare": ("disentangled_ml.prepare", schemas.PrepareConfig),
     "train": ("disentangled_ml.train", TrainConfig),
+    "tags_model": ("disentangled_ml.commands.tags_model", schemas.TagsModelConfig),
     "evaluate": ("disentangled_ml.evaluate", schemas.EvaluateConfig),
     "table": ("disentangled_ml.commands.table", schemas.TableConfig),
     "learning_curve": ("disentangled_ml.commands.learning_curve", schemas.LearningCurveConfig),

@@ -16,27 +16,27 @@ from omegaconf import DictConfig
 
 from datamodules.shards.index import ShardIndex
 from datamodules.triplet_lists.lists import ListSettings
-from disentangled_ml.baselines import BASELINES
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.reporting.report import accuracy_table, retrieval_table
 from disentangled_ml.systems import (
-    BaselineSystem,
+    UNTRAINED,
     System,
     evaluate_list,
     evaluate_split,
     list_conditions,
     load_network_system,
+    untrained_system,
 )
 
 
 def check_settings(config: DictConfig) -> None:
     """Check that the keys fit together. Raises ConfigError, naming those that do not."""
     if (config.checkpoint is None) == (config.baseline is None):
-        raise ConfigError(f"give either checkpoint=FILE or baseline={'|'.join(BASELINES)}")
-    if config.baseline is not None and config.baseline not in BASELINES:
-        raise ConfigError(f"baseline={config.baseline} is unknown: choose one of {', '.join(BASELINES)}")
+        raise ConfigError(f"give either checkpoint=FILE or baseline={'|'.join(UNTRAINED)}")
+    if config.baseline is not None and config.baseline not in UNTRAINED:
+        raise ConfigError(f"baseline={config.baseline} is unknown: choose one of {', '.join(UNTRAINED)}")
     if config.checkpoint is None and config.shards is None:
         raise ConfigError("no value for shards: a baseline needs shards=DIR")
     for key in ("probe", "match_bandwidth"):
@@ -54,10 +54,10 @@ def load_system(config: DictConfig) -> tuple[System, Mapping[str, Any]]:
         batch, keep_sequences = config.tracks_per_batch, config.match != MEAN
         system, model = load_network_system(config.checkpoint, index, config.accelerator, batch, keep_sequences)
         return system, model.tempo
-    baseline = BASELINES[config.baseline](seed=config.seed)
     data = load_config(TrainConfig, ["data=shards", f"data.shards={index.root}"]).data
     names = [entry["name"] for entry in index.conditions]
-    return BaselineSystem(baseline, index, names, data.chunk_frames), data.tempo
+    system = untrained_system(config.baseline, index, names, data.chunk_frames, config.seed, config.tracks_per_batch)
+    return system, data.tempo
 
 
 def main(config: DictConfig) -> None:

@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -33,7 +34,7 @@ from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.tags import choose_conditions
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
-from disentangled_ml.commands.schemas import FEATURE_CHOICES
+from disentangled_ml.commands.schemas import FEATURE_CHOICES, TAGS_OF_MUSICNN
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import output_context
 from disentangled_ml.structures import SPLITS, TEMPO, AudioSettings, Corpus
@@ -45,14 +46,39 @@ logger = logging.getLogger("prepare")
 
 def build_corpus(config: DictConfig) -> Corpus:
     """Build the corpus of a configuration: of its data set, or of its manifest."""
+    optional = (TEMPO, *(musicnn.CONDITION_TAGS if config.tags == TAGS_OF_MUSICNN else ()))
     if config.corpus is None:
         manifest = Path(config.manifest)
-        return read_manifest(manifest, config.split_shares, config.conditions, config.unknown_values)
+        return read_manifest(manifest, config.split_shares, config.conditions, config.unknown_values, optional)
     # Every track would be rejected, one by one.
     if not config.merge and not Path(config.corpus.audio).is_dir():
         raise ConfigError(f"corpus.audio={config.corpus.audio} is not a folder: give the one that holds the recordings")
     corpus = resolve_name(OmegaConf.get_type(config.corpus).reader)(**OmegaConf.to_container(config.corpus))
-    return corpus if config.conditions is None else choose_conditions(corpus, config.conditions)
+    return corpus if config.conditions is None else choose_conditions(corpus, config.conditions, optional)
+
+
+def estimated_conditions(config: DictConfig, corpus: Corpus) -> tuple[str, ...]:
+    """Return the conditions whose tags are to be estimated: those that the corpus lacks, of those chosen.
+
+    Raises: ConfigError: if one was chosen that the features tell nothing of.
+    """
+    if config.tags != TAGS_OF_MUSICNN:
+        return ()
+    features, found = FEATURE_CHOICES[config.features], []
+    for name, models in musicnn.CONDITION_TAGS.items():
+        if name in corpus.conditions or (config.conditions is not None and name not in config.conditions):
+            continue
+        best = next(iter(models))
+        if best in features:
+            found.append(name)
+            continue
+        able = " or ".join(choice for choice, networks in FEATURE_CHOICES.items() if best in networks)
+        if config.conditions is not None:
+            raise ConfigError(
+                f"conditions: {name} is not in the data, and features={config.features} cannot tell it: use {able}"
+            )
+        logger.info("%s is not estimated: that takes features=%s", name, able)
+    return tuple(found)
 
 
 def kind_of(reason: str) -> str:
@@ -88,6 +114,8 @@ def main(config: DictConfig) -> None:
         tracks_per_shard=config.tracks_per_shard,
         max_lost=config.max_lost,
         features=FEATURE_CHOICES[config.features],
+        estimated=estimated_conditions(config, corpus),
+        tag_share=config.tag_share,
     )
     if settings.features:
         musicnn.require(settings.features)  # before anything long begins
@@ -119,7 +147,7 @@ def parse_part(text: str | None) -> Part | None:
 def log_summary(index: ShardIndex, notes: Iterable[str]) -> None:
     """Log what is in the shards, what the reader of the corpus has changed, and what was rejected."""
     counts = ", ".join(f"{index.count(split)} {split}" for split in SPLITS)
-    names = ", ".join(entry["name"] for entry in index.conditions)
+    names = ", ".join(map(described, index.conditions))
     logger.info("%s: %s tracks; conditions: %s", index.root, counts, names)
     if not index.conditions:
         logger.warning(
@@ -134,6 +162,21 @@ def log_summary(index: ShardIndex, notes: Iterable[str]) -> None:
     if warnings:
         counts = count_reasons(warnings, "warning" if len(warnings) == 1 else "warnings")
         logger.warning("%s, see %s", counts, index.root / "warnings.csv")
+
+
+def described(entry: dict[str, Any]) -> str:
+    """Return the name of a condition of the index, and whether its labels are estimated.
+
+    >>> described({"name": "mood", "kind": "tags", "vocabulary": []})
+    'mood'
+    >>> described({"name": "tempo", "kind": "tempo", "estimated": "madmom", "estimated_tracks": 3})
+    'tempo (estimated by madmom, of 3 tracks)'
+    """
+    if "estimated" not in entry:
+        return entry["name"]
+    share = f"each tag of {entry['share']:.0%} of the tracks" if "share" in entry else ""
+    tracks = f"of {entry['estimated_tracks']:,} tracks" if "estimated_tracks" in entry else share
+    return f"{entry['name']} (estimated by {entry['estimated']}, {tracks})"
 
 
 def read_column(path: Path, name: str) -> list[str]:

@@ -162,6 +162,7 @@ class TrackInfo(NamedTuple):
         frames: Length of its spectrogram.
         labels: Per condition the tags (list of str) or the tempo (float, BPM); a condition without label is absent.
         other_tempo: Where the tempo was estimated and its octave is ambiguous, the other one (BPM).
+        estimates: Per condition whose tags are estimated, the probability of each tag.
     """
 
     track_id: str
@@ -169,16 +170,18 @@ class TrackInfo(NamedTuple):
     frames: int
     labels: dict[str, list[str] | float]
     other_tempo: float | None = None
+    estimates: dict[str, dict[str, float]] | None = None
 
     def as_plain(self) -> dict[str, Any]:
-        """Return what is stored of it; a second tempo only where there is one.
+        """Return what is stored of it; a second tempo and estimates only where there are some.
 
         >>> TrackInfo("a", None, 129, {"tempo": 60.0}).as_plain()
         {'track_id': 'a', 'artist': None, 'frames': 129, 'labels': {'tempo': 60.0}}
         """
         content = self._asdict()
-        if self.other_tempo is None:
-            del content["other_tempo"]
+        for name in ("other_tempo", "estimates"):
+            if content[name] is None:
+                del content[name]
         return content
 
 

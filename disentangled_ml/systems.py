@@ -1,4 +1,4 @@
-"""What can be evaluated on shards: a network, a set of specialised networks, a baseline; and the reports on them."""
+"""What can be evaluated on shards: a network, a set of specialised networks, a baseline, musicnn's tags; and the reports on them."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,11 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from datamodules.audio import musicnn
 from datamodules.batches.streams import ChunkOutside, EvaluationStream, Source, check_starts
 from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.shards.tar import (
+    FEATURES,
     check_split,
+    decode_features,
     decode_info,
     decode_mel,
     known_tracks,
@@ -23,8 +26,10 @@ from datamodules.shards.tar import (
     share_slices,
 )
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets, read_triplets
+from disentangled_ml.baselines import BASELINES
 from disentangled_ml.baselines.base import Baseline
 from disentangled_ml.baselines.controls import bandwidth
+from disentangled_ml.chunks import FEATURE_SIZE
 from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.evaluation.collapse import collapse_remarks
 from disentangled_ml.evaluation.listed_triplets import (
@@ -36,13 +41,22 @@ from disentangled_ml.evaluation.listed_triplets import (
 )
 from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.files import error_context
-from disentangled_ml.network.checkpoint import TrainedModel, choose_device, load_model
+from disentangled_ml.network.checkpoint import (
+    TAGS_ALONE,
+    TrainedModel,
+    choose_device,
+    load_model,
+    make_tags_network,
+)
 from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.network.model import ConditionalSimilarityNetwork, embed_in_passes
 from disentangled_ml.objective.conditions import Condition, TempoCondition
 from disentangled_ml.progress import show_progress
 from disentangled_ml.structures import SPLITS, TRACK, Member, requested_starts
 
+# Systems of which nothing is trained, and which have no checkpoint.
+UNTRAINED = (*BASELINES, TAGS_ALONE)
+MIN_DEVIATION = 1e-6  # of a logit that varies
 logger = logging.getLogger("evaluate")
 
 
@@ -84,17 +98,18 @@ class NetworkSystem:
     ):
         self.network, self.tracks_per_batch, self.keep_sequences = network, tracks_per_batch, keep_sequences
         self.index, self.condition_names, self.chunk_frames = index, network.condition_names, chunk_frames
-        self.n_parameters = sum(parameter.numel() for parameter in network.parameters())
+        self.n_parameters = sum(parameter.numel() for parameter in network.parameters()) or None
         masks = network.masks()
         self.has_subspaces = not bool((masks == masks[0]).all())
         self.source = Source(index, [], network.source, chunk_frames)
 
     @torch.inference_mode()
     def embed(self, split: str, wanted: set[Member], only: frozenset[str] | None = None) -> EmbeddingTable:
-        table = EmbeddingTable(wanted=wanted, keep_sequences=self.keep_sequences)
+        network = self.network
+        table = EmbeddingTable(wanted, keep_sequences=self.keep_sequences, normalised=network.normalised)
         stream = EvaluationStream(self.source, split, self.tracks_per_batch, requested_starts(wanted), only)
         for chunks in show_progress(stream, desc=f"embed {split}", unit="batch"):
-            table.add(chunks, embed_in_passes(self.network, chunks.audio))
+            table.add(chunks, embed_in_passes(network, chunks.audio))
         check_finite(table.rows, str(self.index.root))
         return table
 
@@ -237,6 +252,86 @@ def load_network_system(
     return NetworkSystem(model.network, index, model.chunk_frames, tracks_per_batch, keep_sequences), model
 
 
+def fit_tags(index: ShardIndex) -> tuple[ConditionalSimilarityNetwork, dict[str, list[str]]]:
+    """Make the network of musicnn's tags: standardised over the windows of the training tracks of some shards, nothing trained.
+
+    Its conditions are those that the shards' features have tags for, whatever the shards have labels of, and tempo.
+
+    Returns: The network, in evaluation mode, and the tags of each condition but tempo, in order.
+
+    Raises:
+        ConfigError: if the shards hold no features, or musicnn's package is not installed.
+        ShardsError: if they have no training tracks, or those are damaged.
+    """
+    if not index.features:
+        raise ConfigError(
+            f"{index.root} holds no features, of which musicnn makes its tags: prepare with features=musicnn"
+        )
+    if not index.count("train"):
+        raise ShardsError(f"{index.root} has no train tracks: check the manifest's split column")
+    with error_context(ImportError, str, ConfigError):
+        musicnn.require(index.features)
+    found = {name: musicnn.tag_model(name, index.features) for name in musicnn.CONDITION_TAGS}
+    models = {name: model for name, model in found.items() if model is not None}
+    if others := without_tags(index, index.features):
+        logger.warning(
+            "musicnn has no tags for %s of %s: the model has no such conditions", ", ".join(others), index.root
+        )
+    rows = {name: musicnn.tag_rows(name, model) for name, model in models.items()}
+    tags = {name: [musicnn.TAGS[models[name]][row] for row in rows[name]] for name in models}
+    network = make_tags_network(tags, index.audio, index.features)
+    columns = torch.arange(len(network.head.bias)).split([len(own) for own in tags.values()])
+    for (name, model), own in zip(models.items(), columns, strict=True):
+        trained, place = musicnn.network(model), index.features.index(model) * FEATURE_SIZE
+        network.head.weight[place : place + FEATURE_SIZE, own] = trained.tag_weight[:, rows[name]]
+        network.head.bias[own] = trained.tag_bias[rows[name]]
+    n_windows, moments = 0, torch.zeros(2, len(network.head.bias), dtype=torch.float64)
+    for features in read_features(index, "train"):
+        logits = network.head.logits(features).double()
+        n_windows += len(logits)
+        moments += torch.stack([logits.sum(0), logits.square().sum(0)])
+    mean, mean_square = moments / n_windows
+    deviation = (mean_square - mean.square()).clamp(min=0).sqrt()
+    network.head.mean.copy_(mean)
+    network.head.deviation.copy_(torch.where(deviation > MIN_DEVIATION, deviation, 1.0))
+    return network.eval(), tags
+
+
+def without_tags(index: ShardIndex, features: Sequence[str]) -> list[str]:
+    """Return the conditions of some shards that musicnn has no tags for, with the features of some networks."""
+    names = [entry["name"] for entry in index.conditions if entry["kind"] == "tags"]
+    return [name for name in names if musicnn.tag_model(name, features) is None]
+
+
+def read_features(index: ShardIndex, split: str) -> Iterator[Tensor]:
+    """Yield the features (windows, F) of the tracks of a split, in float32. Raises ShardsError, naming the sample, for damaged ones."""
+    width = FEATURE_SIZE * len(index.features)
+    for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), (FEATURES,)):
+        with sample_context(sample):
+            features = decode_features(sample[FEATURES], width)
+        yield torch.from_numpy(features.astype("float32"))
+
+
+def untrained_system(
+    name: str, index: ShardIndex, condition_names: list[str], chunk_frames: int, seed: int, tracks_per_batch: int = 8
+) -> System:
+    """Fit a system of ``UNTRAINED`` on the training tracks.
+
+    Args:
+        name: Of the system.
+        index: Of the shards.
+        condition_names: That a baseline reports on; musicnn's tags have their own.
+        chunk_frames: Length of the chunks.
+        seed: Of what a baseline draws.
+        tracks_per_batch: Whole tracks embedded at a time.
+
+    Raises: ValueError: if the shards do not have what it takes.
+    """
+    if name == TAGS_ALONE:
+        return NetworkSystem(fit_tags(index)[0], index, chunk_frames, tracks_per_batch)
+    return BaselineSystem(BASELINES[name](seed=seed), index, condition_names, chunk_frames)
+
+
 def list_conditions(index: ShardIndex, names: list[str], tempo: Mapping[str, Any]) -> list[Condition]:
     """Build those of the named conditions that the shards have, with this tempo relation. Raises ConfigError if there are none."""
     known = {entry["name"] for entry in index.conditions}
@@ -268,6 +363,7 @@ def evaluate_split(
     names = [condition.name for condition in conditions]
     masks = system.masks(embedding.shape[1])[[system.condition_names.index(name) for name in names]]
     report = split_report(table, triplets, masks, conditions, infos, match)
+    report["estimated"] = [name for name in names if name in index.estimated()]
     if probe:
         from disentangled_ml.evaluation.probe import probe_report  # scikit-learn takes a second to import
 

@@ -86,6 +86,7 @@ def train_and_test(
     if trainer.is_global_zero:
         masks = module.network.masks().detach().cpu()
         report = split_report(table, module.triplets, masks, data.conditions, data.infos["test"])
+        report["estimated"] = [name for name in module.condition_names if name in data.index.estimated()]
         write_json(run_dir / "metrics.json", without_nan(metrics))
         write_json(run_dir / "evaluation.json", report)
         sys.stdout.write(f"\n{accuracy_table(report)}\n\n{run_dir}\n")

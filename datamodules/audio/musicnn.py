@@ -64,6 +64,61 @@ TAGS = {
 }
 
 
+def _alone(tags: str) -> dict[str, tuple[str, ...]]:
+    return {tag: (tag,) for tag in _split(tags)}
+
+
+# Of each condition and network, the best network first: what a tag is called, and the tags of the network that mean it. Those of the
+# Million Song Dataset are sorted as by J. Lee et al., ICASSP 2020, and in conf/data/msd.yaml; those of MagnaTagATune as in
+# conf/data/magnatagatune.yaml, where voices of no kind ("vocals") are left out: they would part one singer from another.
+CONDITION_TAGS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
+    "genre": {
+        "msd": _alone(
+            """rock, pop, alternative, indie, electronic, dance, alternative rock, jazz, metal, classic rock, soul, indie rock,
+            electronica, folk, punk, blues, hard rock, ambient, experimental, Hip-Hop, country, funk, electro, heavy metal,
+            Progressive rock, rnb, indie pop, House"""
+        )
+    },
+    "mood": {
+        "msd": _alone(
+            "beautiful, chillout, Mellow, chill, party, easy listening, sexy, catchy, sad, happy, acoustic, oldies"
+        )
+    },
+    "instrument": {
+        "mtt": {
+            **_alone("guitar, strings, drums, piano, violin, synth, harpsichord, flute, sitar, harp, cello"),
+            "choir": ("choir", "choral"),
+            "female vocals": ("female vocal", "female voice", "female", "woman"),
+            "male vocals": ("male vocal", "male voice", "male", "man"),
+            "no vocals": ("no vocals", "no vocal", "no voice"),
+        },
+        "msd": {
+            **_alone("guitar, instrumental"),
+            "female vocals": ("female vocalists", "female vocalist"),
+            "male vocals": ("male vocalists",),
+        },
+    },
+}
+
+
+def tag_model(condition: str, models: Sequence[str]) -> str | None:
+    """Return which of some networks knows a condition's tags best; None where none does.
+
+    >>> tag_model("instrument", ("msd", "mtt")), tag_model("genre", ("mtt",)), tag_model("theme", ("msd",))
+    ('mtt', None, None)
+    """
+    return next((model for model in CONDITION_TAGS.get(condition, ()) if model in models), None)
+
+
+def tag_rows(condition: str, model: str) -> list[int]:
+    """Return the places of a condition's tags in ``TAGS`` of a network.
+
+    >>> tag_rows("instrument", "msd")
+    [32, 23, 5, 31, 13]
+    """
+    return [TAGS[model].index(tag) for tags in CONDITION_TAGS[condition][model].values() for tag in tags]
+
+
 def require(models: Sequence[str] = tuple(MODELS)) -> None:
     """Do nothing where the networks can be loaded, as ``window_features`` will.
 
@@ -225,6 +280,28 @@ def _features(log_mel: np.ndarray, starts: Sequence[int], models: Sequence[str])
             windows = network(model).windows(recording, [starts[row] for row in rows], int(length))
             features[rows, columns] = windows.numpy()
     return features
+
+
+def tag_probabilities(
+    features: np.ndarray, models: Sequence[str], conditions: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Estimate the probability of each tag of some conditions: the mean over the windows, to three digits.
+
+    Of tags that mean the same the highest counts.
+
+    Shape: features (windows, 200 * len(models)), model by model.
+    Raises: As ``require``.
+    """
+    parts = zip(models, np.split(features, len(models), axis=1), strict=True)
+    means = {model: (1 / (1 + np.exp(-tag_logits(part, model)))).mean(0) for model, part in parts}
+    found = {}
+    for condition in conditions:
+        model = tag_model(condition, models)
+        named = {
+            tag: [TAGS[model].index(one) for one in same] for tag, same in CONDITION_TAGS[condition][model].items()
+        }
+        found[condition] = {tag: float(f"{means[model][rows].max():.3g}") for tag, rows in named.items()}
+    return found
 
 
 @torch.inference_mode()

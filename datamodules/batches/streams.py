@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from datamodules.audio.decoding import decode_flac
 from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, stacked
 from datamodules.shards.damage import DamageBudget
+from datamodules.shards.estimates import labelled
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import (
     FEATURES,
@@ -195,7 +196,8 @@ class Source:
 
     def decode(self, sample: dict[str, Any]) -> tuple[TrackInfo, StreamedTrack]:
         """Decode a sample but for its chunks."""
-        info, (audio, features) = decode_info(sample["json"]), split_source(self.source)
+        info = labelled(decode_info(sample["json"]), self.index.thresholds())
+        audio, features = split_source(self.source)
         if audio == "waveform":
             read_chunk = partial(waveform_chunk, sample[MEMBERS[audio]], self.index.audio, self.chunk_frames)
             return info, StreamedTrack(info.frames, read_chunk, info.labels, name_code(info.artist))

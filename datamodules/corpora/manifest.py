@@ -15,7 +15,7 @@ be, which is what teaches that a song changes. All rows of a recording share a s
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -78,6 +78,7 @@ def read_manifest(
     split_shares: Sequence[float],
     conditions: Sequence[str] | None = None,
     unknown_values: Iterable[str] = UNKNOWN_VALUES,
+    optional: Collection[str] = (TEMPO,),
 ) -> Corpus:
     """Read a manifest.
 
@@ -86,13 +87,14 @@ def read_manifest(
         split_shares: Of train, val and test, for rows without a split.
         conditions: Columns to take as conditions; by default ``tempo`` and all others that do not hold numbers.
         unknown_values: What cells say, in any case, that do not know.
+        optional: Conditions that need not be there, since what lacks them is estimated.
 
     Raises: ManifestError: if the file is missing, empty, not UTF-8 CSV, or lacks a column or has one twice.
     """
     unknown = frozenset(value.strip().casefold() for value in unknown_values)
     with opened(manifest) as table:
         offered = table.offered
-        chosen = None if conditions is None else chosen_columns(manifest, offered, conditions)
+        chosen = None if conditions is None else chosen_columns(manifest, offered, conditions, optional)
         found = survey(table, chosen, unknown)
         separator, decimal_comma = SEPARATORS[table.separator], table.decimal_comma
     if not found.rows:
@@ -113,18 +115,20 @@ def read_manifest(
     return Corpus(names, partial(read_rows, manifest, reading), [f"{manifest}: {note}" for note in found.notes()])
 
 
-def chosen_columns(manifest: Path, offered: Sequence[str], conditions: Sequence[str]) -> list[str]:
-    """Return the columns that were chosen as conditions, however they are written; ``tempo`` need not be there."""
+def chosen_columns(
+    manifest: Path, offered: Sequence[str], conditions: Sequence[str], optional: Collection[str]
+) -> list[str]:
+    """Return the columns that were chosen as conditions, however they are written, and ``tempo``; some need not be there."""
     column_of = {key_of(column): column for column in offered}
     names = [known_column(name) or column_of.get(key_of(name), name) for name in conditions]
     if not names or len(set(names)) < len(names):
         raise ManifestError(f"conditions={list(conditions)} are none or not distinct; choose from: {told(offered)}")
-    missing = [name for name in names if name not in offered and name != TEMPO]
+    missing = [name for name in names if name not in (*offered, *optional)]
     if missing:
         raise ManifestError(
             f"manifest {manifest} has no column {', '.join(missing)} for a condition; choose from: {told(offered)}"
         )
-    return names
+    return [name for name in names if name in (*offered, TEMPO)]
 
 
 def check_names(manifest: Path, names: Sequence[str]) -> None:

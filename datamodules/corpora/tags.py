@@ -35,15 +35,16 @@ def check_names(names: Iterable[str]) -> None:
             raise CorpusError(f"corpus.tags.{name}: a condition of tags cannot be called {name!r}, rename it")
 
 
-def choose_conditions(corpus: Corpus, names: Sequence[str]) -> Corpus:
-    """Keep some conditions of a corpus, in the given order; ``tempo``, which is estimated, may be one of them.
+def choose_conditions(corpus: Corpus, names: Sequence[str], optional: Collection[str] = (TEMPO,)) -> Corpus:
+    """Keep some conditions of a corpus, in the given order; among them may be optional ones, which are estimated.
 
     Raises: CorpusError: if they are none, not distinct, or one is unknown.
     """
-    legal = [*corpus.conditions, TEMPO]
+    legal = list(dict.fromkeys([*corpus.conditions, *optional]))
     if not names or len(set(names)) < len(names) or not set(names) <= set(legal):
         raise CorpusError(f"conditions={list(names)} are not legal: choose distinct ones of {', '.join(legal)}")
-    return Corpus(list(names), partial(choose_labels, corpus, frozenset(names)), corpus.notes)
+    kept = [name for name in names if name in (*corpus.conditions, TEMPO)]
+    return Corpus(kept, partial(choose_labels, corpus, frozenset(kept)), corpus.notes)
 
 
 def choose_labels(corpus: Corpus, names: frozenset[str]) -> Iterator[TrackRecord | Rejected]:

@@ -50,7 +50,9 @@ class ShardIndex:
         root: The folder, or the address.
         audio: Settings of the spectrograms.
         has_waveform: Whether the samples have a ``flac`` member.
-        conditions: One mapping per condition: name, kind (``tags`` or ``tempo``) and, for tags, the vocabulary.
+        conditions: One mapping per condition: name, kind (``tags`` or ``tempo``) and, for tags, the vocabulary. Where labels are
+            estimated, ``estimated`` says by what: tags of all tracks, by ``thresholds`` of their probabilities (estimates.py), or
+            the tempo of ``estimated_tracks``.
         splits: Shards of train, val and test, in order.
         features: Networks of musicnn whose features the samples hold (``musicnn.npy``), side by side in this order.
     """
@@ -65,9 +67,22 @@ class ShardIndex:
     def count(self, split: str) -> int:
         return sum(shard.samples for shard in self.splits[split])
 
+    def estimated(self) -> list[str]:
+        """Return the conditions of which labels are estimated, in order."""
+        return [entry["name"] for entry in self.conditions if "estimated" in entry]
+
+    def thresholds(self) -> dict[str, dict[str, float]]:
+        """Return how probable the tags of each condition must be that is estimated."""
+        return {entry["name"]: entry["thresholds"] for entry in self.conditions if "thresholds" in entry}
+
     def fingerprint(self) -> str:
-        """Return a digest of all content, labels and sound too, which changes when the folder is prepared again from other data."""
-        content = json.dumps(self.as_json(), sort_keys=True)
+        """Return a digest of all content, labels and sound too, which changes when the folder is prepared again from other data.
+
+        Where labels come from is no part of it: indexes from before that was noted have the same.
+        """
+        marks = ("estimated", "estimated_tracks")
+        entries = [{key: value for key, value in entry.items() if key not in marks} for entry in self.conditions]
+        content = json.dumps({**self.as_json(), "conditions": entries}, sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     def check_unchanged(self) -> None:
@@ -169,3 +184,9 @@ def check_index(splits: dict[str, list[Shard]], audio: AudioSettings, conditions
             are_tags = isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
             if not are_tags or len(set(tags)) < len(tags):
                 raise ValueError(f"the vocabulary of condition {name!r} is not a list of distinct tags")
+        if not isinstance(entry.get("estimated", ""), str):
+            raise ValueError(f"what estimated condition {name!r} is {entry['estimated']!r}, no text")
+        least = entry.get("thresholds", {})
+        are_numbers = isinstance(least, dict) and all(type(bound) in (int, float) for bound in least.values())
+        if not are_numbers or (least and [*least] != entry.get("vocabulary")):
+            raise ValueError(f"the thresholds of condition {name!r} are not a number for each tag of its vocabulary")

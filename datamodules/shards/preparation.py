@@ -10,9 +10,10 @@ different parts or on the same: they write the same.
 import csv
 import logging
 import shutil
+from array import array
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, compress
 from pathlib import Path
@@ -21,10 +22,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from datamodules.audio.decoding import MAX_LOST, UnusableAudio, encode_flac, read_recording
-from datamodules.audio.musicnn import window_features
+from datamodules.audio.musicnn import tag_probabilities, window_features
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.audio.tempo import NOTHING, Tempo, estimate_tempi, excerpt_of
 from datamodules.shards.copies import find_copies, former_copies, read_sounds, sound_code, without
+from datamodules.shards.estimates import estimated_entry
 from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.origin import Origin, Outcome, results_of, with_origins
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, rows_digest, unusable_rows, usable_rows
@@ -77,6 +79,8 @@ class PreparationSettings:
         tracks_per_shard: Tracks in a tar.
         max_lost: Share of a recording that may be lost to damage.
         features: Networks of musicnn whose features are stored.
+        estimated: Conditions that the records lack and whose tags are estimated from the features.
+        tag_share: Of the tracks that have an estimated tag, each; the shards do not depend on it.
     """
 
     audio: AudioSettings
@@ -86,14 +90,16 @@ class PreparationSettings:
     tracks_per_shard: int = 64
     max_lost: float = MAX_LOST
     features: tuple[str, ...] = ()
+    estimated: tuple[str, ...] = ()
+    tag_share: float = field(default=0.1, repr=False)
 
     def content(self) -> str:
-        """Return the text that identifies the settings in a plan; without features it is the same as before there were any.
+        """Return the text that identifies the settings in a plan; without features and estimated tags it is as before there were any.
 
         >>> "features" in PreparationSettings(AudioSettings()).content()
         False
         """
-        return repr(self).replace(", features=())", ")")
+        return repr(self).replace(", estimated=())", ")").replace(", features=())", ")")
 
     def members(self) -> list[str]:
         """Return the members of each sample, besides its labels."""
@@ -126,7 +132,8 @@ def with_tempo(track: Prepared, tempo: Tempo | None, record: TrackRecord) -> dic
         return sample
     if tempo is None or not MIN_BPM <= tempo.bpm <= MAX_BPM:
         return {**sample, "warnings": [*sample["warnings"], TrackWarning(record.track_id, record.path, NO_TEMPO)]}
-    return {**sample, "info": info._replace(labels={**info.labels, TEMPO: tempo.bpm}, other_tempo=tempo.other)}
+    found = info._replace(labels={**info.labels, TEMPO: tempo.bpm}, other_tempo=tempo.other)
+    return {**sample, "info": found, "has_estimated_tempo": True}
 
 
 def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepared:
@@ -149,6 +156,9 @@ def prepare_track(record: TrackRecord, settings: PreparationSettings) -> Prepare
     if settings.features:
         features = window_features(recording.waveform, recording.sample_rate, settings.features)
         sample["musicnn"] = features.astype(np.float16)
+        if settings.estimated:
+            estimates = tag_probabilities(features, settings.features, settings.estimated)
+            sample["info"] = info._replace(estimates=estimates)
     if settings.store_waveform:
         sample["flac"] = encode_flac(waveform, audio.sample_rate)
     needs_tempo = settings.tempo != "manifest" and TEMPO not in record.labels
@@ -173,6 +183,7 @@ class ShardNote(NamedTuple):
         copies: Codes of the sound of tracks that were rejected since another split has their recording.
         warnings: Of the tracks.
         origins: Of the rows, in order.
+        estimated_tempi: Tracks whose tempo is estimated.
     """
 
     bytes: int
@@ -184,6 +195,7 @@ class ShardNote(NamedTuple):
     copies: dict[str, int]
     warnings: list[TrackWarning]
     origins: list[Origin | None]
+    estimated_tempi: Sequence[str] = ()
 
 
 class ShardStore(BatchStore):
@@ -236,16 +248,18 @@ class ShardStore(BatchStore):
         sounds: list[int] = []
         warnings: list[TrackWarning] = []
         origins: list[Origin | None] = []
+        tempi: list[str] = []
 
         def noted() -> Iterator[dict[str, Any]]:
             for sample in usable(results_of(outcomes, origins), rejected):
                 tracks.append(sample["info"])
                 sounds.append(sound_code(sample["mel"]))
                 warnings.extend(sample["warnings"])
+                tempi.extend([sample["info"].track_id] if sample.get("has_estimated_tempo") else ())
                 yield sample
 
         written = self.write_tar(batch, noted())
-        self.save(batch, ShardNote(*written, batch.digest, rejected, tracks, sounds, {}, warnings, origins))
+        self.save(batch, ShardNote(*written, batch.digest, rejected, tracks, sounds, {}, warnings, origins, tempi))
 
     def write_tar(self, batch: Batch, samples: Iterator[dict[str, Any]]) -> WrittenShard:
         """Write the tar of a shard, or remove it where there are no samples."""
@@ -275,6 +289,7 @@ class ShardStore(BatchStore):
             sounds=[*compress(note.sounds, kept)],
             warnings=[warning for warning in note.warnings if warning.track_id not in rejected],
             copies={**note.copies, **{each.track_id: sounds[each.track_id] for each in out}},
+            estimated_tempi=[track_id for track_id in note.estimated_tempi if track_id not in rejected],
         )
         self.save(batch, changed)
 
@@ -409,7 +424,8 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
     reject_copies(corpus, plan, store, settings.members())
     splits: dict[str, list[Shard]] = {split: [] for split in SPLITS}
     vocabulary: dict[str, set[str]] = defaultdict(set)
-    n_ambiguous = 0
+    probabilities = {name: defaultdict(partial(array, "d")) for name in settings.estimated}
+    n_estimated = n_tempi = n_ambiguous = 0
     with atomic_write(out / "rejected.csv") as file, atomic_write(out / "warnings.csv") as warnings_file:
         warnings = csv.writer(warnings_file)
         warnings.writerow(TrackWarning._fields)
@@ -424,9 +440,14 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
                     warnings.writerows(note.warnings)
                     if note.tracks:
                         splits[split].append(Shard(f"{batch.name}.tar", len(note.tracks), note.content))
+                    n_estimated += len(note.estimated_tempi)
                     for track in note.tracks:
                         labels.write(as_json(track.as_plain()) + "\n")
                         n_ambiguous += track.other_tempo is not None
+                        n_tempi += TEMPO in track.labels
+                        for condition, found in (track.estimates or {}).items():
+                            for tag, probability in found.items():
+                                probabilities[condition][tag].append(probability)
                         for condition, label in track.labels.items():
                             vocabulary[condition].update(label if isinstance(label, list) else ())
     if not any(splits.values()):
@@ -434,7 +455,10 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
         shutil.rmtree(store.folder)
         raise ShardsError(f"no track is usable, see the reasons in {out / 'rejected.csv'}")
     conditions = [*corpus.conditions, *([TEMPO] if TEMPO not in corpus.conditions else [])]
-    entries = [condition_entry(name, vocabulary[name]) for name in conditions if name in vocabulary]
+    # Notes of earlier versions do not say which tempi are estimated.
+    n_estimated = n_estimated if TEMPO in corpus.conditions else n_tempi
+    entries = [condition_entry(name, vocabulary[name], n_estimated) for name in conditions if name in vocabulary]
+    entries += [estimated_entry(name, "musicnn", settings.tag_share, found) for name, found in probabilities.items()]
     index = ShardIndex(out, settings.audio, settings.store_waveform, entries, splits, settings.features)
     index.write()
     for folder in (out, store.folder):
@@ -448,12 +472,13 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
     return index
 
 
-def condition_entry(name: str, tags: set[str]) -> dict[str, Any]:
-    """Return the entry of a condition in the index.
+def condition_entry(name: str, tags: set[str], estimated_tempi: int = 0) -> dict[str, Any]:
+    """Return the entry of a condition in the index, whose tags are given, or whose tempo is that, but for a number of tracks.
 
     >>> condition_entry("mood", {"sad", "calm"})
     {'name': 'mood', 'kind': 'tags', 'vocabulary': ['calm', 'sad']}
     """
     if name == TEMPO:
-        return {"name": name, "kind": "tempo"}
+        marks = {"estimated": "madmom", "estimated_tracks": estimated_tempi} if estimated_tempi else {}
+        return {"name": name, "kind": "tempo", **marks}
     return {"name": name, "kind": "tags", "vocabulary": sorted(tags)}

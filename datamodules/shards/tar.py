@@ -21,6 +21,7 @@ import numpy as np
 from webdataset import TarWriter
 from webdataset.tariterators import group_by_keys
 
+from datamodules.shards.estimates import labelled
 from datamodules.shards.index import Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.storage import Root, locate, opened
 from disentangled_ml.files import as_json, atomic_write, error_context
@@ -204,10 +205,21 @@ def decode_info(data: bytes) -> TrackInfo:
         info = TrackInfo(**json.loads(data))
     except (ValueError, TypeError, RecursionError) as error:
         raise ShardsError(f"member json does not hold the labels of a track ({error})") from error
-    legal = (str, str | None, int, dict, float | None)
-    if not all(isinstance(value, kind) for value, kind in zip(info, legal, strict=True)):
+    legal = (str, str | None, int, dict, float | None, dict | None)
+    are_legal = all(isinstance(value, kind) for value, kind in zip(info, legal, strict=True))
+    if not (are_legal and are_probabilities(info.estimates)):
         raise ShardsError(f"member json does not hold the labels of a track ({info})")
     return info
+
+
+def are_probabilities(estimates: dict[str, Any] | None) -> bool:
+    """Return whether estimates are numbers by condition and tag.
+
+    >>> are_probabilities(None), are_probabilities({"mood": {"sad": 0.1}}), are_probabilities({"mood": ["sad"]})
+    (True, True, False)
+    """
+    by_tag = (estimates or {}).values()
+    return all(isinstance(found, dict) and all(type(p) in (int, float) for p in found.values()) for found in by_tag)
 
 
 def decode_mel(data: bytes) -> np.ndarray:
@@ -266,7 +278,7 @@ def sample_context(sample: dict[str, Any]) -> AbstractContextManager[None]:
 def read_infos(
     index: ShardIndex, split: str, on_damage: Callable[[ShardsError, int], None] = refuse
 ) -> list[TrackInfo]:
-    """Read the labels of all tracks of a split, without their audio.
+    """Read the labels of all tracks of a split, estimated ones too, without their audio.
 
     They are taken from the file of labels where there is one of as many tracks, else from the shards.
 
@@ -277,15 +289,15 @@ def read_infos(
 
     Raises: ShardsError: naming the file, if labels are damaged.
     """
-    kept = read_kept_infos(index, split)
+    kept, thresholds = read_kept_infos(index, split), index.thresholds()
     if len(kept) == index.count(split):
-        return kept
+        return [labelled(info, thresholds) for info in kept]
     slices = share_slices(index.splits[split], consumer=0, n_consumers=1)
     infos = []
     for sample in read_samples(index.root, slices, ("json",), on_damage):
         try:
             with sample_context(sample):
-                infos.append(decode_info(sample["json"]))
+                infos.append(labelled(decode_info(sample["json"]), thresholds))
         except ShardsError as error:
             on_damage(error, 1)
     return infos
@@ -306,7 +318,7 @@ def known_tracks(index: ShardIndex, split: str) -> frozenset[str]:
 
 
 def read_kept_infos(index: ShardIndex, split: str) -> list[TrackInfo]:
-    """Read the file of labels of a split; none where there is no such file."""
+    """Read the file of labels of a split, as they are stored; none where there is no such file."""
     name, infos = labels_name(split), []
     try:
         with opened(index.root, name) as file:

@@ -16,6 +16,7 @@ MATCHES = ("mean", "best", "dtw")
 ESTIMATORS = ("torch", "madmom")
 # Value of features: networks of musicnn
 FEATURE_CHOICES = {"none": (), "musicnn": ("msd",), "musicnn_mtt": ("mtt",), "musicnn_both": ("msd", "mtt")}
+TAGS_OF_MUSICNN = "musicnn"  # value of tags
 OF_MANIFESTS = ("manifest", "split_shares", "unknown_values")  # keys of prepare that data sets have no use for
 
 
@@ -145,6 +146,8 @@ class PrepareConfig:
     store_waveform: bool
     tempo: str = one_of(*ESTIMATORS, "manifest")
     features: str = one_of(*FEATURE_CHOICES)
+    tags: str = one_of("manifest", TAGS_OF_MUSICNN)
+    tag_share: float = between(0.001, 1.0)
     split_shares: list[float]
     max_lost: float = between(0.0, 1.0)
     tracks_per_shard: int = between(1, 1_000_000)
@@ -156,6 +159,11 @@ class PrepareConfig:
         shares = self.split_shares
         if not (len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise ConfigError(f"split_shares={list(shares)} must be three shares (train, val, test) that sum to 1")
+        if self.tags == TAGS_OF_MUSICNN and not FEATURE_CHOICES[self.features]:
+            raise ConfigError(
+                "tags=musicnn estimates them from features: give features=musicnn (for genre and mood), musicnn_mtt "
+                "(for instrument) or musicnn_both"
+            )
 
 
 @dataclass
@@ -204,6 +212,15 @@ class LearningCurveConfig:
     seeds: list[int]
     triplets_per_condition: int = between(1, 100_000_000)
     jobs: int | None = at_least(1)
+
+
+@dataclass
+class TagsModelConfig:
+    """The keys of ``disentangled tags_model``."""
+
+    shards: str
+    out: str
+    chunk_frames: int = between(16, MOST_FRAMES)
 
 
 @dataclass

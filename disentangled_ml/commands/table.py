@@ -21,20 +21,22 @@ from yaml import YAMLError
 
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.triplet_lists.lists import ListSettings
-from disentangled_ml.baselines import BASELINES
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.config.loading import group_choices
 from disentangled_ml.files import locked, read_json, write_json
+from disentangled_ml.network.checkpoint import FEATURES_ALONE, TAGS_ALONE
 from disentangled_ml.processes import Job, run_jobs, slots
 from disentangled_ml.reporting.comparison import CELL_KEYS, ROW_KEYS, SPECIALISED, assemble, write_comparison
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
 from disentangled_ml.systems import (
-    BaselineSystem,
+    UNTRAINED,
     SpecialisedSystem,
     System,
     evaluate_split,
     list_conditions,
     load_network_system,
+    untrained_system,
+    without_tags,
 )
 from disentangled_ml.training.resume import check_same, fixed_on_resume
 
@@ -66,27 +68,27 @@ class SystemsTable(NamedTuple):
         index: Of the shards.
         out: Folder of the table.
         reference: Training configuration that all systems have in common: chunks, tempo.
+        systems: Those of the configuration that the shards have what it takes for.
     """
 
     config: DictConfig
     index: ShardIndex
     out: Path
     reference: DictConfig
+    systems: list[str]
 
     @property
     def names(self) -> list[str]:
         return [entry["name"] for entry in self.index.conditions]
 
     def cells(self) -> list[tuple[str, int]]:
-        """Return the systems with their seeds; of a baseline the first seed is enough."""
+        """Return the systems with their seeds; of one that is not trained the first seed is enough."""
         seeds = list(self.config.seeds)
-        return [
-            (system, seed) for system in self.config.systems for seed in (seeds[:1] if system in BASELINES else seeds)
-        ]
+        return [(system, seed) for system in self.systems for seed in (seeds[:1] if system in UNTRAINED else seeds)]
 
     def runs(self, system: str, seed: int) -> list[Run]:
-        """Return the trainings of a cell: none of a baseline, one per condition of the specialised networks."""
-        if system in BASELINES:
+        """Return the trainings of a cell: none of a system that is not trained, one per condition of the specialised networks."""
+        if system in UNTRAINED:
             return []
         if system == SPECIALISED:
             return [Run(system, seed, f"{system}-{name.replace('/', '%2F')}-seed{seed}", [name]) for name in self.names]
@@ -122,8 +124,8 @@ def check_settings(config: DictConfig) -> None:
     """Check that all systems are known, and that nothing in ``train`` would change what they are."""
     experiments = group_choices("experiment")
     for system in config.systems:
-        if system not in BASELINES and system not in experiments:
-            raise ConfigError(f"systems: {system} is unknown: choose of {', '.join([*BASELINES, *experiments])}")
+        if system not in UNTRAINED and system not in experiments:
+            raise ConfigError(f"systems: {system} is unknown: choose of {', '.join([*UNTRAINED, *experiments])}")
     for key in ("systems", "seeds"):
         values = list(config[key])
         if not values or len(set(values)) < len(values):
@@ -136,6 +138,38 @@ def check_settings(config: DictConfig) -> None:
             raise ConfigError(
                 f"train: {argument} would change what the systems are, or is set by the table: leave it out"
             )
+
+
+def possible_systems(config: DictConfig, index: ShardIndex) -> list[str]:
+    """Return the systems that the shards have what it takes for; a log line names the others.
+
+    Raises: ConfigError: if none is left.
+    """
+    kept = []
+    for system in config.systems:
+        if reason := impossible(system, config, index):
+            logger.warning("%s is left out: %s", system, reason)
+        else:
+            kept.append(system)
+    if not kept:
+        raise ConfigError(
+            f"systems={list(config.systems)}: {index.root} has not what one of them needs: prepare with features=musicnn"
+        )
+    return kept
+
+
+def impossible(system: str, config: DictConfig, index: ShardIndex) -> str:
+    """Return why a system cannot be had on some shards; empty if it can."""
+    if system == TAGS_ALONE:
+        reads_features, unknown = True, without_tags(index, index.features)
+    elif system in UNTRAINED:
+        return ""
+    else:
+        backbone, unknown = load_config(TrainConfig, common_arguments(config, system)).backbone, []
+        reads_features = backbone.features or backbone.name == FEATURES_ALONE
+    if reads_features and not index.features:
+        return f"{index.root} holds no features, prepare with features=musicnn"
+    return f"musicnn has no tags for {', '.join(unknown)}" if unknown else ""
 
 
 def begin(table: SystemsTable) -> None:
@@ -207,10 +241,9 @@ def train_missing(table: SystemsTable, lock: int) -> list[str]:
 
 
 def load_system(table: SystemsTable, system: str, seed: int) -> System:
-    """Load the trained networks of a system, or fit a baseline."""
-    if system in BASELINES:
-        chunk_frames = table.reference.data.chunk_frames
-        return BaselineSystem(BASELINES[system](seed=seed), table.index, table.names, chunk_frames)
+    """Load the trained networks of a system, or fit one that is not trained."""
+    if system in UNTRAINED:
+        return untrained_system(system, table.index, table.names, table.reference.data.chunk_frames, seed)
     paths = [table.run_dir(run) / "checkpoints" / "best.ckpt" for run in table.runs(system, seed)]
     networks = [load_network_system(path, table.index)[0] for path in paths]
     return SpecialisedSystem(networks) if system == SPECIALISED else networks[0]
@@ -257,7 +290,8 @@ def main(config: DictConfig) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     index = ShardIndex.read(config.shards)
     out = Path(config.out or Path("tables") / Path(config.shards).resolve().name)
-    table = SystemsTable(config, index, out, load_config(TrainConfig, common_arguments(config)))
+    reference = load_config(TrainConfig, common_arguments(config))
+    table = SystemsTable(config, index, out, reference, possible_systems(config, index))
     begin(table)
     with locked(out) as lock:
         failed = train_missing(table, lock)

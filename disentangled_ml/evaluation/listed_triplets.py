@@ -6,7 +6,7 @@ instead (``match``, see matching.py).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, compress, repeat
 from typing import Any
@@ -38,18 +38,20 @@ class EmbeddingTable:
         rows: Embedding (D,) per member; that of a whole track is normalised.
         keep_sequences: Whether to keep the chunks of whole tracks too.
         sequences: Non-overlapping chunks (n, D) of whole tracks, in order, if they are kept.
+        normalised: Scales the means (N, D) of chunks as the system scales its embeddings.
     """
 
     wanted: set[Member] = field(default_factory=set)
     rows: dict[Member, Tensor] = field(default_factory=dict)
     keep_sequences: bool = False
     sequences: dict[str, Tensor] = field(default_factory=dict)
+    normalised: Callable[[Tensor], Tensor] = normalize
 
     def add(self, batch: TrackChunks, embedding: Tensor) -> None:
         """Add the embeddings (B, D) of a batch; a track that comes again replaces itself."""
         embedding = embedding.detach().float().cpu()
         track, start, in_mean = batch.track.cpu(), batch.start.cpu(), batch.in_mean.cpu()
-        means = track_means(embedding[in_mean], track[in_mean], len(batch.track_ids))
+        means = track_means(embedding[in_mean], track[in_mean], len(batch.track_ids), self.normalised)
         for track_id, row in zip(batch.track_ids, means, strict=True):
             self.rows[Member(track_id)] = row
         if self.keep_sequences:
@@ -78,7 +80,9 @@ class EmbeddingTable:
         return first, torch.stack([self.rows[Member(track_id, start)] for track_id, _, start in pairs])
 
 
-def track_means(embedding: Tensor, track: Tensor, n_tracks: int) -> Tensor:
+def track_means(
+    embedding: Tensor, track: Tensor, n_tracks: int, normalised: Callable[[Tensor], Tensor] = normalize
+) -> Tensor:
     """Compute the embeddings (n_tracks, D) of whole tracks: the normalised mean of their chunks' unit embeddings (B, D).
 
     ``track`` (B,) is the number of each chunk's track.
@@ -86,7 +90,7 @@ def track_means(embedding: Tensor, track: Tensor, n_tracks: int) -> Tensor:
     >>> track_means(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0]), 2).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    return normalize(torch.zeros(n_tracks, embedding.shape[1]).index_add_(0, track, embedding), dim=1)
+    return normalised(torch.zeros(n_tracks, embedding.shape[1]).index_add_(0, track, embedding))
 
 
 def listed_chunks(triplets: Iterable[ListedTriplet]) -> set[Member]:

@@ -20,15 +20,18 @@ from disentangled_ml.chunks import FEATURE_SIZE
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.feature_head import FeatureHead
 from disentangled_ml.network.frontends import FRONTENDS
-from disentangled_ml.network.masks import MASKS
+from disentangled_ml.network.masks import MASKS, GroupMasks
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
-from disentangled_ml.network.rhythm import RhythmBranch
+from disentangled_ml.network.rhythm import N_TEMPI, PlainRhythm, RhythmBranch
+from disentangled_ml.network.tag_head import TagHead, Tags
 from disentangled_ml.structures import TEMPO, AudioSettings
 
 # Dimensions of a condition where embedding_dim is None (J. Lee et al., ICASSP 2020).
 SUBSPACE_DIM = 64
 # The backbone that is none: what is learned of timbre comes from the features alone.
 FEATURES_ALONE = "musicnn"
+# In place of a backbone's name: nothing is trained at all.
+TAGS_ALONE = "musicnn_tags"
 # Characters of another program's error.
 MOST_SHOWN = 300
 
@@ -152,6 +155,31 @@ def rhythm_dims(condition_names: Sequence[str], embedding_dim: int) -> slice | N
     return slice(place * own, (place + 1) * own) if len(condition_names) > 1 else None
 
 
+def make_tags_network(tags: Tags, audio: AudioSettings, features: Sequence[str]) -> ConditionalSimilarityNetwork:
+    """Make the network of which nothing is trained; its head is still to be filled.
+
+    Every condition has the dimensions of its own tags, and tempo, which is added, those of the onset autocorrelation.
+
+    Args:
+        tags: Of each condition, in order.
+        audio: Settings of its spectrograms.
+        features: Networks of musicnn whose features are read.
+    """
+    sizes = [*map(len, tags.values()), N_TEMPI]
+    n_tags = sum(sizes[:-1])
+    return ConditionalSimilarityNetwork(
+        FRONTENDS["mel"](audio),
+        None,
+        GroupMasks(sizes),
+        [*tags, TEMPO],
+        TagHead(FEATURE_SIZE * len(features), n_tags),
+        features,
+        PlainRhythm(audio),
+        slice(n_tags, n_tags + N_TEMPI),
+        balanced=True,
+    )
+
+
 def no_backbone(embedding_dim: int, width: float) -> None:
     """Build nothing: the features are enough."""
 
@@ -237,7 +265,12 @@ def network_from(checkpoint: dict[str, Any], path: str | Path = "in memory") -> 
     try:
         arguments = network_arguments(checkpoint["config"])
         audio, features = AudioSettings(**checkpoint["audio"]), checkpoint.get("features", ())
-        network = make_network(checkpoint["conditions"], audio, **arguments, features=features)
+        if arguments["backbone"] == TAGS_ALONE:
+            network = make_tags_network(checkpoint["tags"], audio, features)
+            if network.condition_names != checkpoint["conditions"]:
+                raise ValueError(f"conditions {checkpoint['conditions']}, but tags of {list(checkpoint['tags'])}")
+        else:
+            network = make_network(checkpoint["conditions"], audio, **arguments, features=features)
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         network.load_state_dict(weights)
     except (RuntimeError, LookupError, TypeError, AttributeError, OverflowError, ValueError) as error:

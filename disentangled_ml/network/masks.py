@@ -5,6 +5,8 @@ After A. Veit, S. Belongie, T. Karaletsos, "Conditional Similarity Networks", CV
 condition masks (C, D), one row per condition, all values >= 0.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,22 @@ class FixedMasks(nn.Module):
     def __init__(self, n_conditions: int, embedding_dim: int):
         super().__init__()
         self.register_buffer("blocks", disjoint_blocks(n_conditions, embedding_dim), persistent=False)
+
+    def forward(self) -> Tensor:
+        return self.blocks
+
+
+class GroupMasks(nn.Module):
+    """Ones in groups of neighbouring dimensions, as many as each condition needs; never trained.
+
+    >>> GroupMasks([1, 2])().int().tolist()
+    [[1, 0, 0], [0, 1, 1]]
+    """
+
+    def __init__(self, sizes: Sequence[int]):
+        super().__init__()
+        blocks = torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), dim=1)
+        self.register_buffer("blocks", blocks, persistent=False)
 
     def forward(self) -> Tensor:
         return self.blocks

@@ -16,6 +16,7 @@ from disentangled_ml.chunks import FEATURE_SIZE, join_source, unpack
 from disentangled_ml.network.augmentation import Augmentation
 
 CHUNKS_PER_PASS = 256  # bounds the memory of embedding
+MIN_LENGTH = 1e-12  # of a part that has a direction
 
 
 class ConditionalSimilarityNetwork(nn.Module):
@@ -33,6 +34,7 @@ class ConditionalSimilarityNetwork(nn.Module):
         features: Networks of musicnn whose features the head reads, in order.
         rhythm: Spectrogram to (B, its dimensions), or to (B, D) to be added; None: there is none.
         rhythm_dims: Dimensions that are the rhythm branch's alone; None: it is added.
+        balanced: Whether the parts of all conditions get the same length, which takes masks of 0 and 1 that do not overlap.
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class ConditionalSimilarityNetwork(nn.Module):
         features: Sequence[str] = (),
         rhythm: nn.Module | None = None,
         rhythm_dims: slice | None = None,
+        balanced: bool = False,
     ):
         super().__init__()
         self.frontend, self.backbone, self.masks = frontend, backbone, masks
         self.head, self.rhythm, self.rhythm_dims = head, rhythm, rhythm_dims
-        self.condition_names, self.features = list(condition_names), tuple(features)
+        self.condition_names, self.features, self.balanced = list(condition_names), tuple(features), balanced
 
     @property
     def source(self) -> str:
@@ -83,7 +86,27 @@ class ConditionalSimilarityNetwork(nn.Module):
             audio: (B, 1, n_mels, frames) log-mel or (B, samples) waveform, perhaps with features, as ``source`` says.
             returns: (B, D) float32, L2-normalised as a whole.
         """
-        return nn.functional.normalize(self.raw_embedding(audio), dim=1)
+        return self.normalised(self.raw_embedding(audio))
+
+    def normalised(self, embedding: Tensor) -> Tensor:
+        """Return embeddings, or means of them, at unit length: (N, D), on any device, to the same."""
+        if self.balanced:
+            embedding = balance(embedding, self.masks().to(embedding.device))
+        return nn.functional.normalize(embedding, dim=1)
+
+
+def balance(embedding: Tensor, masks: Tensor) -> Tensor:
+    """Scale the part of every condition to unit length; parts of zeros stay.
+
+    The cosine of a condition's parts then decides on their distance, in chunks and in means over them alike.
+
+    Shape: embedding (N, D); masks (C, D) of 0 and 1, of which no two overlap; returns (N, D).
+
+    >>> balance(torch.tensor([[3.0, 4.0, 0.5]]), torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).round(decimals=3)
+    tensor([[0.6000, 0.8000, 1.0000]])
+    """
+    lengths = (embedding.square() @ masks.T).sqrt()
+    return embedding / (lengths.clamp(min=MIN_LENGTH) @ masks)
 
 
 def embed_in_passes(network: ConditionalSimilarityNetwork, chunks: Tensor | Iterable[np.ndarray]) -> Tensor:
@@ -93,9 +116,10 @@ def embed_in_passes(network: ConditionalSimilarityNetwork, chunks: Tensor | Iter
         network: On any device.
         chunks: In one tensor, on any device, or one after the other, perhaps cut on the way.
     """
-    masks, device = network.masks(), next(network.parameters()).device
+    # Those that nothing was trained of have no parameters.
+    masks = network.masks()
     passes = chunks.split(CHUNKS_PER_PASS) if isinstance(chunks, Tensor) else stack_passes(chunks)
-    return torch.cat([masks.new_empty(0, masks.shape[1]), *(network(part.to(device)) for part in passes)])
+    return torch.cat([masks.new_empty(0, masks.shape[1]), *(network(part.to(masks.device)) for part in passes)])
 
 
 def stack_passes(chunks: Iterable[np.ndarray]) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MISSING = "-"
+ESTIMATED = "*"  # behind the name of a condition
 
 
 def finite(value: Any) -> float | None:
@@ -68,6 +69,34 @@ def accuracy_text(entry: Any, digits: int = 3) -> str:
     """
     value = accuracy_of(entry)
     return MISSING if value is None else f"{value:.3f} {spread_text(entry, digits)}".rstrip()
+
+
+def estimated_of(report: Mapping[str, Any]) -> list[str]:
+    """Return the conditions of a report whose labels are estimated; none where it is from before that was noted.
+
+    >>> estimated_of({"estimated": ["tempo"]}), estimated_of({})
+    (['tempo'], [])
+    """
+    names = report.get("estimated")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def marked(name: str, estimated: Sequence[str]) -> str:
+    """Mark the name of a condition, which other names may precede, if its labels are estimated.
+
+    >>> marked("tempo", ["tempo"]), marked("triplet_accuracy/tempo", ["tempo"]), marked("mood", ["tempo"])
+    ('tempo*', 'triplet_accuracy/tempo*', 'mood')
+    """
+    return name + ESTIMATED if name in estimated or name.rpartition("/")[2] in estimated else name
+
+
+def estimated_note(estimated: Sequence[str]) -> str:
+    """Return what the marks mean; empty where there are none.
+
+    >>> estimated_note(["mood", "tempo"]), estimated_note([])
+    ('* labels estimated, not given: mood, tempo', '')
+    """
+    return f"{ESTIMATED} labels estimated, not given: {', '.join(estimated)}" if estimated else ""
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

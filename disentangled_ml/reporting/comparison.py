@@ -13,7 +13,15 @@ from statistics import mean, stdev
 from typing import Any
 
 from disentangled_ml.files import atomic_write, write_json, write_text
-from disentangled_ml.reporting.cells import accuracy_text, interval_of, markdown_table, number_text
+from disentangled_ml.reporting.cells import (
+    accuracy_text,
+    estimated_note,
+    estimated_of,
+    interval_of,
+    markdown_table,
+    marked,
+    number_text,
+)
 from disentangled_ml.reporting.published import published
 from disentangled_ml.structures import TRACK
 
@@ -36,6 +44,7 @@ TITLES = {
     "vq_soft": "MFCC-VQ, soft",
     "vq_sqrt": "MFCC-VQ, square root",
     "vq_soft_sqrt": "MFCC-VQ, soft, square root",
+    "musicnn_tags": "musicnn's tags, no training",
     "track_only": "track only",
     "category": "category (no masks)",
     "category_track": "category + track reg.",
@@ -131,7 +140,8 @@ def assemble(cells: Sequence[dict[str, Any]], names: Sequence[str], settings: di
         by_system.setdefault(cell["system"], []).append(cell)
     rows = [make_row(found, "all", names) for system, found in by_system.items() if system != SPECIALISED]
     rows += [make_row(found, "sub", names) for found in by_system.values() if found[0]["has_subspaces"]]
-    return {"columns": [*names, "mean", TRACK], "rows": rows, "settings": settings}
+    estimated = [name for name in names if any(name in estimated_of(cell) for cell in cells)]
+    return {"columns": [*names, "mean", TRACK], "rows": rows, "settings": settings, "estimated": estimated}
 
 
 def table_cell(entry: dict[str, Any] | None) -> str:
@@ -163,14 +173,18 @@ def label_lines(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[li
 
 
 def markdown(comparison: dict[str, Any]) -> str:
-    columns, rows = comparison["columns"], comparison["rows"]
+    columns, rows, estimated = comparison["columns"], comparison["rows"], estimated_of(comparison)
+    shown = [marked(column, estimated) for column in columns]
     names = columns[:-2]
     counts = ", ".join(f"{name} {max(row[name]['n'] for row in rows):,}" for name in names)
     parts = [f"Triplet accuracy (chance 0.5); test triplets: {counts}; time: seconds of training."]
+    if estimated:
+        # The star would begin an emphasis.
+        parts.append("\\" + estimated_note(estimated) + ".")
     for space, title in SPACES.items():
         lines = [line for row in rows if row["space"] == space for line in accuracy_lines(row, columns)]
         if lines:
-            parts += [f"**{title}**", markdown_table(["system", *columns, "parameters", "time"], lines)]
+            parts += [f"**{title}**", markdown_table(["system", *shown, "parameters", "time"], lines)]
     header = ["system", "diagonal - off", *(f"R@1 {name}" for name in names), "track R@1"]
     header += [f"probe {name}" for name in rows[0]["probe"]]
     parts += [

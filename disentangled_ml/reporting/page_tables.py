@@ -11,8 +11,11 @@ from disentangled_ml.reporting.cells import (
     MISSING,
     accuracy_of,
     accuracy_text,
+    estimated_note,
+    estimated_of,
     finite,
     interval_of,
+    marked,
     number_text,
     spread_text,
 )
@@ -129,12 +132,13 @@ def evaluation_tables(evaluation: Mapping[str, Any]) -> list[ReportTable]:
 
 
 def accuracy_table(evaluation: Mapping[str, Any]) -> ReportTable:
-    spaces = {space: nested(evaluation, space) for space in SPACES}
+    spaces, estimated = {space: nested(evaluation, space) for space in SPACES}, estimated_of(evaluation)
     names = [name for name in {**spaces["sub"], **spaces["all"]} if name != "mean"]
     rows = []
     for name in names:
         count = next((entry["n"] for space in spaces.values() if finite((entry := nested(space, name)).get("n"))), None)
-        rows.append(([name], [*(accuracy_cell(space.get(name)) for space in spaces.values()), Cell(show(count))]))
+        cells = [accuracy_cell(space.get(name)) for space in spaces.values()]
+        rows.append(([marked(name, estimated)], [*cells, Cell(show(count))]))
     if names:
         rows.append((["mean"], [*(value_cell(space.get("mean")) for space in spaces.values()), Cell("")]))
     if track := nested(evaluation, "track"):
@@ -146,6 +150,8 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> ReportTable:
     )
     if skipped:
         note += f" Left out for missing tracks: {', '.join(skipped)}."
+    if estimated:
+        note += f" {estimated_note(estimated)}."
     return ReportTable("Triplet accuracy", note, ["triplets of", *SPACES.values(), "triplets"], rows)
 
 
@@ -173,7 +179,10 @@ def recall_table(evaluation: Mapping[str, Any]) -> ReportTable:
     entries = [(name, space, nested(recall, space, name)) for name in conditions for space in recall]
     ranks = sorted({int(key) for *_, entry in entries for key in entry if str(key).isdecimal()})
     rows = [
-        ([name, SPACES.get(space, space)], [value_cell(v, finite(v)) for v in (entry.get(str(k)) for k in ranks)])
+        (
+            [marked(name, estimated_of(evaluation)), SPACES.get(space, space)],
+            [value_cell(v, finite(v)) for v in (entry.get(str(k)) for k in ranks)],
+        )
         for name, space, entry in entries
         if entry
     ]
@@ -199,11 +208,16 @@ def probe_table(evaluation: Mapping[str, Any]) -> ReportTable:
     return ReportTable("Linear probes", note, columns, rows)
 
 
-def metrics_table(metrics: Mapping[str, Any]) -> ReportTable:
+def metrics_table(metrics: Mapping[str, Any], estimated: Sequence[str] = ()) -> ReportTable:
+    """Return the metrics of both splits, those of conditions with estimated labels marked."""
     scores = [key.partition("/") for key in metrics if key.startswith(("val/", "test/"))]
     names, splits = (list(dict.fromkeys(key[part] for key in scores)) for part in (2, 0))
-    rows = [([name], [value_cell(metrics.get(f"{split}/{name}")) for split in splits]) for name in names]
+    rows = [
+        ([marked(name, estimated)], [value_cell(metrics.get(f"{split}/{name}")) for split in splits]) for name in names
+    ]
     note = "Of the best checkpoint; accuracies in the subspace of their condition."
+    if estimated:
+        note += f" {estimated_note(estimated)}."
     return ReportTable("Validation and test", note, ["metric", *splits], rows)
 
 
@@ -235,7 +249,8 @@ def comparison_tables(content: Mapping[str, Any]) -> list[ReportTable]:
     entries = [dict(row) for row in given if isinstance(row, Mapping)] if isinstance(given, list) else []
     columns = content.get("columns")
     columns = [name for name in columns if isinstance(name, str)] if isinstance(columns, list) else []
-    made = (comparison_table(entries, columns or accuracy_columns(entries)), labels_table(entries))
+    estimated = estimated_of(content)
+    made = (comparison_table(entries, columns or accuracy_columns(entries), estimated), labels_table(entries))
     return [table for table in made if table.rows]
 
 
@@ -255,8 +270,10 @@ def system_names(entry: Mapping[str, Any]) -> list[str]:
     return [show(entry.get("title", entry.get("system"))), SPACES.get(str(space), show(space)) if space else ""]
 
 
-def comparison_table(entries: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> ReportTable:
-    """Return the accuracies of systems, the best of each column in bold."""
+def comparison_table(
+    entries: Sequence[Mapping[str, Any]], columns: Sequence[str], estimated: Sequence[str] = ()
+) -> ReportTable:
+    """Return the accuracies of systems, the best of each column in bold; conditions with estimated labels are marked."""
     costs = [name for name in COSTS if any(finite(entry.get(name)) is not None for entry in entries)]
     cells = [[comparison_cell(entry, name) for name in columns] for entry in entries]
     best = [best_of(column) for column in zip(*cells, strict=True)]
@@ -274,7 +291,10 @@ def comparison_table(entries: Sequence[Mapping[str, Any]], columns: Sequence[str
     )
     if any(nested(entry, "paper") for entry in entries):
         note += " Paper: J. Lee et al., ICASSP 2020, on other data."
-    return ReportTable("Comparison", note, ["system", "space", *columns, *costs], rows)
+    if estimated:
+        note += f" {estimated_note(estimated)}."
+    shown = [marked(name, estimated) for name in columns]
+    return ReportTable("Comparison", note, ["system", "space", *shown, *costs], rows)
 
 
 def comparison_cell(entry: Mapping[str, Any], column: str) -> Cell:

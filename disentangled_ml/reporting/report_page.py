@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from disentangled_ml.reporting.cells import estimated_of
 from disentangled_ml.reporting.page_tables import (
     ReportTable,
     comparison_tables,
@@ -127,7 +128,9 @@ def run_page(run: Path) -> Page:
     metrics = read_mapping(run / "metrics.json", page.missing)
     page.summary, page.settings = run_summary(config, evaluation), settings_of(config)
     page.shards = nested(config, "data").get("shards")
-    page.tables = evaluation_tables(evaluation) + ([metrics_table(metrics)] if metrics else [])
+    page.tables = evaluation_tables(evaluation) + (
+        [metrics_table(metrics, estimated_of(evaluation))] if metrics else []
+    )
     if not page.figures:
         page.missing.append(f"figures: {run / 'figures'} has none, training draws them at its end")
     return page

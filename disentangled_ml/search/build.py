@@ -33,7 +33,16 @@ from disentangled_ml.search.catalogue import (
     absolute_source,
 )
 from disentangled_ml.search.embedder import Embedder
-from disentangled_ml.structures import DUPLICATE, Corpus, Rejected, TrackInfo, TrackRecord, chunk_grid, name_code
+from disentangled_ml.structures import (
+    DUPLICATE,
+    Corpus,
+    Rejected,
+    TrackInfo,
+    TrackRecord,
+    chunk_grid,
+    name_code,
+    stable_hash,
+)
 
 ROWS_PER_BATCH = 256  # of a manifest: some minutes of decoding
 Chunks = tuple[CatalogueTrack, np.ndarray]
@@ -154,6 +163,9 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, sp
     shards = [shard for split in splits for shard in index.splits[split]]
     # An old index has no digests of its shards.
     digests = [shard.digest or f"{index.fingerprint()} {shard.file}" for shard in shards]
+    if thresholds := index.thresholds():
+        # What labels the tracks get depends on them too.
+        digests = [f"{digest} {stable_hash(as_json(thresholds)):x}" for digest in digests]
     batches = [
         Batch(Path(shard.file).stem, shard.samples, digest) for shard, digest in zip(shards, digests, strict=True)
     ]

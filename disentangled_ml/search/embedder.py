@@ -16,7 +16,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.batches.cutting import cut_waveform
@@ -78,7 +77,7 @@ class Embedder:
         """Embed the chunks of some tracks: T arrays (n, ...) to (T, D)."""
         rows = embed_in_passes(self.network, torch.from_numpy(np.concatenate(tracks))).cpu()
         sums = torch.stack([part.sum(0) for part in rows.split([len(track) for track in tracks])])
-        return normalize(sums, dim=1).numpy()
+        return self.network.normalised(sums).numpy()
 
     @torch.inference_mode()
     def embed_chunks(self, chunks: Iterable[np.ndarray]) -> Tensor:

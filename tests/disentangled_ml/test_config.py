@@ -30,6 +30,7 @@ REQUIRED = {
     "html_report": ["run=runs/x"],
     "learning_curve": ["shards=d"],
     "table": ["shards=shards/x"],
+    "tags_model": ["shards=shards/x", "out=x.ckpt"],
     "trajectory": ["checkpoint=best.ckpt", "path=a.flac"],
     "changes": ["checkpoint=best.ckpt"],
     "embed": ["checkpoint=best.ckpt", "out=indexes/x"],

@@ -25,6 +25,7 @@ from disentangled_ml.evaluation.listed_triplets import evaluation_report, listed
 from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.structures import SPLITS, TRACK, Member
 from disentangled_ml.systems import (
+    UNTRAINED,
     BaselineSystem,
     NetworkSystem,
     SpecialisedSystem,
@@ -211,9 +212,9 @@ def test_a_checkpoint_is_evaluated_with_matched_triplets(tmp_path, checkpoints, 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ([], r"give either checkpoint=FILE or baseline=vq\|.*\|bandwidth$"),
+        ([], r"give either checkpoint=FILE or baseline=vq\|.*\|bandwidth\|musicnn_tags$"),
         (["checkpoint={best}", "baseline=vq"], r"give either checkpoint=FILE or baseline=vq\|"),
-        (["baseline=mp3"], rf"baseline=mp3 is unknown: choose one of {', '.join(BASELINES)}"),
+        (["baseline=mp3"], rf"baseline=mp3 is unknown: choose one of {', '.join(UNTRAINED)}"),
     ],
     ids=["neither", "both", "unknown"],
 )

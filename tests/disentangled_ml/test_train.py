@@ -89,7 +89,7 @@ def test_command_leaves_what_the_contract_names(tmp_path, tiny_arguments):
     assert report == json.loads((run_dir / "evaluation.json").read_text())
     assert set(report) == {
         *("sub", "all", "track", "skipped", "matrix", "disentanglement", "mean_ci95", "octaves_folded"),
-        *("recall", "track_recall"),
+        *("recall", "track_recall", "estimated"),
     }
     for name in ("genre", "mood", "tempo"):
         assert report["matrix"][name][name] == pytest.approx(report["sub"][name]["accuracy"])

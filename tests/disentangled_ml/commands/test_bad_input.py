@@ -335,7 +335,7 @@ def test_specialised_networks_get_conditions_of_any_name(tmp_path, name):
     table = importlib.import_module("disentangled_ml.commands.table")
     index = ShardIndex(tmp_path, AudioSettings(), False, [{"name": name, "kind": "tempo"}], {})
     config = load_config(TableConfig, [f"shards={tmp_path}", "systems=[specialised]"])
-    made = table.SystemsTable(config, index, tmp_path / "out", config)
+    made = table.SystemsTable(config, index, tmp_path / "out", config, ["specialised"])
     (run,) = made.runs("specialised", 0)
     trained = load_config(TrainConfig, made.arguments(run))
     assert list(trained.data.conditions) == [name]

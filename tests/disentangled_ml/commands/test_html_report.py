@@ -23,7 +23,13 @@ from disentangled_ml.commands import html_report
 from disentangled_ml.commands.schemas import HtmlReportConfig
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
 from disentangled_ml.reporting.neighbours import nearest
-from disentangled_ml.reporting.page_tables import Cell, accuracy_cell, comparison_tables, evaluation_tables
+from disentangled_ml.reporting.page_tables import (
+    Cell,
+    accuracy_cell,
+    comparison_tables,
+    evaluation_tables,
+    metrics_table,
+)
 from disentangled_ml.structures import AudioSettings, TrackInfo
 from tests import warm
 
@@ -361,6 +367,28 @@ def test_every_part_of_an_evaluation_is_shown():
     assert len(recall.rows) == 6
     assert "0.750 [0.700, 0.800]" in recall.note
     assert probe.rows == [(["genre", "own subspace"], [Cell("0.800"), Cell("0.300"), Cell("0.100"), Cell("4")])]
+
+
+def test_estimated_labels_are_marked():
+    evaluation = {
+        "sub": {"genre": ENTRY, "tempo": ENTRY},
+        "recall": {"sub": {"tempo": {"1": 0.5}}},
+        "estimated": ["tempo"],
+    }
+    accuracy, recall = evaluation_tables(evaluation)
+    assert [names[0] for names, _ in accuracy.rows] == ["genre", "tempo*", "mean"]
+    assert accuracy.note.endswith("* labels estimated, not given: tempo.")
+    assert recall.rows[0][0] == ["tempo*", "own subspace"]
+    metrics = metrics_table({"test/triplet_accuracy/tempo": 0.5, "test/loss": 0.1}, ["tempo"])
+    assert [names[0] for names, _ in metrics.rows] == ["triplet_accuracy/tempo*", "loss"]
+    (table,) = comparison_tables({"rows": [{"system": "a", "tempo": ENTRY}], "estimated": ["tempo"]})
+    assert table.columns == ["system", "space", "tempo*"]
+    assert "labels estimated" in table.note
+
+
+@pytest.mark.parametrize("estimated", [None, 3, "tempo", [3], {}])
+def test_a_mark_that_is_none(estimated):
+    assert "*" not in evaluation_tables({"sub": {"tempo": ENTRY}, "estimated": estimated})[0].note
 
 
 @pytest.mark.parametrize("entry", [None, {}, "0.5", True, float("nan"), {"accuracy": None}, {"accuracy": "x"}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from datamodules.shards.index import ShardIndex
 from disentangled_ml import processes
 from disentangled_ml.commands import table
 from disentangled_ml.commands.schemas import EvaluateConfig, TableConfig
@@ -276,7 +278,10 @@ def test_a_folder_that_is_worked_in_is_refused(made, tiny_shards):
 @pytest.mark.parametrize(
     ("argument", "match"),
     [
-        ("systems=[vq,paper]", r"^systems: paper is unknown: choose of vq, .*bandwidth, category, .*track_only"),
+        (
+            "systems=[vq,paper]",
+            r"^systems: paper is unknown: choose of vq, .*bandwidth, musicnn_tags, category, .*track_only",
+        ),
         ("systems=[]", r"systems=\[\] must be some, each once"),
         ("systems=[vq,category,vq]", r"systems=\['vq', 'category', 'vq'\] must be some, each once"),
         ("seeds=[]", r"seeds=\[\] must be some, each once"),
@@ -323,7 +328,7 @@ def test_seeds_are_trained_one_by_one_and_of_baselines_one_is_enough(tiny_shards
     given = [f"shards={tiny_shards}", "systems=[vq,category,specialised]", "seeds=[3,5]"]
     config = load_config(TableConfig, given)
     index = SimpleNamespace(conditions=[{"name": name} for name in NAMES])
-    whole = table.SystemsTable(config, index, tmp_path, None)
+    whole = table.SystemsTable(config, index, tmp_path, None, list(config.systems))
     systems = [(system, seed) for system in ("category", "specialised") for seed in (3, 5)]
     assert whole.cells() == [("vq", 3), *systems]
     names = [run.name for cell in whole.cells() for run in whole.runs(*cell)]
@@ -335,3 +340,28 @@ def test_seeds_are_trained_one_by_one_and_of_baselines_one_is_enough(tiny_shards
             assert (tree.seed, tree.run_name, tree.resume) == (cell[1], run.name, True)
             assert tree.choices.experiment == f"table,{cell[0]}"
             assert Path(tree.runs) == tmp_path / "runs"
+
+
+def test_systems_that_the_shards_have_no_features_for_are_left_out(tiny_shards, caplog):
+    index = ShardIndex.read(tiny_shards)
+    config = load_config(TableConfig, [f"shards={tiny_shards}"])
+    ours = ["musicnn_tags", "musicnn", "musicnn_rhythm"]
+    assert table.possible_systems(config, index) == [name for name in config.systems if name not in ours]
+    assert [record.getMessage().split()[0] for record in caplog.records] == ours
+    assert "prepare with features=musicnn" in caplog.text
+    assert table.possible_systems(config, replace(index, features=("msd",))) == list(config.systems)
+
+
+def test_no_system_may_be_left(tiny_shards):
+    config = load_config(TableConfig, [f"shards={tiny_shards}", "systems=[musicnn_tags]"])
+    with pytest.raises(ConfigError, match=r"systems=\['musicnn_tags'\].*prepare with features=musicnn"):
+        table.possible_systems(config, ShardIndex.read(tiny_shards))
+
+
+def test_tags_are_left_out_for_conditions_without_some(tiny_shards, caplog):
+    index = ShardIndex.read(tiny_shards)
+    theme = {"name": "theme", "kind": "tags", "vocabulary": ["film"]}
+    index = replace(index, features=("msd",), conditions=[*index.conditions, theme])
+    config = load_config(TableConfig, [f"shards={tiny_shards}", "systems=[vq,musicnn_tags]"])
+    assert table.possible_systems(config, index) == ["vq"]
+    assert "musicnn has no tags for theme" in caplog.text

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from disentangled_ml.network.masks import MASKS, FixedMasks, LearnedMasks, NoMasks, disjoint_blocks
+from disentangled_ml.network.masks import MASKS, FixedMasks, GroupMasks, LearnedMasks, NoMasks, disjoint_blocks
 
 
 @pytest.mark.parametrize(("n_conditions", "embedding_dim"), [(1, 1), (1, 8), (2, 4), (3, 192), (4, 256), (6, 6)])
@@ -83,3 +83,11 @@ def test_learned_masks_are_trained_where_positive():
 def test_unknown_start():
     with pytest.raises(ValueError, match=r"'zeros' is unknown: choose disjoint or random"):
         LearnedMasks(2, 4, start="zeros")
+
+
+def test_groups_have_their_own_sizes():
+    masks = GroupMasks([2, 1, 3])()
+    assert masks.sum(0).tolist() == [1.0] * 6
+    assert masks.sum(1).tolist() == [2.0, 1.0, 3.0]
+    assert torch.equal(GroupMasks([4, 4])(), disjoint_blocks(2, 8))
+    assert not GroupMasks([2, 1]).state_dict()

@@ -18,6 +18,7 @@ from disentangled_ml.reporting.comparison import TITLES, assemble, markdown, wri
 from disentangled_ml.reporting.comparison_figures import draw_accuracies, draw_matrices
 from disentangled_ml.reporting.published import ACCURACIES, COLUMNS, published
 from disentangled_ml.reporting.published import TRACK as PAPERS_TRACK
+from disentangled_ml.reporting.report import accuracy_table, retrieval_table
 
 NAMES = ["genre", "mood", "tempo"]
 ROUNDING = 1e-4  # of pooled accuracies and deviations
@@ -297,3 +298,26 @@ def test_any_number_of_systems_is_drawn(tmp_path, n):
     cells = [make_cell(f"system {i}", 0, True, ["genre"]) for i in range(n)]
     draw_matrices(assemble(cells, ["genre"], {}), tmp_path / "matrices.png")
     assert_drawn(tmp_path / "matrices.png")
+
+
+def test_conditions_with_estimated_labels_are_marked(tmp_path):
+    cells = [{**make_cell("vq"), "estimated": ["tempo"]}, {**make_cell("proxy", 0, True), "estimated": ["tempo"]}]
+    comparison = assemble(cells, NAMES, {})
+    assert comparison["estimated"] == ["tempo"]
+    text = markdown(comparison)
+    assert "\n\n\\* labels estimated, not given: tempo.\n\n" in text
+    assert read_markdown(text)[0][0][1:4] == ["genre", "mood", "tempo*"]
+    # Cells of earlier versions do not say it.
+    plain = assemble([make_cell("vq")], NAMES, {})
+    assert plain["estimated"] == []
+    assert "*" not in markdown(plain).partition("**All")[0]
+
+
+def test_the_screen_marks_estimated_labels_too():
+    report = {**make_cell("proxy", 0, True), "estimated": ["mood"]}
+    report["recall"]["chance"] = report["recall"]["sub"]
+    lines = accuracy_table(report).splitlines()
+    assert [line.split()[0] for line in lines[3:6]] == ["genre", "mood*", "tempo"]
+    assert lines[-1] == "* labels estimated, not given: mood"
+    assert "mood* " in retrieval_table(report)
+    assert "*" not in accuracy_table({**report, "estimated": []})
