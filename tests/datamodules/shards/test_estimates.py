@@ -155,10 +155,10 @@ def test_repeating_changes_nothing_and_another_share_the_index_alone(index, mani
 
 
 def test_a_given_label_stays():
-    info = TrackInfo("a", None, 9, {"mood": ["given"]}, {"mood": {"sad": 0.9}})
+    info = TrackInfo("a", None, 9, {"mood": ["given"]}, estimates={"mood": {"sad": 0.9}})
     assert labelled(info, {"mood": {"sad": 0.1}}).labels == {"mood": ["given"]}
     assert labelled(info, {}).labels == {"mood": ["given"]}
-    without = TrackInfo("a", None, 9, {}, {"mood": {"sad": 0.1}})
+    without = TrackInfo("a", None, 9, {}, estimates={"mood": {"sad": 0.1}})
     assert labelled(without, {"mood": {"sad": 0.2}}).labels == {}
 
 
