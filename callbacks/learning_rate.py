@@ -67,7 +67,7 @@ class CosineLearningRate(pl.Callback):
     """Lower the learning rate along half a cosine, to almost zero in the last epoch (I. Loshchilov, F. Hutter, ICLR 2017).
 
     It needs no validation, which says little where there are some dozens of tracks. Logs ``train/learning_rate``, the rate of each
-    epoch. With another ``trainer.max_epochs`` a resumed run follows another curve.
+    epoch.
     """
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -68,6 +68,7 @@ class ConditionalSimilarityNetwork(nn.Module):
         spect = self.frontend(audio if augmentation is None else augmentation.change_audio(audio))
         if self.backbone is not None:
             parts.append(self.backbone(spect if augmentation is None else augmentation.change_spect(spect)))
+        # The branch sees the chunk whole: masked frames would be onsets that nobody played.
         return self.with_rhythm(sum(part.float() for part in parts), spect)
 
     def with_rhythm(self, embedding: Tensor, spect: Tensor) -> Tensor:

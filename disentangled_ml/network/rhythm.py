@@ -17,6 +17,8 @@ N_TEMPI, SLOWEST, FASTEST = 96, 30.0, 320.0  # BPM
 # Groups of neighbouring bands; all bands together are one more.
 N_GROUPS = 8
 CHANNELS, LAST_CHANNELS, KERNEL, HIDDEN, DROPOUT = 32, 8, 5, 128, 0.5
+# Of the autocorrelation; of a chunk of 3 s the slowest tempo has 40.
+MIN_TERMS = 20
 # Of the onsets' variance; what is less is the rounding of a constant.
 MIN_VARIANCE = 1e-10
 
@@ -55,17 +57,17 @@ def onset_strength(spect: Tensor) -> Tensor:
 def autocorrelation(signal: Tensor, n_lags: int) -> Tensor:
     """Return the autocorrelation at lags 0 to ``n_lags - 1``, the mean over its terms, as a share of that at lag 0.
 
-    It is 0 at lags that the signal is too short for, and for a signal of zeros.
+    It is 0 at lags of which the signal has fewer than ``MIN_TERMS`` terms, whose mean would say nothing, and for a signal of zeros.
 
     Shape:
         signal: (..., n) float32; returns (..., n_lags).
 
-    >>> autocorrelation(torch.tensor([1.0, -1.0, 1.0, -1.0]), 6).round(decimals=3).tolist()
-    [1.0, -1.0, 1.0, -1.0, 0.0, 0.0]
+    >>> autocorrelation(torch.tensor([1.0, -1.0] * 20), 40)[[0, 1, 2, 20, 21]].round(decimals=3).tolist()
+    [1.0, -1.0, 1.0, 1.0, 0.0]
     """
     n = signal.shape[-1]
     power = torch.fft.rfft(signal, 2 * n).abs().square()
-    lags = torch.fft.irfft(power, 2 * n)[..., : min(n, n_lags)]
+    lags = torch.fft.irfft(power, 2 * n)[..., : max(1, min(n - MIN_TERMS + 1, n_lags))]
     terms = torch.arange(n, n - lags.shape[-1], -1, device=signal.device)
     means = lags / terms
     shares = means / means[..., :1].clamp(min=MIN_VARIANCE)

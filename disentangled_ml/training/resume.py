@@ -22,19 +22,33 @@ RESUMABLE_OVERRIDES = (  # prefixes of the keys that may change
     "training.lr_reductions",
     "training.early_stopping_patience",
 )
+# What was true before there were these keys.
+BEFORE = {
+    "rhythm": False,
+    "backbone.features": False,
+    "augmentation.stretch": 0.0,
+    "training.schedule": "plateau",
+}
 TRAINING_STATE = {"epoch", "global_step", "loops", "callbacks", "optimizer_states", "pytorch-lightning_version"}
 
 
 def fixed_on_resume(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the flattened settings that must not change when a run is resumed.
 
-    >>> fixed_on_resume({"seed": 0, "run_name": "a", "data": {"shards": "x", "workers": 2}})
+    Settings of before a key have what was true then. Along a cosine the number of epochs must not change either.
+
+    >>> fixed = fixed_on_resume({"seed": 0, "run_name": "a", "data": {"shards": "x", "workers": 2}})
+    >>> {key: value for key, value in fixed.items() if key not in BEFORE}
     {'seed': 0, 'data.shards': 'x'}
     """
-    flat: dict[str, Any] = {}
+    flat: dict[str, Any] = dict(BEFORE)
     for key, value in config.items():
         flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
-    return {key: value for key, value in flat.items() if not key.startswith(RESUMABLE_OVERRIDES)}
+    fixed = {key: value for key, value in flat.items() if not key.startswith(RESUMABLE_OVERRIDES)}
+    return {
+        **fixed,
+        **({"training.max_epochs": flat["training.max_epochs"]} if flat["training.schedule"] == "cosine" else {}),
+    }
 
 
 def check_same(path: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from datamodules.shards.index import ShardIndex
 from disentangled_ml import evaluate, prepare
@@ -17,6 +18,7 @@ from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.search.catalogue import read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import SPLITS
+from disentangled_ml.training.module import SimilarityModule
 from tests.conftest import train_here
 from tests.disentangled_ml.catalogues import write_recordings
 
@@ -61,6 +63,39 @@ def test_a_run_is_evaluated_as_any_other(folder, tmp_path):
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["sub"] == json.loads((folder / "run/evaluation.json").read_text())["sub"]
     assert set(report["octaves_folded"]) == {"tempo"}
+
+
+@pytest.mark.slow
+def test_a_resumed_run_equals_an_uninterrupted_one(folder, tmp_path, monkeypatch):
+    """With dropout in head and rhythm branch, stretched chunks and a cosine."""
+    arguments = [*SMALL, f"data.shards={folder}/shards", f"runs={tmp_path}", "training.max_epochs=3"]
+    train_here(*arguments, "run_name=whole")
+
+    def interrupt(self: SimilarityModule) -> None:
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SimilarityModule, "on_train_epoch_start", interrupt)
+        with pytest.raises(SystemExit):
+            train_here(*arguments, "run_name=parts")
+    with pytest.raises(ConfigError, match=r"trained with training\.max_epochs=3, not 4"):
+        train_here(*arguments, "run_name=parts", "resume=true", "training.max_epochs=4")
+    train_here(*arguments, "run_name=parts", "resume=true")
+    whole, parts = (
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+
+
+@pytest.mark.slow
+def test_features_stand_beside_a_backbone_too(folder, tmp_path):
+    fused = ["backbone=conv", "backbone.width=0.05", "backbone.features=true", "training.max_epochs=1"]
+    train_here(*SMALL, *fused, f"data.shards={folder}/shards", f"runs={tmp_path}", "run_name=fused")
+    network = load_model(tmp_path / "fused/checkpoints/best.ckpt").network
+    assert network.source == "mel+msd+mtt"
+    assert None not in (network.backbone, network.head, network.rhythm)
 
 
 def test_shards_and_recordings_are_embedded_alike(folder, tmp_path):

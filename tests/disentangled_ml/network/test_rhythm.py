@@ -6,7 +6,8 @@ import torch
 
 from datamodules.audio.spectrogram import log_mel
 from datamodules.batches.streams import mel_chunk
-from disentangled_ml.chunks import tempo_ratio
+from disentangled_ml.chunks import pack, tempo_ratio
+from disentangled_ml.network.augmentation import Augmentation
 from disentangled_ml.network.checkpoint import make_network
 from disentangled_ml.network.frontends import standardise
 from disentangled_ml.network.rhythm import (
@@ -89,7 +90,7 @@ def test_neither_a_gain_nor_an_offset_of_the_log_mel_changes_anything():
 def test_autocorrelation_is_exact_at_any_length(n):
     signal = torch.randn(3, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
     signal -= signal.mean(1, keepdim=True)
-    lags = min(n, 88)
+    lags = max(1, min(n - 19, 88))  # of fewer than 20 terms there is none
     direct = torch.stack([(signal[:, : n - lag] * signal[:, lag:]).mean(1) for lag in range(lags)], 1)
     expected = torch.nn.functional.pad(direct / direct[:, :1], (0, 88 - lags))
     torch.testing.assert_close(autocorrelation(signal.float(), 88), expected.float(), atol=2e-5, rtol=0)
@@ -179,3 +180,22 @@ def test_without_tempo_there_is_none_and_for_tempo_alone_it_is_added():
     network = make_network(["tempo"], AUDIO, backbone="conv", width=0.05, rhythm=True).eval()
     seen = network.frontend(chunk(100.0))
     torch.testing.assert_close(network.raw_embedding(chunk(100.0)), network.backbone(seen) + network.rhythm(seen))
+
+
+def test_beside_features_the_three_parts_are_put_together():
+    network = make_network(["genre", "tempo"], AUDIO, backbone="conv", width=0.05, rhythm=True, features=["msd"]).eval()
+    mel, features = chunk(100.0), torch.randn(1, 200)
+    packed = torch.from_numpy(pack(mel[0].numpy(), features[0].numpy()))[None]
+    seen = network.frontend(mel)
+    expected = torch.cat([network.backbone(seen) + network.head(features), network.rhythm(seen)], dim=1)
+    torch.testing.assert_close(network.raw_embedding(packed), expected)
+
+
+def test_masks_of_the_spectrogram_do_not_reach_the_rhythm():
+    network = make_network(["genre", "tempo"], AUDIO, backbone="conv", width=0.05, rhythm=True).eval()
+    plain, masked = (
+        network.raw_embedding(chunk(100.0), augmentation)
+        for augmentation in (None, Augmentation(mask_frames=60, mask_bands=40, seed=1))
+    )
+    assert torch.equal(plain[:, 64:], masked[:, 64:])
+    assert not torch.allclose(plain[:, :64], masked[:, :64])
