@@ -19,10 +19,8 @@ from datamodules.audio.decoding import decode_flac
 from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, stacked
 from datamodules.shards.damage import DamageBudget
 from datamodules.shards.estimates import labelled
-from datamodules.shards.index import Shard, ShardIndex, ShardsError
+from datamodules.shards.index import FEATURES, MEMBERS, Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import (
-    FEATURES,
-    MEMBERS,
     check_split,
     decode_features,
     decode_info,

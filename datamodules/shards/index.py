@@ -14,6 +14,8 @@ from disentangled_ml.structures import RESERVED_NAMES, SPLITS, AudioSettings
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
 KINDS = ("tags", "tempo")
+MEMBERS = {"mel": "mel.npy", "waveform": "flac"}  # of a frontend's source
+FEATURES = "musicnn.npy"
 
 
 def labels_name(split: str) -> str:
@@ -66,6 +68,11 @@ class ShardIndex:
 
     def count(self, split: str) -> int:
         return sum(shard.samples for shard in self.splits[split])
+
+    def members(self) -> tuple[str, ...]:
+        """Return the members of each sample."""
+        features, flac = [FEATURES] if self.features else [], [MEMBERS["waveform"]] if self.has_waveform else []
+        return ("json", MEMBERS["mel"], *features, *flac)
 
     def estimated(self) -> list[str]:
         """Return the conditions of which labels are estimated, in order."""

@@ -22,14 +22,12 @@ from webdataset import TarWriter
 from webdataset.tariterators import group_by_keys
 
 from datamodules.shards.estimates import labelled
-from datamodules.shards.index import Shard, ShardIndex, ShardsError, labels_name
+from datamodules.shards.index import FEATURES, Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.storage import Root, locate, opened
 from disentangled_ml.files import as_json, atomic_write, error_context
 from disentangled_ml.structures import TrackInfo
 
 MOST_BYTES = 1 << 30  # of a file; an hour of log-mel is 40 MB
-MEMBERS = {"mel": "mel.npy", "waveform": "flac"}  # of a frontend's source
-FEATURES = "musicnn.npy"
 # Of a C-ordered float16 matrix as np.save writes it; numpy's own parser fails on damaged ones in half a dozen ways.
 NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \((\d{1,9}), (\d{1,9})\), \} *\n",

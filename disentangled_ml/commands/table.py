@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from yaml import YAMLError
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.triplet_lists.lists import ListSettings
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
-from disentangled_ml.config.loading import group_choices
+from disentangled_ml.config.loading import group_choices, load_group, split_argument
 from disentangled_ml.files import locked, read_json, write_json
 from disentangled_ml.network.checkpoint import FEATURES_ALONE, TAGS_ALONE
 from disentangled_ml.processes import Job, run_jobs, slots
@@ -46,7 +47,7 @@ MADE = ("table.md", "table.csv", "table.json", "table.png", "matrices.png", "cel
 # Not to be given in ``train``: what makes the systems differ, or what the table sets.
 SYSTEMS_OWN = (
     *("experiment", "choices", "seed", "runs", "run_name", "resume", "mask", "loss", "embedding_dim"),
-    *("data.shards", "data.conditions"),
+    *("rhythm", "backbone.features", "data.shards", "data.conditions"),
 )
 logger = logging.getLogger("table")
 
@@ -115,9 +116,15 @@ class SystemsTable(NamedTuple):
 
 
 def common_arguments(config: DictConfig, *experiments: str) -> list[str]:
-    """Return the arguments of ``train`` that all seeds have in common."""
+    """Return the arguments of ``train`` that all seeds have in common.
+
+    An argument beats an experiment, so that a group which one of the experiments chooses, as ``musicnn`` does the backbone, is not
+    chosen by ``train``.
+    """
+    chosen = {group for name in experiments for group in load_group("experiment", name).get("choices", {})}
+    given = [argument for argument in config.train if split_argument(argument)[0] not in chosen]
     experiment = f"experiment={','.join((config.base, *experiments))}"
-    return ["data=shards", f"data.shards={config.shards}", *config.train, experiment]
+    return ["data=shards", f"data.shards={config.shards}", *given, experiment]
 
 
 def check_settings(config: DictConfig) -> None:
@@ -140,25 +147,25 @@ def check_settings(config: DictConfig) -> None:
             )
 
 
-def possible_systems(config: DictConfig, index: ShardIndex) -> list[str]:
+def trainable_systems(config: DictConfig, index: ShardIndex) -> list[str]:
     """Return the systems that the shards have what it takes for; a log line names the others.
 
     Raises: ConfigError: if none is left.
     """
     kept = []
     for system in config.systems:
-        if reason := impossible(system, config, index):
+        if reason := reason_left_out(system, config, index):
             logger.warning("%s is left out: %s", system, reason)
         else:
             kept.append(system)
     if not kept:
         raise ConfigError(
-            f"systems={list(config.systems)}: {index.root} has not what one of them needs: prepare with features=musicnn"
+            f"systems={list(config.systems)}: {index.root} lacks what every one of them needs: prepare with features=musicnn"
         )
     return kept
 
 
-def impossible(system: str, config: DictConfig, index: ShardIndex) -> str:
+def reason_left_out(system: str, config: DictConfig, index: ShardIndex) -> str:
     """Return why a system cannot be had on some shards; empty if it can."""
     if system == TAGS_ALONE:
         reads_features, unknown = True, without_tags(index, index.features)
@@ -170,6 +177,24 @@ def impossible(system: str, config: DictConfig, index: ShardIndex) -> str:
     if reads_features and not index.features:
         return f"{index.root} holds no features, prepare with features=musicnn"
     return f"musicnn has no tags for {', '.join(unknown)}" if unknown else ""
+
+
+def check_distinct(config: DictConfig, systems: Sequence[str]) -> None:
+    """Check that no two systems are the same network, as those that differ only by a backbone that the base chooses too.
+
+    Raises: ConfigError: naming both.
+    """
+    seen: list[tuple[str, Any]] = []
+    for system in (system for system in systems if system not in UNTRAINED):
+        settings = OmegaConf.to_container(load_config(TrainConfig, common_arguments(config, system)))
+        settings.pop("choices")
+        for other, others in seen:
+            if settings == others:
+                raise ConfigError(
+                    f"systems: {other} and {system} are the same network with base={config.base}: leave out one of them, or give "
+                    "another base, as base=table"
+                )
+        seen.append((system, settings))
 
 
 def begin(table: SystemsTable) -> None:
@@ -195,10 +220,16 @@ def claim_folder(out: Path, settings: dict[str, Any]) -> None:
             (out / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"out={out} cannot be made ({error.strerror}): give another folder") from error
+    keep_settings(out, settings)
+
+
+def keep_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write what a folder is begun with, or compare it with what it was begun with. Raises ConfigError if that was something else."""
+    path = out / "settings.json"
     try:
         kept = read_json(path) if path.is_file() else settings
     except ValueError as error:
-        raise ConfigError(f"{path} is damaged, it said what the table was begun with: give another out") from error
+        raise ConfigError(f"{path} is damaged, it said what the folder was begun with: give another out") from error
     for key, value in settings.items():
         if kept.get(key) != value:
             raise ConfigError(f"{out} was begun with {key}={kept.get(key)}, not {value}: give that, or another out")
@@ -291,7 +322,9 @@ def main(config: DictConfig) -> None:
     index = ShardIndex.read(config.shards)
     out = Path(config.out or Path("tables") / Path(config.shards).resolve().name)
     reference = load_config(TrainConfig, common_arguments(config))
-    table = SystemsTable(config, index, out, reference, possible_systems(config, index))
+    systems = trainable_systems(config, index)
+    check_distinct(config, systems)
+    table = SystemsTable(config, index, out, reference, systems)
     begin(table)
     with locked(out) as lock:
         failed = train_missing(table, lock)

@@ -90,6 +90,15 @@ def marked(name: str, estimated: Sequence[str]) -> str:
     return name + ESTIMATED if name in estimated or name.rpartition("/")[2] in estimated else name
 
 
+def octaves_folded(name: str) -> str:
+    """Return what the accuracy of a tempo condition is called without the triplets that only octaves tell apart.
+
+    >>> octaves_folded("tempo")
+    'tempo, octaves folded'
+    """
+    return f"{name}, octaves folded"
+
+
 def estimated_note(estimated: Sequence[str]) -> str:
     """Return what the marks mean; empty where there are none.
 

@@ -21,6 +21,7 @@ from disentangled_ml.reporting.cells import (
     markdown_table,
     marked,
     number_text,
+    octaves_folded,
 )
 from disentangled_ml.reporting.published import published
 from disentangled_ml.structures import TRACK
@@ -30,7 +31,7 @@ SPECIALISED = "specialised"
 # Keys of a row beside its conditions, which therefore cannot have these names.
 ROW_KEYS = (
     *("system", "title", "space", "parameters", "seconds", "disentanglement", "matrix"),
-    *("recall", "chance_recall", "track_recall", "probe", "paper"),
+    *("recall", "chance_recall", "track_recall", "probe", "paper", "octaves_folded"),
 )
 CELL_KEYS = (
     *("system", "seed", "has_subspaces", "parameters", "seconds", "all", "sub", TRACK),
@@ -114,6 +115,12 @@ def make_row(cells: Sequence[dict[str, Any]], space: str, names: Sequence[str]) 
         **{name: pool_seeds([cell[space][name] for cell in cells]) for name in names},
         "mean": pool_seeds([mean_entry(cell, space, names) for cell in cells]),
         TRACK: pool_seeds([cell[TRACK] for cell in cells]) if space == "all" else None,
+        "octaves_folded": {
+            name: pool_seeds([cell["octaves_folded"][name][space] for cell in cells])
+            for name in names
+            # Reports of older versions do not have it.
+            if all(name in cell.get("octaves_folded", {}) for cell in cells)
+        },
         "parameters": first["parameters"],
         "seconds": average(cell["seconds"] for cell in cells),
         "disentanglement": average(cell["disentanglement"] for cell in cells) if first["has_subspaces"] else None,
@@ -149,12 +156,19 @@ def table_cell(entry: dict[str, Any] | None) -> str:
     return "" if entry is None else accuracy_text(entry, digits=2)
 
 
-def accuracy_lines(row: dict[str, Any], columns: Sequence[str]) -> list[list[str]]:
+def folded_names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the tempo conditions of which some row has the accuracy without the triplets that only octaves tell apart."""
+    return list({name: None for row in rows for name in row["octaves_folded"]})
+
+
+def accuracy_lines(row: dict[str, Any], columns: Sequence[str], folded: Sequence[str]) -> list[list[str]]:
     """Return the cells of a row: this project's accuracies, and below them the paper's where it reports some."""
+    of_folded = [table_cell(row["octaves_folded"].get(name, {})) for name in folded]
     costs = [number_text(row["parameters"], ",.0f"), number_text(row["seconds"], ".0f")]
-    lines = [[row["title"], *(table_cell(row[column]) for column in columns), *costs]]
+    lines = [[row["title"], *(table_cell(row[column]) for column in columns), *of_folded, *costs]]
     if paper := row["paper"]:
-        lines.append(["*the paper*", *(f"*{paper[c]:.3f}*" if c in paper else "" for c in columns), "", ""])
+        shown = [f"*{paper[c]:.3f}*" if c in paper else "" for c in columns]
+        lines.append(["*the paper*", *shown, *("" for _ in (*folded, *costs))])
     return lines
 
 
@@ -174,7 +188,8 @@ def label_lines(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[li
 
 def markdown(comparison: dict[str, Any]) -> str:
     columns, rows, estimated = comparison["columns"], comparison["rows"], estimated_of(comparison)
-    shown = [marked(column, estimated) for column in columns]
+    folded = folded_names(rows)
+    shown = [*(marked(column, estimated) for column in columns), *map(octaves_folded, folded)]
     names = columns[:-2]
     counts = ", ".join(f"{name} {max(row[name]['n'] for row in rows):,}" for name in names)
     parts = [f"Triplet accuracy (chance 0.5); test triplets: {counts}; time: seconds of training."]
@@ -182,7 +197,7 @@ def markdown(comparison: dict[str, Any]) -> str:
         # The star would begin an emphasis.
         parts.append("\\" + estimated_note(estimated) + ".")
     for space, title in SPACES.items():
-        lines = [line for row in rows if row["space"] == space for line in accuracy_lines(row, columns)]
+        lines = [line for row in rows if row["space"] == space for line in accuracy_lines(row, columns, folded)]
         if lines:
             parts += [f"**{title}**", markdown_table(["system", *shown, "parameters", "time"], lines)]
     header = ["system", "diagonal - off", *(f"R@1 {name}" for name in names), "track R@1"]
@@ -202,10 +217,11 @@ def markdown(comparison: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def flat_row(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+def flat_row(row: dict[str, Any], columns: Sequence[str], folded: Sequence[str]) -> dict[str, Any]:
     flat = {"system": row["system"], "space": row["space"]}
-    for column in (*columns, "track_recall"):
-        entry = row[column] or {}
+    entries = {column: row[column] or {} for column in (*columns, "track_recall")}
+    entries.update({f"octaves_folded_{name}": row["octaves_folded"].get(name, {}) for name in folded})
+    for column, entry in entries.items():
         low, high = entry.get("ci95", (None, None))
         flat[column] = entry.get("accuracy")
         flat.update({f"{column}_low": low, f"{column}_high": high, f"{column}_deviation": entry.get("deviation")})
@@ -220,7 +236,8 @@ def flat_row(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
 def write_comparison(out: Path, comparison: dict[str, Any]) -> None:
     """Write ``table.json``, ``table.csv`` and ``table.md``."""
     write_json(out / "table.json", comparison)
-    flat = [flat_row(row, comparison["columns"]) for row in comparison["rows"]]
+    folded = folded_names(comparison["rows"])
+    flat = [flat_row(row, comparison["columns"], folded) for row in comparison["rows"]]
     with atomic_write(out / "table.csv") as file:
         writer = csv.DictWriter(file, flat[0].keys())
         writer.writeheader()

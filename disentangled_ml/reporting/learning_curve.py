@@ -1,9 +1,11 @@
 """Accuracy against the number of training tracks, as a figure."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 from callbacks.figures import GREY, PALE, condition_colors, new_panels
+from disentangled_ml.reporting.cells import accuracy_of, interval_of
 from disentangled_ml.reporting.comparison_figures import CHANCE, save
 
 STYLES = ("-", "--", ":", "-.")  # a system each
@@ -22,9 +24,10 @@ def draw_curve(curve: list[dict[str, Any]], path: Path) -> None:
     for panel, name in zip(panels, names, strict=True):
         for number, first in enumerate(curve[0]["rows"]):
             entries = [next(row for row in point["rows"] if row["system"] == first["system"])[name] for point in curve]
-            ends = [entry.get("ci95") or (entry["accuracy"],) * 2 for entry in entries]
+            # Where a condition has no test triplets the line has a gap.
+            values = [math.nan if (value := accuracy_of(entry)) is None else value for entry in entries]
+            ends = [interval_of(entry) or (value, value) for entry, value in zip(entries, values, strict=True)]
             style = STYLES[number % len(STYLES)]
-            values = [entry["accuracy"] for entry in entries]
             panel.plot(sizes, values, style, color=colors[name], marker="o", markersize=4, label=first["title"])
             panel.fill_between(sizes, *zip(*ends, strict=True), color=colors[name], alpha=0.12, linewidth=0)
         panel.axhline(CHANCE, color=GREY, linewidth=1.2, linestyle=":")

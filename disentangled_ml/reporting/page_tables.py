@@ -17,6 +17,7 @@ from disentangled_ml.reporting.cells import (
     interval_of,
     marked,
     number_text,
+    octaves_folded,
     spread_text,
 )
 
@@ -139,6 +140,9 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> ReportTable:
         count = next((entry["n"] for space in spaces.values() if finite((entry := nested(space, name)).get("n"))), None)
         cells = [accuracy_cell(space.get(name)) for space in spaces.values()]
         rows.append(([marked(name, estimated)], [*cells, Cell(show(count))]))
+        if folded := nested(evaluation, "octaves_folded", name):
+            cells = [accuracy_cell(folded.get(space)) for space in SPACES]
+            rows.append(([octaves_folded(name)], [*cells, Cell(show(nested(folded, "sub").get("n")))]))
     if names:
         rows.append((["mean"], [*(value_cell(space.get("mean")) for space in spaces.values()), Cell("")]))
     if track := nested(evaluation, "track"):
@@ -275,7 +279,14 @@ def comparison_table(
 ) -> ReportTable:
     """Return the accuracies of systems, the best of each column in bold; conditions with estimated labels are marked."""
     costs = [name for name in COSTS if any(finite(entry.get(name)) is not None for entry in entries)]
-    cells = [[comparison_cell(entry, name) for name in columns] for entry in entries]
+    folded = list({name: None for entry in entries for name in nested(entry, "octaves_folded")})
+    cells = [
+        [
+            *(comparison_cell(entry, name) for name in columns),
+            *(comparison_cell(nested(entry, "octaves_folded"), name) for name in folded),
+        ]
+        for entry in entries
+    ]
     best = [best_of(column) for column in zip(*cells, strict=True)]
     rows = [
         (
@@ -293,7 +304,7 @@ def comparison_table(
         note += " Paper: J. Lee et al., ICASSP 2020, on other data."
     if estimated:
         note += f" {estimated_note(estimated)}."
-    shown = [marked(name, estimated) for name in columns]
+    shown = [*(marked(name, estimated) for name in columns), *map(octaves_folded, folded)]
     return ReportTable("Comparison", note, ["system", "space", *shown, *costs], rows)
 
 

@@ -17,6 +17,7 @@ from datamodules.batches.streams import Source, TrainingStream
 from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.shards.storage import Forward, opened, parse_root
+from datamodules.shards.subset import write_subset
 from datamodules.shards.tar import read_infos
 from datamodules.triplet_lists.lists import ListSettings, kept_triplets
 
@@ -92,6 +93,27 @@ def test_lists_are_made_but_not_kept_there(make_shards, address, tmp_path, monke
     remote_list = kept_triplets(remote, "val", infos, conditions, settings)
     assert set(tmp_path.rglob("*")) == before
     assert remote_list == kept_triplets(local, "val", infos, conditions, settings)
+
+
+def test_a_subset_is_that_of_the_folder(make_shards, address, tmp_path):
+    local = make_shards(train=20, val=5, test=4, features=("msd",))
+    write_subset(ShardIndex.read(f"{address}/shards"), 7, tmp_path / "far")
+    write_subset(local, 7, tmp_path / "near")
+    far, near = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("far", "near"))
+    assert "test-000000.tar" in far
+    assert far == near
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut", "broken"])
+def test_a_subset_is_not_written_without_a_shard(make_shards, address, handler, tmp_path, fault):
+    local, name = make_shards(train=20, val=5, test=4), "test-000000.tar"
+    if fault == "missing":
+        (local.root / name).unlink()
+    else:
+        setattr(handler, fault, name)
+    with pytest.raises(ShardsError, match=rf"{address}/shards/{name} (does not exist: prepare|cannot be copied)"):
+        write_subset(ShardIndex.read(f"{address}/shards"), 7, tmp_path / "far")
+    assert not (tmp_path / "far/index.json").exists()
 
 
 def test_an_address_without_an_index(address):

@@ -369,6 +369,18 @@ def test_every_part_of_an_evaluation_is_shown():
     assert probe.rows == [(["genre", "own subspace"], [Cell("0.800"), Cell("0.300"), Cell("0.100"), Cell("4")])]
 
 
+def test_tempo_is_shown_with_octaves_folded_too():
+    folded = {"tempo": {"sub": {**ENTRY, "accuracy": 0.875, "n": 7}, "all": {**ENTRY, "accuracy": 0.625, "n": 7}}}
+    spaces = {"sub": {"tempo": ENTRY, "mood": ENTRY}, "all": {"tempo": ENTRY, "mood": ENTRY}}
+    (accuracy,) = evaluation_tables({**spaces, "octaves_folded": folded})
+    assert [names for names, _ in accuracy.rows] == [["tempo"], ["tempo, octaves folded"], ["mood"], ["mean"]]
+    assert [cell.text for cell in accuracy.rows[1][1]] == ["0.875", "0.625", "7"]
+    rows = [{"system": "a", "tempo": ENTRY, "octaves_folded": {"tempo": folded["tempo"]["sub"]}}]
+    (table,) = comparison_tables({"rows": [*rows, {"system": "of before", "tempo": ENTRY}]})
+    assert table.columns == ["system", "space", "tempo", "tempo, octaves folded"]
+    assert [cells[1].text for _, cells in table.rows] == ["0.875", "-"]
+
+
 def test_estimated_labels_are_marked():
     evaluation = {
         "sub": {"genre": ENTRY, "tempo": ENTRY},

@@ -304,7 +304,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_made(tiny_shards,
     [
         *("mask=learned", "mask.start=random", "--loss=proxy", "loss.track_weight=3", "choices.mask=none"),
         *("experiment=demo", "embedding_dim=24", "seed=3", "runs=elsewhere", "run_name=x", "resume=false"),
-        *("data.shards=elsewhere", "data.conditions=[genre]"),
+        *("data.shards=elsewhere", "data.conditions=[genre]", "rhythm=true", "backbone.features=[msd]"),
     ],
 )
 def test_trainings_cannot_be_made_other_systems(tiny_shards, tmp_path, argument):
@@ -346,16 +346,19 @@ def test_systems_that_the_shards_have_no_features_for_are_left_out(tiny_shards, 
     index = ShardIndex.read(tiny_shards)
     config = load_config(TableConfig, [f"shards={tiny_shards}"])
     ours = ["musicnn_tags", "musicnn", "musicnn_rhythm"]
-    assert table.possible_systems(config, index) == [name for name in config.systems if name not in ours]
+    assert table.trainable_systems(config, index) == [name for name in config.systems if name not in ours]
     assert [record.getMessage().split()[0] for record in caplog.records] == ours
     assert "prepare with features=musicnn" in caplog.text
-    assert table.possible_systems(config, replace(index, features=("msd",))) == list(config.systems)
+    assert table.trainable_systems(config, replace(index, features=("msd",))) == list(config.systems)
 
 
 def test_no_system_may_be_left(tiny_shards):
     config = load_config(TableConfig, [f"shards={tiny_shards}", "systems=[musicnn_tags]"])
-    with pytest.raises(ConfigError, match=r"systems=\['musicnn_tags'\].*prepare with features=musicnn"):
-        table.possible_systems(config, ShardIndex.read(tiny_shards))
+    with pytest.raises(
+        ConfigError,
+        match=r"systems=\['musicnn_tags'\].* lacks what every one of them needs: prepare with features=musicnn",
+    ):
+        table.trainable_systems(config, ShardIndex.read(tiny_shards))
 
 
 def test_tags_are_left_out_for_conditions_without_some(tiny_shards, caplog):
@@ -363,5 +366,29 @@ def test_tags_are_left_out_for_conditions_without_some(tiny_shards, caplog):
     theme = {"name": "theme", "kind": "tags", "vocabulary": ["film"]}
     index = replace(index, features=("msd",), conditions=[*index.conditions, theme])
     config = load_config(TableConfig, [f"shards={tiny_shards}", "systems=[vq,musicnn_tags]"])
-    assert table.possible_systems(config, index) == ["vq"]
+    assert table.trainable_systems(config, index) == ["vq"]
     assert "musicnn has no tags for theme" in caplog.text
+
+
+@pytest.mark.parametrize("backbone", ["backbone=conv", "--backbone=conv"])
+def test_systems_keep_the_backbone_and_the_branch_that_they_are_named_for(backbone):
+    config = load_config(TableConfig, ["shards=x", f"train=[{backbone}]"])
+    trained = [system for system in config.systems if system not in table.UNTRAINED]
+    trees = {system: load_config(TrainConfig, table.common_arguments(config, system)) for system in trained}
+    own = {"musicnn": "musicnn", "musicnn_rhythm": "musicnn"}
+    assert {system: tree.backbone.name for system, tree in trees.items()} == {**dict.fromkeys(trained, "conv"), **own}
+    assert [system for system, tree in trees.items() if tree.rhythm] == ["rhythm", "musicnn_rhythm"]
+
+
+def test_the_systems_of_the_default_differ():
+    config = load_config(TableConfig, ["shards=x"])
+    table.check_distinct(config, config.systems)
+
+
+@pytest.mark.parametrize("pair", [("rhythm", "musicnn_rhythm"), ("disentangled_track", "musicnn")])
+def test_systems_that_a_base_makes_the_same_are_refused(tiny_shards, tmp_path, monkeypatch, pair):
+    monkeypatch.setattr(table, "trainable_systems", lambda config, _: list(config.systems))
+    given = ["base=small_catalogue", f"systems=[vq,{','.join(pair)}]", "train=[]"]
+    with pytest.raises(ConfigError, match=rf"{pair[0]} and {pair[1]} are the same network .*: .* another base"):
+        make(tiny_shards, tmp_path / "out", *given)
+    assert not (tmp_path / "out").exists()

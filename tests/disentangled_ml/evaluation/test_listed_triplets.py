@@ -16,8 +16,10 @@ from disentangled_ml.evaluation.listed_triplets import (
 )
 from disentangled_ml.evaluation.metrics import accuracies, count_correct, mean_accuracy
 from disentangled_ml.network.masks import disjoint_blocks
+from disentangled_ml.objective.conditions import TagCondition, TempoCondition
 from disentangled_ml.objective.losses import DisentangledTripletLoss
-from disentangled_ml.structures import ListedTriplet, Member, TrackChunks, TripletBatch
+from disentangled_ml.reporting.report import accuracy_table
+from disentangled_ml.structures import ListedTriplet, Member, TrackChunks, TrackInfo, TripletBatch
 
 NAMES = ["genre", "mood", "tempo"]
 D = 6
@@ -356,3 +358,24 @@ def test_disentanglement_needs_two_conditions():
     listed = [t for t in random_list(50) if t.condition == "genre"]
     assert evaluation_report(filled_table(), listed, MASKS[:1], ["genre"])["disentanglement"] is None
     assert math.isnan(evaluation.disentanglement({}))
+
+
+def test_octaves_folded_leaves_out_the_triplets_that_only_an_octave_decides():
+    tempi = {"a": 90.0, "b": 92.0, "twice": 181.0, "half": 45.0, "other": 120.0}
+    infos = [TrackInfo(name, None, 1, {"tempo": bpm}) for name, bpm in tempi.items()]
+    # In its subspace a is nearest to twice: wrong by an octave alone. The rest of the space is the same for all.
+    places = {"a": 0.0, "twice": 0.1, "b": 0.2, "half": 0.4, "other": 0.8}
+    tempo = MASKS[NAMES.index("tempo")]
+    table = EmbeddingTable(rows={Member(name): place * tempo for name, place in places.items()})
+    listed = [ListedTriplet("tempo", Member("a"), Member("b"), Member(n)) for n in ("twice", "half", "other")]
+    listed.append(ListedTriplet("genre", Member("a"), Member("b"), Member("twice")))
+    conditions = [TagCondition("genre", ("x",)), TagCondition("mood", ("y",)), TempoCondition("tempo")]
+    report = evaluation.split_report(table, listed, MASKS, conditions, infos)
+    assert report["sub"]["tempo"]["accuracy"] == pytest.approx(2 / 3)
+    assert set(report["octaves_folded"]) == {"tempo"}
+    for space in ("sub", "all"):
+        assert report[space]["tempo"]["n"] == 3
+        folded = report["octaves_folded"]["tempo"][space]
+        assert (folded["accuracy"], folded["n"]) == (1.0, 1)
+    row = next(line for line in accuracy_table(report).split("\n") if line.startswith("- octaves folded"))
+    assert " ".join(row.split()) == "- octaves folded 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 1"

@@ -321,3 +321,55 @@ def test_the_screen_marks_estimated_labels_too():
     assert lines[-1] == "* labels estimated, not given: mood"
     assert "mood* " in retrieval_table(report)
     assert "*" not in accuracy_table({**report, "estimated": []})
+
+
+def with_folded(cell: dict[str, Any], sub: float) -> dict[str, Any]:
+    entries = {space: {"accuracy": a, "ci95": [a - 0.1, a + 0.1], "n": 40} for space, a in (("sub", sub), ("all", 0.5))}
+    return {**cell, "octaves_folded": {"tempo": entries}}
+
+
+def test_tempo_stands_there_with_octaves_folded_too(tmp_path):
+    cells = [
+        with_folded(make_cell("disentangled", has_subspaces=True), 0.75),
+        make_cell("vq"),
+    ]  # vq: a report of before
+    comparison = assemble(cells, NAMES, {})
+    assert row_of(comparison, "disentangled", "sub")["octaves_folded"]["tempo"]["accuracy"] == 0.75
+    assert row_of(comparison, "vq", "all")["octaves_folded"] == {}
+    write_comparison(tmp_path, comparison)
+    assert json.loads((tmp_path / "table.json").read_text()) == comparison
+    with open(tmp_path / "table.csv", newline="") as file:
+        flat = {(row["system"], row["space"]): row for row in csv.DictReader(file)}
+    key = "octaves_folded_tempo"
+    found = [flat[row][key] for row in (("disentangled", "all"), ("disentangled", "sub"), ("vq", "all"))]
+    assert found == ["0.5", "0.75", ""]
+    assert flat["disentangled", "sub"][f"{key}_n"] == "40"
+    whole, sub = read_markdown((tmp_path / "table.md").read_text(encoding="utf-8"))[:2]
+    assert whole[0] == ["system", *NAMES, "mean", "track", "tempo, octaves folded", "parameters", "time"]
+    # Of whose rows the paper's have as many cells.
+    assert {len(line) for line in (*whole, *sub)} == {len(whole[0])}
+    shown = {line[0]: line[6] for line in whole}
+    assert (shown[TITLES["disentangled"]], shown[TITLES["vq"]]) == ("0.500 [0.40, 0.60]", "-")
+    assert sub[1][6] == "0.750 [0.65, 0.85]"
+
+
+def test_octaves_folded_is_pooled_over_the_seeds_if_all_have_it():
+    seeds = [make_cell("category", seed) for seed in (0, 1)]
+    both = assemble([with_folded(seed, 0.5) for seed in seeds], NAMES, {})
+    assert both["rows"][0]["octaves_folded"]["tempo"]["deviation"] == 0
+    assert assemble([with_folded(seeds[0], 0.5), seeds[1]], NAMES, {})["rows"][0]["octaves_folded"] == {}
+
+
+def test_reports_of_before_have_no_column_of_folded_octaves(tmp_path):
+    write_comparison(tmp_path, assemble(make_cells(0), NAMES, {}))
+    assert not any("folded" in (tmp_path / f"table.{form}").read_text() for form in ("md", "csv"))
+
+
+def test_the_row_of_folded_octaves_stands_behind_its_tempo():
+    report = with_folded(make_cell("disentangled"), 0.75)
+    lines = accuracy_table(report).split("\n")
+    (number,) = (n for n, line in enumerate(lines) if line.startswith("- octaves folded"))
+    shown = "- octaves folded 0.750 [0.650, 0.850] 0.500 [0.400, 0.600] 40"
+    assert " ".join(lines[number].split()) == shown
+    assert lines[number - 1].startswith("tempo ")
+    assert "octaves" not in accuracy_table(make_cell("disentangled"))
