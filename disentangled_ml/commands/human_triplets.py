@@ -164,7 +164,8 @@ def embed_members(
     ids = [member.track_id for member in compress(members, is_whole)]
     number = {track_id: i for i, track_id in enumerate(dict.fromkeys(ids))}
     rows = torch.tensor([number[track_id] for track_id in ids], dtype=torch.int64)
-    means = track_means(embedding[torch.tensor(is_whole, dtype=torch.bool)], rows, len(number))
+    whole = embedding[torch.tensor(is_whole, dtype=torch.bool)]
+    means = track_means(whole, rows, len(number), model.network.normalised)
     table.rows.update(zip(map(Member, number), means, strict=True))
     return table, reasons
 
