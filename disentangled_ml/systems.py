@@ -260,7 +260,8 @@ def fit_tags(index: ShardIndex) -> tuple[ConditionalSimilarityNetwork, dict[str,
     Returns: The network, in evaluation mode, and the tags of each condition but tempo, in order.
 
     Raises:
-        ConfigError: if the shards hold no features, or musicnn's package is not installed.
+        ConfigError: if the shards hold no features.
+        MissingPackage: if musicnn's package is not installed.
         ShardsError: if they have no training tracks, or those are damaged.
     """
     if not index.features:
@@ -269,8 +270,7 @@ def fit_tags(index: ShardIndex) -> tuple[ConditionalSimilarityNetwork, dict[str,
         )
     if not index.count("train"):
         raise ShardsError(f"{index.root} has no train tracks: check the manifest's split column")
-    with error_context(ImportError, str, ConfigError):
-        musicnn.require(index.features)
+    musicnn.require(index.features)
     found = {name: musicnn.tag_model(name, index.features) for name in musicnn.CONDITION_TAGS}
     models = {name: model for name, model in found.items() if model is not None}
     if others := without_tags(index, index.features):

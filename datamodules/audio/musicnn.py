@@ -24,7 +24,7 @@ from threading import Lock
 import numpy as np
 import torch
 
-from datamodules.audio.content import UnusableAudio
+from datamodules.audio.content import MissingPackage, UnusableAudio
 from datamodules.audio.musicnn_network import FEATURES, N_MELS, MusicnnNetwork
 from datamodules.audio.spectrogram import power_mel, resample
 from datamodules.audio.tensor_bundle import read_bundle
@@ -123,7 +123,7 @@ def require(models: Sequence[str] = tuple(MODELS)) -> None:
     """Do nothing where the networks can be loaded, as ``window_features`` will.
 
     Raises:
-        ImportError: If the package is not installed; it says what to do.
+        MissingPackage: If the package is not installed; it says what to do.
         ValueError: If a file is not what the package's list of files says, or there is no such model.
     """
     for model in models:
@@ -139,7 +139,7 @@ def checkpoint(model: str) -> tuple[Path, Path]:
         raise ValueError(f"{model!r} is no model of musicnn, choose one of {', '.join(MODELS)}")
     spec = importlib.util.find_spec("musicnn")
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError(
+        raise MissingPackage(
             "musicnn's networks are needed: pip install --no-deps musicnn==0.1.0 (none of its dependencies is used), "
             "or do without their features"
         )
@@ -228,7 +228,7 @@ def window_features(waveform: np.ndarray, sample_rate: int, models: Sequence[str
     Shape: waveform (n,), mono, full scale 1; returns (windows, 200 * len(models)) float32, model by model.
 
     Raises:
-        ImportError: If the package is not installed.
+        MissingPackage: If the package is not installed.
         UnusableAudio: If the recording is shorter than ``MIN_SECONDS``.
         ValueError: As ``require``.
     """
@@ -244,7 +244,7 @@ def features_at(
     Shape: waveform (n,), mono, full scale 1; starts (N,) seconds; returns (N, 200 * len(models)) float32, model by model.
 
     Raises:
-        ImportError: If the package is not installed.
+        MissingPackage: If the package is not installed.
         ValueError: If a window is not within the recording, or as ``window_features``.
     """
     log_mel = _log_mel(waveform, sample_rate)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from datamodules.audio import musicnn
+from datamodules.audio.content import MissingPackage
 from datamodules.audio.musicnn import MODELS, SAMPLE_RATE, TAGS, features_at, log_mel_16k, tag_logits, window_features
 from tests.datamodules.audio.make_musicnn_features import FILE, SECONDS
 from tests.datamodules.audio.sounds import chords
@@ -162,7 +163,7 @@ def test_an_intact_copy_is_taken(package, music, features):
 def test_without_the_package_the_error_says_what_to_do(monkeypatch, package, music):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for call in (musicnn.require, lambda: window_features(music, SAMPLE_RATE)):
-        with pytest.raises(ImportError, match=r"pip install --no-deps musicnn==0\.1\.0 .* or do without"):
+        with pytest.raises(MissingPackage, match=r"pip install --no-deps musicnn==0\.1\.0 .* or do without"):
             call()
 
 

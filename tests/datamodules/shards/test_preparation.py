@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from datamodules.audio.content import MissingPackage
 from datamodules.audio.decoding import decode_flac
 from datamodules.audio.spectrogram import log_mel
 from datamodules.audio.tempo import Tempo
@@ -244,10 +245,10 @@ def test_an_unexpected_error_rejects_the_track_alone(threads, prepare, make_cata
 
 def test_a_missing_madmom_ends_the_run(threads, prepare, make_catalogue, monkeypatch):
     def fail(excerpts, estimator):
-        raise ImportError("tempo estimation needs madmom")
+        raise MissingPackage("tempo estimation needs madmom")
 
     monkeypatch.setattr(preparation, "estimate_tempi", fail)
-    with pytest.raises(ImportError, match="needs madmom"):
+    with pytest.raises(MissingPackage, match="needs madmom"):
         prepare(make_catalogue(5), PreparationSettings(AUDIO, 16))
 
 

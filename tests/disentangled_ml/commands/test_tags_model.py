@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from datamodules.audio import musicnn
+from datamodules.audio.content import MissingPackage
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import write_shard
 from disentangled_ml import systems
@@ -227,5 +228,5 @@ def test_what_the_shards_lack(tmp_path, tiny_shards, shards, monkeypatch, caplog
     systems.fit_tags(replace(index, conditions=[*index.conditions, theme]))
     assert "no tags for theme" in caplog.text
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install --no-deps musicnn"):
+    with pytest.raises(MissingPackage, match=r"pip install --no-deps musicnn"):
         systems.fit_tags(index)
