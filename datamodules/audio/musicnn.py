@@ -17,7 +17,6 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from functools import cache
-from math import ceil
 from pathlib import Path
 from threading import Lock
 
@@ -26,7 +25,7 @@ import torch
 
 from datamodules.audio.content import MissingPackage, UnusableAudio
 from datamodules.audio.musicnn_network import FEATURES, N_MELS, MusicnnNetwork
-from datamodules.audio.spectrogram import power_mel, resample
+from datamodules.audio.spectrogram import power_mel, resample, resampled_length
 from datamodules.audio.tensor_bundle import read_bundle
 from disentangled_ml.structures import AudioSettings
 
@@ -219,7 +218,7 @@ def n_windows(n_samples: int, sample_rate: int) -> int:
     >>> n_windows(30 * 44100, 44100), n_windows(int(2.9 * 44100), 44100)
     (28, 0)
     """
-    return len(window_starts(1 + ceil(n_samples * SAMPLE_RATE / sample_rate) // AUDIO.hop_length))
+    return len(window_starts(1 + resampled_length(n_samples, sample_rate, SAMPLE_RATE) // AUDIO.hop_length))
 
 
 def window_features(waveform: np.ndarray, sample_rate: int, models: Sequence[str] = ("msd",)) -> np.ndarray:

@@ -122,6 +122,11 @@ def test_the_least_length_at_other_rates(rate):
         window_features(chords(2.95, rate), rate)
 
 
+@pytest.mark.parametrize(("n", "rate"), [(189_690, 47_999), (189_700, 47_999), (150_000, 44_100)])
+def test_the_number_of_windows_is_known_beforehand(n, rate):
+    assert len(window_features(chords(4.5, rate)[:n], rate)) == musicnn.n_windows(n, rate)
+
+
 def test_features_at_given_seconds(music, features):
     np.testing.assert_allclose(features_at(music, SAMPLE_RATE, BOTH, [2, 0, 2]), features[[2, 0, 2]], rtol=0, atol=SAME)
     between = features_at(music, SAMPLE_RATE, ("mtt",), np.array([0.512]))
