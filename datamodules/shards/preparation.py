@@ -454,6 +454,8 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
         # Nothing was made: the folder is free for a corrected manifest, or for files that are there by then.
         shutil.rmtree(store.folder)
         raise ShardsError(f"no track is usable, see the reasons in {out / 'rejected.csv'}")
+    if bare := [name for name in corpus.conditions if name not in vocabulary]:
+        logger.warning("no track has a label of %s, which is left out of the conditions", ", ".join(bare))
     conditions = [*corpus.conditions, *([TEMPO] if TEMPO not in corpus.conditions else [])]
     # Notes of earlier versions do not say which tempi are estimated.
     n_estimated = n_estimated if TEMPO in corpus.conditions else n_tempi
