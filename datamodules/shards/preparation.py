@@ -13,7 +13,7 @@ import shutil
 from array import array
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, compress
 from pathlib import Path
@@ -91,7 +91,7 @@ class PreparationSettings:
     max_lost: float = MAX_LOST
     features: tuple[str, ...] = ()
     estimated: tuple[str, ...] = ()
-    tag_share: float = field(default=0.1, repr=False)
+    tag_share: float = 0.1
 
     def content(self) -> str:
         """Return the text that identifies the settings in a plan; without features and estimated tags it is as before there were any.
@@ -99,7 +99,9 @@ class PreparationSettings:
         >>> "features" in PreparationSettings(AudioSettings()).content()
         False
         """
-        return repr(self).replace(", estimated=())", ")").replace(", features=())", ")")
+        names = ["audio", "min_frames", "store_waveform", "tempo", "tracks_per_shard", "max_lost"]
+        names += [name for name in ("features", "estimated") if getattr(self, name)]
+        return f"PreparationSettings({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def members(self) -> list[str]:
         """Return the members of each sample, besides its labels."""

@@ -252,6 +252,20 @@ def test_a_missing_madmom_ends_the_run(threads, prepare, make_catalogue, monkeyp
         prepare(make_catalogue(5), PreparationSettings(AUDIO, 16))
 
 
+def test_the_text_of_the_settings_is_as_ever():
+    """Else folders of before would be taken for those of other settings."""
+    before = (
+        "PreparationSettings(audio=AudioSettings(sample_rate=22050, n_fft=1024, hop_length=512, n_mels=128), min_frames=129, "
+        "store_waveform=False, tempo='torch', tracks_per_shard=64, max_lost=0.05"
+    )
+    settings = PreparationSettings(AudioSettings(), max_lost=0.05)
+    assert settings.content() == before + ")"
+    featured = replace(settings, features=("msd", "mtt"), tag_share=0.3)
+    assert featured.content() == before + ", features=('msd', 'mtt'))"
+    estimated = replace(featured, estimated=("mood",))
+    assert estimated.content() == before + ", features=('msd', 'mtt'), estimated=('mood',))"
+
+
 def groups_of(n: int, size: int) -> list[list[TrackRecord]]:
     records = [TrackRecord(f"t{i}", f"{i}.wav", None, "train", {}) for i in range(n)]
     return [records[first : first + size] for first in range(0, n, size)]
