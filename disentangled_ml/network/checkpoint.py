@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from disentangled_ml.chunks import FEATURE_SIZE
+from disentangled_ml.chunks import FEATURE_NETWORKS, FEATURE_SIZE
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.feature_head import FeatureHead
 from disentangled_ml.network.frontends import FRONTENDS
@@ -24,7 +24,7 @@ from disentangled_ml.network.masks import MASKS, GroupMasks
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
 from disentangled_ml.network.rhythm import N_TEMPI, PlainRhythm, RhythmBranch
 from disentangled_ml.network.tag_head import TagHead, Tags
-from disentangled_ml.structures import TEMPO, AudioSettings
+from disentangled_ml.structures import AUDIO_LIMITS, TEMPO, AudioSettings
 
 # Dimensions of a condition where embedding_dim is None (J. Lee et al., ICASSP 2020).
 SUBSPACE_DIM = 64
@@ -234,6 +234,29 @@ def in_short(error: Exception) -> str:
     return shorten(" ".join(lines[: 2 if lines[0].endswith(":") else 1]), MOST_SHOWN, placeholder=" ...")
 
 
+def is_legal_audio(content: Any) -> bool:
+    """Return whether the audio settings of a checkpoint are some that ``prepare`` takes.
+
+    >>> is_legal_audio(asdict(AudioSettings())), is_legal_audio({"sample_rate": 1_000_000, "hop_length": 1})
+    (True, False)
+    """
+    try:
+        sizes = asdict(AudioSettings(**content))
+    except TypeError:
+        return False
+    legal = all(type(sizes[key]) is int and least <= sizes[key] <= most for key, (least, most) in AUDIO_LIMITS.items())
+    return legal and sizes["n_fft"] % 2 == 0
+
+
+def are_legal_features(content: Any) -> bool:
+    """Return whether the features of a checkpoint are a list of known networks, each once.
+
+    >>> are_legal_features(["mtt", "msd"]), are_legal_features(["msd", "msd"]), are_legal_features(["vgg"])
+    (True, False, False)
+    """
+    return isinstance(content, list) and all(content.count(name) == 1 and name in FEATURE_NETWORKS for name in content)
+
+
 def check_parts(path: Path, checkpoint: dict[str, Any]) -> None:
     """Check the parts of a checkpoint that are read before, or without, its network. Raises ValueError, naming file and part."""
 
@@ -243,16 +266,14 @@ def check_parts(path: Path, checkpoint: dict[str, Any]) -> None:
     data, names = part(checkpoint["config"], "data"), checkpoint["conditions"]
     frames, tempo = part(data, "chunk_frames"), part(data, "tempo")
     numbers = [part(tempo, key) for key in ("tolerance_bpm", "tolerance", "margin")]
-    try:
-        sizes = list(asdict(AudioSettings(**checkpoint["audio"])).values())
-    except TypeError:
-        sizes = [None]
     legal = {
         "config.data.shards": isinstance(part(data, "shards"), str),
         "config.data.chunk_frames": type(frames) is int and frames > 0,
         "config.data.tempo": isinstance(part(tempo, "relation"), str) and all(type(n) in (int, float) for n in numbers),
         "conditions": isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names),
-        "audio": all(type(size) is int and size > 0 for size in sizes),
+        "audio": is_legal_audio(checkpoint["audio"]),
+        # Checkpoints of before there were any have no such key.
+        "features": are_legal_features(checkpoint.get("features", [])),
     }
     wrong = [key for key, is_legal in legal.items() if not is_legal]
     if wrong:
