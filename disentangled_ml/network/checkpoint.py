@@ -106,7 +106,7 @@ def make_network(
         condition_names: In order.
         audio: Settings of its spectrograms.
         backbone, frontend, mask: Names in ``BACKBONES``, ``FRONTENDS`` and ``MASKS``; the backbone ``musicnn`` is the features alone.
-        width: Scales the channels of the backbone.
+        width: Scales the channels of the backbone; 1 where there is none.
         trainable_stft, trainable_mel: Train the Fourier kernels, the mel filters of ``nnaudio``.
         mask_start: Initial values of ``learned`` masks.
         embedding_dim: D; None: 64 per condition.
@@ -131,6 +131,10 @@ def make_network(
     others = size if dims is None else size - (dims.stop - dims.start)
     if backbone == FEATURES_ALONE and not features:
         raise ValueError(f"backbone={FEATURES_ALONE} reads features: prepare with features=musicnn")
+    if backbone == FEATURES_ALONE and width != 1:
+        raise ValueError(
+            f"backbone.width={width:g} scales the channels of a backbone, and {FEATURES_ALONE} has none: leave it out"
+        )
     parts = (
         frontend_class(audio, **filters),
         build_backbone(others, width),
@@ -291,6 +295,8 @@ def network_from(checkpoint: dict[str, Any], path: str | Path = "in memory") -> 
             if network.condition_names != checkpoint["conditions"]:
                 raise ValueError(f"conditions {checkpoint['conditions']}, but tags of {list(checkpoint['tags'])}")
         else:
+            if arguments["backbone"] == FEATURES_ALONE:
+                arguments["width"] = 1.0  # in earlier checkpoints it may be any, and means nothing
             network = make_network(checkpoint["conditions"], audio, **arguments, features=features)
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         network.load_state_dict(weights)
