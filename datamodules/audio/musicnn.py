@@ -24,9 +24,10 @@ import numpy as np
 import torch
 
 from datamodules.audio.content import MissingPackage, UnusableAudio
-from datamodules.audio.musicnn_network import FEATURES, N_MELS, MusicnnNetwork
+from datamodules.audio.musicnn_network import N_MELS, MusicnnNetwork
 from datamodules.audio.spectrogram import power_mel, resample, resampled_length
 from datamodules.audio.tensor_bundle import read_bundle
+from disentangled_ml.chunks import FEATURE_SIZE
 from disentangled_ml.structures import AudioSettings
 
 # By what they were trained on: tags of Last.fm on the Million Song Dataset, those of MagnaTagATune.
@@ -271,9 +272,9 @@ def _features(log_mel: np.ndarray, starts: Sequence[int], models: Sequence[str])
     """Compute the features of windows of (frames, 96) that begin at given frames, those at the end with a frame less."""
     recording = torch.from_numpy(log_mel)
     lengths = np.array([min(WINDOW_FRAMES, len(log_mel) - start) for start in starts])
-    features = np.empty((len(starts), FEATURES * len(models)), np.float32)
+    features = np.empty((len(starts), FEATURE_SIZE * len(models)), np.float32)
     for number, model in enumerate(models):
-        columns = slice(FEATURES * number, FEATURES * (number + 1))
+        columns = slice(FEATURE_SIZE * number, FEATURE_SIZE * (number + 1))
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
             windows = network(model).windows(recording, [starts[row] for row in rows], int(length))
