@@ -14,7 +14,7 @@ from datamodules.batches.streams import ChunkOutside, EvaluationStream, Source, 
 from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.shards.tar import (
-    FEATURES,
+    FEATURES_MEMBER,
     check_split,
     decode_features,
     decode_info,
@@ -306,9 +306,9 @@ def without_tags(index: ShardIndex, features: Sequence[str]) -> list[str]:
 def read_features(index: ShardIndex, split: str) -> Iterator[Tensor]:
     """Yield the features (windows, F) of the tracks of a split, in float32. Raises ShardsError, naming the sample, for damaged ones."""
     width = FEATURE_SIZE * len(index.features)
-    for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), (FEATURES,)):
+    for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), (FEATURES_MEMBER,)):
         with sample_context(sample):
-            features = decode_features(sample[FEATURES], width)
+            features = decode_features(sample[FEATURES_MEMBER], width)
         yield torch.from_numpy(features.astype("float32"))
 
 

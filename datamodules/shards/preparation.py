@@ -31,7 +31,7 @@ from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, ShardsError,
 from datamodules.shards.origin import Origin, Outcome, results_of, with_origins
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, rows_digest, unusable_rows, usable_rows
 from datamodules.shards.resumable import Batch, BatchStore, usable, work_through
-from datamodules.shards.tar import FEATURES, WrittenShard, write_shard
+from datamodules.shards.tar import FEATURES_MEMBER, WrittenShard, write_shard
 from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.files import as_json, atomic_write, existing_form, read_object, remove_unfinished, write_json
 from disentangled_ml.progress import show_progress
@@ -105,7 +105,7 @@ class PreparationSettings:
 
     def members(self) -> list[str]:
         """Return the members of each sample, besides its labels."""
-        return ["mel.npy", *([FEATURES] if self.features else []), *(["flac"] if self.store_waveform else [])]
+        return ["mel.npy", *([FEATURES_MEMBER] if self.features else []), *(["flac"] if self.store_waveform else [])]
 
 
 class Prepared(NamedTuple):

@@ -29,7 +29,8 @@ from disentangled_ml.structures import TrackInfo
 
 MOST_BYTES = 1 << 30  # of a file; an hour of log-mel is 40 MB
 MEMBERS = {"mel": "mel.npy", "waveform": "flac"}  # of a frontend's source
-FEATURES = "musicnn.npy"
+FEATURES_MEMBER = "musicnn.npy"
+FEATURES = FEATURES_MEMBER  # to subset.py, which another change is at work on
 # Of a C-ordered float16 matrix as np.save writes it; numpy's own parser fails on damaged ones in half a dozen ways.
 NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \((\d{1,9}), (\d{1,9})\), \} *\n",
@@ -84,7 +85,7 @@ def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> WrittenShard:
                 info: TrackInfo = sample["info"]
                 members = {"mel.npy": encode_matrix(sample["mel"]), "json": as_json(info.as_plain()).encode()}
                 if "musicnn" in sample:
-                    members[FEATURES] = encode_matrix(sample["musicnn"])
+                    members[FEATURES_MEMBER] = encode_matrix(sample["musicnn"])
                 if "flac" in sample:
                     members["flac"] = sample["flac"]
                 key = sample_key(info.track_id)
@@ -242,7 +243,7 @@ def decode_features(data: bytes, width: int) -> np.ndarray:
     Raises: ShardsError: if it is not a float16 matrix of at least one row of that width, all finite.
     Shape: returns (windows, width) float16.
     """
-    features = decode_matrix(data, FEATURES)
+    features = decode_matrix(data, FEATURES_MEMBER)
     if features.shape[1] != width or not len(features):
         raise ShardsError(f"its features have shape {features.shape}, expected (windows, {width})")
     if not np.isfinite(features).all():
@@ -264,8 +265,8 @@ def decode_matrix(data: bytes, member: str) -> np.ndarray:
 def decode_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Decode all members of a sample that were read, to what ``write_shard`` takes. Raises ShardsError if one is damaged."""
     decoded = {"info": decode_info(sample["json"]), "mel": decode_mel(sample["mel.npy"])}
-    if FEATURES in sample:
-        decoded["musicnn"] = decode_matrix(sample[FEATURES], FEATURES)
+    if FEATURES_MEMBER in sample:
+        decoded["musicnn"] = decode_matrix(sample[FEATURES_MEMBER], FEATURES_MEMBER)
     return {**decoded, **({"flac": sample["flac"]} if "flac" in sample else {})}
 
 
