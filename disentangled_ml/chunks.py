@@ -102,6 +102,8 @@ def unpack(chunks: Tensor, n_features: int) -> tuple[Tensor, Tensor]:
 def windows_of(start: float, seconds: float, n_windows: int) -> slice:
     """Return the rows of a track's features that describe a chunk: the windows that lie in it, to the nearest second.
 
+    A chunk that is shorter than a window gets the one that begins with it, or, at the end, the last one.
+
     Args:
         start: Of the chunk, in seconds.
         seconds: Length of the chunk.

@@ -72,12 +72,12 @@ def estimated_conditions(config: DictConfig, corpus: Corpus) -> tuple[str, ...]:
         if best in features:
             found.append(name)
             continue
-        able = " or ".join(choice for choice, networks in FEATURE_CHOICES.items() if best in networks)
+        choices = " or ".join(choice for choice, networks in FEATURE_CHOICES.items() if best in networks)
         if config.conditions is not None:
             raise ConfigError(
-                f"conditions: {name} is not in the data, and features={config.features} cannot tell it: use {able}"
+                f"conditions: {name} is not in the data, and features={config.features} cannot tell it: use {choices}"
             )
-        logger.info("%s is not estimated: that takes features=%s", name, able)
+        logger.info("%s is not estimated: that takes features=%s", name, choices)
     return tuple(found)
 
 
@@ -170,12 +170,12 @@ def described(entry: dict[str, Any]) -> str:
     >>> described({"name": "mood", "kind": "tags", "vocabulary": []})
     'mood'
     >>> described({"name": "tempo", "kind": "tempo", "estimated": "madmom", "estimated_tracks": 3})
-    'tempo (estimated by madmom, of 3 tracks)'
+    'tempo (estimated by madmom, for 3 tracks)'
     """
     if "estimated" not in entry:
         return entry["name"]
     share = f"each tag of {entry['share']:.0%} of the tracks" if "share" in entry else ""
-    tracks = f"of {entry['estimated_tracks']:,} tracks" if "estimated_tracks" in entry else share
+    tracks = f"for {entry['estimated_tracks']:,} tracks" if "estimated_tracks" in entry else share
     return f"{entry['name']} (estimated by {entry['estimated']}, {tracks})"
 
 

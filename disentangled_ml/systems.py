@@ -14,7 +14,7 @@ from datamodules.batches.streams import ChunkOutside, EvaluationStream, Source, 
 from datamodules.shards.conditions import build_conditions
 from datamodules.shards.index import ShardIndex, ShardsError
 from datamodules.shards.tar import (
-    FEATURES,
+    FEATURES_MEMBER,
     check_split,
     decode_features,
     decode_info,
@@ -260,7 +260,8 @@ def fit_tags(index: ShardIndex) -> tuple[ConditionalSimilarityNetwork, dict[str,
     Returns: The network, in evaluation mode, and the tags of each condition but tempo, in order.
 
     Raises:
-        ConfigError: if the shards hold no features, or musicnn's package is not installed.
+        ConfigError: if the shards hold no features.
+        MissingPackage: if musicnn's package is not installed.
         ShardsError: if they have no training tracks, or those are damaged.
     """
     if not index.features:
@@ -269,8 +270,7 @@ def fit_tags(index: ShardIndex) -> tuple[ConditionalSimilarityNetwork, dict[str,
         )
     if not index.count("train"):
         raise ShardsError(f"{index.root} has no train tracks: check the manifest's split column")
-    with error_context(ImportError, str, ConfigError):
-        musicnn.require(index.features)
+    musicnn.require(index.features)
     found = {name: musicnn.tag_model(name, index.features) for name in musicnn.CONDITION_TAGS}
     models = {name: model for name, model in found.items() if model is not None}
     if others := without_tags(index, index.features):
@@ -306,9 +306,9 @@ def without_tags(index: ShardIndex, features: Sequence[str]) -> list[str]:
 def read_features(index: ShardIndex, split: str) -> Iterator[Tensor]:
     """Yield the features (windows, F) of the tracks of a split, in float32. Raises ShardsError, naming the sample, for damaged ones."""
     width = FEATURE_SIZE * len(index.features)
-    for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), (FEATURES,)):
+    for sample in read_samples(index.root, share_slices(index.splits[split], 0, 1), (FEATURES_MEMBER,)):
         with sample_context(sample):
-            features = decode_features(sample[FEATURES], width)
+            features = decode_features(sample[FEATURES_MEMBER], width)
         yield torch.from_numpy(features.astype("float32"))
 
 

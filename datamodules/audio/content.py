@@ -62,6 +62,10 @@ class UnusableAudio(ValueError):
     """The reason, in one line, why a recording is rejected."""
 
 
+class MissingPackage(ImportError, ValueError):
+    """What to install, in one line: a ValueError, as commands show it, and no fault of a recording, as ImportErrors are none."""
+
+
 class Part(NamedTuple):
     """One of the recordings joined in a file: its bytes from ``start`` to ``end``."""
 

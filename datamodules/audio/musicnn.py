@@ -17,17 +17,17 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from functools import cache
-from math import ceil
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 import torch
 
-from datamodules.audio.content import UnusableAudio
-from datamodules.audio.musicnn_network import FEATURES, N_MELS, MusicnnNetwork
-from datamodules.audio.spectrogram import power_mel, resample
+from datamodules.audio.content import MissingPackage, UnusableAudio
+from datamodules.audio.musicnn_network import N_MELS, MusicnnNetwork
+from datamodules.audio.spectrogram import power_mel, resample, resampled_length
 from datamodules.audio.tensor_bundle import read_bundle
+from disentangled_ml.chunks import FEATURE_SIZE
 from disentangled_ml.structures import AudioSettings
 
 # By what they were trained on: tags of Last.fm on the Million Song Dataset, those of MagnaTagATune.
@@ -123,7 +123,7 @@ def require(models: Sequence[str] = tuple(MODELS)) -> None:
     """Do nothing where the networks can be loaded, as ``window_features`` will.
 
     Raises:
-        ImportError: If the package is not installed; it says what to do.
+        MissingPackage: If the package is not installed; it says what to do.
         ValueError: If a file is not what the package's list of files says, or there is no such model.
     """
     for model in models:
@@ -139,7 +139,7 @@ def checkpoint(model: str) -> tuple[Path, Path]:
         raise ValueError(f"{model!r} is no model of musicnn, choose one of {', '.join(MODELS)}")
     spec = importlib.util.find_spec("musicnn")
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError(
+        raise MissingPackage(
             "musicnn's networks are needed: pip install --no-deps musicnn==0.1.0 (none of its dependencies is used), "
             "or do without their features"
         )
@@ -219,7 +219,7 @@ def n_windows(n_samples: int, sample_rate: int) -> int:
     >>> n_windows(30 * 44100, 44100), n_windows(int(2.9 * 44100), 44100)
     (28, 0)
     """
-    return len(window_starts(1 + ceil(n_samples * SAMPLE_RATE / sample_rate) // AUDIO.hop_length))
+    return len(window_starts(1 + resampled_length(n_samples, sample_rate, SAMPLE_RATE) // AUDIO.hop_length))
 
 
 def window_features(waveform: np.ndarray, sample_rate: int, models: Sequence[str] = ("msd",)) -> np.ndarray:
@@ -228,7 +228,7 @@ def window_features(waveform: np.ndarray, sample_rate: int, models: Sequence[str
     Shape: waveform (n,), mono, full scale 1; returns (windows, 200 * len(models)) float32, model by model.
 
     Raises:
-        ImportError: If the package is not installed.
+        MissingPackage: If the package is not installed.
         UnusableAudio: If the recording is shorter than ``MIN_SECONDS``.
         ValueError: As ``require``.
     """
@@ -244,7 +244,7 @@ def features_at(
     Shape: waveform (n,), mono, full scale 1; starts (N,) seconds; returns (N, 200 * len(models)) float32, model by model.
 
     Raises:
-        ImportError: If the package is not installed.
+        MissingPackage: If the package is not installed.
         ValueError: If a window is not within the recording, or as ``window_features``.
     """
     log_mel = _log_mel(waveform, sample_rate)
@@ -272,9 +272,9 @@ def _features(log_mel: np.ndarray, starts: Sequence[int], models: Sequence[str])
     """Compute the features of windows of (frames, 96) that begin at given frames, those at the end with a frame less."""
     recording = torch.from_numpy(log_mel)
     lengths = np.array([min(WINDOW_FRAMES, len(log_mel) - start) for start in starts])
-    features = np.empty((len(starts), FEATURES * len(models)), np.float32)
+    features = np.empty((len(starts), FEATURE_SIZE * len(models)), np.float32)
     for number, model in enumerate(models):
-        columns = slice(FEATURES * number, FEATURES * (number + 1))
+        columns = slice(FEATURE_SIZE * number, FEATURE_SIZE * (number + 1))
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
             windows = network(model).windows(recording, [starts[row] for row in rows], int(length))

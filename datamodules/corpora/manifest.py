@@ -85,7 +85,8 @@ def read_manifest(
     Args:
         manifest: The file.
         split_shares: Of train, val and test, for rows without a split.
-        conditions: Columns to take as conditions; by default ``tempo`` and all others that do not hold numbers.
+        conditions: Columns to take as conditions, unless they hold nothing; by default ``tempo`` and all others that do not hold
+            numbers.
         unknown_values: What cells say, in any case, that do not know.
         optional: Conditions that need not be there, since what lacks them is estimated.
 
@@ -100,7 +101,7 @@ def read_manifest(
     if not found.rows:
         raise ManifestError(f"manifest {manifest} has no rows below its header")
     tags = {TEMPO, *found.tags}
-    names = [column for column in offered if column in tags] if chosen is None else chosen
+    names = [column for column in (offered if chosen is None else chosen) if column in tags]
     check_names(manifest, names)
     for warning in found.warnings():
         logger.warning("%s: %s", manifest, warning)

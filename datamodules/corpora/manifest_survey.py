@@ -75,7 +75,7 @@ class ManifestSurvey:
         rows: Number of rows that hold something.
         blank_rows: Number of others.
         composed: Number of cells that are brought to the Unicode form NFC.
-        left_out: Columns that are no conditions although none were chosen.
+        left_out: Columns that are no conditions although they were chosen, or none were.
     """
 
     renamed: dict[str, str]
@@ -86,10 +86,15 @@ class ManifestSurvey:
     composed: int = 0
     left_out: list[str] = field(default_factory=list)
 
-    def leave_out(self) -> None:
-        """Leave out the columns that can be no conditions: they hold nothing but numbers, or nothing."""
-        self.left_out = [column for column in self.tags if self.columns[column].is_numeric]
-        self.tags = [column for column in self.tags if not self.columns[column].is_numeric]
+    def leave_out(self, numbers: bool) -> None:
+        """Leave out the columns that can be no conditions: they hold nothing, or, where ``numbers`` says so, nothing but numbers."""
+
+        def is_left_out(column: str) -> bool:
+            counts = self.columns[column]
+            return not counts.filled or (numbers and counts.is_numeric)
+
+        self.left_out = [column for column in self.tags if is_left_out(column)]
+        self.tags = [column for column in self.tags if not is_left_out(column)]
 
     def spellings(self) -> dict[str, dict[str, str]]:
         """Return, for artists and for tags, what is shown instead of each name that is more often written otherwise."""
@@ -162,8 +167,7 @@ def survey(table: ManifestTable, chosen: Sequence[str] | None, unknown: frozense
                 counts = columns[column]
                 found.composed += not (cell.isascii() or unicodedata.is_normalized("NFC", row[column]))
                 counts.add(cell, column in singles, unknown, table.decimal_comma)
-    if chosen is None:
-        found.leave_out()
+    found.leave_out(numbers=chosen is None)
     return found
 
 

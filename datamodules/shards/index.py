@@ -15,7 +15,7 @@ FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
 KINDS = ("tags", "tempo")
 MEMBERS = {"mel": "mel.npy", "waveform": "flac"}  # of a frontend's source
-FEATURES = "musicnn.npy"
+FEATURES_MEMBER = "musicnn.npy"
 
 
 def labels_name(split: str) -> str:
@@ -71,7 +71,7 @@ class ShardIndex:
 
     def members(self) -> tuple[str, ...]:
         """Return the members of each sample."""
-        features, flac = [FEATURES] if self.features else [], [MEMBERS["waveform"]] if self.has_waveform else []
+        features, flac = [FEATURES_MEMBER] if self.features else [], [MEMBERS["waveform"]] if self.has_waveform else []
         return ("json", MEMBERS["mel"], *features, *flac)
 
     def estimated(self) -> list[str]:

@@ -13,7 +13,7 @@ import shutil
 from array import array
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, compress
 from pathlib import Path
@@ -31,7 +31,7 @@ from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, ShardsError,
 from datamodules.shards.origin import Origin, Outcome, results_of, with_origins
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, rows_digest, unusable_rows, usable_rows
 from datamodules.shards.resumable import Batch, BatchStore, usable, work_through
-from datamodules.shards.tar import FEATURES, WrittenShard, write_shard
+from datamodules.shards.tar import FEATURES_MEMBER, WrittenShard, write_shard
 from datamodules.shards.workers import Workers, do_or_reject
 from disentangled_ml.files import as_json, atomic_write, existing_form, read_object, remove_unfinished, write_json
 from disentangled_ml.progress import show_progress
@@ -91,7 +91,7 @@ class PreparationSettings:
     max_lost: float = MAX_LOST
     features: tuple[str, ...] = ()
     estimated: tuple[str, ...] = ()
-    tag_share: float = field(default=0.1, repr=False)
+    tag_share: float = 0.1
 
     def content(self) -> str:
         """Return the text that identifies the settings in a plan; without features and estimated tags it is as before there were any.
@@ -99,11 +99,13 @@ class PreparationSettings:
         >>> "features" in PreparationSettings(AudioSettings()).content()
         False
         """
-        return repr(self).replace(", estimated=())", ")").replace(", features=())", ")")
+        names = ["audio", "min_frames", "store_waveform", "tempo", "tracks_per_shard", "max_lost"]
+        names += [name for name in ("features", "estimated") if getattr(self, name)]
+        return f"PreparationSettings({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def members(self) -> list[str]:
         """Return the members of each sample, besides its labels."""
-        return ["mel.npy", *([FEATURES] if self.features else []), *(["flac"] if self.store_waveform else [])]
+        return ["mel.npy", *([FEATURES_MEMBER] if self.features else []), *(["flac"] if self.store_waveform else [])]
 
 
 class Prepared(NamedTuple):
@@ -454,6 +456,8 @@ def write_index(corpus: Corpus, plan: ShardPlan, out: Path, settings: Preparatio
         # Nothing was made: the folder is free for a corrected manifest, or for files that are there by then.
         shutil.rmtree(store.folder)
         raise ShardsError(f"no track is usable, see the reasons in {out / 'rejected.csv'}")
+    if bare := [name for name in corpus.conditions if name not in vocabulary]:
+        logger.warning("no track has a label of %s, which is left out of the conditions", ", ".join(bare))
     conditions = [*corpus.conditions, *([TEMPO] if TEMPO not in corpus.conditions else [])]
     # Notes of earlier versions do not say which tempi are estimated.
     n_estimated = n_estimated if TEMPO in corpus.conditions else n_tempi

@@ -22,7 +22,7 @@ from webdataset import TarWriter
 from webdataset.tariterators import group_by_keys
 
 from datamodules.shards.estimates import labelled
-from datamodules.shards.index import FEATURES, Shard, ShardIndex, ShardsError, labels_name
+from datamodules.shards.index import FEATURES_MEMBER, Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.storage import Root, locate, opened
 from disentangled_ml.files import as_json, atomic_write, error_context
 from disentangled_ml.structures import TrackInfo
@@ -82,7 +82,7 @@ def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> WrittenShard:
                 info: TrackInfo = sample["info"]
                 members = {"mel.npy": encode_matrix(sample["mel"]), "json": as_json(info.as_plain()).encode()}
                 if "musicnn" in sample:
-                    members[FEATURES] = encode_matrix(sample["musicnn"])
+                    members[FEATURES_MEMBER] = encode_matrix(sample["musicnn"])
                 if "flac" in sample:
                     members["flac"] = sample["flac"]
                 key = sample_key(info.track_id)
@@ -240,7 +240,7 @@ def decode_features(data: bytes, width: int) -> np.ndarray:
     Raises: ShardsError: if it is not a float16 matrix of at least one row of that width, all finite.
     Shape: returns (windows, width) float16.
     """
-    features = decode_matrix(data, FEATURES)
+    features = decode_matrix(data, FEATURES_MEMBER)
     if features.shape[1] != width or not len(features):
         raise ShardsError(f"its features have shape {features.shape}, expected (windows, {width})")
     if not np.isfinite(features).all():
@@ -262,8 +262,8 @@ def decode_matrix(data: bytes, member: str) -> np.ndarray:
 def decode_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Decode all members of a sample that were read, to what ``write_shard`` takes. Raises ShardsError if one is damaged."""
     decoded = {"info": decode_info(sample["json"]), "mel": decode_mel(sample["mel.npy"])}
-    if FEATURES in sample:
-        decoded["musicnn"] = decode_matrix(sample[FEATURES], FEATURES)
+    if FEATURES_MEMBER in sample:
+        decoded["musicnn"] = decode_matrix(sample[FEATURES_MEMBER], FEATURES_MEMBER)
     return {**decoded, **({"flac": sample["flac"]} if "flac" in sample else {})}
 
 

@@ -28,7 +28,7 @@ def do_or_reject(record: TrackRecord, work: Callable[[TrackRecord], Any]) -> Any
     except UnusableAudio as error:
         return Rejected(record.track_id, record.path, str(error))
     except ImportError:
-        raise  # of madmom: no track would fare better
+        raise  # of madmom or musicnn: no track would fare better
     except Exception as error:
         # The boundary of a worker: reported with the track, and counted.
         return Rejected(record.track_id, record.path, f"{UNEXPECTED}{type(error).__name__}: {error}")

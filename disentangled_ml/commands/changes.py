@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from datamodules.audio import musicnn
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.progress import show_progress
@@ -27,6 +28,7 @@ from disentangled_ml.trajectories.recordings import hop_of
 def main(config: DictConfig) -> None:
     out = None if config.out is None else writable(config.out)
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    musicnn.require(embedder.network.features)
     hop_frames = hop_of(embedder, config.hop_seconds, config.context_seconds)
     tracks = read_changes(Path(config.changes) / "changes.csv", embedder.condition_names)
     for track in show_progress(tracks, desc="embed", unit="recording"):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from datamodules.audio import musicnn
 from datamodules.corpora.manifest import read_manifest
 from datamodules.shards.index import ShardIndex
 from disentangled_ml.config import ConfigError
@@ -37,6 +38,7 @@ def main(config: DictConfig) -> None:
     if config.shards is not None:
         index = ShardIndex.read(config.shards)
     else:
+        musicnn.require(embedder.network.features)
         corpus = read_manifest(Path(config.manifest), ALL_TRAIN, unknown_values=config.unknown_values)
         if config.split:
             check_splits(Path(config.manifest), config.split)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from datamodules.audio import musicnn
 from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.batches.composer import StreamedTrack
 from datamodules.batches.cutting import open_waveform
@@ -164,7 +165,8 @@ def embed_members(
     ids = [member.track_id for member in compress(members, is_whole)]
     number = {track_id: i for i, track_id in enumerate(dict.fromkeys(ids))}
     rows = torch.tensor([number[track_id] for track_id in ids], dtype=torch.int64)
-    means = track_means(embedding[torch.tensor(is_whole, dtype=torch.bool)], rows, len(number))
+    whole = embedding[torch.tensor(is_whole, dtype=torch.bool)]
+    means = track_means(whole, rows, len(number), model.network.normalised)
     table.rows.update(zip(map(Member, number), means, strict=True))
     return table, reasons
 
@@ -205,17 +207,19 @@ def human_table(report: dict[str, Any]) -> str:
     return "\n".join(["accuracy on human triplets (chance 0.5) with 95 % intervals", "", *lines])
 
 
-def check_source(config: DictConfig, audio: AudioSettings, source: str) -> ShardIndex | None:
+def check_source(config: DictConfig, model: TrainedModel) -> ShardIndex | None:
     """Read the index of the shards, if they are where the chunks come from."""
+    audio = model.audio
     if (config.shards is None) == (config.audio is None):
         raise ConfigError("the recordings come from shards=DIR or from audio=DIR: give one of the two")
     if config.shards is None:
+        musicnn.require(model.network.features)
         return None
     index = ShardIndex.read(config.shards)
     if index.audio != audio:
         raise ConfigError(f"{config.shards} was prepared with {index.audio}, the checkpoint with {audio}")
     try:
-        Source(index, [], source)
+        Source(index, [], model.network.source)
     except ShardsError as error:
         raise ConfigError(f"{error}, or give audio=DIR") from error
     return index
@@ -227,7 +231,7 @@ def main(config: DictConfig) -> None:
     source, names, masks = model.network.source, model.condition_names, model.network.masks()
     weights = parse_weights(config.weights)
     condition_weights(weights, names)  # before anything long begins
-    index = check_source(config, model.audio, source)
+    index = check_source(config, model)
     judgements = read_judgements(Path(config.triplets), model.audio, config.least_votes)
     triplets = [judgement.triplet for judgement in judgements.triplets]
     wanted: dict[str, set[int | None]] = {}

@@ -11,6 +11,7 @@ from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.config.fields import OPEN_KEYS, at_least, between, one_of
 from disentangled_ml.config.loading import Arguments, check_key, group_choices, load_group, merge
 from disentangled_ml.config.schema import ACCELERATORS, MOST_FRAMES, MOST_SEED, MOST_TRACKS, MOST_WORKERS
+from disentangled_ml.structures import AUDIO_LIMITS
 
 MATCHES = ("mean", "best", "dtw")
 ESTIMATORS = ("torch", "madmom")
@@ -37,10 +38,10 @@ class DemoConfig:
 class AudioConfig:
     """How a recording becomes a log-mel spectrogram."""
 
-    sample_rate: int = between(1_000, 768_000)
-    n_fft: int = between(16, 2**20)
-    hop_length: int = between(1, 2**20)
-    n_mels: int = between(16, 8_192)
+    sample_rate: int = between(*AUDIO_LIMITS["sample_rate"])
+    n_fft: int = between(*AUDIO_LIMITS["n_fft"])
+    hop_length: int = between(*AUDIO_LIMITS["hop_length"])
+    n_mels: int = between(*AUDIO_LIMITS["n_mels"])
 
     def check(self) -> None:
         if self.n_fft % 2:

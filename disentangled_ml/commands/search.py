@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.audio import musicnn
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.files import writable, write_json
@@ -63,6 +64,7 @@ def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
         )
     if row is None or config.match != MEAN:
         embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+        musicnn.require(embedder.network.features)
     k = config.k if config.match == MEAN else max(config.k, config.rerank)
     if row is not None:
         query = search.catalogue.track(row)

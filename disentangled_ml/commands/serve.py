@@ -18,6 +18,7 @@ import numpy as np
 import uvicorn
 from omegaconf import DictConfig
 
+from datamodules.audio import musicnn
 from datamodules.audio.bounded_decoding import Bounds, decode_bounded
 from disentangled_ml.config import ConfigError
 from disentangled_ml.network.checkpoint import choose_device
@@ -38,6 +39,7 @@ def main(config: DictConfig) -> None:
     if root is not None and not root.is_dir():
         raise ConfigError(f"audio={config.audio} is not a folder: give the one that the recordings lie in")
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    musicnn.require(embedder.network.features)  # else the first upload would fail
     if config.source is not None:
         check_source(Path(config.index), config.source)
     limits = UploadLimits(

@@ -57,7 +57,8 @@ class KnownTempi(NamedTuple):
 def known_tempi(manifest: Path, column: str) -> KnownTempi:
     """Read the recordings of a manifest that have a true tempo. Raises ConfigError if there is none."""
     corpus = read_manifest(manifest, ONE_SPLIT, [column])
-    (name,) = corpus.conditions  # tempo, where the column is called BPM
+    # It is tempo, where the column is called BPM; a column that holds nothing is no condition.
+    name = next(iter(corpus.conditions), column)
     records, rejected = collect(corpus)
     known = KnownTempi([], [], rejected)
     for record in records:

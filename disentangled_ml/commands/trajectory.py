@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from datamodules.audio import musicnn
 from disentangled_ml.config import ConfigError
 from disentangled_ml.evaluation.retrieval import subspaces
 from disentangled_ml.files import atomic_write, write_json
@@ -28,6 +29,7 @@ from disentangled_ml.trajectories.trajectory import DIGITS, describe, read_thres
 def main(config: DictConfig) -> None:
     path = Path(config.path)
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    musicnn.require(embedder.network.features)
     names, model = embedder.condition_names, embedder.model
     hop_frames = hop_of(embedder, config.hop_seconds, config.context_seconds)
     settings = {key: config[key] for key in ("hop_seconds", "context_seconds")}

@@ -80,14 +80,12 @@ class EmbeddingTable:
         return first, torch.stack([self.rows[Member(track_id, start)] for track_id, _, start in pairs])
 
 
-def track_means(
-    embedding: Tensor, track: Tensor, n_tracks: int, normalised: Callable[[Tensor], Tensor] = normalize
-) -> Tensor:
+def track_means(embedding: Tensor, track: Tensor, n_tracks: int, normalised: Callable[[Tensor], Tensor]) -> Tensor:
     """Compute the embeddings (n_tracks, D) of whole tracks: the normalised mean of their chunks' unit embeddings (B, D).
 
-    ``track`` (B,) is the number of each chunk's track.
+    ``track`` (B,) is the number of each chunk's track; ``normalised`` scales the means as the system scales its embeddings.
 
-    >>> track_means(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0]), 2).tolist()
+    >>> track_means(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0]), 2, normalize).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
     return normalised(torch.zeros(n_tracks, embedding.shape[1]).index_add_(0, track, embedding))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from disentangled_ml.chunks import FEATURE_SIZE
+from disentangled_ml.chunks import FEATURE_NETWORKS, FEATURE_SIZE
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.feature_head import FeatureHead
 from disentangled_ml.network.frontends import FRONTENDS
@@ -24,7 +24,7 @@ from disentangled_ml.network.masks import MASKS, GroupMasks
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
 from disentangled_ml.network.rhythm import N_TEMPI, PlainRhythm, RhythmBranch
 from disentangled_ml.network.tag_head import TagHead, Tags
-from disentangled_ml.structures import TEMPO, AudioSettings
+from disentangled_ml.structures import AUDIO_LIMITS, TEMPO, AudioSettings
 
 # Dimensions of a condition where embedding_dim is None (J. Lee et al., ICASSP 2020).
 SUBSPACE_DIM = 64
@@ -106,7 +106,7 @@ def make_network(
         condition_names: In order.
         audio: Settings of its spectrograms.
         backbone, frontend, mask: Names in ``BACKBONES``, ``FRONTENDS`` and ``MASKS``; the backbone ``musicnn`` is the features alone.
-        width: Scales the channels of the backbone.
+        width: Scales the channels of the backbone; 1 where there is none.
         trainable_stft, trainable_mel: Train the Fourier kernels, the mel filters of ``nnaudio``.
         mask_start: Initial values of ``learned`` masks.
         embedding_dim: D; None: 64 per condition.
@@ -131,6 +131,10 @@ def make_network(
     others = size if dims is None else size - (dims.stop - dims.start)
     if backbone == FEATURES_ALONE and not features:
         raise ValueError(f"backbone={FEATURES_ALONE} reads features: prepare with features=musicnn")
+    if backbone == FEATURES_ALONE and width != 1:
+        raise ValueError(
+            f"backbone.width={width:g} scales the channels of a backbone, and {FEATURES_ALONE} has none: leave it out"
+        )
     parts = (
         frontend_class(audio, **filters),
         build_backbone(others, width),
@@ -234,6 +238,29 @@ def in_short(error: Exception) -> str:
     return shorten(" ".join(lines[: 2 if lines[0].endswith(":") else 1]), MOST_SHOWN, placeholder=" ...")
 
 
+def is_legal_audio(content: Any) -> bool:
+    """Return whether the audio settings of a checkpoint are some that ``prepare`` takes.
+
+    >>> is_legal_audio(asdict(AudioSettings())), is_legal_audio({"sample_rate": 1_000_000, "hop_length": 1})
+    (True, False)
+    """
+    try:
+        sizes = asdict(AudioSettings(**content))
+    except TypeError:
+        return False
+    legal = all(type(sizes[key]) is int and least <= sizes[key] <= most for key, (least, most) in AUDIO_LIMITS.items())
+    return legal and sizes["n_fft"] % 2 == 0
+
+
+def are_legal_features(content: Any) -> bool:
+    """Return whether the features of a checkpoint are a list of known networks, each once.
+
+    >>> are_legal_features(["mtt", "msd"]), are_legal_features(["msd", "msd"]), are_legal_features(["vgg"])
+    (True, False, False)
+    """
+    return isinstance(content, list) and all(content.count(name) == 1 and name in FEATURE_NETWORKS for name in content)
+
+
 def check_parts(path: Path, checkpoint: dict[str, Any]) -> None:
     """Check the parts of a checkpoint that are read before, or without, its network. Raises ValueError, naming file and part."""
 
@@ -243,16 +270,14 @@ def check_parts(path: Path, checkpoint: dict[str, Any]) -> None:
     data, names = part(checkpoint["config"], "data"), checkpoint["conditions"]
     frames, tempo = part(data, "chunk_frames"), part(data, "tempo")
     numbers = [part(tempo, key) for key in ("tolerance_bpm", "tolerance", "margin")]
-    try:
-        sizes = list(asdict(AudioSettings(**checkpoint["audio"])).values())
-    except TypeError:
-        sizes = [None]
     legal = {
         "config.data.shards": isinstance(part(data, "shards"), str),
         "config.data.chunk_frames": type(frames) is int and frames > 0,
         "config.data.tempo": isinstance(part(tempo, "relation"), str) and all(type(n) in (int, float) for n in numbers),
         "conditions": isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names),
-        "audio": all(type(size) is int and size > 0 for size in sizes),
+        "audio": is_legal_audio(checkpoint["audio"]),
+        # Checkpoints of before there were any have no such key.
+        "features": are_legal_features(checkpoint.get("features", [])),
     }
     wrong = [key for key, is_legal in legal.items() if not is_legal]
     if wrong:
@@ -270,6 +295,8 @@ def network_from(checkpoint: dict[str, Any], path: str | Path = "in memory") -> 
             if network.condition_names != checkpoint["conditions"]:
                 raise ValueError(f"conditions {checkpoint['conditions']}, but tags of {list(checkpoint['tags'])}")
         else:
+            if arguments["backbone"] == FEATURES_ALONE:
+                arguments["width"] = 1.0  # in earlier checkpoints it may be any, and means nothing
             network = make_network(checkpoint["conditions"], audio, **arguments, features=features)
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         network.load_state_dict(weights)

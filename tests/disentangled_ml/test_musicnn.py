@@ -3,17 +3,22 @@
 import csv
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from datamodules.audio import musicnn
+from datamodules.audio.content import MissingPackage
 from datamodules.shards.index import ShardIndex
 from disentangled_ml import evaluate, prepare
+from disentangled_ml.__main__ import COMMANDS
 from disentangled_ml.commands import embed
 from disentangled_ml.commands.schemas import EmbedConfig, EvaluateConfig, PrepareConfig
 from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.console import run_command
 from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.search.catalogue import read_catalogue
 from disentangled_ml.search.embedder import Embedder
@@ -23,6 +28,7 @@ from tests.conftest import train_here
 from tests.disentangled_ml.catalogues import write_recordings
 
 N = 16
+MISSING = re.compile(r"error: [^\n]*pip install --no-deps musicnn==0\.1\.0[^\n]*")
 SPLITS_OF = [*["train"] * 8, *["val"] * 4, *["test"] * 4]
 SMALL = [
     *("experiment=small_catalogue", "data=shards", "wandb.mode=disabled", "trainer=cpu", "training.max_epochs=2"),
@@ -46,9 +52,19 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+def prepare_arguments(folder: Path, *arguments: str) -> list[str]:
+    return ["workers=1", "tempo=manifest", f"manifest={folder}/recordings/manifest.csv", *arguments]
+
+
 def run_prepare(folder: Path, *arguments: str) -> None:
-    more = ["workers=1", "tempo=manifest", f"manifest={folder}/recordings/manifest.csv"]
-    prepare.main(load_config(PrepareConfig, [*more, *arguments]))
+    prepare.main(load_config(PrepareConfig, prepare_arguments(folder, *arguments)))
+
+
+def said_by(command: str, *arguments: str) -> str:
+    """Return the last words of a command that fails."""
+    with pytest.raises(SystemExit) as ended:
+        run_command(*COMMANDS[command], list(arguments))
+    return str(ended.value)
 
 
 def test_a_run_is_evaluated_as_any_other(folder, tmp_path):
@@ -151,12 +167,44 @@ def test_features_beside_a_waveform_are_refused(folder, tmp_path):
         train_here(*arguments)
 
 
-def test_without_the_package_it_is_said_before_anything_begins(folder, tmp_path, monkeypatch):
+@pytest.fixture
+def no_package(monkeypatch) -> None:
+    """Hide musicnn, and forget its networks."""
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "musicnn" else find(name, *more)
     )
-    with pytest.raises(ImportError, match=r"pip install --no-deps musicnn==0\.1\.0"):
-        run_prepare(folder, f"out={tmp_path}/x", "features=musicnn")
+    musicnn._load.cache_clear()
+
+
+def test_without_the_package_features_are_not_prepared(folder, tmp_path, no_package):
+    assert MISSING.fullmatch(said_by("prepare", *prepare_arguments(folder, f"out={tmp_path}/x", "features=musicnn")))
     assert not (tmp_path / "x").exists()
     run_prepare(folder, f"out={tmp_path}/y")  # all else works
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("serve", ["index={folder}/no-index"]),
+        ("embed", ["manifest={folder}/no.csv", "out={out}"]),
+        ("trajectory", ["path={folder}/no.flac", "out={out}"]),
+        ("changes", ["changes={folder}/no"]),
+        ("human_triplets", ["triplets={folder}/no.csv", "audio={folder}/recordings"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_without_the_package_no_recordings_are_read(folder, tmp_path, no_package, command, arguments):
+    given = [argument.format(folder=folder, out=tmp_path / "x") for argument in arguments]
+    assert MISSING.fullmatch(said_by(command, f"checkpoint={folder}/run/checkpoints/best.ckpt", *given))
+    assert not (tmp_path / "x").exists()
+
+
+def test_without_the_package_shards_are_embedded_and_no_file_is_searched_for(folder, tmp_path, no_package):
+    checkpoint, out = folder / "run/checkpoints/best.ckpt", tmp_path / "x"
+    given = [f"checkpoint={checkpoint}", f"shards={folder}/shards", f"out={out}", "accelerator=cpu"]
+    embed.main(load_config(EmbedConfig, given))
+    recording = f"{folder}/recordings/4.flac"
+    assert MISSING.fullmatch(said_by("search", f"index={out}", f"checkpoint={checkpoint}", f"like={recording}"))
+    with pytest.raises(MissingPackage):
+        Embedder(checkpoint).embed(recording)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from datamodules.audio import musicnn
+from datamodules.audio.content import MissingPackage
 from datamodules.audio.musicnn import MODELS, SAMPLE_RATE, TAGS, features_at, log_mel_16k, tag_logits, window_features
 from tests.datamodules.audio.make_musicnn_features import FILE, SECONDS
 from tests.datamodules.audio.sounds import chords
@@ -121,6 +122,11 @@ def test_the_least_length_at_other_rates(rate):
         window_features(chords(2.95, rate), rate)
 
 
+@pytest.mark.parametrize(("n", "rate"), [(189_690, 47_999), (189_700, 47_999), (150_000, 44_100)])
+def test_the_number_of_windows_is_known_beforehand(n, rate):
+    assert len(window_features(chords(4.5, rate)[:n], rate)) == musicnn.n_windows(n, rate)
+
+
 def test_features_at_given_seconds(music, features):
     np.testing.assert_allclose(features_at(music, SAMPLE_RATE, BOTH, [2, 0, 2]), features[[2, 0, 2]], rtol=0, atol=SAME)
     between = features_at(music, SAMPLE_RATE, ("mtt",), np.array([0.512]))
@@ -162,7 +168,7 @@ def test_an_intact_copy_is_taken(package, music, features):
 def test_without_the_package_the_error_says_what_to_do(monkeypatch, package, music):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for call in (musicnn.require, lambda: window_features(music, SAMPLE_RATE)):
-        with pytest.raises(ImportError, match=r"pip install --no-deps musicnn==0\.1\.0 .* or do without"):
+        with pytest.raises(MissingPackage, match=r"pip install --no-deps musicnn==0\.1\.0 .* or do without"):
             call()
 
 

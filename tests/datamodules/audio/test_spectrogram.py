@@ -11,7 +11,7 @@ from torchaudio.transforms import Resample
 
 from datamodules.audio import spectrogram
 from datamodules.audio.decoding import UnusableAudio
-from datamodules.audio.spectrogram import log_mel, power_mel, resample
+from datamodules.audio.spectrogram import log_mel, power_mel, resample, resampled_length
 from disentangled_ml.structures import AudioSettings
 
 SETTINGS = AudioSettings()
@@ -111,6 +111,19 @@ def test_resampled_length(n, monkeypatch):
     monkeypatch.setattr(spectrogram, "BLOCK_SAMPLES", 5000)
     assert resample(noise(n), 44100, 22050).shape == (math.ceil(n / 2),)
     assert resample(noise(n), 48000, 22050).shape == (math.ceil(n * 147 / 320),)
+
+
+@pytest.mark.parametrize(
+    ("n", "rates"),
+    [
+        (189_690, (47_999, 16_000)),  # by the rates 63,232 samples, by their ratio as it is rounded 63,230
+        (1_000_075, (44_100, 16_000)),  # 1/441 sample more than a whole number, which float32 does not tell
+        (3_000_000, (44_100, 16_000)),
+        (100, (22_050, 22_050)),
+    ],
+)
+def test_the_length_is_known_beforehand(n, rates):
+    assert len(resample(noise(n), *rates)) == resampled_length(n, *rates)
 
 
 def test_equal_rates_change_nothing():

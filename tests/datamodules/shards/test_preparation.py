@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from datamodules.audio.content import MissingPackage
 from datamodules.audio.decoding import decode_flac
 from datamodules.audio.spectrogram import log_mel
 from datamodules.audio.tempo import Tempo
@@ -244,11 +245,25 @@ def test_an_unexpected_error_rejects_the_track_alone(threads, prepare, make_cata
 
 def test_a_missing_madmom_ends_the_run(threads, prepare, make_catalogue, monkeypatch):
     def fail(excerpts, estimator):
-        raise ImportError("tempo estimation needs madmom")
+        raise MissingPackage("tempo estimation needs madmom")
 
     monkeypatch.setattr(preparation, "estimate_tempi", fail)
-    with pytest.raises(ImportError, match="needs madmom"):
+    with pytest.raises(MissingPackage, match="needs madmom"):
         prepare(make_catalogue(5), PreparationSettings(AUDIO, 16))
+
+
+def test_the_text_of_the_settings_is_as_ever():
+    """Else folders of before would be taken for those of other settings."""
+    before = (
+        "PreparationSettings(audio=AudioSettings(sample_rate=22050, n_fft=1024, hop_length=512, n_mels=128), min_frames=129, "
+        "store_waveform=False, tempo='torch', tracks_per_shard=64, max_lost=0.05"
+    )
+    settings = PreparationSettings(AudioSettings(), max_lost=0.05)
+    assert settings.content() == before + ")"
+    featured = replace(settings, features=("msd", "mtt"), tag_share=0.3)
+    assert featured.content() == before + ", features=('msd', 'mtt'))"
+    estimated = replace(featured, estimated=("mood",))
+    assert estimated.content() == before + ", features=('msd', 'mtt'), estimated=('mood',))"
 
 
 def groups_of(n: int, size: int) -> list[list[TrackRecord]]:

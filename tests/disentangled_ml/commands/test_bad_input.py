@@ -112,6 +112,12 @@ def not_finite(parts: dict) -> dict:
         ("conditions", lambda parts: {"conditions": 3}),
         ("audio", lambda parts: {"audio": {"x": 1}}),
         ("audio", lambda parts: {"audio": [1]}),
+        ("audio", lambda parts: {"audio": {**parts["audio"], "sample_rate": 1_000_000, "hop_length": 1}}),
+        ("audio", lambda parts: {"audio": {**parts["audio"], "n_fft": 1_023}}),
+        ("features", lambda parts: {"features": ["foo"]}),
+        ("features", lambda parts: {"features": ["msd", "msd"]}),
+        ("features", lambda parts: {"features": "msd"}),
+        ("features", lambda parts: {"features": [["msd"]]}),
     ],
 )
 def test_a_checkpoint_with_a_wrong_part_is_refused_by_name(save, parts, part, make):

@@ -12,10 +12,12 @@ import torch
 import yaml
 
 from datamodules.audio import musicnn
+from datamodules.audio.content import MissingPackage
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.tar import write_shard
 from disentangled_ml import systems
 from disentangled_ml.commands import embed, search, table, tags_model
+from disentangled_ml.commands.human_triplets import embed_members, stored_tracks
 from disentangled_ml.commands.schemas import EmbedConfig, EvaluateConfig, SearchConfig, TableConfig, TagsModelConfig
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluate import main as evaluate
@@ -110,6 +112,18 @@ def test_the_command_evaluates_it_with_and_without_a_checkpoint(tmp_path, shards
     assert fitted == loaded
     assert list(fitted["sub"]) == ["genre", "mood", "tempo", "mean"]
     assert fitted["sub"]["genre"]["accuracy"] > 0.95
+
+
+def test_human_triplets_compares_the_tracks_as_evaluation_does(shards, checkpoint):
+    model, index = load_model(checkpoint), ShardIndex.read(shards)
+    expected = systems.NetworkSystem(model.network, index, model.chunk_frames).embed("test", set()).rows
+    wanted = {member.track_id: {None} for member in expected}
+    assert len(wanted) == COUNTS["test"]
+    tracks = stored_tracks(index, model.network.source, model.chunk_frames)
+    table_of, reasons = embed_members(model, (track for track in tracks if track[0] in wanted), wanted)
+    assert reasons == {}
+    for member, row in expected.items():
+        torch.testing.assert_close(table_of.rows[member], row)
 
 
 def test_evaluation_on_estimated_labels_is_marked(tmp_path, shards, checkpoint, capsys):
@@ -214,5 +228,5 @@ def test_what_the_shards_lack(tmp_path, tiny_shards, shards, monkeypatch, caplog
     systems.fit_tags(replace(index, conditions=[*index.conditions, theme]))
     assert "no tags for theme" in caplog.text
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install --no-deps musicnn"):
+    with pytest.raises(MissingPackage, match=r"pip install --no-deps musicnn"):
         systems.fit_tags(index)

@@ -124,8 +124,8 @@ def test_the_column_may_have_another_name(manifest):
 
 
 def test_a_manifest_without_tempi_is_refused(tmp_path):
-    (tmp_path / "m.csv").write_text("track_id,path,genre\na,a.wav,rock\n")
-    for column in ("tempo", "genre"):
+    (tmp_path / "m.csv").write_text("track_id,path,genre,bare\na,a.wav,rock,\n")
+    for column in ("tempo", "genre", "bare"):
         with pytest.raises(ConfigError, match=f"no usable tempo in the column {column}: give column=NAME"):
             known_tempi(tmp_path / "m.csv", column)
     with pytest.raises(ValueError, match="no column annotated"):

@@ -4,11 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from disentangled_ml.builders import model_settings
+from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.backbones.inception import inception_module, stride_module
 from disentangled_ml.network.backbones.layers import conv_norm_relu, conv_pool, scale_channels
 from disentangled_ml.network.backbones.resnet import ResidualBlock
 from disentangled_ml.network.backbones.se import SqueezeExcite
+from disentangled_ml.network.checkpoint import make_network, network_from
+from disentangled_ml.structures import AudioSettings
 
 NARROW = 0.125
 SIZES = [(16, 16), (17, 31), (40, 129), (128, 129)]
@@ -235,3 +239,17 @@ def test_initialisation_keeps_the_scale():
     conv = BACKBONES["conv"](256, 1.0).features[3][0]
     assert conv.weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
     assert conv_norm_relu(1, 8, 3)[0].bias is None
+
+
+def test_no_backbone_has_no_width():
+    audio = AudioSettings(n_mels=16)
+    with pytest.raises(ValueError, match=r"backbone\.width=0\.5 scales .* musicnn has none: leave it out"):
+        make_network(["genre"], audio, backbone="musicnn", width=0.5, features=("msd",))
+    network = make_network(["genre"], audio, backbone="musicnn", features=("msd",))
+    # An earlier checkpoint may say any.
+    config = load_config(TrainConfig, ["data=shards", "data.shards=x", "backbone=musicnn", "backbone.width=0.5"])
+    checkpoint = {
+        "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
+        **model_settings(config, ["genre"], audio, ["msd"]),
+    }
+    assert network_from(checkpoint).features == ("msd",)
