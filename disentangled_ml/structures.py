@@ -28,15 +28,6 @@ UNKNOWN = -1
 MOST_SHOWN = 60  # characters of a cell or a name in a message
 
 
-# Least and most of each of ``AudioSettings``; the most is what a machine can do, far beyond what makes sense.
-AUDIO_LIMITS = {
-    "sample_rate": (1_000, 768_000),
-    "n_fft": (16, 2**20),
-    "hop_length": (1, 2**20),
-    "n_mels": (16, 8_192),
-}
-
-
 @dataclass(frozen=True)
 class AudioSettings:
     """How a recording becomes a log-mel spectrogram (J. Lee et al., ICASSP 2020).

@@ -33,7 +33,7 @@ ONE_PLACE = {  # a third-party framework and the files that may import it
     "uvicorn": ("disentangled_ml/commands/serve.py",),
 }
 # The formulas: what they may import of ours, and no framework of configuration, training or logging.
-FORMULAS = ("network", "objective", "evaluation", "baselines", "structures", "chunks")
+FORMULAS = ("network", "objective", "evaluation", "baselines", "structures", "chunks", "limits")
 NOT_IN_FORMULAS = ("pytorch_lightning", "lightning", "omegaconf", "wandb", "datamodules", "callbacks")
 # Entry points that must start fast, and the frameworks that they must not import, not even late.
 LIGHT = ("disentangled_ml.evaluate", "disentangled_ml.systems", "disentangled_ml.search.embedder")

@@ -11,7 +11,7 @@ from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.config.fields import OPEN_KEYS, at_least, between, one_of
 from disentangled_ml.config.loading import Arguments, check_key, group_choices, load_group, merge
 from disentangled_ml.config.schema import ACCELERATORS, MOST_FRAMES, MOST_SEED, MOST_TRACKS, MOST_WORKERS
-from disentangled_ml.structures import AUDIO_LIMITS
+from disentangled_ml.limits import AUDIO_LIMITS
 
 MATCHES = ("mean", "best", "dtw")
 ESTIMATORS = ("torch", "madmom")

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from disentangled_ml.chunks import FEATURE_NETWORKS, FEATURE_SIZE
+from disentangled_ml.limits import AUDIO_LIMITS
 from disentangled_ml.network.backbones import BACKBONES
 from disentangled_ml.network.feature_head import FeatureHead
 from disentangled_ml.network.frontends import FRONTENDS
@@ -24,7 +25,7 @@ from disentangled_ml.network.masks import MASKS, GroupMasks
 from disentangled_ml.network.model import ConditionalSimilarityNetwork
 from disentangled_ml.network.rhythm import N_TEMPI, PlainRhythm, RhythmBranch
 from disentangled_ml.network.tag_head import TagHead, Tags
-from disentangled_ml.structures import AUDIO_LIMITS, TEMPO, AudioSettings
+from disentangled_ml.structures import TEMPO, AudioSettings
 
 # Dimensions of a condition where embedding_dim is None (J. Lee et al., ICASSP 2020).
 SUBSPACE_DIM = 64
