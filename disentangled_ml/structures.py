@@ -23,6 +23,8 @@ TEMPO = "tempo"  # condition that numbers label
 MIN_BPM, MAX_BPM = 10.0, 1000.0  # anything else is a unit or parsing error
 SPLITS = ("train", "val", "test")
 WHOLE = (0.0, None)  # section that is the whole recording
+# Columns of a manifest that tell which recording it is, not what it is like.
+METADATA = ("title", "album", "album_artist", "date", "isrc", "musicbrainz_recording", "musicbrainz_album")
 DUPLICATE = "duplicate track_id, the first one is kept"  # why a row is rejected
 UNKNOWN = -1
 MOST_SHOWN = 60  # characters of a cell or a name in a message
@@ -195,6 +197,7 @@ class TrackRecord(NamedTuple):
         split: ``train``, ``val`` or ``test``.
         labels: Tags (list of str) per tag condition, and ``tempo`` (float, BPM); a missing label is absent.
         section: Stretch of the recording, from and to where in seconds; None: to its end.
+        metadata: What else the manifest says of it, by ``METADATA``; None where it says nothing.
     """
 
     track_id: str
@@ -203,14 +206,18 @@ class TrackRecord(NamedTuple):
     split: str
     labels: dict[str, list[str] | float]
     section: tuple[float, float | None] = WHOLE
+    metadata: dict[str, str] | None = None
 
     def content(self) -> str:
-        """Return the text that identifies the record in a plan; that of a whole recording is the same as before sections.
+        """Return the text that identifies the record in a plan: what it is made into, which metadata do not change.
 
-        >>> TrackRecord("a", "a.wav", None, "val", {}).content()
+        That of a whole recording is the same as before sections.
+
+        >>> TrackRecord("a", "a.wav", None, "val", {}, metadata={"title": "A"}).content()
         "TrackRecord(track_id='a', path='a.wav', artist=None, split='val', labels={})"
         """
-        return repr(self).replace(f", section={WHOLE})", ")") if self.section == WHOLE else repr(self)
+        shown = [*zip(self._fields, self, strict=True)][: 5 if self.section == WHOLE else 6]
+        return f"TrackRecord({', '.join(f'{name}={value!r}' for name, value in shown)})"
 
 
 class Rejected(NamedTuple):

@@ -1,7 +1,8 @@
 """Manifest: a CSV of recordings and labels, the form that any corpus can be brought into.
 
 Columns ``track_id`` and ``path`` (relative to the manifest), then optionally ``artist``, ``split`` (train, val, test),
-``tempo`` (BPM) and one column per tag condition, tags joined by ``;``. An empty cell is an unknown label. Rows that cannot be
+``tempo`` (BPM), metadata (``title``, ``album``, ...) and one column per tag condition, tags joined by ``;``. An empty cell is an
+unknown label. Rows that cannot be
 used are rejected one by one, with the reason; a file that is no manifest is an error. How columns and cells may be written is in
 cells.py and manifest_table.py; docs/manifests.md tells it. A manifest is read once to see what it holds (manifest_survey.py), then
 streamed.
@@ -52,6 +53,7 @@ class ManifestReading(NamedTuple):
         spellings: Per column what is shown instead of a name.
         separator: Name of what separates the columns.
         decimal_comma: Whether a number may have one.
+        metadata: Per column that holds metadata which.
     """
 
     conditions: Mapping[str, int]
@@ -60,6 +62,7 @@ class ManifestReading(NamedTuple):
     spellings: Mapping[str, Mapping[str, str]]
     separator: str
     decimal_comma: bool
+    metadata: Mapping[str, str]
 
     def value(self, row: dict, column: str) -> str:
         """Return what a cell holds; the empty string if that is unknown."""
@@ -98,6 +101,8 @@ def read_manifest(
         chosen = None if conditions is None else chosen_columns(manifest, offered, conditions, optional)
         found = survey(table, chosen, unknown)
         separator, decimal_comma = SEPARATORS[table.separator], table.decimal_comma
+        tags = frozenset(found.tags)
+        metadata = {column: name for column, name in table.metadata.items() if column not in tags}
     if not found.rows:
         raise ManifestError(f"manifest {manifest} has no rows below its header")
     tags = {TEMPO, *found.tags}
@@ -112,6 +117,7 @@ def read_manifest(
         found.spellings(),
         separator,
         decimal_comma,
+        metadata,
     )
     return Corpus(names, partial(read_rows, manifest, reading), [f"{manifest}: {note}" for note in found.notes()])
 
@@ -228,7 +234,8 @@ def parse_row(row: dict, track_id: str, path: Path | None, reading: ManifestRead
         elif cell := reading.value(row, name):
             labels[name] = parse_tempo(cell, reading.decimal_comma)
     split = split.casefold() or draw_split(artist or track_id, reading.split_shares)
-    return TrackRecord(track_id, str(path), artist, split, labels)
+    metadata = {name: text for column, name in reading.metadata.items() if (text := plain(row.get(column)))}
+    return TrackRecord(track_id, str(path), artist, split, labels, metadata=metadata or None)
 
 
 def parse_tempo(cell: str, decimal_comma: bool = False) -> float:

@@ -151,7 +151,8 @@ def survey(table: ManifestTable, chosen: Sequence[str] | None, unknown: frozense
     """
     # Sets: a table may have very many columns.
     singles, there = frozenset(table.singles), frozenset(table.columns)
-    wanted = table.offered if chosen is None else chosen
+    metadata = table.metadata if chosen is None else ()
+    wanted = [column for column in table.offered if column not in metadata] if chosen is None else chosen
     tags = [column for column in wanted if column in there and column not in singles]
     counted = singles.union(tags)
     columns = {column: ColumnCounts() for column in table.columns if column in counted}

@@ -16,7 +16,7 @@ from typing import NamedTuple, TextIO
 
 from datamodules.corpora.cells import key_of, known_column, plain
 from datamodules.corpora.text_files import LineReader
-from disentangled_ml.structures import TEMPO, quoted, shortened
+from disentangled_ml.structures import METADATA, TEMPO, quoted, shortened
 
 REQUIRED = ("track_id", "path")
 ARTIST = "artist"
@@ -62,6 +62,12 @@ class ManifestTable(NamedTuple):
         """Columns that may be conditions."""
         others = {*REQUIRED, *self.singles} - {TEMPO}
         return [column for column in self.columns if column not in others]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Columns that hold metadata, which are conditions only where they are chosen, and what each holds, by ``METADATA``."""
+        keys = {column: key_of(column).replace(" ", "_") for column in self.columns}
+        return {column: key for column, key in keys.items() if key in METADATA}
 
     @property
     def decimal_comma(self) -> bool:

@@ -113,7 +113,7 @@ def write_arrays(folder: Path, shape: tuple[int, int], store: EmbeddedStore, bat
             arrays.write(rows)
             content.update(rows)
             for track in embedded.tracks:
-                line = as_json(track._asdict()).encode() + b"\n"
+                line = as_json(track.as_plain()).encode() + b"\n"
                 columns[row] = column_values(track, lines.tell())
                 lines.write(line)
                 content.update(line)

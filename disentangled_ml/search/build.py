@@ -80,7 +80,7 @@ class EmbeddedStore(BatchStore):
         notes = {
             "model": self.job["model"],
             "digest": batch.digest,
-            "tracks": [track._asdict() for track in finished.tracks],
+            "tracks": [track.as_plain() for track in finished.tracks],
             "rejected": finished.rejected,
             "origins": finished.origins,
         }
@@ -119,9 +119,14 @@ def manifest_batches(corpus: Corpus, split: str | None) -> Iterator[tuple[Batch,
 
     remaining, number = rows(), 0
     while part := list(islice(remaining, ROWS_PER_BATCH)):
-        digest = hashlib.sha256(repr([tuple(row) for row in part]).encode()).hexdigest()
+        digest = hashlib.sha256(repr([row_content(row) for row in part]).encode()).hexdigest()
         yield Batch(f"rows-{number:06d}", len(part), digest), part
         number += 1
+
+
+def row_content(row: TrackRecord | Rejected) -> tuple:
+    """Return what a batch depends on of a row; of one without metadata it is as before there were any."""
+    return tuple(row) if isinstance(row, Rejected) or row.metadata is not None else tuple(row[:-1])
 
 
 def embed_manifest(
@@ -143,7 +148,7 @@ def with_record(row: TrackRecord | Rejected, result: np.ndarray | Rejected) -> C
     """Join the chunks of a recording with what is known about it."""
     if isinstance(result, Rejected):
         return result
-    return CatalogueTrack(row.track_id, row.artist, row.path, dict(row.labels), row.section), result
+    return CatalogueTrack(row.track_id, row.artist, row.path, dict(row.labels), row.section, row.metadata), result
 
 
 def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, splits: Sequence[str]) -> list[Batch]:

@@ -7,7 +7,7 @@
 In ``state-DIGEST/``, named after its content, which never changes:
 
 * ``embedding.npy``: (N, D) float32, a row per track: the mean of the unit embeddings of its non-overlapping chunks, of unit length.
-* ``tracks.jsonl``: a line of JSON per track: ``track_id``, ``artist``, ``path``, ``labels``.
+* ``tracks.jsonl``: a line of JSON per track: ``track_id``, ``artist``, ``path``, ``labels``, ``section`` and, if known, ``metadata``.
 * ``columns.npy``: (N,) of what is searched or filtered by without reading those lines, see ``COLUMNS``.
 * ``index.faiss``: of large catalogues, see approximate.py.
 
@@ -61,6 +61,7 @@ class CatalogueTrack(NamedTuple):
         path: Of the recording; None where unknown, as of tracks that were embedded from shards.
         labels: Per condition the tags (list of str) or the tempo (float, BPM); a condition without label is absent.
         section: Of the recording, from and to where in seconds, the latter None for its end; None where that was not yet kept.
+        metadata: Title, album and the like, by ``METADATA``; None where the manifest has none.
     """
 
     track_id: str
@@ -68,6 +69,18 @@ class CatalogueTrack(NamedTuple):
     path: str | None
     labels: dict[str, list[str] | float]
     section: Sequence[float | None] | None = None
+    metadata: dict[str, str] | None = None
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return what is stored of it; metadata only where there are some.
+
+        >>> CatalogueTrack("a", None, None, {}).as_plain()
+        {'track_id': 'a', 'artist': None, 'path': None, 'labels': {}, 'section': None}
+        """
+        content = self._asdict()
+        if self.metadata is None:
+            del content["metadata"]
+        return content
 
 
 def describe_model(model: ModelDescription) -> dict[str, Any]:
@@ -174,7 +187,7 @@ def parse_track(line: bytes, where: str) -> CatalogueTrack:
         track = CatalogueTrack(**json.loads(line))
     except (ValueError, TypeError, RecursionError) as error:
         raise CatalogueError(f"{where} is not that of a track ({error}): embed the catalogue anew") from error
-    legal = (str, str | None, str | None, dict, list | None)
+    legal = (str, str | None, str | None, dict, list | None, dict | None)
     if not all(isinstance(value, kind) for value, kind in zip(track, legal, strict=True)):
         raise CatalogueError(f"{where} is not that of a track ({line[:100]!r}): embed the catalogue anew")
     return track

@@ -175,3 +175,20 @@ def test_an_open_quotation_mark_is_named_and_swallows_nothing(tmp_path):
         read(tmp_path, 'track_id,path,genre\na,a.wav,"rock,\nb,b.wav,jazz\n')
     records, _ = read(tmp_path, 'track_id,path,genre\na,a.wav,"Weird Al" rock\nb,b.wav,jazz\n')
     assert [record.track_id for record in records] == ["a", "b"]
+
+
+def test_metadata_are_no_conditions_unless_they_are_chosen(tmp_path):
+    header = "track_id,path,artist,Title,album,genre\n"
+    write = tmp_path / "manifest.csv"
+    write.write_text(header + "a,a.wav,Ann,None,The; Album,rock\nb,b.wav,,,,\n", encoding="utf-8")
+    corpus = read_manifest(write, SHARES)
+    first, second = corpus.rows()
+    assert corpus.conditions == ["genre"]
+    assert first.metadata == {"title": "None", "album": "The; Album"}
+    assert second.metadata is None
+    assert "Album" not in first.content()
+    chosen = read_manifest(write, SHARES, ["album", "genre"])
+    first = next(iter(chosen.rows()))
+    assert chosen.conditions == ["album", "genre"]
+    assert first.labels["album"] == ["Album", "The"]
+    assert first.metadata == {"title": "None"}
