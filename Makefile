@@ -23,6 +23,8 @@ TIME = 24:00:00
 PARTS = 40
 NAME := $(or $(EXPERIMENT),$(BACKBONE),$(JOB))-$(shell date +%Y%m%d-%H%M%S)
 SBATCH =
+# Of `make music`
+MUSIC =
 # Of `make embed` and `make search`
 LIKE =
 WEIGHTS =
@@ -58,7 +60,7 @@ endef
 submit = sbatch --parsable --cpus-per-task=$(CPUS) --time='$(TIME)'
 
 
-.PHONY: help setup demo train evaluate table sweep agent prepare report embed search serve slurm slurm-train slurm-prepare test test-slurm lint bench
+.PHONY: help setup music demo train evaluate table sweep agent prepare report embed search serve slurm slurm-train slurm-prepare test test-slurm lint bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -81,6 +83,10 @@ setup: .venv/ready ## make the virtual environment .venv
 	$(PYTHON) -m venv .venv
 	$(install)
 	@touch $@
+
+music: .venv/ready ## find, analyse and embed the music in the folder MUSIC, and serve a page to search it: docs/music.md
+	@test -n '$(MUSIC)' || { echo 'MUSIC is missing: make music MUSIC=DIR, the folder of your music' >&2; exit 1; }
+	$(PY) -m disentangled_ml music 'music=$(MUSIC)' $(ARGS)
 
 demo: shards/demo/index.json ## make the demo corpus and its shards
 

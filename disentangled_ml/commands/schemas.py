@@ -300,6 +300,23 @@ class ServeConfig:
 
 
 @dataclass
+class MusicConfig:
+    """The keys of ``disentangled music``."""
+
+    music: str
+    out: str | None
+    model: str
+    analysed_seconds: float | None = between(3.0, 36_000.0)
+    tempo: str = one_of(*ESTIMATORS, "manifest")
+    tag_share: float = between(0.001, 1.0)
+    workers: int | None = between(1, MOST_WORKERS)
+    accelerator: str = one_of(*ACCELERATORS)
+    page: bool
+    host: str
+    port: int = between(0, 65_535)
+
+
+@dataclass
 class ListeningResultsConfig:
     """The keys of ``disentangled listening_results``."""
 
