@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.shards.parts import Part
 from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.config.fields import OPEN_KEYS, at_least, between, one_of
 from disentangled_ml.config.loading import Arguments, check_key, group_choices, load_group, merge
@@ -19,6 +20,26 @@ ESTIMATORS = ("torch", "madmom")
 FEATURE_CHOICES = {"none": (), "musicnn": ("msd",), "musicnn_mtt": ("mtt",), "musicnn_both": ("msd", "mtt")}
 TAGS_OF_MUSICNN = "musicnn"  # value of tags
 OF_MANIFESTS = ("manifest", "split_shares", "unknown_values")  # keys of prepare that data sets have no use for
+
+
+def parse_part(text: str | None) -> Part | None:
+    """Parse ``3/40``. Raises ConfigError if it is no number from 1 to the number of parts.
+
+    >>> parse_part("3/40")
+    Part(number=3, count=40)
+    """
+    if text is None:
+        return None
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"part={text} is not legal: give part=1/40 to part=40/40")
+    return Part(int(number), int(count))
+
+
+def check_steps(part: str | None, merge: bool) -> None:
+    """Check that a command makes a part or merges all. Raises ConfigError if it is to do both."""
+    if parse_part(part) and merge:
+        raise ConfigError(f"part={part} and merge=true are two steps: make all parts first, then merge")
 
 
 @dataclass
@@ -165,6 +186,7 @@ class PrepareConfig:
     merge: bool
 
     def check(self) -> None:
+        check_steps(self.part, self.merge)
         shares = self.split_shares
         if not (len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise ConfigError(f"split_shares={list(shares)} must be three shares (train, val, test) that sum to 1")
@@ -257,6 +279,11 @@ class EmbedConfig:
     npz: str | None
     workers: int | None = between(1, MOST_WORKERS)
     accelerator: str = one_of(*ACCELERATORS)
+    part: str | None
+    merge: bool
+
+    def check(self) -> None:
+        check_steps(self.part, self.merge)
 
 
 @dataclass
