@@ -3,6 +3,7 @@
 A field says its type and limits. Its default, unit and meaning stand in ``conf/NAME.yaml``.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from omegaconf import DictConfig, OmegaConf
@@ -289,6 +290,22 @@ class ServeConfig:
     uploads_at_a_time: int = between(1, 64)
     decode_seconds: int = between(1, 3_600)
     accelerator: str = one_of(*ACCELERATORS)
+
+
+@dataclass
+class ExportConfig:
+    """The keys of ``disentangled export``."""
+
+    checkpoint: str
+    out: str
+    license: str
+    program: bool
+
+    def check(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            raise ConfigError(
+                f"license={self.license} is no name as Hugging Face has them: give one as cc-by-4.0, or other"
+            )
 
 
 @dataclass
