@@ -21,6 +21,7 @@ COMMANDS = {  # in the order of the help: the module, whose main is run, and the
     "embed": ("disentangled_ml.commands.embed", schemas.EmbedConfig),
     "search": ("disentangled_ml.commands.search", schemas.SearchConfig),
     "serve": ("disentangled_ml.commands.serve", schemas.ServeConfig),
+    "export": ("disentangled_ml.commands.export", schemas.ExportConfig),
     "listening_results": ("disentangled_ml.commands.listening_results", schemas.ListeningResultsConfig),
     "human_triplets": ("disentangled_ml.commands.human_triplets", schemas.HumanTripletsConfig),
     "trajectory": ("disentangled_ml.commands.trajectory", schemas.TrajectoryConfig),

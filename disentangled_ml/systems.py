@@ -243,9 +243,13 @@ def load_network_system(
 
     Raises:
         ValueError: if it is no checkpoint of this project.
-        ConfigError: if the shards were prepared otherwise than those it was trained on.
+        ConfigError: if the shards were prepared otherwise than those it was trained on, or are not known.
     """
     model = load_model(checkpoint, choose_device(accelerator))
+    if index is None and not model.shards:
+        raise ConfigError(
+            f"{checkpoint} is an exported model, which does not tell what it was trained on: give shards=DIR"
+        )
     index = index or ShardIndex.read(model.shards)
     if index.audio != model.audio:
         raise ConfigError(f"{index.root} was prepared with {index.audio}, the checkpoint with {model.audio}")

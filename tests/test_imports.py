@@ -30,6 +30,8 @@ ONE_PLACE = {  # a third-party framework and the files that may import it
     "matplotlib": ("callbacks/figures.py",),
     "faiss": ("disentangled_ml/search/approximate.py",),
     "pyarrow": ("disentangled_ml/search/parquet.py",),
+    "safetensors": ("disentangled_ml/network/exported.py",),
+    "huggingface_hub": ("disentangled_ml/search/hub.py",),
     "jinja2": ("disentangled_ml/reporting/report_page.py",),
     "starlette": ("disentangled_ml/web/app.py",),
     "uvicorn": ("disentangled_ml/commands/serve.py",),

@@ -3,6 +3,7 @@
 A field says its type and limits. Its default, unit and meaning stand in ``conf/NAME.yaml``.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from omegaconf import DictConfig, OmegaConf
@@ -342,6 +343,22 @@ class MusicConfig:
     page: bool
     host: str
     port: int = between(0, 65_535)
+
+
+@dataclass
+class ExportConfig:
+    """The keys of ``disentangled export``."""
+
+    checkpoint: str
+    out: str
+    license: str
+    program: bool
+
+    def check(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            raise ConfigError(
+                f"license={self.license} is no name as Hugging Face has them: give one as cc-by-4.0, or other"
+            )
 
 
 @dataclass
