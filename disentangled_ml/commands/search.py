@@ -90,9 +90,11 @@ def as_json(result: Result) -> dict[str, Any]:
 def results_table(found: list[Result], names: list[str]) -> str:
     """Return results as a table: a line per track, with its distance in all and per condition, and its labels."""
     rows = [("", "track", "distance", *names, "artist", "labels")]
-    for rank, (_, track, distance, distances) in enumerate(found, start=1):
-        parts = [f"{distances[name]:.3f}" for name in names]
-        rows.append((str(rank), track.track_id, f"{distance:.3f}", *parts, track.artist or "-", show_labels(track)))
+    for rank, result in enumerate(found, start=1):
+        track, parts = result.track, [f"{result.distances[name]:.3f}" for name in names]
+        rows.append(
+            (str(rank), track.track_id, f"{result.distance:.3f}", *parts, track.artist or "-", show_labels(track))
+        )
     return "\n".join(aligned(rows)) if found else "no track is left by the filters"
 
 
