@@ -4,10 +4,8 @@ The ranking is read from its beginning, as deep as it takes: a search for some n
 k results are left after folding and caps, and no track that was not seen could have come before them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,16 +14,30 @@ from disentangled_ml.search.composition import label_target, mean_target, penalt
 from disentangled_ml.search.explanation import NEAR_TEMPO, explain, joint_labels, percentile, sample_rows
 from disentangled_ml.search.filters import OCTAVES, changed_tempo, check_change, check_tempo, has_tempo, others
 from disentangled_ml.search.folding import Folding
+from disentangled_ml.search.labels import LabelledTracks
 from disentangled_ml.search.question import Question, Seed, check_question
 from disentangled_ml.search.results import Answer, Result
 from disentangled_ml.search.weighted_distance import check_weights
 from disentangled_ml.structures import TEMPO
 
-if TYPE_CHECKING:
-    from disentangled_ml.search.similarity_search import SimilaritySearch
-
 DEEPER = 4  # times as many tracks, where those that were looked at do not suffice
 LOOKED_AT = 32  # tracks more than are wanted, where some of them may be folded or skipped
+
+
+class Ranked(Protocol):
+    """What answers are made of, see ``similarity_search.SimilaritySearch``."""
+
+    catalogue: EmbeddedCatalogue
+    labelled: LabelledTracks
+    duplicate_threshold: float
+
+    def checked(self, embedding: np.ndarray) -> np.ndarray: ...
+
+    def nearest(
+        self, targets: np.ndarray, weights: np.ndarray, k: int, allowed: np.ndarray | None, method: str, farthest: bool
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def results(self, rows: np.ndarray, total: np.ndarray, squared: np.ndarray) -> list[Result]: ...
 
 
 class KnownSeed(NamedTuple):
@@ -56,7 +68,7 @@ class Composed(NamedTuple):
     rows: list[int]
 
 
-def answer(search: SimilaritySearch, question: Question) -> Answer:
+def answer(search: Ranked, question: Question) -> Answer:
     """Answer a question, see ``SimilaritySearch.ask``."""
     check_question(question, search.catalogue.condition_names)
     composed = compose(search, question)
@@ -64,7 +76,8 @@ def answer(search: SimilaritySearch, question: Question) -> Answer:
     rankings = deeper_rankings(search, question, composed, allowed)
     while True:
         rows, squared, is_all = next(rankings)
-        folding = Folding(search.catalogue, question.per_artist, question.per_album, question.fold_duplicates)
+        threshold = search.duplicate_threshold if question.fold_duplicates else None
+        folding = Folding(search.catalogue, question.per_artist, question.per_album, threshold)
         for seed in distinct(composed.seeds):
             folding.add_seed(seed.embedding, seed.track)
         places = folding.read(rows, question.k)
@@ -82,7 +95,7 @@ def answer(search: SimilaritySearch, question: Question) -> Answer:
     )
 
 
-def compose(search: SimilaritySearch, question: Question) -> Composed:
+def compose(search: Ranked, question: Question) -> Composed:
     """Put a question into numbers. Raises ValueError for seeds or labels that are not there, or where nothing stands for any weight."""
     catalogue, known = search.catalogue, {}
     names, masks = catalogue.condition_names, catalogue.model.masks
@@ -112,7 +125,7 @@ def compose(search: SimilaritySearch, question: Question) -> Composed:
     return Composed(targets, weights, avoided, seeds, {name: label for name, label in said.items() if label}, rows)
 
 
-def find_seed(search: SimilaritySearch, seed: Seed, known: dict[str, KnownSeed]) -> KnownSeed:
+def find_seed(search: Ranked, seed: Seed, known: dict[str, KnownSeed]) -> KnownSeed:
     """Find a seed, once. Raises ValueError if the catalogue has no such track, or the embedding is none."""
     if not isinstance(seed, str):
         return KnownSeed(search.checked(seed))
@@ -161,7 +174,7 @@ def seed_tempo(composed: Composed) -> float:
 
 
 def deeper_rankings(
-    search: SimilaritySearch, question: Question, composed: Composed, allowed: np.ndarray
+    search: Ranked, question: Question, composed: Composed, allowed: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
     """Yield the beginning of the ranking, each time longer.
 

@@ -192,7 +192,7 @@ def test_caps_skip_in_the_order_of_the_ranking_and_count(tmp_path):
 
 def test_duplicates_and_versions_are_folded_into_one_row(tmp_path):
     embedding = unit_rows(40)
-    near = duplicates.THRESHOLD / 2 / np.sqrt(12)
+    near = duplicates.duplicate_threshold(embedding) / 2 / np.sqrt(12)
     embedding[10], embedding[20] = embedding[3] + near, embedding[0] + near
     tracks = [CatalogueTrack(f"t{n}", "a", None, {}) for n in range(40)]
     tracks[11] = tracks[11]._replace(metadata={"isrc": "X1"})
@@ -212,8 +212,8 @@ def test_duplicates_and_versions_are_folded_into_one_row(tmp_path):
 @pytest.mark.parametrize(
     ("one", "other", "distance", "kind"),
     [
-        ({}, {}, duplicates.THRESHOLD, DUPLICATE),
-        ({}, {}, duplicates.THRESHOLD * 1.01, None),
+        ({}, {}, 0.199, DUPLICATE),
+        ({}, {}, 0.2, None),
         ({"isrc": "A"}, {"isrc": "A"}, 1.0, DUPLICATE),
         ({"isrc": "A"}, {"isrc": "B"}, 1.0, None),
         ({"musicbrainz_recording": "A"}, {"musicbrainz_recording": "A"}, 1.0, DUPLICATE),
@@ -225,8 +225,24 @@ def test_duplicates_and_versions_are_folded_into_one_row(tmp_path):
 )
 def test_kinds_of_duplicates(one, other, distance, kind):
     first, second = (CatalogueTrack(name, "A", None, {}, metadata=m) for name, m in (("a", one), ("b", other)))
-    assert kind_of(first, second, distance) == kind
-    assert kind_of(second, first, distance) == kind
+    assert kind_of(first, second, distance, 0.2) == kind
+    assert kind_of(second, first, distance, 0.2) == kind
+
+
+def test_the_threshold_is_a_share_of_the_distance_of_nearest_neighbours(monkeypatch):
+    rows = unit_rows(50).astype(np.float64)
+    nearest = sorted(min(np.sqrt(sum((rows[i] - rows[j]) ** 2)) for j in range(50) if j != i) for i in range(50))
+    expected = duplicates.SHARE * (nearest[24] + nearest[25]) / 2
+    assert duplicates.duplicate_threshold(rows) == pytest.approx(expected)
+    assert duplicates.duplicate_threshold(3 * rows) == pytest.approx(3 * expected)
+    assert duplicates.duplicate_threshold(rows[:1]) == duplicates.duplicate_threshold(np.ones((9, 4))) == 0
+    monkeypatch.setattr(duplicates, "SAMPLE", 10)
+    assert duplicates.duplicate_threshold(rows) > expected  # fewer tracks lie farther apart
+
+
+def test_a_collapsed_model_folds_nothing(tmp_path):
+    search = SimilaritySearch(write_catalogue(tmp_path / "index", np.repeat(unit_rows(1), 9, axis=0)))
+    assert len(rows_of(search.ask(Question(seeds=["t0"])))) == 8
 
 
 @pytest.mark.parametrize(
