@@ -1,7 +1,7 @@
 """Answer a question: compose the query, rank the tracks by it, fold and cap the ranking, tell how near the results are.
 
 The ranking is read from its beginning, as deep as it takes: a search for some nearest tracks is repeated for four times as many until
-k results are left after folding and caps, and no track that was not seen could have come before them.
+k results are left after folding and caps.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from disentangled_ml.search.catalogue import CatalogueTrack, EmbeddedCatalogue
-from disentangled_ml.search.composition import label_target, mean_target, penalties, target_distances
+from disentangled_ml.search.composition import label_target, mean_target, moved_away, target_distances
 from disentangled_ml.search.explanation import NEAR_TEMPO, explain, joint_labels, percentile, sample_rows
 from disentangled_ml.search.filters import OCTAVES, changed_tempo, check_change, check_tempo, has_tempo, others
 from disentangled_ml.search.folding import Folding
@@ -54,7 +54,6 @@ class Composed(NamedTuple):
     Attributes:
         targets: (C, D), 0 for a condition that nothing stands for.
         weights: (C,), 0 for it too.
-        avoided: Embeddings to avoid, per condition.
         seeds: That stand for each condition.
         labels: Of the seeds, or asked for, per condition that counts.
         rows: Of all seeds, those to avoid too.
@@ -62,7 +61,6 @@ class Composed(NamedTuple):
 
     targets: np.ndarray
     weights: np.ndarray
-    avoided: list[list[np.ndarray]]
     seeds: dict[str, list[KnownSeed]]
     labels: dict[str, list[str] | float]
     rows: list[int]
@@ -101,7 +99,6 @@ def compose(search: Ranked, question: Question) -> Composed:
     names, masks = catalogue.condition_names, catalogue.model.masks
     # Relative tempi have seeds even where the model has no such condition.
     seeds = {name: [find_seed(search, seed, known) for seed in question.seeds_for(name)] for name in (*names, TEMPO)}
-    avoided = [[find_seed(search, seed, known).embedding for seed in question.avoided_for(name)] for name in names]
     targets = np.zeros(masks.shape)
     for condition, name in enumerate(names):
         if name in question.labels:
@@ -109,6 +106,8 @@ def compose(search: Ranked, question: Question) -> Composed:
             targets[condition] = label_target(catalogue.embedding[rows], masks[condition])
         elif seeds[name]:
             targets[condition] = mean_target([seed.embedding for seed in seeds[name]])
+        avoided = [find_seed(search, seed, known).embedding for seed in question.avoided_for(name)]
+        targets[condition] = moved_away(targets[condition], avoided)
     stands = np.array([name in question.labels or bool(seeds[name]) for name in names])
     if not stands.any():
         raise ValueError("nothing is asked for: give a seed to be like, or a label")
@@ -122,7 +121,7 @@ def compose(search: Ranked, question: Question) -> Composed:
     said = {name: joint_labels(tracks_of(seeds[name]), name) for name in counts}
     said |= {name: [label] for name, label in question.labels.items() if name in counts}
     rows = [seed.row for seed in known.values()]
-    return Composed(targets, weights, avoided, seeds, {name: label for name, label in said.items() if label}, rows)
+    return Composed(targets, weights, seeds, {name: label for name, label in said.items() if label}, rows)
 
 
 def find_seed(search: Ranked, seed: Seed, known: dict[str, KnownSeed]) -> KnownSeed:
@@ -179,10 +178,9 @@ def deeper_rankings(
     """Yield the beginning of the ranking, each time longer.
 
     Yields:
-        Rows (R,) in their order, their squared distances (R, C) from the targets, and whether these are all that are allowed. No other
-        track can come before the last of them.
+        Rows (R,) in their order, their squared distances (R, C) from the targets, and whether these are all that are allowed.
     """
-    n_allowed, masks = int(np.count_nonzero(allowed)), search.catalogue.model.masks
+    n_allowed = int(np.count_nonzero(allowed))
     sign = -1.0 if question.most_dissimilar else 1.0
     depth = question.k + LOOKED_AT
     while True:
@@ -190,11 +188,7 @@ def deeper_rankings(
         rows, squared = search.nearest(
             composed.targets, composed.weights, depth, allowed, question.method, question.most_dissimilar
         )
-        key = sign * (squared @ composed.weights)
-        last = np.inf if is_all or len(key) < depth else np.partition(key, depth - 1)[depth - 1]
-        key = key + penalties(search.catalogue.embedding[rows], squared, composed.avoided, composed.weights, masks)
-        order = np.lexsort((rows, key))
-        order = order[key[order] <= last]
+        order = np.lexsort((rows, sign * (squared @ composed.weights)))[:depth]
         yield rows[order], squared[order], is_all
         depth *= DEEPER
 
