@@ -15,7 +15,7 @@ Tables in Markdown, k = 10, nothing folded. Queries are drawn at random, always 
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import pairwise, permutations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def one_weight(data: Labelled) -> Iterator[tuple[str, np.ndarray]]:
 
 def seed_per_condition(data: Labelled) -> Iterator[tuple[str, np.ndarray]]:
     rng = np.random.default_rng(1)
-    for one, other in permutations(data.labels, 2):
+    for one, other in combinations(data.labels, 2):
         scores = []
         while len(scores) < data.n_queries:
             a, b = rng.choice(len(data.tracks), 2, replace=False).tolist()

@@ -220,7 +220,8 @@ def results_table(found: list[Result], names: list[str], distance: str = "distan
     head = ("closer than", "matches") if is_asked else ()
     rows = [("", "track", distance, *head[:1], *names, "artist", *head[1:], "labels")]
     for rank, result in enumerate(found, start=1):
-        track, parts = result.track, [f"{result.distances[name]:.3f}" for name in names]
+        track, apart = result.track, result.distances
+        parts = [f"{apart[name]:.3f}" if name in apart else "-" for name in names]
         closer, matches = ([f"{result.percentile:.0f} %"], [result.matches or "-"]) if is_asked else ([], [])
         cells = [f"{result.distance:.3f}", *closer, *parts, track.artist or "-", *matches, show_labels(track)]
         rows.append((str(rank), track.track_id, *cells))

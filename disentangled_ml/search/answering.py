@@ -53,13 +53,15 @@ class Composed(NamedTuple):
 
     Attributes:
         targets: (C, D), 0 for a condition that nothing stands for.
-        weights: (C,), 0 for it too.
+        stands: Whether something stands for a condition, (C,) bool.
+        weights: (C,), 0 where nothing does.
         seeds: That stand for each condition.
         labels: Of the seeds, or asked for, per condition that counts.
         rows: Of all seeds, those to avoid too.
     """
 
     targets: np.ndarray
+    stands: np.ndarray
     weights: np.ndarray
     seeds: dict[str, list[KnownSeed]]
     labels: dict[str, list[str] | float]
@@ -95,19 +97,10 @@ def answer(search: Ranked, question: Question) -> Answer:
 
 def compose(search: Ranked, question: Question) -> Composed:
     """Put a question into numbers. Raises ValueError for seeds or labels that are not there, or where nothing stands for any weight."""
-    catalogue, known = search.catalogue, {}
-    names, masks = catalogue.condition_names, catalogue.model.masks
+    names, known = search.catalogue.condition_names, {}
     # Relative tempi have seeds even where the model has no such condition.
     seeds = {name: [find_seed(search, seed, known) for seed in question.seeds_for(name)] for name in (*names, TEMPO)}
-    targets = np.zeros(masks.shape)
-    for condition, name in enumerate(names):
-        if name in question.labels:
-            rows = search.labelled.find(name, question.labels[name])
-            targets[condition] = label_target(catalogue.embedding[rows], masks[condition])
-        elif seeds[name]:
-            targets[condition] = mean_target([seed.embedding for seed in seeds[name]])
-        avoided = [find_seed(search, seed, known).embedding for seed in question.avoided_for(name)]
-        targets[condition] = moved_away(targets[condition], avoided)
+    avoided = {name: [find_seed(search, seed, known) for seed in question.avoided_for(name)] for name in names}
     stands = np.array([name in question.labels or bool(seeds[name]) for name in names])
     if not stands.any():
         raise ValueError("nothing is asked for: give a seed to be like, or a label")
@@ -115,13 +108,36 @@ def compose(search: Ranked, question: Question) -> Composed:
     if not weights.any():
         missing = ", ".join(name for name, weight in (question.weights or {}).items() if weight)
         raise ValueError(f"no seed or label stands for {missing}: give one, or a weight to another condition")
-    counts = [
-        name for name, weight in zip(names, weights, strict=True) if weight or (name == TEMPO and question.tempo_change)
-    ]
-    said = {name: joint_labels(tracks_of(seeds[name]), name) for name in counts}
-    said |= {name: [label] for name, label in question.labels.items() if name in counts}
+    targets = np.zeros(search.catalogue.model.masks.shape)
+    for condition in np.flatnonzero(stands).tolist():
+        name = names[condition]
+        targets[condition] = target_of(search, condition, question.labels.get(name), seeds[name], avoided[name])
+    counted = [name for name, weight in zip(names, weights, strict=True) if weight]
+    counted += [TEMPO] if question.tempo_change and TEMPO not in counted else []
     rows = [seed.row for seed in known.values()]
-    return Composed(targets, weights, seeds, {name: label for name, label in said.items() if label}, rows)
+    return Composed(targets, stands, weights, seeds, labels_of(question, seeds, counted), rows)
+
+
+def target_of(
+    search: Ranked, condition: int, label: str | None, seeds: Sequence[KnownSeed], avoided: Sequence[KnownSeed]
+) -> np.ndarray:
+    """Return the target (D,) of a condition that a label or seeds stand for."""
+    catalogue = search.catalogue
+    if label is None:
+        target = mean_target([seed.embedding for seed in seeds])
+    else:
+        rows = search.labelled.find(catalogue.condition_names[condition], label)
+        target = label_target(catalogue.embedding[rows], catalogue.model.masks[condition])
+    return moved_away(target, [seed.embedding for seed in avoided])
+
+
+def labels_of(
+    question: Question, seeds: Mapping[str, Sequence[KnownSeed]], names: Sequence[str]
+) -> dict[str, list[str] | float]:
+    """Return what is asked for in words: the label of each condition, or those of its seeds, where they have some."""
+    asked = {name: [label] for name, label in question.labels.items()}
+    said = {name: asked.get(name) or joint_labels(tracks_of(seeds[name]), name) for name in names}
+    return {name: label for name, label in said.items() if label}
 
 
 def find_seed(search: Ranked, seed: Seed, known: dict[str, KnownSeed]) -> KnownSeed:
@@ -198,11 +214,12 @@ def told(catalogue: EmbeddedCatalogue, question: Question, composed: Composed, r
     sample = catalogue.embedding[sample_rows(len(catalogue))]
     squared = target_distances(sample, composed.targets, catalogue.model.masks)
     total = np.sort(np.sqrt(squared @ composed.weights))
-    parts = zip(catalogue.condition_names, np.sort(np.sqrt(squared), axis=0).T, composed.weights, strict=True)
-    of_condition = {name: part for name, part, weight in parts if weight}
+    parts = zip(catalogue.condition_names, np.sort(np.sqrt(squared), axis=0).T, composed.stands, strict=True)
+    of_condition = {name: part for name, part, stands in parts if stands}
     near = max(NEAR_TEMPO, *map(abs, question.tempo_change or (0.0, 0.0)))
     return [
         found._replace(
+            distances={name: found.distances[name] for name in of_condition},
             percentile=percentile(found.distance, total),
             percentiles={name: percentile(found.distances[name], part) for name, part in of_condition.items()},
             matches=explain(composed.labels, found.track, near),

@@ -145,7 +145,7 @@ def test_percentiles_are_shares_of_the_catalogue(search, monkeypatch):
     for result in answer.results[::9]:
         farther = sum(d > result.distance**2 + 1e-12 for d in distances)
         assert abs(result.percentile - 100 * farther / N) < 100 * 3.5 / N  # the three seeds are in the sample
-    assert set(answer.results[0].percentiles) == set(SEEDS)
+    assert set(answer.results[0].percentiles) == set(answer.results[0].distances) == set(SEEDS)
     monkeypatch.setattr(explanation, "SAMPLE", 50)
     drawn = explanation.sample_rows(N)
     assert len(set(drawn.tolist())) == 50
