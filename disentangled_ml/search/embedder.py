@@ -5,11 +5,13 @@ import disentangled_ml
 model = disentangled_ml.load("runs/demo-resnet-fixed/checkpoints/best.ckpt").open("indexes/demo")
 for result in model.search("some.mp3", weights={"genre": 1.0, "mood": 0.5}, k=10, tempo=(90, 120)):
     print(result.track.track_id, result.distance, result.distances)
+answer = model.ask(Question(seeds_of={"genre": ["A"], "mood": ["some.mp3"]}, per_artist=2))
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +24,11 @@ from datamodules.batches.cutting import cut_waveform
 from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.network.model import CHUNKS_PER_PASS, embed_in_passes
 from disentangled_ml.search.catalogue import CatalogueError, EmbeddedCatalogue
-from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch, open_search
+from disentangled_ml.search.filters import SearchFilters
+from disentangled_ml.search.path import path_between
+from disentangled_ml.search.question import Question, Seed
+from disentangled_ml.search.results import Answer, Result
+from disentangled_ml.search.similarity_search import SimilaritySearch, open_search
 
 Item = TypeVar("Item")
 
@@ -159,6 +165,38 @@ class Embedder:
         if not Path(query).is_file():
             raise ValueError(f"{query} is neither a track of {search.catalogue.folder} nor a file")
         return search.search(self.embed(query), weights, k, SearchFilters(tempo=tempo), method)
+
+    def ask(self, question: Question) -> Answer:
+        """Answer a question to the open catalogue, whose seeds may be files too.
+
+        Raises ValueError if no catalogue is open, or something is not legal.
+        """
+        search = self.search_of()
+        return search.ask(
+            replace(
+                question,
+                seeds=self.seeds_from(question.seeds),
+                avoid=self.seeds_from(question.avoid),
+                seeds_of={name: self.seeds_from(seeds) for name, seeds in question.seeds_of.items()},
+                avoid_of={name: self.seeds_from(seeds) for name, seeds in question.avoid_of.items()},
+            )
+        )
+
+    def seeds_from(self, seeds: Sequence[Seed | Path]) -> Sequence[Seed]:
+        """Return seeds with the embeddings of files; a name that the catalogue has is that of its track."""
+        if isinstance(seeds, str):
+            return seeds  # refused by its name
+        search = self.search_of()
+        return [
+            self.embed(seed)
+            if isinstance(seed, str | Path) and search.catalogue.find(str(seed)) is None and Path(seed).is_file()
+            else seed
+            for seed in seeds
+        ]
+
+    def path(self, a: str, b: str, steps: int, weights: Mapping[str, float] | None = None, **caps: int) -> list[Result]:
+        """Return a path through the open catalogue in small steps, see ``path_between``."""
+        return path_between(self.search_of(), a, b, steps, weights, **caps)
 
 
 def check_fingerprint(catalogue: EmbeddedCatalogue, own: str, checkpoint: Path) -> None:

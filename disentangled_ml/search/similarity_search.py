@@ -8,18 +8,22 @@ its result is that of a loop over all tracks. Of large catalogues an index gives
 compared in the same way.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from disentangled_ml.search.catalogue import INDEX, CatalogueTrack, EmbeddedCatalogue, read_catalogue
-from disentangled_ml.search.weighted_distance import check_masks, check_weights, condition_distances, scales
-from disentangled_ml.structures import name_code
+from disentangled_ml.search.answering import answer
+from disentangled_ml.search.catalogue import INDEX, EmbeddedCatalogue, read_catalogue
+from disentangled_ml.search.composition import centre, target_distances
+from disentangled_ml.search.duplicates import duplicate_threshold
+from disentangled_ml.search.filters import SearchFilters
+from disentangled_ml.search.labels import LabelledTracks
+from disentangled_ml.search.question import Question
+from disentangled_ml.search.results import Answer, Result
+from disentangled_ml.search.weighted_distance import check_masks, check_weights, scales
 
 ROWS_PER_BLOCK = 16_384  # of a matrix product
 # Only the allowed tracks are read where fewer than one in this many is allowed.
@@ -35,50 +39,6 @@ class Index(Protocol):
 
     def candidates(self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, n: int) -> np.ndarray:
         """Return the rows of at least n tracks that are probably the nearest, or of all allowed ones where they are fewer."""
-
-
-class Result(NamedTuple):
-    """Track that was found.
-
-    Attributes:
-        row: In the catalogue.
-        track: Of that row.
-        distance: Weighted distance from the query.
-        distances: Distance in the subspace of each condition, without its weight; the weighted squares sum to that of ``distance``.
-    """
-
-    row: int
-    track: CatalogueTrack
-    distance: float
-    distances: dict[str, float]
-
-
-@dataclass(frozen=True)
-class SearchFilters:
-    """Tracks that may be found.
-
-    Attributes:
-        without_row: Row that is left out, that of the query.
-        without_artist: Artist whose tracks are left out.
-        tempo: Slowest and fastest in BPM; it leaves out tracks of unknown tempo.
-    """
-
-    without_row: int | None = None
-    without_artist: str | None = None
-    tempo: tuple[float, float] | None = None
-
-
-def check_tempo(tempo: Sequence[float] | None) -> tuple[float, float] | None:
-    """Return the range of tempi. Raises ValueError if it is none.
-
-    >>> check_tempo([90, 120])
-    (90.0, 120.0)
-    """
-    if tempo is None:
-        return None
-    if len(tempo) != 2 or not 0 <= tempo[0] <= tempo[1] < math.inf:
-        raise ValueError(f"tempo={list(tempo)} is no range: give the slowest and the fastest in BPM, as tempo=[90,120]")
-    return float(tempo[0]), float(tempo[1])
 
 
 class SimilaritySearch:
@@ -113,30 +73,82 @@ class SimilaritySearch:
         names, masks = self.catalogue.condition_names, self.catalogue.model.masks
         if type(k) is not int or k < 1:
             raise ValueError(f"k={k} is not legal: give a number from 1 on")
-        query = np.asarray(query)
-        if query.shape != (masks.shape[1],) or not np.isfinite(query).all():
-            raise ValueError(f"the query is no embedding: {masks.shape[1]} finite numbers expected")
+        targets = np.broadcast_to(self.checked(query), masks.shape)
+        allowed = (filters or SearchFilters()).allowed(self.catalogue)
         weight = check_weights(weights, names)
-        check_masks(weight, names, masks)
-        allowed = self.allowed(filters or SearchFilters())
-        if self.is_approximate(method, allowed):
-            rows = self.index.candidates(query, weight, allowed, k)
-        else:
-            rows = self.exact_candidates(query, weight, allowed, k)
-        squared = condition_distances(self.catalogue.embedding[rows], query, masks)
+        rows, squared = self.nearest(targets, weight, k, allowed, method)
         total = squared @ weight
         order = np.lexsort((rows, total))[:k]
+        return self.results(rows[order], total[order], squared[order])
+
+    def ask(self, question: Question) -> Answer:
+        """Answer a question, see question.py. Raises ValueError for what is not legal."""
+        return answer(self, question)
+
+    def checked(self, embedding: np.ndarray) -> np.ndarray:
+        """Return the embedding of a query. Raises ValueError if it is none."""
+        embedding, size = np.asarray(embedding), self.catalogue.model.masks.shape[1]
+        if embedding.shape != (size,) or not np.isfinite(embedding).all():
+            raise ValueError(f"the query is no embedding: {size} finite numbers expected")
+        return embedding
+
+    def nearest(
+        self,
+        targets: np.ndarray,
+        weights: np.ndarray,
+        k: int,
+        allowed: np.ndarray | None = None,
+        method: str = "auto",
+        farthest: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of at least k tracks, the k nearest among them, and their squared distance from the target of each condition.
+
+        Raises ValueError for masks that tell nothing apart, or an illegal method.
+
+        Args:
+            targets: (C, D), see composition.py.
+            weights: (C,).
+            k: How many are wanted.
+            allowed: Which may be found, (N,) bool; None: all.
+            method: See ``search``.
+            farthest: The farthest instead, always exactly.
+
+        Returns:
+            (R,) int64 ascending, R >= k where so many are allowed; (R, C) float64.
+        """
+        names, masks = self.catalogue.condition_names, self.catalogue.model.masks
+        check_masks(weights, names, masks)
+        point = centre(targets, weights, masks)
+        if self.is_approximate(method, allowed) and not farthest:
+            rows = self.index.candidates(point, weights, allowed, k)
+        else:
+            rows = self.exact_candidates(point, weights, allowed, k, farthest)
+        return rows, target_distances(self.catalogue.embedding[rows], targets, masks)
+
+    def results(self, rows: np.ndarray, total: np.ndarray, squared: np.ndarray) -> list[Result]:
+        """Return the results of rows (R,), of their squared distances (R,) in all and (R, C) per condition."""
+        names = self.catalogue.condition_names
         found = zip(
-            rows[order].tolist(),
-            self.catalogue.tracks(rows[order].tolist()),
-            np.sqrt(total[order]).tolist(),
-            np.sqrt(squared[order]).tolist(),
+            rows.tolist(),
+            self.catalogue.tracks(rows.tolist()),
+            np.sqrt(total).tolist(),
+            np.sqrt(squared).tolist(),
             strict=True,
         )
         return [
             Result(row, track, distance, dict(zip(names, per_condition, strict=True)))
             for row, track, distance, per_condition in found
         ]
+
+    @cached_property
+    def duplicate_threshold(self) -> float:
+        """Distance below which two tracks are duplicates."""
+        return duplicate_threshold(self.catalogue.embedding)
+
+    @cached_property
+    def labelled(self) -> LabelledTracks:
+        """The tracks of each label, which are read once."""
+        return LabelledTracks.read(self.catalogue)
 
     @cached_property
     def squared_lengths(self) -> np.ndarray:
@@ -146,9 +158,9 @@ class SimilaritySearch:
         return np.concatenate([embedding[first : first + ROWS_PER_BLOCK] ** 2 @ squares.T for first in blocks])
 
     def exact_candidates(
-        self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, k: int
+        self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, k: int, farthest: bool = False
     ) -> np.ndarray:
-        """Return the rows of all tracks that may be among the k nearest, whatever float32 rounds away.
+        """Return the rows of all tracks that may be among the k nearest, or farthest, whatever float32 rounds away.
 
         Shape:
             query: (D,); weights: (C,); allowed: (N,) bool; returns: (R,) int64, ascending; R >= k where so many are allowed.
@@ -170,6 +182,8 @@ class SimilaritySearch:
             squared = squared[rows]
         if len(rows) <= k:
             return rows
+        if farthest:
+            np.negative(squared, out=squared)
         return rows[squared <= np.partition(squared, k - 1)[k - 1] + rounding(scale, query)]
 
     def search_like(
@@ -194,20 +208,6 @@ class SimilaritySearch:
             )
         n_allowed = len(self.catalogue) if allowed is None else np.count_nonzero(allowed)
         return method == "approximate" or (method == "auto" and self.index is not None and n_allowed > MOST_EXACT)
-
-    def allowed(self, filters: SearchFilters) -> np.ndarray | None:
-        """Return which rows may be found: (N,) bool, or None for all. Raises ValueError for a range of tempi that is none."""
-        columns, tempo = self.catalogue.columns, check_tempo(filters.tempo)
-        if filters == SearchFilters():
-            return None
-        allowed = np.ones(len(self.catalogue), bool)
-        if tempo is not None:
-            allowed &= (columns["tempo"] >= tempo[0]) & (columns["tempo"] <= tempo[1])
-        if filters.without_artist:
-            allowed &= columns["artist"] != name_code(filters.without_artist)
-        if filters.without_row is not None:
-            allowed[filters.without_row] = False
-        return allowed
 
 
 def open_search(folder: str | Path) -> SimilaritySearch:

@@ -1,0 +1,80 @@
+"""How near is near: distances as percentiles of the catalogue, and what matches in words."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from disentangled_ml.search.catalogue import CatalogueTrack
+from disentangled_ml.structures import TEMPO
+
+SAMPLE, SEED = 4_096, 0  # tracks that stand for a catalogue, always the same
+NEAR_TEMPO = 0.08  # share by which tempi may differ to be called near, octaves apart
+
+
+def sample_rows(n_tracks: int) -> np.ndarray:
+    """Return the rows that stand for a catalogue: all of a small one, (R,) ascending.
+
+    >>> sample_rows(3).tolist(), len(sample_rows(1_000_000))
+    ([0, 1, 2], 4096)
+    """
+    if n_tracks <= SAMPLE:
+        return np.arange(n_tracks)
+    return np.sort(np.random.default_rng(SEED).choice(n_tracks, SAMPLE, replace=False))
+
+
+def percentile(value: float, of_sample: np.ndarray) -> float:
+    """Return how much of a sample, in percent, is farther away than a value; the sample (R,) is sorted.
+
+    >>> percentile(2.0, np.array([1.0, 2.0, 3.0, 4.0]))
+    50.0
+    """
+    return 100.0 * (1 - float(np.searchsorted(of_sample, value, "right")) / len(of_sample))
+
+
+def joint_labels(tracks: Iterable[CatalogueTrack], condition: str) -> list[str] | float | None:
+    """Return what several seeds say of a condition: all their tags, or the middle of their tempi; None if nothing.
+
+    >>> tracks = [CatalogueTrack(str(bpm), None, None, {"tempo": bpm}) for bpm in (90.0, 120.0, 125.0)]
+    >>> round(joint_labels(tracks, "tempo"), 3)
+    120.0
+    """
+    found = [track.labels[condition] for track in tracks if condition in track.labels]
+    tempi = [label for label in found if not isinstance(label, list)]
+    if tempi:
+        return float(np.exp(np.median(np.log(tempi))))
+    return list(dict.fromkeys(label for labels in found for label in labels)) or None
+
+
+def explain(seed_labels: Mapping[str, list[str] | float], track: CatalogueTrack, near_tempo: float = NEAR_TEMPO) -> str:
+    """Return in words what a track has in common with the seeds; the seeds' tempo comes first.
+
+    Args:
+        seed_labels: What the seeds are, per condition.
+        track: The track.
+        near_tempo: Share by which tempi may differ, octaves apart.
+
+    >>> explain({"tempo": 124.0, "mood": ["calm"]}, CatalogueTrack("a", None, None, {"mood": ["calm", "sad"], "tempo": 126.0}))
+    'tempo 124 / 126, mood calm'
+    >>> explain({"tempo": 124.0}, CatalogueTrack("a", None, None, {"tempo": 90.0}))
+    ''
+    """
+    words = []
+    for name, wanted in seed_labels.items():
+        own = track.labels.get(name)
+        if isinstance(own, list) and isinstance(wanted, list):
+            shared = [label for label in own if label in wanted]
+            words += [f"{name} {', '.join(shared)}"] if shared else []
+        elif name == TEMPO and own and not isinstance(wanted, list) and is_near_tempo(wanted, own, near_tempo):
+            words.append(f"{name} {wanted:.0f} / {own:.0f}")
+    return ", ".join(words)
+
+
+def is_near_tempo(one: float, other: float, share: float = NEAR_TEMPO) -> bool:
+    """Return whether two tempi are near, or an octave apart.
+
+    >>> is_near_tempo(124, 126), is_near_tempo(124, 62), is_near_tempo(124, 90)
+    (True, True, False)
+    """
+    octaves = np.log2(one / other)
+    nearest = min(1.0, max(-1.0, float(np.round(octaves))))
+    return bool(abs(octaves - nearest) <= -np.log2(1 - share))

@@ -1,0 +1,103 @@
+"""Read a ranking: fold duplicates into one row, and skip what an artist or an album has too much of."""
+
+from collections import Counter
+
+import numpy as np
+
+from disentangled_ml.search.catalogue import CatalogueTrack, EmbeddedCatalogue
+from disentangled_ml.search.duplicates import kind_of
+from disentangled_ml.search.results import Duplicate
+from disentangled_ml.structures import name_code
+
+
+class Folding:
+    """What is left of a ranking, and where the rest went.
+
+    Args:
+        catalogue: That is ranked.
+        per_artist: Most of an artist that are kept; None: any number.
+        per_album: The same of an album.
+        threshold: Distance below which tracks are duplicates, see duplicates.py; None: nothing is folded.
+
+    Attributes:
+        folded: Per row that was kept the duplicates of it.
+        of_seeds: The duplicates of seeds.
+        beyond: Number of tracks that were skipped before the last one that was kept, ``artist`` and ``album``.
+    """
+
+    def __init__(
+        self,
+        catalogue: EmbeddedCatalogue,
+        per_artist: int | None = None,
+        per_album: int | None = None,
+        threshold: float | None = None,
+    ):
+        self.catalogue, self.threshold = catalogue, threshold
+        self.caps = {"artist": per_artist, "album": per_album}
+        self.counts: Counter[tuple[str, object]] = Counter()
+        self.beyond = {"artist": 0, "album": 0}
+        self.folded: dict[int, list[Duplicate]] = {}
+        self.of_seeds: list[Duplicate] = []
+        # What a track may be the duplicate of: embedding, track, and where that is listed.
+        self.embeddings: list[np.ndarray] = []
+        self.known: list[tuple[CatalogueTrack, list[Duplicate]]] = []
+
+    def add_seed(self, embedding: np.ndarray, track: CatalogueTrack | None) -> None:
+        """Fold away the duplicates of a seed."""
+        self.embeddings.append(embedding)
+        self.known.append((track or CatalogueTrack("", None, None, {}), self.of_seeds))
+
+    def read(self, rows: np.ndarray, k: int) -> list[int]:
+        """Read a ranking of rows (R,) to its end, for duplicates of those that are kept; return their places, k at most."""
+        kept: list[int] = []
+        for place, (row, track) in enumerate(zip(rows.tolist(), self.catalogue.tracks(rows.tolist()), strict=True)):
+            if not self.is_folded(row, track) and len(kept) < k and not self.is_beyond(track):
+                kept.append(place)
+                self.keep(row, track)
+        return kept
+
+    def keep(self, row: int, track: CatalogueTrack) -> None:
+        """Keep a track: it counts for its artist and album, and its duplicates are folded into it."""
+        self.counts.update([("artist", artist_key(track)), ("album", album_key(track))])
+        self.folded[row] = []
+        self.embeddings.append(self.catalogue.embedding[row])
+        self.known.append((track, self.folded[row]))
+
+    def is_folded(self, row: int, track: CatalogueTrack) -> bool:
+        """Fold a track into the nearest of those that it is a duplicate of, if there is one."""
+        if self.threshold is None or not self.known:
+            return False
+        distance = np.linalg.norm(np.asarray(self.embeddings) - self.catalogue.embedding[row], axis=1)
+        for place in np.argsort(distance, kind="stable").tolist():
+            other, listed = self.known[place]
+            kind = kind_of(other, track, float(distance[place]), self.threshold)
+            if kind is not None:
+                listed.append(Duplicate(row, track, kind))
+                return True
+        return False
+
+    def is_beyond(self, track: CatalogueTrack) -> bool:
+        """Return whether a track is skipped, for its artist or its album has enough, and count it if so."""
+        for kind, key in (("artist", artist_key(track)), ("album", album_key(track))):
+            cap = self.caps[kind]
+            if cap is not None and key is not None and self.counts[kind, key] >= cap:
+                self.beyond[kind] += 1
+                return True
+        return False
+
+
+def artist_key(track: CatalogueTrack) -> int | None:
+    return name_code(track.artist) if track.artist else None
+
+
+def album_key(track: CatalogueTrack) -> tuple[str, str] | None:
+    """Return what tells albums apart; None where the album is not known.
+
+    >>> album_key(CatalogueTrack("a", "Abba", None, {}, metadata={"album": "Gold"}))
+    ('abba', 'gold')
+    """
+    metadata = track.metadata or {}
+    if not metadata.get("album"):
+        return None
+    artist = metadata.get("album_artist") or track.artist or ""
+    return artist.casefold().strip(), metadata["album"].casefold().strip()

@@ -1,0 +1,156 @@
+"""A path through a catalogue: from track A to track B in n steps, each of them small.
+
+On the straight line from A to B lie n - 1 points, evenly spaced. Of the tracks nearest to each of them, some ``WIDTH``, one is chosen,
+so that the sum of the squared steps is the least (Viterbi's algorithm). Squared, since of two ways of one length the one of even steps
+then costs less. Where the best way has a track twice, a duplicate, or more of an artist or album than is allowed, the first place where
+it has is closed to all tracks that may not follow those before it, and the way is chosen anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from disentangled_ml.search.catalogue import CatalogueTrack
+from disentangled_ml.search.composition import target_distances
+from disentangled_ml.search.folding import Folding
+from disentangled_ml.search.results import Result
+from disentangled_ml.search.similarity_search import SimilaritySearch
+from disentangled_ml.search.weighted_distance import check_weights, scales
+
+WIDTH = 64  # tracks that compete for a place, and one more for each step
+MOST_STEPS = 100
+
+
+def path_between(
+    search: SimilaritySearch,
+    a: str,
+    b: str,
+    n: int,
+    weights: Mapping[str, float] | None = None,
+    per_artist: int | None = None,
+    per_album: int | None = None,
+    method: str = "auto",
+) -> list[Result]:
+    """Return n + 1 tracks, the first A and the last B; the distances of each are from the one before it, those of A are 0.
+
+    Raises ValueError if A or B is not there or they are the same, for an illegal argument, and where too few tracks are left.
+
+    Args:
+        search: Of the catalogue.
+        a: Id of the first track.
+        b: Id of the last one.
+        n: Number of steps.
+        weights: Per condition, see ``check_weights``.
+        per_artist: Most tracks by one artist, A and B included; None: any number.
+        per_album: The same of albums.
+        method: How the tracks near a point are found: ``auto``, ``exact`` or ``approximate``.
+    """
+    if type(n) is not int or not 1 <= n <= MOST_STEPS:
+        raise ValueError(f"steps={n} is not legal: give a number from 1 to {MOST_STEPS}")
+    weight = check_weights(weights, search.catalogue.condition_names)
+    ends = [find_end(search, track_id) for track_id in (a, b)]
+    if ends[0] == ends[1]:
+        raise ValueError(f"the path begins and ends at {a}: give two tracks")
+    layers = near_the_line(search, *ends, n, weight, method)
+    embedding, scale = search.catalogue.embedding, np.sqrt(scales(weight, search.catalogue.model.masks))
+    steps = squared_steps([embedding[rows].astype(np.float64) * scale for rows in layers])
+    while (places := shortest_way(steps)) is not None:
+        way = [int(rows[place]) for rows, place in zip(layers, places, strict=True)]
+        closed = first_closed(search, way, layers, per_artist, per_album)
+        if closed is None:
+            return results_of(search, way, weight)
+        place, is_closed = closed
+        steps[place - 1][:, is_closed] = np.inf
+    raise ValueError(f"too few tracks are near the line from {a} to {b}: ask for fewer steps than {n}, or larger caps")
+
+
+def find_end(search: SimilaritySearch, track_id: str) -> int:
+    row = search.catalogue.find(track_id)
+    if row is None:
+        raise ValueError(f"{track_id} is no track of {search.catalogue.folder}")
+    return row
+
+
+def near_the_line(
+    search: SimilaritySearch, first: int, last: int, n: int, weights: np.ndarray, method: str
+) -> list[np.ndarray]:
+    """Return the rows that compete for each of the n + 1 places, each (R,); the ends have one."""
+    embedding, masks = search.catalogue.embedding, search.catalogue.model.masks
+    allowed = np.ones(len(embedding), bool)
+    allowed[[first, last]] = False
+    layers = []
+    for share in np.arange(1, n) / n:
+        point = (1 - share) * embedding[first].astype(np.float64) + share * embedding[last]
+        rows, squared = search.nearest(np.broadcast_to(point, masks.shape), weights, WIDTH + n, allowed, method)
+        layers.append(rows[np.lexsort((rows, squared @ weights))[: WIDTH + n]])
+    return [np.array([first]), *layers, np.array([last])]
+
+
+def squared_steps(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the squared distances of the points of each layer (R, D) from those of the next (S, D): arrays (R, S)."""
+    return [
+        np.maximum((one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * one @ other.T, 0.0)
+        for one, other in pairwise(layers)
+    ]
+
+
+def shortest_way(steps: Sequence[np.ndarray]) -> list[int] | None:
+    """Return which point of each layer the way of least cost goes through, the first of equal ones; None if all ways are closed.
+
+    Args:
+        steps: Costs from the points of each layer to those of the next, (R, S); infinite where the way is closed.
+
+    >>> shortest_way([np.array([[25.0, 1.2]]), np.array([[9.0], [0.8]])])
+    [0, 1, 0]
+    """
+    cost, came_from = np.zeros(len(steps[0])), []
+    for step in steps:
+        total = cost[:, None] + step
+        came_from.append(total.argmin(0))
+        cost = total.min(0)
+    if np.isinf(cost).all():
+        return None
+    way = [int(cost.argmin())]
+    for origin in reversed(came_from):
+        way.append(int(origin[way[-1]]))
+    return way[::-1]
+
+
+def first_closed(
+    search: SimilaritySearch,
+    way: Sequence[int],
+    layers: Sequence[np.ndarray],
+    per_artist: int | None,
+    per_album: int | None,
+) -> tuple[int, np.ndarray] | None:
+    """Return the first place whose track may not be there, and which of its layer (R,) may not either; None if the way is right."""
+    catalogue = search.catalogue
+    folding = Folding(catalogue, per_artist, per_album, search.duplicate_threshold)
+    for end in (way[0], way[-1]):
+        folding.keep(end, catalogue.track(end))
+
+    def is_refused(row: int, track: CatalogueTrack, before: Sequence[int]) -> bool:
+        return row in before or folding.is_beyond(track) or folding.is_folded(row, track)
+
+    for place, row in enumerate(way[1:-1], start=1):
+        track = catalogue.track(row)
+        if is_refused(row, track, way[:place]):
+            rows = layers[place].tolist()
+            tracks = catalogue.tracks(rows)
+            return place, np.array([is_refused(*each, way[:place]) for each in zip(rows, tracks, strict=True)])
+        folding.keep(row, track)
+    return None
+
+
+def results_of(search: SimilaritySearch, way: Sequence[int], weights: np.ndarray) -> list[Result]:
+    """Return the tracks of a way, each with its distances from the one before."""
+    embedding, masks = search.catalogue.embedding, search.catalogue.model.masks
+    before = [way[0], *way[:-1]]
+    squared = np.concatenate(
+        [
+            target_distances(embedding[[row]], np.broadcast_to(embedding[origin], masks.shape), masks)
+            for row, origin in zip(way, before, strict=True)
+        ]
+    )
+    return search.results(np.array(way), squared @ weights, squared)
