@@ -8,6 +8,7 @@ from disentangled_ml.config import TrainConfig
 from disentangled_ml.console import HELP, purpose, run_command
 
 COMMANDS = {  # in the order of the help: the module, whose main is run, and the schema of its keys
+    "scan": ("disentangled_ml.commands.scan", schemas.ScanConfig),
     "demo": ("disentangled_ml.commands.demo", schemas.DemoConfig),
     "prepare": ("disentangled_ml.prepare", schemas.PrepareConfig),
     "train": ("disentangled_ml.train", TrainConfig),

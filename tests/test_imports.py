@@ -22,6 +22,7 @@ ONE_PLACE = {  # a third-party framework and the files that may import it
     "madmom": ("datamodules/audio/tempo.py",),
     "soundfile": ("datamodules/audio/decoding.py",),
     "av": ("datamodules/audio/ffmpeg.py",),
+    "mutagen": ("datamodules/corpora/folder/tags.py",),
     "symusic": ("datamodules/corpora/demo/*.py",),
     "nnAudio": ("disentangled_ml/network/frontends.py",),
     "wandb": ("disentangled_ml/training/tracking.py",),

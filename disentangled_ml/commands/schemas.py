@@ -22,6 +22,14 @@ OF_MANIFESTS = ("manifest", "split_shares", "unknown_values")  # keys of prepare
 
 
 @dataclass
+class ScanConfig:
+    """The keys of ``disentangled scan``."""
+
+    music: str
+    out: str
+
+
+@dataclass
 class DemoConfig:
     """The keys of ``disentangled demo``."""
 
