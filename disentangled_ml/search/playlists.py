@@ -136,10 +136,11 @@ def results_csv(results: Sequence[Result]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *(f"distance_{name}" for name in names)])
-    for rank, (_, track, distance, distances) in enumerate(results, start=1):
+    for rank, result in enumerate(results, start=1):
+        track, distances = result.track, result.distances
         metadata = track.metadata or {}
         about = (track.track_id, track.path, track.artist, metadata.get("title"), metadata.get("album"))
-        writer.writerow([rank, *about, track.labels.get(TEMPO), distance, *(distances[name] for name in names)])
+        writer.writerow([rank, *about, track.labels.get(TEMPO), result.distance, *(distances[name] for name in names)])
     return text.getvalue()
 
 

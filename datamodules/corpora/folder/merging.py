@@ -125,8 +125,6 @@ def gone(track: Track, rows: list[Row] | None) -> Track:
 
 def missing_rows(track: Track) -> list[Row]:
     """Return the rows of a track that has none in the manifest: those it had, a new one, or none if a person has deleted them."""
-    if track.is_deleted:
-        return []
     if track.rows is not None:
         return [dict(row) for row in track.rows]
     return [{"track_id": track.track_id}] if track.written is None else []
