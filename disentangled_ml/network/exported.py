@@ -20,6 +20,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from disentangled_ml.network.backbones import BACKBONES
+
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT, FORMAT_VERSION = "disentangled-ml", 1
 # Of config.json; those of this project have some kilobytes.
@@ -37,6 +39,8 @@ SETTINGS = {
 }
 # Parts of a checkpoint; the last one is what a model card tells of the training, see ``search/export.py``.
 PARTS = ("conditions", "audio", "features", "tags", "training")
+# Fewer than any backbone of width 1 has; they grow by the square of the width.
+LEAST_VALUES = 400_000
 AGAIN = "export the model again, or fetch its folder anew"
 
 
@@ -147,11 +151,26 @@ def read_exported(folder: Path) -> dict[str, Any]:
     data = description["config"].get("data") if isinstance(description.get("config"), dict) else None
     if missing or not isinstance(data, dict):
         raise ValueError(f"{folder / CONFIG} lacks {', '.join(missing or ['config.data'])}: {AGAIN}")
+    weights = read_weights(folder / WEIGHTS)
+    check_size(folder, description["config"], sum(value.numel() for value in weights.values()))
     return {
         **{key: description[key] for key in PARTS if key in description},
         "config": {**description["config"], "data": {**data, "shards": ""}},
-        "state_dict": {PREFIX + name: value for name, value in read_weights(folder / WEIGHTS).items()},
+        "state_dict": {PREFIX + name: value for name, value in weights.items()},
     }
+
+
+def check_size(folder: Path, config: Mapping[str, Any], n_values: int) -> None:
+    """Check that a network is not far larger than its weights, before memory is taken for it. Raises ValueError if it is."""
+    backbone, dim = config.get("backbone"), config.get("embedding_dim")
+    # Where there is no backbone, its width means nothing.
+    scaled = isinstance(backbone, dict) and backbone.get("name") in [*BACKBONES]
+    width = backbone.get("width") if scaled else None
+    too_many = isinstance(dim, int) and dim > n_values
+    too_wide = isinstance(width, int | float) and width > 1 and LEAST_VALUES * width * width > n_values
+    if too_many or too_wide:
+        asked = f"embedding_dim={dim}" if too_many else f"backbone.width={width}"
+        raise ValueError(f"{folder / CONFIG} asks for more than {WEIGHTS} holds ({asked:.60}): {AGAIN}")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -34,7 +34,10 @@ def model_files(checkpoint: Path, license_name: str, with_program: bool = False)
     """
     content = load_checkpoint(checkpoint)
     network, audio = network_from(content, checkpoint), AudioSettings(**content["audio"])
-    content["training"] = content.get("training") or training_of(content, checkpoint)
+    if not is_training(content.setdefault("training", training_of(content, checkpoint))):
+        raise ValueError(
+            f"{checkpoint / CONFIG} has no legal training: export the model again, or fetch its folder anew"
+        )
     description, weights = to_exported(content, fingerprint(checkpoint))
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     card = model_card(description, network.masks().shape[1], n_parameters, license_name, with_program)
@@ -68,6 +71,18 @@ def training_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
+def is_training(content: Any) -> bool:
+    """Return whether a content is as ``training_of`` returns it; an exported folder may hold anything there.
+
+    >>> is_training({"data": None, "epochs": 3, "metrics": {"test/triplet_accuracy/mean": 0.9}}), is_training({"epochs": 3})
+    (True, False)
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
+        return False
+    is_told = isinstance(content.get("data", 0), str | None) and isinstance(content.get("epochs"), int)
+    return is_told and all(isinstance(value, int | float) for value in content["metrics"].values())
+
+
 def check_folder(out: Path) -> None:
     """Check that a folder is free for a model: not there, empty, or with an earlier one. Raises ValueError if it is not."""
     way_out = "give out=DIR a folder that is not there yet"
@@ -91,6 +106,7 @@ def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
     """
     out = out.resolve()
     made, aside = (out.with_name(f".{out.name}.{os.getpid()}.{part}{UNFINISHED}") for part in ("new", "old"))
+    shutil.rmtree(made, ignore_errors=True)
     try:
         made.mkdir(parents=True)
         for name, content in files.items():

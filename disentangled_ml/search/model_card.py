@@ -101,7 +101,9 @@ def facts(description: Mapping[str, Any], n_parameters: int) -> list[tuple[str, 
     extras = [f"features {'+'.join(description['features'])}"] if description.get("features") else []
     extras += ["rhythm branch"] if config.get("rhythm") and TEMPO in description["conditions"] else []
     seconds = frames * audio["hop_length"] / audio["sample_rate"]
-    data = "data set " + cell(str(training["data"])) if training["data"] else "not told"
+    data = {None: "not told", "shards": "shards of its maker's own"}.get(
+        training["data"]
+    ) or f"the data set {cell(training['data'])}"
     return [
         ("conditions", ", ".join(map(cell, description["conditions"]))),
         ("network", ", ".join([f"{backbone['name']}, width {backbone['width']:g}", *extras])),
@@ -157,7 +159,7 @@ def how_to_load(with_program: bool) -> str:
 
 def licences(description: Mapping[str, Any], license_name: str) -> str:
     """Return the terms that apply to this model."""
-    own = "not stated by a name: ask who handed it on" if license_name == OTHER else license_name
+    own = "no licence is stated, ask who handed it on" if license_name == OTHER else license_name
     networks = " and ".join(NETWORKS[name] for name in description.get("features", ()))
     lines = [f"- Weights: {own}. The code that runs them: MIT.", TRAINING]
     lines += [MUSICNN.format(networks=networks)] if networks else []

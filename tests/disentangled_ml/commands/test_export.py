@@ -187,6 +187,15 @@ def test_what_is_exported_again_tells_the_same(exported, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "training", [3, {}, {"data": 3, "epochs": 1, "metrics": {}}, {"data": None, "epochs": 1, "metrics": {"x": "y"}}]
+)
+def test_nonsense_about_the_training_is_not_handed_on(copied, tmp_path, training):
+    change(copied, training=training)
+    with pytest.raises(ValueError, match=r"copied/config\.json has no legal training"):
+        run(copied, tmp_path / "out")
+
+
 def test_last_ckpt_has_no_figures_of_the_best(trained, tmp_path):
     out = run(trained / "checkpoints/last.ckpt", tmp_path / "out")
     assert json.loads((out / CONFIG).read_text())["training"]["metrics"] == {}
@@ -255,9 +264,10 @@ def truncate(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
 
 
-def one_tensor(start: int, stop: int) -> bytes:
-    header = json.dumps({"x": {"dtype": "F32", "shape": [(stop - start) // 4], "data_offsets": [start, stop]}}).encode()
-    return struct.pack("<Q", len(header)) + header + bytes(16)
+def one_tensor(said: int, size: int) -> bytes:
+    """Make a safetensors file of one tensor, of some bytes as its header says, and of some others in truth."""
+    header = json.dumps({"x": {"dtype": "F32", "shape": [said // 4], "data_offsets": [0, said]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(size)
 
 
 def settings(folder: Path, **changed) -> dict:
@@ -288,12 +298,20 @@ def make_folder_of_config(folder: Path) -> None:
         (lambda f: forge(f, b""), r"copied/model\.safetensors cannot be read"),
         (lambda f: forge(f, struct.pack("<Q", 2**62) + b"{}"), r"copied/model\.safetensors cannot be read"),
         (lambda f: forge(f, struct.pack("<Q", 2) + b"[]"), r"copied/model\.safetensors cannot be read"),
-        (lambda f: forge(f, one_tensor(0, 2**40)), r"copied/model\.safetensors cannot be read"),
-        (lambda f: forge(f, one_tensor(0, 16)), r"copied: no network .*Missing key"),
+        (lambda f: forge(f, one_tensor(2**40, 16)), r"copied/model\.safetensors cannot be read"),
+        (lambda f: forge(f, one_tensor(800, 800)), r"copied: no network .*Missing key"),
         (lambda f: change(f, config=settings(f, embedding_dim=48)), r"copied: no network .*size mismatch"),
         (
             lambda f: change(f, config=settings(f, backbone={"name": "../x", "width": 1})),
             r"copied: no network .*unknown",
+        ),
+        (
+            lambda f: change(f, config=settings(f, embedding_dim=3 * 10**9)),
+            r"copied/config\.json asks for more .*embedding_dim",
+        ),
+        (
+            lambda f: change(f, config=settings(f, backbone={"name": "conv", "width": 60})),
+            r"asks for more .*backbone\.width=60",
         ),
         (lambda f: change(f, config=settings(f, backbone=3)), r"copied: no network"),
         (lambda f: change(f, config=3), r"copied/config\.json lacks config\.data"),
