@@ -52,14 +52,6 @@ class ScanConfig:
 
 
 @dataclass
-class ScanConfig:
-    """The keys of ``disentangled scan``."""
-
-    music: str
-    out: str
-
-
-@dataclass
 class DemoConfig:
     """The keys of ``disentangled demo``."""
 

@@ -19,6 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 
 import disentangled_ml
+from disentangled_ml.chunks import pack
 from disentangled_ml.commands import embed, export, search
 from disentangled_ml.commands.schemas import EmbedConfig, EvaluateConfig, ExportConfig, SearchConfig
 from disentangled_ml.commands.tags_model import tags_checkpoint
@@ -32,7 +33,7 @@ from disentangled_ml.network.checkpoint import (
     network_arguments,
 )
 from disentangled_ml.network.exported import CONFIG, MOST_BYTES, WEIGHTS, digest_of
-from disentangled_ml.network.program import example_inputs, with_features
+from disentangled_ml.network.program import example_inputs
 from disentangled_ml.search import hub
 from disentangled_ml.search.hub import HubEmbedder
 from disentangled_ml.structures import AudioSettings
@@ -64,7 +65,7 @@ def save_network(
         network = make_network(NAMES, audio, **network_arguments(config), features=features).train()
         for _ in range(2):
             inputs = [torch.rand_like(each) for each in example_inputs(network, audio, config.data.chunk_frames)]
-            network(with_features(*inputs) if features else inputs[0])
+            network(packed(inputs))
     content = {
         "state_dict": {f"network.{key}": value for key, value in network.state_dict().items()},
         "config": OmegaConf.to_container(config),
@@ -100,7 +101,9 @@ def chunks_of(checkpoint: Path, n: int) -> list[torch.Tensor]:
 
 
 def packed(inputs: list[torch.Tensor]) -> torch.Tensor:
-    return with_features(*inputs) if len(inputs) == 2 else inputs[0]
+    if len(inputs) == 1:
+        return inputs[0]
+    return torch.from_numpy(np.stack([pack(*each) for each in zip(*(i.numpy() for i in inputs), strict=True)]))
 
 
 @pytest.fixture(scope="module")
