@@ -23,6 +23,7 @@ COMMANDS = {  # in the order of the help: the module, whose main is run, and the
     "serve": ("disentangled_ml.commands.serve", schemas.ServeConfig),
     "export": ("disentangled_ml.commands.export", schemas.ExportConfig),
     "listening_results": ("disentangled_ml.commands.listening_results", schemas.ListeningResultsConfig),
+    "fit_weights": ("disentangled_ml.commands.fit_weights", schemas.FitWeightsConfig),
     "human_triplets": ("disentangled_ml.commands.human_triplets", schemas.HumanTripletsConfig),
     "trajectory": ("disentangled_ml.commands.trajectory", schemas.TrajectoryConfig),
     "changes": ("disentangled_ml.commands.changes", schemas.ChangesConfig),

@@ -380,6 +380,17 @@ class ListeningResultsConfig:
 
 
 @dataclass
+class FitWeightsConfig:
+    """The keys of ``disentangled fit_weights``."""
+
+    listening_test: str
+    index: str
+    asked: str
+    out: str | None
+    seed: int = between(0, MOST_SEED)
+
+
+@dataclass
 class HumanTripletsConfig:
     """The keys of ``disentangled human_triplets``."""
 

@@ -38,6 +38,7 @@ REQUIRED = {
     "search": ["index=indexes/x"],
     "serve": ["checkpoint=best.ckpt", "index=indexes/x"],
     "listening_results": ["listening_test=listening"],
+    "fit_weights": ["listening_test=listening", "index=indexes/x"],
 }
 
 
