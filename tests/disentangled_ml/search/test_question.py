@@ -68,6 +68,7 @@ def test_one_seed_is_the_plain_search(search):
 
 def test_a_seed_per_condition_is_a_loop_over_all_tracks(search, monkeypatch):
     monkeypatch.setattr(similarity_search, "ROWS_PER_BLOCK", 7)
+    monkeypatch.setattr("disentangled_ml.search.answering.LOOKED_AT", 0)  # so the point alone chooses them
     expected = ranked_by_loop(search, SEEDS, WEIGHTS)
     answer = search.ask(Question(seeds_of=SEEDS, weights=WEIGHTS, k=20, fold_duplicates=False))
     assert rows_of(answer) == [row for _, row in expected][:20]
@@ -126,16 +127,16 @@ def test_the_most_dissimilar_are_the_last(search):
 
 
 def test_tempi_relative_to_the_seed_count_octaves(search):
-    answer = search.ask(Question(seeds=["t50"], tempo_change=(-0.15, -0.05), k=N, fold_duplicates=False))
-    own = track_of(50).labels["tempo"]
-    known = {row: track_of(row).labels.get("tempo") for row in range(N) if row != 50}
+    answer = search.ask(Question(seeds=["t85"], tempo_change=(-0.15, -0.05), k=N, fold_duplicates=False))
+    own = track_of(85).labels["tempo"]
+    known = {row: track_of(row).labels.get("tempo") for row in range(N) if row != 85}
     expected = {
         row
         for row, bpm in known.items()
         if bpm and any(0.85 * own <= bpm * octave <= 0.95 * own for octave in (0.5, 1, 2))
     }
     assert set(rows_of(answer)) == expected
-    assert min(known[row] for row in expected) < own < max(known[row] for row in range(N) if known.get(row))
+    assert any(known[row] < own / 2 for row in expected)
     assert answer.without_tempo == sum(bpm is None for bpm in known.values())
     assert all("tempo" in result.matches for result in answer.results)
 
