@@ -28,6 +28,7 @@ ONE_PLACE = {  # a third-party framework and the files that may import it
     "mir_eval": ("disentangled_ml/evaluation/tempo_metrics.py", "disentangled_ml/trajectories/change_metrics.py"),
     "matplotlib": ("callbacks/figures.py",),
     "faiss": ("disentangled_ml/search/approximate.py",),
+    "pyarrow": ("disentangled_ml/search/parquet.py",),
     "jinja2": ("disentangled_ml/reporting/report_page.py",),
     "starlette": ("disentangled_ml/web/app.py",),
     "uvicorn": ("disentangled_ml/commands/serve.py",),

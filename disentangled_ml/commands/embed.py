@@ -24,6 +24,7 @@ from disentangled_ml.search.assembly import assemble, write_npz
 from disentangled_ml.search.build import EmbeddedStore, embed_manifest, embed_shards
 from disentangled_ml.search.catalogue import INDEX, EmbeddedCatalogue, read_catalogue
 from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.search.parquet import require_pyarrow, write_parquet
 from disentangled_ml.structures import SPLITS
 
 ALL_TRAIN, ALL_TEST = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)  # shares for rows of a manifest without a split
@@ -34,6 +35,9 @@ def main(config: DictConfig) -> None:
     if (config.manifest is None) == (config.shards is None):
         raise ConfigError("the recordings come from manifest=CSV or from shards=DIR: give one of the two")
     out, npz = Path(config.out), None if config.npz is None else writable(config.npz, "npz", "npz")
+    parquet = None if config.parquet is None else writable(config.parquet, "parquet", "parquet")
+    if parquet is not None:
+        require_pyarrow()  # before anything long begins
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
     if config.shards is not None:
         index = ShardIndex.read(config.shards)
@@ -52,6 +56,8 @@ def main(config: DictConfig) -> None:
         assemble(out, embedder, store, batches, config.approximate)
         if npz is not None:
             write_npz(npz, out)
+        if parquet is not None:
+            write_parquet(parquet, read_catalogue(out))
     show_summary(read_catalogue(out), () if config.shards is not None else corpus.notes)
 
 

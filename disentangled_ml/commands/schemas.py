@@ -247,6 +247,7 @@ class EmbedConfig:
     out: str
     approximate: bool | None
     npz: str | None
+    parquet: str | None
     workers: int | None = between(1, MOST_WORKERS)
     accelerator: str = one_of(*ACCELERATORS)
 

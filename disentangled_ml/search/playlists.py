@@ -1,0 +1,146 @@
+"""Results for other programs: as a playlist, as JSON, as a table.
+
+A playlist is extended M3U in UTF-8 (``.m3u8``): a line ``#EXTINF:-1,Artist - Title`` and a line with the path per track. -1 says that
+the length is not known, which players then read themselves. The format has no escapes. So a path that holds a line break, or ends in a
+space, cannot be written; a relative one that would be read as a comment, as an address or without its first space has ``./`` before it.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from disentangled_ml.files import write_text
+from disentangled_ml.search.catalogue import CatalogueTrack
+from disentangled_ml.search.similarity_search import Result
+from disentangled_ml.structures import TEMPO
+
+COLUMNS = ("rank", "track_id", "path", "artist", "title", "album", "tempo", "distance")
+
+
+def write_results(
+    path: Path, results: Sequence[Result], about: Mapping[str, Any] | None = None, absolute: bool = False
+) -> int:
+    """Write results atomically, in the form that the suffix of the file names; return how many tracks it had to leave out.
+
+    Args:
+        path: ``.m3u8`` or ``.m3u``, both in UTF-8, ``.json`` or ``.csv``.
+        results: In order.
+        about: What else the JSON says, such as the query.
+        absolute: Whether a playlist holds absolute paths, not those from its folder.
+
+    Raises:
+        ValueError: for another suffix.
+        OSError: if it cannot be written; what was there before stays.
+    """
+    form = check_suffix(path)
+    entries = playlist_entries(results, None if absolute else path.parent) if form is playlist else results
+    text = results_json(results, about) if form is results_json else form(entries)
+    write_text(path, text)
+    return len(results) - len(entries)
+
+
+def check_suffix(path: Path) -> Callable[..., str]:
+    """Return the function that makes the text of a file. Raises ValueError for a suffix without one.
+
+    >>> check_suffix(Path("calm.m3u8")).__name__
+    'playlist'
+    """
+    if path.suffix not in FORMS:
+        raise ValueError(f"out={path} is of no known form: give a file that ends in one of {', '.join(FORMS)}")
+    return FORMS[path.suffix]
+
+
+def playlist_entries(results: Sequence[Result], folder: Path | None) -> list[tuple[str, str]]:
+    """Return the title and path of each track that a playlist can hold, relative to a folder or, without one, absolute.
+
+    Left out are tracks without a path, and those whose path a line of UTF-8 cannot hold.
+    """
+    paths = [playlist_path(result.track.path, folder) for result in results]
+    return [(playlist_title(result.track), path) for result, path in zip(results, paths, strict=True) if path]
+
+
+def playlist(entries: Sequence[tuple[str, str]]) -> str:
+    r"""Return the playlist of titles and paths.
+
+    >>> playlist([("Nina - Blue", "a.flac")])
+    '#EXTM3U\n#EXTINF:-1,Nina - Blue\na.flac\n'
+    """
+    return "".join(["#EXTM3U\n", *(f"#EXTINF:-1,{title}\n{path}\n" for title, path in entries)])
+
+
+def playlist_path(path: str | None, folder: Path | None) -> str | None:
+    r"""Return a path as a playlist in a folder names it; None if there is no path, or no line of UTF-8 can hold it.
+
+    >>> playlist_path("/music/#1/a.flac", Path("/music")), playlist_path("/music/b.flac", Path("/lists"))
+    ('./#1/a.flac', '../music/b.flac')
+    >>> playlist_path("/music/a.flac", None), playlist_path("/music/a\nb.flac", None)
+    ('/music/a.flac', None)
+    """
+    if path is None or not is_line(path):
+        return None
+    if folder is None:
+        return os.path.abspath(path)
+    # "..": of what the folders are, not of links to them
+    target = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    relative = os.path.relpath(target, os.path.realpath(folder))
+    is_odd = relative != relative.lstrip() or relative.startswith("#") or ":" in relative
+    return f"./{relative}" if is_odd else relative
+
+
+def is_line(text: str) -> bool:
+    r"""Return whether a text can be a line of a UTF-8 file whose readers strip spaces at the end.
+
+    >>> is_line("Zoë"), is_line("a "), is_line("a\nb"), is_line("a\udcff")
+    (True, False, False, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return text == text.rstrip() and not {"\n", "\r", "\0"} & set(text)
+
+
+def playlist_title(track: CatalogueTrack) -> str:
+    r"""Return what players show of a track: artist and title, or its id, in one line.
+
+    >>> playlist_title(CatalogueTrack("a", "Nina", None, {}, None, {"title": "Blue\nSky"}))
+    'Nina - Blue Sky'
+    >>> playlist_title(CatalogueTrack("a", None, None, {}))
+    'a'
+    """
+    known = [track.artist, (track.metadata or {}).get("title") or track.track_id]
+    shown = " - ".join(filter(None, known)).encode(errors="replace").decode()
+    return " ".join(shown.split())
+
+
+def results_json(results: Sequence[Result], about: Mapping[str, Any] | None = None) -> str:
+    """Return results as JSON: what is known about each track, its distance in all and per condition."""
+    rows = [{**r.track._asdict(), "distance": r.distance, "distances": r.distances} for r in results]
+    return json.dumps({**(about or {}), "results": rows}, indent=1) + "\n"
+
+
+def results_csv(results: Sequence[Result]) -> str:
+    """Return results as a table: a row per track, the nearest first, with a column for the distance in each condition.
+
+    >>> track = CatalogueTrack("a", "Nina", None, {"tempo": 120.0}, None, {"title": "Blue"})
+    >>> print(results_csv([Result(3, track, 0.5, {"genre": 0.25})]))
+    rank,track_id,path,artist,title,album,tempo,distance,distance_genre
+    1,a,,Nina,Blue,,120.0,0.5,0.25
+    <BLANKLINE>
+    """
+    names = list(results[0].distances) if results else []
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(f"distance_{name}" for name in names)])
+    for rank, (_, track, distance, distances) in enumerate(results, start=1):
+        metadata = track.metadata or {}
+        about = (track.track_id, track.path, track.artist, metadata.get("title"), metadata.get("album"))
+        writer.writerow([rank, *about, track.labels.get(TEMPO), distance, *(distances[name] for name in names)])
+    return text.getvalue()
+
+
+FORMS = {".m3u8": playlist, ".m3u": playlist, ".json": results_json, ".csv": results_csv}
