@@ -259,12 +259,22 @@ class SearchConfig:
     index: str
     source: str | None
     like: str | None
+    seeds: dict[str, str] = field(metadata=OPEN_KEYS)
+    labels: dict[str, str] = field(metadata=OPEN_KEYS)
+    avoid: str | None
+    path_to: str | None
+    steps: int = between(1, 100)
     precision: bool
     checkpoint: str | None
     weights: dict[str, float] = field(metadata=OPEN_KEYS)
     k: int = between(1, 1_000_000)
     same_artist: bool
     tempo: list[float] | None
+    tempo_change: list[float] | None
+    dissimilar: bool
+    per_artist: int | None = between(1, 1_000_000)
+    per_album: int | None = between(1, 1_000_000)
+    fold: bool
     method: str = one_of("auto", "exact", "approximate")
     match: str = one_of(*MATCHES)
     rerank: int = between(1, 10_000)

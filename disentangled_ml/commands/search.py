@@ -1,16 +1,27 @@
-"""Find music like a track: ``disentangled search index=DIR like=TRACK_ID weights.genre=1 weights.mood=0.5``.
+"""Find music: ``disentangled search index=DIR like=TRACK_ID weights.genre=1 weights.mood=0.5``.
 
 ``index`` is a folder that ``embed`` made. ``like`` is the id of one of its tracks, or a recording (wav, flac, ogg, mp3), which needs
-``checkpoint=FILE``, the one that embedded the folder. Conditions without a weight have none; without weights each has one.
+``checkpoint=FILE``, the one that embedded the folder; or several, ``like=[A,B]``. Conditions without a weight have none; without
+weights each has one. More can be asked, together:
+
+    seeds.genre=A seeds.mood=B                the genre of A, the mood of B
+    like=A labels.mood=calm avoid=[C,D]       like A, but calm, and not like C or D
+    like=A tempo_change=[-15,-5]              5 to 15 % slower than A
+    like=A per_artist=2 per_album=1           at most two results by one artist, and one of an album
+    like=A dissimilar=true                    the farthest first
+    like=A path_to=B steps=8                  a path in eight small steps
+
 ``match=best`` or ``dtw`` sorts the ``rerank`` tracks that are nearest by their means again, by their matching stretches (see
 matching.py); their recordings are decoded anew for that, so it takes seconds.
-``precision=true`` instead of ``like`` measures how many of the k results have the query's labels, against chance.
+``precision=true`` instead of all that measures how many of the k results have the query's labels, against chance.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.audio import musicnn
@@ -21,15 +32,23 @@ from disentangled_ml.network.checkpoint import choose_device, fingerprint
 from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, check_source
 from disentangled_ml.search.embedder import Embedder, check_fingerprint
+from disentangled_ml.search.filters import SearchFilters
+from disentangled_ml.search.path import path_between
 from disentangled_ml.search.precision import catalogue_precision
+from disentangled_ml.search.question import Question
 from disentangled_ml.search.rematch import rematch
-from disentangled_ml.search.similarity_search import Result, SearchFilters, SimilaritySearch, open_search
+from disentangled_ml.search.results import Answer, Duplicate, Result
+from disentangled_ml.search.similarity_search import SimilaritySearch, open_search
 from disentangled_ml.search.weighted_distance import check_weights
+
+# Keys that only a question has: not a path, nor a search by matching stretches.
+OF_QUESTIONS = ("seeds", "labels", "avoid", "tempo_change", "dissimilar")
 
 
 def main(config: DictConfig) -> None:
-    if (config.like is not None) == config.precision:
-        raise ConfigError("give like=TRACK_ID or like=FILE, or precision=true")
+    is_asked = bool(config.like or config.seeds or config.labels)
+    if is_asked == config.precision:
+        raise ConfigError("give like=TRACK_ID or like=FILE, seeds.CONDITION or labels.CONDITION, or precision=true")
     out = None if config.out is None else writable(config.out)
     if config.source is not None:
         check_source(Path(config.index), config.source)
@@ -40,40 +59,120 @@ def main(config: DictConfig) -> None:
     if config.precision:
         report = catalogue_precision(search.catalogue, config.k)
         shown = precision_table(report)
-    else:
-        found = find(config, search)
+    elif config.path_to is not None:
+        found = find_path(config, search)
+        report = {"like": config.like, "path_to": config.path_to, "results": [as_json(result) for result in found]}
+        shown = results_table(found, search.catalogue.condition_names, "step")
+    elif config.match != MEAN:
+        found = find_matching(config, search)
         report = {"like": config.like, "results": [as_json(result) for result in found]}
         shown = results_table(found, search.catalogue.condition_names)
+    else:
+        answer = search.ask(question_of(config, search))
+        report = answer_report(config, answer)
+        shown = "\n".join([results_table(answer.results, search.catalogue.condition_names), *notes(answer)])
     if out is not None:
         write_json(out, report)
     sys.stdout.write(shown + "\n")
 
 
-def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
-    """Find the tracks nearest to the query of a configuration."""
+def question_of(config: DictConfig, search: SimilaritySearch) -> Question:
+    """Return the question of a configuration, its files embedded."""
+    seeds_of = {name: names_of(text, search) for name, text in config.seeds.items()}
+    named = {"like": names_of(config.like, search), "avoid": names_of(config.avoid, search)}
+    named |= {f"seeds.{name}": names for name, names in seeds_of.items()}
+    files = embed_files(config, search, named)
+    change = None if config.tempo_change is None else tuple(percent / 100 for percent in config.tempo_change)
+    return Question(
+        seeds=[files.get(name, name) for name in named["like"]],
+        seeds_of={key: [files.get(name, name) for name in names] for key, names in seeds_of.items()},
+        labels=OmegaConf.to_container(config.labels),
+        avoid=[files.get(name, name) for name in named["avoid"]],
+        weights=OmegaConf.to_container(config.weights) or None,
+        k=config.k,
+        tempo=None if config.tempo is None else tuple(config.tempo),
+        tempo_change=change,
+        other_artists=not config.same_artist,
+        most_dissimilar=config.dissimilar,
+        per_artist=config.per_artist,
+        per_album=config.per_album,
+        fold_duplicates=config.fold,
+        method=config.method,
+    )
+
+
+def names_of(text: str | None, search: SimilaritySearch) -> list[str]:
+    """Return the names that a key gives: one, or several as ``[A,B]``; an id or a file may itself look like that."""
+    if text is None:
+        return []
+    is_list = text.startswith("[") and text.endswith("]")
+    if not is_list or search.catalogue.find(text) is not None or Path(text).is_file():
+        return [text]
+    return [name for name in map(str.strip, text[1:-1].split(",")) if name]
+
+
+def embed_files(
+    config: DictConfig, search: SimilaritySearch, named: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """Embed what is no track but a file, ``{key: names}``. Raises ConfigError, naming the key, for what is neither."""
+    files: dict[str, np.ndarray] = {}
+    embedder = None
+    for key, names in named.items():
+        for name in names:
+            if name in files or search.catalogue.find(name) is not None:
+                continue
+            if not Path(name).is_file():
+                raise ConfigError(f"{key}={name} is neither a track of {config.index} nor a file")
+            embedder = embedder or embedder_of(config, f"{key}={name} is a file")
+            files[name] = embedder.embed(name)
+    return files
+
+
+def embedder_of(config: DictConfig, reason: str) -> Embedder:
+    """Return the model of the catalogue. Raises ConfigError, with the reason that it is needed for, where none is given."""
+    if config.checkpoint is None:
+        raise ConfigError(f"{reason}: give checkpoint=FILE too, the one that embedded {config.index}")
+    embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    musicnn.require(embedder.network.features)
+    return embedder
+
+
+def check_alone(config: DictConfig, key: str, search: SimilaritySearch, others: Sequence[str]) -> str:
+    """Return the one name that ``like`` gives. Raises ConfigError for several, and for keys that ``key`` has no use for."""
+    unused = [other for other in others if config[other]]
+    if unused:
+        raise ConfigError(f"{key} has no use for {', '.join(unused)}: leave {'it' if len(unused) == 1 else 'them'} out")
+    names = names_of(config.like, search)
+    if len(names) != 1:
+        raise ConfigError(f"{key} needs one track: give like=TRACK_ID")
+    return names[0]
+
+
+def find_path(config: DictConfig, search: SimilaritySearch) -> list[Result]:
+    like = check_alone(config, f"path_to={config.path_to}", search, (*OF_QUESTIONS, "tempo"))
     weights = OmegaConf.to_container(config.weights) or None
+    caps = config.per_artist, config.per_album
+    return path_between(search, like, config.path_to, config.steps, weights, *caps, method=config.method)
+
+
+def find_matching(config: DictConfig, search: SimilaritySearch) -> list[Result]:
+    """Find the tracks whose stretches match the query's."""
+    key = f"match={config.match}"
+    like = check_alone(config, key, search, (*OF_QUESTIONS, "per_artist", "per_album"))
+    if config.checkpoint is None:
+        raise ConfigError(f"{key} embeds recordings anew: give checkpoint=FILE, that of {config.index}")
+    row = search.catalogue.find(like)
+    if row is None and not Path(like).is_file():
+        raise ConfigError(f"like={like} is neither a track of {config.index} nor a file")
+    weights, k = OmegaConf.to_container(config.weights) or None, max(config.k, config.rerank)
     tempo = None if config.tempo is None else tuple(config.tempo)
-    row = search.catalogue.find(config.like)
-    if config.match != MEAN and config.checkpoint is None:
-        raise ConfigError(f"match={config.match} embeds recordings anew: give checkpoint=FILE, that of {config.index}")
-    if row is None and not Path(config.like).is_file():
-        raise ConfigError(f"like={config.like} is neither a track of {config.index} nor a file")
-    if row is None and config.checkpoint is None:
-        raise ConfigError(
-            f"like={config.like} is a file: give checkpoint=FILE too, the one that embedded {config.index}"
-        )
-    if row is None or config.match != MEAN:
-        embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
-        musicnn.require(embedder.network.features)
-    k = config.k if config.match == MEAN else max(config.k, config.rerank)
+    embedder = embedder_of(config, key)
     if row is not None:
         query = search.catalogue.track(row)
         found = search.search_like(row, weights, k, config.same_artist, tempo, config.method)
     else:
-        query = CatalogueTrack("", None, config.like, {})
-        found = search.search(embedder.embed(config.like), weights, k, SearchFilters(tempo=tempo), config.method)
-    if config.match == MEAN:
-        return found
+        query = CatalogueTrack("", None, like, {})
+        found = search.search(embedder.embed(like), weights, k, SearchFilters(tempo=tempo), config.method)
     if any(track.path is None for track in (query, *(result.track for result in found))):
         raise ConfigError(
             f"match={config.match} needs the recordings, but {config.index} was embedded from shards: embed it from "
@@ -83,19 +182,64 @@ def find(config: DictConfig, search: SimilaritySearch) -> list[Result]:
     return rematch(embedder, query, found, checked, config.match)[: config.k]
 
 
+def answer_report(config: DictConfig, answer: Answer) -> dict[str, Any]:
+    asked = ("like", "seeds", "labels", "avoid")
+    given = {key: value for key, value in OmegaConf.to_container(config).items() if key in asked and value}
+    return {
+        **given,
+        "weights": answer.weights,
+        "results": [as_json(result) for result in answer.results],
+        "seed_duplicates": [duplicate_json(duplicate) for duplicate in answer.seed_duplicates],
+        "skipped": {"per_artist": answer.beyond_artist, "per_album": answer.beyond_album},
+        "without_tempo": answer.without_tempo,
+    }
+
+
 def as_json(result: Result) -> dict[str, Any]:
-    return {**result.track._asdict(), "distance": result.distance, "distances": result.distances}
+    content = {**result.track._asdict(), "distance": result.distance, "distances": result.distances}
+    if result.percentile is None:
+        return content
+    return {
+        **content,
+        "percentile": result.percentile,
+        "percentiles": result.percentiles,
+        "matches": result.matches,
+        "duplicates": [duplicate_json(duplicate) for duplicate in result.duplicates],
+    }
 
 
-def results_table(found: list[Result], names: list[str]) -> str:
+def duplicate_json(duplicate: Duplicate) -> dict[str, Any]:
+    return {**duplicate.track._asdict(), "kind": duplicate.kind}
+
+
+def results_table(found: list[Result], names: list[str], distance: str = "distance") -> str:
     """Return results as a table: a line per track, with its distance in all and per condition, and its labels."""
-    rows = [("", "track", "distance", *names, "artist", "labels")]
+    if not found:
+        return "no track is left by the filters"
+    is_asked = found[0].percentile is not None
+    head = ("closer than", "matches") if is_asked else ()
+    rows = [("", "track", distance, *head[:1], *names, "artist", *head[1:], "labels")]
     for rank, result in enumerate(found, start=1):
-        track, parts = result.track, [f"{result.distances[name]:.3f}" for name in names]
-        rows.append(
-            (str(rank), track.track_id, f"{result.distance:.3f}", *parts, track.artist or "-", show_labels(track))
-        )
-    return "\n".join(aligned(rows)) if found else "no track is left by the filters"
+        track, apart = result.track, result.distances
+        parts = [f"{apart[name]:.3f}" if name in apart else "-" for name in names]
+        closer, matches = ([f"{result.percentile:.0f} %"], [result.matches or "-"]) if is_asked else ([], [])
+        cells = [f"{result.distance:.3f}", *closer, *parts, track.artist or "-", *matches, show_labels(track)]
+        rows.append((str(rank), track.track_id, *cells))
+    return "\n".join(aligned(rows))
+
+
+def notes(answer: Answer) -> list[str]:
+    """Return in words what the table does not show of an answer."""
+    folded = [(duplicate, result.track.track_id) for result in answer.results for duplicate in result.duplicates]
+    folded += [(duplicate, "what was asked for") for duplicate in answer.seed_duplicates]
+    lines = [f"{duplicate.track.track_id} is a {duplicate.kind} of {of}" for duplicate, of in folded]
+    counts = {
+        "skipped by per_artist": answer.beyond_artist,
+        "skipped by per_album": answer.beyond_album,
+        "left out, for their tempo is not known": answer.without_tempo,
+    }
+    lines += [f"{n} {'track' if n == 1 else 'tracks'} {reason}" for reason, n in counts.items() if n]
+    return ["", *lines] if lines else []
 
 
 def precision_table(report: dict[str, Any]) -> str:

@@ -87,7 +87,9 @@ def parse_argument(tree: DictConfig, key: str, value: str) -> dict[str, Any]:
     """
     path = key.split(".", 1) if has_open_keys(tree, key) else key.split(".")
     parent = OmegaConf.select(tree, ".".join(path[:-1])) if path[1:] else tree
-    is_text = get_type_hints(OmegaConf.get_type(parent)).get(path[-1]) in (str, str | None)
+    is_text = get_type_hints(OmegaConf.get_type(parent)).get(path[-1]) in (str, str | None) or (
+        has_open_keys(tree, key) and get_type_hints(OmegaConf.get_type(tree))[path[0]] == dict[str, str]
+    )
     if value in ("", "None", "null"):
         part: Any = None
     elif is_text:

@@ -1,31 +1,43 @@
 """Answer a question: compose the query, rank the tracks by it, fold and cap the ranking, tell how near the results are.
 
 The ranking is read from its beginning, as deep as it takes: a search for some nearest tracks is repeated for four times as many until
-k results are left after folding and caps, and no track that was not seen could have come before them.
+k results are left after folding and caps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from disentangled_ml.search.catalogue import CatalogueTrack, EmbeddedCatalogue
-from disentangled_ml.search.composition import label_target, mean_target, penalties, target_distances
+from disentangled_ml.search.composition import label_target, mean_target, moved_away, target_distances
 from disentangled_ml.search.explanation import NEAR_TEMPO, explain, joint_labels, percentile, sample_rows
 from disentangled_ml.search.filters import OCTAVES, changed_tempo, check_change, check_tempo, has_tempo, others
 from disentangled_ml.search.folding import Folding
+from disentangled_ml.search.labels import LabelledTracks
 from disentangled_ml.search.question import Question, Seed, check_question
 from disentangled_ml.search.results import Answer, Result
 from disentangled_ml.search.weighted_distance import check_weights
 from disentangled_ml.structures import TEMPO
 
-if TYPE_CHECKING:
-    from disentangled_ml.search.similarity_search import SimilaritySearch
-
 DEEPER = 4  # times as many tracks, where those that were looked at do not suffice
 LOOKED_AT = 32  # tracks more than are wanted, where some of them may be folded or skipped
+
+
+class Ranked(Protocol):
+    """What answers are made of, see ``similarity_search.SimilaritySearch``."""
+
+    catalogue: EmbeddedCatalogue
+    labelled: LabelledTracks
+    duplicate_threshold: float
+
+    def checked(self, embedding: np.ndarray) -> np.ndarray: ...
+
+    def nearest(
+        self, targets: np.ndarray, weights: np.ndarray, k: int, allowed: np.ndarray | None, method: str, farthest: bool
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def results(self, rows: np.ndarray, total: np.ndarray, squared: np.ndarray) -> list[Result]: ...
 
 
 class KnownSeed(NamedTuple):
@@ -41,22 +53,22 @@ class Composed(NamedTuple):
 
     Attributes:
         targets: (C, D), 0 for a condition that nothing stands for.
-        weights: (C,), 0 for it too.
-        avoided: Embeddings to avoid, per condition.
+        stands: Whether something stands for a condition, (C,) bool.
+        weights: (C,), 0 where nothing does.
         seeds: That stand for each condition.
         labels: Of the seeds, or asked for, per condition that counts.
         rows: Of all seeds, those to avoid too.
     """
 
     targets: np.ndarray
+    stands: np.ndarray
     weights: np.ndarray
-    avoided: list[list[np.ndarray]]
     seeds: dict[str, list[KnownSeed]]
     labels: dict[str, list[str] | float]
     rows: list[int]
 
 
-def answer(search: SimilaritySearch, question: Question) -> Answer:
+def answer(search: Ranked, question: Question) -> Answer:
     """Answer a question, see ``SimilaritySearch.ask``."""
     check_question(question, search.catalogue.condition_names)
     composed = compose(search, question)
@@ -64,7 +76,8 @@ def answer(search: SimilaritySearch, question: Question) -> Answer:
     rankings = deeper_rankings(search, question, composed, allowed)
     while True:
         rows, squared, is_all = next(rankings)
-        folding = Folding(search.catalogue, question.per_artist, question.per_album, question.fold_duplicates)
+        threshold = search.duplicate_threshold if question.fold_duplicates else None
+        folding = Folding(search.catalogue, question.per_artist, question.per_album, threshold)
         for seed in distinct(composed.seeds):
             folding.add_seed(seed.embedding, seed.track)
         places = folding.read(rows, question.k)
@@ -82,20 +95,12 @@ def answer(search: SimilaritySearch, question: Question) -> Answer:
     )
 
 
-def compose(search: SimilaritySearch, question: Question) -> Composed:
+def compose(search: Ranked, question: Question) -> Composed:
     """Put a question into numbers. Raises ValueError for seeds or labels that are not there, or where nothing stands for any weight."""
-    catalogue, known = search.catalogue, {}
-    names, masks = catalogue.condition_names, catalogue.model.masks
+    names, known = search.catalogue.condition_names, {}
     # Relative tempi have seeds even where the model has no such condition.
     seeds = {name: [find_seed(search, seed, known) for seed in question.seeds_for(name)] for name in (*names, TEMPO)}
-    avoided = [[find_seed(search, seed, known).embedding for seed in question.avoided_for(name)] for name in names]
-    targets = np.zeros(masks.shape)
-    for condition, name in enumerate(names):
-        if name in question.labels:
-            rows = search.labelled.find(name, question.labels[name])
-            targets[condition] = label_target(catalogue.embedding[rows], masks[condition])
-        elif seeds[name]:
-            targets[condition] = mean_target([seed.embedding for seed in seeds[name]])
+    avoided = {name: [find_seed(search, seed, known) for seed in question.avoided_for(name)] for name in names}
     stands = np.array([name in question.labels or bool(seeds[name]) for name in names])
     if not stands.any():
         raise ValueError("nothing is asked for: give a seed to be like, or a label")
@@ -103,16 +108,39 @@ def compose(search: SimilaritySearch, question: Question) -> Composed:
     if not weights.any():
         missing = ", ".join(name for name, weight in (question.weights or {}).items() if weight)
         raise ValueError(f"no seed or label stands for {missing}: give one, or a weight to another condition")
-    counts = [
-        name for name, weight in zip(names, weights, strict=True) if weight or (name == TEMPO and question.tempo_change)
-    ]
-    said = {name: joint_labels(tracks_of(seeds[name]), name) for name in counts}
-    said |= {name: [label] for name, label in question.labels.items() if name in counts}
+    targets = np.zeros(search.catalogue.model.masks.shape)
+    for condition in np.flatnonzero(stands).tolist():
+        name = names[condition]
+        targets[condition] = target_of(search, condition, question.labels.get(name), seeds[name], avoided[name])
+    counted = [name for name, weight in zip(names, weights, strict=True) if weight]
+    counted += [TEMPO] if question.tempo_change and TEMPO not in counted else []
     rows = [seed.row for seed in known.values()]
-    return Composed(targets, weights, avoided, seeds, {name: label for name, label in said.items() if label}, rows)
+    return Composed(targets, stands, weights, seeds, labels_of(question, seeds, counted), rows)
 
 
-def find_seed(search: SimilaritySearch, seed: Seed, known: dict[str, KnownSeed]) -> KnownSeed:
+def target_of(
+    search: Ranked, condition: int, label: str | None, seeds: Sequence[KnownSeed], avoided: Sequence[KnownSeed]
+) -> np.ndarray:
+    """Return the target (D,) of a condition that a label or seeds stand for."""
+    catalogue = search.catalogue
+    if label is None:
+        target = mean_target([seed.embedding for seed in seeds])
+    else:
+        rows = search.labelled.find(catalogue.condition_names[condition], label)
+        target = label_target(catalogue.embedding[rows], catalogue.model.masks[condition])
+    return moved_away(target, [seed.embedding for seed in avoided])
+
+
+def labels_of(
+    question: Question, seeds: Mapping[str, Sequence[KnownSeed]], names: Sequence[str]
+) -> dict[str, list[str] | float]:
+    """Return what is asked for in words: the label of each condition, or those of its seeds, where they have some."""
+    asked = {name: [label] for name, label in question.labels.items()}
+    said = {name: asked.get(name) or joint_labels(tracks_of(seeds[name]), name) for name in names}
+    return {name: label for name, label in said.items() if label}
+
+
+def find_seed(search: Ranked, seed: Seed, known: dict[str, KnownSeed]) -> KnownSeed:
     """Find a seed, once. Raises ValueError if the catalogue has no such track, or the embedding is none."""
     if not isinstance(seed, str):
         return KnownSeed(search.checked(seed))
@@ -161,15 +189,14 @@ def seed_tempo(composed: Composed) -> float:
 
 
 def deeper_rankings(
-    search: SimilaritySearch, question: Question, composed: Composed, allowed: np.ndarray
+    search: Ranked, question: Question, composed: Composed, allowed: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
     """Yield the beginning of the ranking, each time longer.
 
     Yields:
-        Rows (R,) in their order, their squared distances (R, C) from the targets, and whether these are all that are allowed. No other
-        track can come before the last of them.
+        Rows (R,) in their order, their squared distances (R, C) from the targets, and whether these are all that are allowed.
     """
-    n_allowed, masks = int(np.count_nonzero(allowed)), search.catalogue.model.masks
+    n_allowed = int(np.count_nonzero(allowed))
     sign = -1.0 if question.most_dissimilar else 1.0
     depth = question.k + LOOKED_AT
     while True:
@@ -177,11 +204,7 @@ def deeper_rankings(
         rows, squared = search.nearest(
             composed.targets, composed.weights, depth, allowed, question.method, question.most_dissimilar
         )
-        key = sign * (squared @ composed.weights)
-        last = np.inf if is_all or len(key) < depth else np.partition(key, depth - 1)[depth - 1]
-        key = key + penalties(search.catalogue.embedding[rows], squared, composed.avoided, composed.weights, masks)
-        order = np.lexsort((rows, key))
-        order = order[key[order] <= last]
+        order = np.lexsort((rows, sign * (squared @ composed.weights)))[:depth]
         yield rows[order], squared[order], is_all
         depth *= DEEPER
 
@@ -191,11 +214,12 @@ def told(catalogue: EmbeddedCatalogue, question: Question, composed: Composed, r
     sample = catalogue.embedding[sample_rows(len(catalogue))]
     squared = target_distances(sample, composed.targets, catalogue.model.masks)
     total = np.sort(np.sqrt(squared @ composed.weights))
-    parts = zip(catalogue.condition_names, np.sort(np.sqrt(squared), axis=0).T, composed.weights, strict=True)
-    of_condition = {name: part for name, part, weight in parts if weight}
+    parts = zip(catalogue.condition_names, np.sort(np.sqrt(squared), axis=0).T, composed.stands, strict=True)
+    of_condition = {name: part for name, part, stands in parts if stands}
     near = max(NEAR_TEMPO, *map(abs, question.tempo_change or (0.0, 0.0)))
     return [
         found._replace(
+            distances={name: found.distances[name] for name in of_condition},
             percentile=percentile(found.distance, total),
             percentiles={name: percentile(found.distances[name], part) for name, part in of_condition.items()},
             matches=explain(composed.labels, found.track, near),

@@ -11,18 +11,18 @@ which is, with s = sum_c w_c m_c^2 and the point z_d = sum_c w_c m_cd^2 q_cd / s
 So tracks are ranked by a composed query as by a plain one at the point z, and a search that finds the nearest tracks to any point,
 exactly or by an index, finds those of a composed query. Where all targets are one point z is that point.
 
-A track that is nearer to a seed to avoid than to the target moves down by the difference, condition by condition:
-
-    score(x) = D(x)^2 + sum_c w_c max(0, || (x - q_c) * m_c ||^2 - min_a || (x - a) * m_c ||^2)
-
-A penalty is never negative, so the exact search goes on until no track that it has not seen can have a smaller score.
+Seeds to avoid move a target away from them (J. Rocchio, "Relevance feedback in information retrieval", 1971): the target becomes
+q_c + ``AWAY`` (q_c - mean of the seeds to avoid). So they too change nothing but the point. A penalty for tracks that are nearer to
+them than to the target was tried beside it: docs/search.md.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from disentangled_ml.search.weighted_distance import condition_distances, scales
+from disentangled_ml.search.weighted_distance import scales
+
+AWAY = 1.0  # how far, as a share of the distance of target and seeds to avoid
 
 
 def centre(targets: np.ndarray, weights: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -42,6 +42,15 @@ def centre(targets: np.ndarray, weights: np.ndarray, masks: np.ndarray) -> np.nd
 def mean_target(seeds: Sequence[np.ndarray]) -> np.ndarray:
     """Return the target of seeds, the point with the least sum of squared distances from them: their mean, (D,) float64."""
     return np.mean([np.asarray(seed, np.float64) for seed in seeds], axis=0)
+
+
+def moved_away(target: np.ndarray, avoided: Sequence[np.ndarray]) -> np.ndarray:
+    """Return a target (D,) as far again from the mean of seeds to avoid; itself where there are none.
+
+    >>> moved_away(np.array([2.0, 1.0]), [np.array([1.0, 1.0])]).tolist()
+    [3.0, 1.0]
+    """
+    return target + AWAY * (target - mean_target(avoided)) if avoided else target
 
 
 def label_target(members: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -74,34 +83,3 @@ def target_distances(embedding: np.ndarray, targets: np.ndarray, masks: np.ndarr
     embedding, squares = embedding.astype(np.float64), masks.astype(np.float64) ** 2
     parts = [(embedding - target) ** 2 @ square for target, square in zip(targets, squares, strict=True)]
     return np.stack(parts, axis=1)
-
-
-def penalties(
-    embedding: np.ndarray,
-    squared: np.ndarray,
-    avoided: Sequence[Sequence[np.ndarray]],
-    weights: np.ndarray,
-    masks: np.ndarray,
-) -> np.ndarray:
-    """Compute what is added to the squared distance of each track for its nearness to seeds to avoid.
-
-    Args:
-        embedding: (R, D).
-        squared: Squared distances from the targets, (R, C).
-        avoided: Embeddings (D,) of the seeds to avoid in each of the C conditions.
-        weights: (C,).
-        masks: (C, D).
-
-    Returns:
-        (R,) float64, >= 0.
-
-    >>> penalties(np.array([[1.0]]), np.array([[4.0]]), [[np.array([0.0])]], np.array([2.0]), np.ones((1, 1))).tolist()
-    [6.0]
-    """
-    total = np.zeros(len(embedding))
-    for condition, seeds in enumerate(avoided):
-        if seeds and weights[condition]:
-            mask = masks[condition : condition + 1]
-            nearest = np.min([condition_distances(embedding, seed, mask)[:, 0] for seed in seeds], axis=0)
-            total += weights[condition] * np.maximum(0.0, squared[:, condition] - nearest)
-    return total

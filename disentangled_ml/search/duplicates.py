@@ -1,34 +1,53 @@
 """The same recording again, in another encoding, and other versions of it.
 
-Two tracks are duplicates if they carry the same ISRC or MusicBrainz recording id, or if their embeddings are nearer than
-``THRESHOLD``, over all dimensions (docs/search.md says how it was chosen). They are versions of each other if they have the same
-artist and title, but are not that near: live, remixed, recorded again.
+Two tracks are duplicates if they carry the same ISRC or MusicBrainz recording id, or if their embeddings are much nearer to each other,
+over all dimensions, than a track is to its nearest neighbour: less than ``SHARE`` of the median of that among ``SAMPLE`` tracks. A
+share, since how far apart tracks lie is different from model to model; docs/search.md says how it was chosen. They are versions of each
+other if they have the same artist and title, but are not that near: live, remixed, recorded again.
 """
 
 import re
+
+import numpy as np
 
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.structures import name_code
 
 DUPLICATE, VERSION = "duplicate", "version"
-THRESHOLD = 0.1
+SHARE, SAMPLE, SEED = 0.45, 400, 0
 IDS = ("isrc", "musicbrainz_recording")
 BRACKETS = re.compile(r"[(\[].*?[)\]]")
 
 
-def kind_of(one: CatalogueTrack, other: CatalogueTrack, distance: float) -> str | None:
+def duplicate_threshold(embedding: np.ndarray) -> float:
+    """Return the distance below which two tracks of a catalogue (N, D) are duplicates, 0 for one that is too small to tell.
+
+    >>> round(duplicate_threshold(np.array([[0.0], [1.0], [3.0], [9.0]])), 3)
+    0.675
+    """
+    n_tracks = len(embedding)
+    if n_tracks < 2:
+        return 0.0
+    drawn = np.random.default_rng(SEED).choice(n_tracks, min(SAMPLE, n_tracks), replace=False)
+    sample = embedding[np.sort(drawn)].astype(np.float64)
+    nearest = [np.sort(((sample - track) ** 2).sum(1))[1] for track in sample]
+    return SHARE * float(np.median(np.sqrt(nearest)))
+
+
+def kind_of(one: CatalogueTrack, other: CatalogueTrack, distance: float, threshold: float) -> str | None:
     """Return what two tracks are of each other, ``DUPLICATE``, ``VERSION`` or None.
 
     Args:
         one: A track.
         other: The other track.
         distance: Of their embeddings, over all dimensions.
+        threshold: See ``duplicate_threshold``.
 
-    >>> kind_of(CatalogueTrack("a", None, None, {}), CatalogueTrack("b", None, None, {}), 0.001)
+    >>> kind_of(CatalogueTrack("a", None, None, {}), CatalogueTrack("b", None, None, {}), 0.001, 0.1)
     'duplicate'
     """
     first, second = one.metadata or {}, other.metadata or {}
-    if distance <= THRESHOLD or any(first.get(key) and first.get(key) == second.get(key) for key in IDS):
+    if distance < threshold or any(first.get(key) and first.get(key) == second.get(key) for key in IDS):
         return DUPLICATE
     title = plain_title(first.get("title"))
     if title and one.artist and name_code(one.artist) == name_code(other.artist):

@@ -34,7 +34,8 @@ def percentile(value: float, of_sample: np.ndarray) -> float:
 def joint_labels(tracks: Iterable[CatalogueTrack], condition: str) -> list[str] | float | None:
     """Return what several seeds say of a condition: all their tags, or the middle of their tempi; None if nothing.
 
-    >>> joint_labels([CatalogueTrack("a", None, None, {"tempo": 60.0}), CatalogueTrack("b", None, None, {"tempo": 240.0})], "tempo")
+    >>> tracks = [CatalogueTrack(str(bpm), None, None, {"tempo": bpm}) for bpm in (90.0, 120.0, 125.0)]
+    >>> round(joint_labels(tracks, "tempo"), 3)
     120.0
     """
     found = [track.labels[condition] for track in tracks if condition in track.labels]
@@ -76,4 +77,4 @@ def is_near_tempo(one: float, other: float, share: float = NEAR_TEMPO) -> bool:
     """
     octaves = np.log2(one / other)
     nearest = min(1.0, max(-1.0, float(np.round(octaves))))
-    return abs(octaves - nearest) <= -np.log2(1 - share)
+    return bool(abs(octaves - nearest) <= -np.log2(1 - share))

@@ -17,7 +17,7 @@ class Folding:
         catalogue: That is ranked.
         per_artist: Most of an artist that are kept; None: any number.
         per_album: The same of an album.
-        fold: Whether duplicates are folded.
+        threshold: Distance below which tracks are duplicates, see duplicates.py; None: nothing is folded.
 
     Attributes:
         folded: Per row that was kept the duplicates of it.
@@ -30,9 +30,9 @@ class Folding:
         catalogue: EmbeddedCatalogue,
         per_artist: int | None = None,
         per_album: int | None = None,
-        fold: bool = True,
+        threshold: float | None = None,
     ):
-        self.catalogue, self.fold = catalogue, fold
+        self.catalogue, self.threshold = catalogue, threshold
         self.caps = {"artist": per_artist, "album": per_album}
         self.counts: Counter[tuple[str, object]] = Counter()
         self.beyond = {"artist": 0, "album": 0}
@@ -65,12 +65,12 @@ class Folding:
 
     def is_folded(self, row: int, track: CatalogueTrack) -> bool:
         """Fold a track into the nearest of those that it is a duplicate of, if there is one."""
-        if not self.fold or not self.known:
+        if self.threshold is None or not self.known:
             return False
         distance = np.linalg.norm(np.asarray(self.embeddings) - self.catalogue.embedding[row], axis=1)
         for place in np.argsort(distance, kind="stable").tolist():
             other, listed = self.known[place]
-            kind = kind_of(other, track, float(distance[place]))
+            kind = kind_of(other, track, float(distance[place]), self.threshold)
             if kind is not None:
                 listed.append(Duplicate(row, track, kind))
                 return True

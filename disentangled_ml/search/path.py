@@ -2,28 +2,24 @@
 
 On the straight line from A to B lie n - 1 points, evenly spaced. Of the tracks nearest to each of them, some ``WIDTH``, one is chosen,
 so that the sum of the squared steps is the least (Viterbi's algorithm). Squared, since of two ways of one length the one of even steps
-then costs less. Where the best way has a track twice, a duplicate, or more of an artist or album than is allowed, the later track is
-struck from its place and the way is chosen anew.
+then costs less. Where the best way has a track twice, a duplicate, or more of an artist or album than is allowed, the first place where
+it has is closed to all tracks that may not follow those before it, and the way is chosen anew.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.composition import target_distances
 from disentangled_ml.search.folding import Folding
 from disentangled_ml.search.results import Result
+from disentangled_ml.search.similarity_search import SimilaritySearch
 from disentangled_ml.search.weighted_distance import check_weights, scales
 
-if TYPE_CHECKING:
-    from disentangled_ml.search.similarity_search import SimilaritySearch
-
-WIDTH = 64  # tracks that compete for a place
-MOST_STEPS = 200
+WIDTH = 64  # tracks that compete for a place, and one more for each step
+MOST_STEPS = 100
 
 
 def path_between(
@@ -58,17 +54,15 @@ def path_between(
         raise ValueError(f"the path begins and ends at {a}: give two tracks")
     layers = near_the_line(search, *ends, n, weight, method)
     embedding, scale = search.catalogue.embedding, np.sqrt(scales(weight, search.catalogue.model.masks))
-    while True:
-        if not all(map(len, layers)):
-            raise ValueError(
-                f"too few tracks are near the line from {a} to {b}: ask for fewer steps than {n}, or larger caps"
-            )
-        places = shortest_way([embedding[rows].astype(np.float64) * scale for rows in layers])
+    steps = squared_steps([embedding[rows].astype(np.float64) * scale for rows in layers])
+    while (places := shortest_way(steps)) is not None:
         way = [int(rows[place]) for rows, place in zip(layers, places, strict=True)]
-        struck = first_refused(search, way, per_artist, per_album)
-        if struck is None:
+        closed = first_closed(search, way, layers, per_artist, per_album)
+        if closed is None:
             return results_of(search, way, weight)
-        layers[struck] = np.delete(layers[struck], places[struck])
+        place, is_closed = closed
+        steps[place - 1][:, is_closed] = np.inf
+    raise ValueError(f"too few tracks are near the line from {a} to {b}: ask for fewer steps than {n}, or larger caps")
 
 
 def find_end(search: SimilaritySearch, track_id: str) -> int:
@@ -93,38 +87,58 @@ def near_the_line(
     return [np.array([first]), *layers, np.array([last])]
 
 
-def shortest_way(layers: Sequence[np.ndarray]) -> list[int]:
-    """Return which point of each layer the way with the least sum of squared steps goes through; the first where several are equal.
+def squared_steps(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the squared distances of the points of each layer (R, D) from those of the next (S, D): arrays (R, S)."""
+    return [
+        np.maximum((one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * one @ other.T, 0.0)
+        for one, other in pairwise(layers)
+    ]
 
-    Shape:
-        layers: L arrays (R, D), R >= 1; returns: L numbers.
 
-    >>> shortest_way([np.array([[0.0]]), np.array([[5.0], [1.1]]), np.array([[2.0]])])
+def shortest_way(steps: Sequence[np.ndarray]) -> list[int] | None:
+    """Return which point of each layer the way of least cost goes through, the first of equal ones; None if all ways are closed.
+
+    Args:
+        steps: Costs from the points of each layer to those of the next, (R, S); infinite where the way is closed.
+
+    >>> shortest_way([np.array([[25.0, 1.2]]), np.array([[9.0], [0.8]])])
     [0, 1, 0]
     """
-    cost, came_from = np.zeros(len(layers[0])), []
-    for before, points in pairwise(layers):
-        steps = (before**2).sum(1)[:, None] + (points**2).sum(1) - 2 * before @ points.T
-        total = cost[:, None] + np.maximum(steps, 0.0)
+    cost, came_from = np.zeros(len(steps[0])), []
+    for step in steps:
+        total = cost[:, None] + step
         came_from.append(total.argmin(0))
         cost = total.min(0)
+    if np.isinf(cost).all():
+        return None
     way = [int(cost.argmin())]
     for origin in reversed(came_from):
         way.append(int(origin[way[-1]]))
     return way[::-1]
 
 
-def first_refused(
-    search: SimilaritySearch, way: Sequence[int], per_artist: int | None, per_album: int | None
-) -> int | None:
-    """Return the first place between the ends whose track must not be there, beside those before it and the ends; None if all may."""
-    folding = Folding(search.catalogue, per_artist, per_album)
+def first_closed(
+    search: SimilaritySearch,
+    way: Sequence[int],
+    layers: Sequence[np.ndarray],
+    per_artist: int | None,
+    per_album: int | None,
+) -> tuple[int, np.ndarray] | None:
+    """Return the first place whose track may not be there, and which of its layer (R,) may not either; None if the way is right."""
+    catalogue = search.catalogue
+    folding = Folding(catalogue, per_artist, per_album, search.duplicate_threshold)
     for end in (way[0], way[-1]):
-        folding.keep(end, search.catalogue.track(end))
+        folding.keep(end, catalogue.track(end))
+
+    def is_refused(row: int, track: CatalogueTrack, before: Sequence[int]) -> bool:
+        return row in before or folding.is_beyond(track) or folding.is_folded(row, track)
+
     for place, row in enumerate(way[1:-1], start=1):
-        track = search.catalogue.track(row)
-        if row in way[:place] or folding.is_folded(row, track) or folding.is_beyond(track):
-            return place
+        track = catalogue.track(row)
+        if is_refused(row, track, way[:place]):
+            rows = layers[place].tolist()
+            tracks = catalogue.tracks(rows)
+            return place, np.array([is_refused(*each, way[:place]) for each in zip(rows, tracks, strict=True)])
         folding.keep(row, track)
     return None
 

@@ -26,10 +26,11 @@ class Result(NamedTuple):
     Attributes:
         row: In the catalogue.
         track: Of that row.
-        distance: Weighted distance from the query.
-        distances: Distance in the subspace of each condition, without its weight; the weighted squares sum to that of ``distance``.
+        distance: Weighted distance from the query, where seeds are avoided from the one that is moved away from them.
+        distances: Distance in the subspace of each condition that something stands for, without its weight; the weighted squares sum to
+            that of ``distance``.
         percentile: Share of the catalogue, in percent, that is farther from the query; None where that was not asked for.
-        percentiles: The same in the subspace of each condition that something was asked of.
+        percentiles: The same in the subspace of each of these conditions.
         matches: What it has in common with what was asked for, in words.
         duplicates: Tracks that were folded into this row.
     """

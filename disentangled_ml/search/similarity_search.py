@@ -18,6 +18,7 @@ import numpy as np
 from disentangled_ml.search.answering import answer
 from disentangled_ml.search.catalogue import INDEX, EmbeddedCatalogue, read_catalogue
 from disentangled_ml.search.composition import centre, target_distances
+from disentangled_ml.search.duplicates import duplicate_threshold
 from disentangled_ml.search.filters import SearchFilters
 from disentangled_ml.search.labels import LabelledTracks
 from disentangled_ml.search.question import Question
@@ -138,6 +139,11 @@ class SimilaritySearch:
             Result(row, track, distance, dict(zip(names, per_condition, strict=True)))
             for row, track, distance, per_condition in found
         ]
+
+    @cached_property
+    def duplicate_threshold(self) -> float:
+        """Distance below which two tracks are duplicates."""
+        return duplicate_threshold(self.catalogue.embedding)
 
     @cached_property
     def labelled(self) -> LabelledTracks:

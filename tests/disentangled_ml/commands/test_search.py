@@ -30,9 +30,20 @@ def run(folder: Path, *arguments: str) -> None:
 
 def test_a_ranked_table_and_json(folder, capsys, tmp_path):
     out = tmp_path / "found" / "r.json"
-    run(folder, "like=r3", "weights.genre=1", "weights.mood=.5", "k=4", f"out={out}")
+    run(folder, "like=r3", "weights.genre=1", "weights.mood=.5", "k=4", "fold=false", f"out={out}")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["track", "distance", "genre", "mood", "tempo", "artist", "labels"]
+    assert lines[0].split() == [
+        "track",
+        "distance",
+        "closer",
+        "than",
+        "genre",
+        "mood",
+        "tempo",
+        "artist",
+        "matches",
+        "labels",
+    ]
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4"]
     content = json.loads(out.read_text())
     assert content["like"] == "r3"
@@ -45,7 +56,7 @@ def test_a_ranked_table_and_json(folder, capsys, tmp_path):
 
 
 def test_filters(folder, capsys):
-    run(folder, "like=r1", "k=99", "same_artist=false", "tempo=[62,65]")
+    run(folder, "like=r1", "k=99", "same_artist=false", "tempo=[62,65]", "fold=false")
     found = [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]]
     assert sorted(found) == ["r2", "r3", "r4"]  # r5 is by the artist of r1
     run(folder, "like=r1", "tempo=[200,300]")
@@ -54,10 +65,46 @@ def test_filters(folder, capsys):
 
 def test_a_file_needs_its_checkpoint(folder, capsys):
     path = folder / "recordings" / "2.flac"
-    run(folder, f"like={path}", f"checkpoint={folder}/x.ckpt", "k=1", "method=exact")
+    run(folder, f"like={path}", f"checkpoint={folder}/x.ckpt", "k=1", "method=exact", "fold=false")
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["1", "r2", "0.000"]
     with pytest.raises(ConfigError, match=r"like=.*2\.flac is a file: give checkpoint=FILE too"):
         run(folder, f"like={path}")
+
+
+def test_a_question_of_several_parts(folder, capsys, tmp_path):
+    out, path = tmp_path / "q.json", folder / "recordings" / "5.flac"
+    asked = ["seeds.tempo=[r2,r3]", f"like={path}", f"checkpoint={folder}/x.ckpt", "labels.genre=rock", "avoid=[r6]"]
+    run(folder, *asked, "tempo_change=[-50,50]", "per_artist=1", "fold=false", f"out={out}")
+    shown, content = capsys.readouterr().out, json.loads(out.read_text())
+    found = [result["track_id"] for result in content["results"]]
+    assert found
+    assert not {"r2", "r3", "r6"} & set(found)
+    artists = [result["artist"] for result in content["results"] if result["artist"]]
+    assert len(artists) == len(set(artists))
+    assert content["weights"] == {"genre": 1, "mood": 1, "tempo": 1}
+    assert content["seeds"] == {"tempo": "[r2,r3]"}
+    assert "tempo 62 / " in shown
+    assert content["skipped"]["per_artist"] > 0
+    assert "skipped by per_artist" in shown
+    run(folder, "like=r0", "dissimilar=true", "k=1", "fold=false")
+    farthest = capsys.readouterr().out.splitlines()[1].split()[1]
+    run(folder, "like=r0", "k=99", "fold=false")
+    assert capsys.readouterr().out.splitlines()[-1].split()[1] == farthest
+
+
+def test_what_is_folded_is_told(folder, capsys):
+    path = folder / "recordings" / "2.flac"
+    run(folder, f"like={path}", f"checkpoint={folder}/x.ckpt", "k=3")
+    shown = capsys.readouterr().out
+    assert "r2 is a duplicate of what was asked for" in shown
+
+
+def test_a_path(folder, capsys, tmp_path):
+    run(folder, "like=r1", "path_to=r6", "steps=3", "per_artist=4", f"out={tmp_path}/p.json")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["track", "step"]
+    assert [lines[1].split()[1], lines[-1].split()[1], len(lines)] == ["r1", "r6", 5]
+    assert json.loads((tmp_path / "p.json").read_text())["path_to"] == "r6"
 
 
 def test_precision(folder, capsys, tmp_path):
@@ -81,7 +128,7 @@ def test_another_checkpoint_is_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give like=TRACK_ID or like=FILE, or precision=true"),
+        ([], "give like=TRACK_ID or like=FILE, seeds.CONDITION or labels.CONDITION, or precision=true"),
         (["like=r0", "precision=true"], "or precision=true"),
         (["like=nobody"], "like=nobody is neither a track of .*index nor a file"),
         (["like=r0", "weights.genr=1"], r"weights\.genr: the model knows no such condition, only genre, mood, tempo"),
@@ -97,6 +144,15 @@ def test_another_checkpoint_is_refused(folder, tmp_path):
         (["like=r0", "tempo=[120,90]"], r"tempo=\[120\.0, 90\.0\] is no range"),
         (["like=r0", "tempo=90-120"], r"^tempo=90-120 is not a list: write it as tempo=\[A,B\]$"),
         (["like=r0", "k=0"], "k=0 is too small"),
+        (["seeds.genre=nobody"], r"seeds\.genre=nobody is neither a track of .*index nor a file"),
+        (["like=r0", "avoid=[r1,nobody]"], "avoid=nobody is neither a track of"),
+        (["like=r0", "labels.genre=jaz"], r"labels\.genre=jaz: no track of the catalogue has it; there are jazz"),
+        (["labels.gen=jazz"], r"labels\.gen: the model knows no such condition"),
+        (["like=r0", "steps=0", "path_to=r1"], "steps=0 is too small"),
+        (["like=r0", "path_to=r1", "avoid=r2"], "path_to=r1 has no use for avoid: leave it out"),
+        (["like=[r0,r2]", "path_to=r1"], "path_to=r1 needs one track: give like=TRACK_ID"),
+        (["like=r0", "match=best", "dissimilar=true"], "match=best has no use for dissimilar"),
+        (["like=r0", "tempo_change=[5,-5]"], r"tempo_change=\[0.05, -0.05\] is no range"),
         (["like=r0", "method=fast"], "method=fast is not legal: choose one of auto, exact, approximate"),
         (["like=r0", "method=approximate"], "has no index for method=approximate"),
         (["like=r0", "accelerator=tpu"], "accelerator=tpu is not legal"),

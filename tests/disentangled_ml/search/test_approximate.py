@@ -11,6 +11,7 @@ import pytest
 from disentangled_ml.search import approximate
 from disentangled_ml.search.approximate import build_index, read_index
 from disentangled_ml.search.catalogue import INDEX, CatalogueError
+from disentangled_ml.search.question import Question
 from disentangled_ml.search.similarity_search import SimilaritySearch, open_search
 from tests.disentangled_ml.catalogues import SUBSPACE_DIM, disjoint_masks, track_of, unit_rows, write_catalogue
 
@@ -58,6 +59,16 @@ def test_with_all_candidates_it_is_exact(catalogue, monkeypatch, index, weights,
     for row in (0, 1, 1234, N - 1):
         exact = search.search_like(row, weights, k=20, method="exact", **filters)
         assert search.search_like(row, weights, k=20, method="approximate", **filters) == exact
+
+
+def test_a_composed_query_has_candidates_of_its_own(catalogue, index):
+    search, found = SimilaritySearch(catalogue, index), []
+    for row in range(0, 400, 40):
+        asked = {"seeds": [f"t{row}"], "seeds_of": {"mood": [f"t{row + 1}", f"t{row + 2}"]}, "avoid": [f"t{row + 3}"]}
+        exact = search.ask(Question(**asked, fold_duplicates=False, method="exact"))
+        approximate = search.ask(Question(**asked, fold_duplicates=False, method="approximate"))
+        found.append(len({*rows_of(exact.results)} & {*rows_of(approximate.results)}) / 10)
+    assert np.mean(found) > 0.95
 
 
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)

@@ -15,6 +15,7 @@ import disentangled_ml
 from datamodules.audio.decoding import decode
 from datamodules.audio.spectrogram import log_mel
 from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.search.question import Question
 from tests.disentangled_ml.catalogues import NAMES, SAMPLE_RATE, embed_recordings, save_checkpoint
 
 BATCH_ATOL = 1e-5  # of a network on batches of other sizes
@@ -135,3 +136,23 @@ def test_the_catalogue_of_another_model_is_refused(folder, tmp_path):
     other = disentangled_ml.load(save_checkpoint(tmp_path / "y.ckpt", seed=1))
     with pytest.raises(ValueError, match=r"index was embedded by another checkpoint \(sha256 .*\) than .*y\.ckpt"):
         other.open(folder / "index")
+
+
+def test_a_question_whose_seeds_are_files(model, folder):
+    path = folder / "recordings" / "4.flac"
+    asked = model.ask(
+        Question(seeds_of={"genre": [path], "mood": [str(path), "r1"]}, avoid=["r2"], fold_duplicates=False)
+    )
+    embedding = model.embed(path)
+    by_embedding = Question(
+        seeds_of={"genre": [embedding], "mood": [embedding, "r1"]}, avoid=["r2"], fold_duplicates=False
+    )
+    assert [r.row for r in asked.results] == [r.row for r in model.searched.ask(by_embedding).results]
+    assert asked.weights == {"genre": 1.0, "mood": 1.0, "tempo": 0.0}
+    with pytest.raises(ValueError, match="nowhere is no track of"):
+        model.ask(Question(seeds=["nowhere"]))
+
+
+def test_a_path_of_the_open_catalogue(model):
+    found = model.path("r0", "r5", 2, {"genre": 1.0}, per_artist=3)
+    assert [found[0].track.track_id, found[-1].track.track_id, len(found)] == ["r0", "r5", 3]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from disentangled_ml.search import path
-from disentangled_ml.search.path import path_between, shortest_way
+from disentangled_ml.search.path import path_between, shortest_way, squared_steps
 from disentangled_ml.search.similarity_search import SimilaritySearch
 from tests.disentangled_ml.catalogues import disjoint_masks, unit_rows, write_catalogue
 
@@ -43,7 +43,7 @@ def test_the_shortest_way_is_that_of_a_loop_over_all_ways():
             points = [points[place] for points, place in zip(layers, way, strict=True)]
             return sum(sum((a - b) ** 2) for a, b in pairwise(points))
 
-        assert tuple(shortest_way(layers)) == min(ways, key=cost)
+        assert tuple(shortest_way(squared_steps(layers))) == min(ways, key=cost)
 
 
 def test_a_path_begins_and_ends_where_it_should_and_tells_its_steps(search):
@@ -83,11 +83,13 @@ def test_a_short_line_has_tracks_for_all_steps(search, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("t1", "t2", 0), "steps=0 is not legal: give a number from 1 to 200"),
+        (("t1", "t2", 0), "steps=0 is not legal: give a number from 1 to 100"),
         (("t1", "t1", 3), "the path begins and ends at t1: give two tracks"),
         (("t1", "x", 3), "x is no track of"),
+        (("t1", "t3", 60, None, 1), "too few tracks are near the line from t1 to t3"),
     ],
 )
-def test_what_cannot_be_a_path(search, arguments, message):
+def test_what_cannot_be_a_path(search, monkeypatch, arguments, message):
+    monkeypatch.setattr(path, "WIDTH", 4)
     with pytest.raises(ValueError, match=message):
         path_between(search, *arguments)

@@ -46,17 +46,15 @@ def ranked_by_loop(search, seeds: dict[str, list[str]], weights, avoid: dict[str
     named = {int(name[1:]) for own in (*seeds.values(), *avoid.values()) for name in own}
     found = []
     for row in set(range(len(rows))) - named:
-        total = penalty = 0.0
+        total = 0.0
         for name, mask in zip(NAMES, masks, strict=True):
             if name not in seeds:
                 continue
             target = [sum(rows[int(seed[1:])][d] for seed in seeds[name]) / len(seeds[name]) for d in range(12)]
-            squared = part(rows[row], target, mask)
-            total += weights[name] * squared
-            if avoid.get(name):
-                nearest = min(part(rows[row], rows[int(seed[1:])], mask) for seed in avoid[name])
-                penalty += weights[name] * max(0.0, squared - nearest)
-        found.append((total + penalty, row, total))
+            for d in range(12) if avoid.get(name) else ():
+                target[d] = 2 * target[d] - sum(rows[int(seed[1:])][d] for seed in avoid[name]) / len(avoid[name])
+            total += weights[name] * part(rows[row], target, mask)
+        found.append((total, row))
     return sorted(found)
 
 
@@ -71,8 +69,8 @@ def test_a_seed_per_condition_is_a_loop_over_all_tracks(search, monkeypatch):
     monkeypatch.setattr(similarity_search, "ROWS_PER_BLOCK", 7)
     expected = ranked_by_loop(search, SEEDS, WEIGHTS)
     answer = search.ask(Question(seeds_of=SEEDS, weights=WEIGHTS, k=20, fold_duplicates=False))
-    assert rows_of(answer) == [row for _, row, _ in expected][:20]
-    np.testing.assert_allclose([r.distance**2 for r in answer.results], [d for _, _, d in expected][:20], atol=1e-12)
+    assert rows_of(answer) == [row for _, row in expected][:20]
+    np.testing.assert_allclose([r.distance**2 for r in answer.results], [d for d, _ in expected][:20], atol=1e-12)
     assert answer.weights == {"genre": 1.0, "mood": 0.5, "tempo": 0.0}  # nothing stands for tempo
 
 
@@ -91,19 +89,17 @@ def test_the_order_of_seeds_and_a_seed_given_twice_over_change_nothing(search):
 
 
 @pytest.mark.parametrize("k", [1, 7, N - 5])
-def test_seeds_to_avoid_are_a_loop_over_all_tracks(search, k, monkeypatch):
-    monkeypatch.setattr("disentangled_ml.search.answering.LOOKED_AT", 1)  # so it has to look deeper
+def test_seeds_to_avoid_are_a_loop_over_all_tracks(search, k):
     avoid = {"mood": ["t30", "t31"], "genre": ["t32"]}
     expected = ranked_by_loop(search, SEEDS, WEIGHTS, avoid)
     question = Question(seeds_of=SEEDS, avoid_of=avoid, weights=WEIGHTS, k=k, fold_duplicates=False)
-    assert rows_of(search.ask(question)) == [row for _, row, _ in expected][:k]
+    assert rows_of(search.ask(question)) == [row for _, row in expected][:k]
     everywhere = {name: ["t30"] for name in NAMES}
     spelled = search.ask(Question(seeds=["t3"], avoid_of=everywhere, k=k))
     assert rows_of(search.ask(Question(seeds=["t3"], avoid=["t30"], k=k))) == rows_of(spelled)
     seeds = {name: ["t3"] for name in NAMES}
     assert (
-        rows_of(spelled)
-        == [row for _, row, _ in ranked_by_loop(search, seeds, dict.fromkeys(NAMES, 1.0), everywhere)][:k]
+        rows_of(spelled) == [row for _, row in ranked_by_loop(search, seeds, dict.fromkeys(NAMES, 1.0), everywhere)][:k]
     )
 
 
@@ -145,11 +141,11 @@ def test_tempi_relative_to_the_seed_count_octaves(search):
 
 def test_percentiles_are_shares_of_the_catalogue(search, monkeypatch):
     answer = search.ask(Question(seeds_of=SEEDS, weights=WEIGHTS, k=N, fold_duplicates=False))
-    distances = [total for _, _, total in ranked_by_loop(search, SEEDS, WEIGHTS)]
+    distances = [total for total, _ in ranked_by_loop(search, SEEDS, WEIGHTS)]
     for result in answer.results[::9]:
         farther = sum(d > result.distance**2 + 1e-12 for d in distances)
         assert abs(result.percentile - 100 * farther / N) < 100 * 3.5 / N  # the three seeds are in the sample
-    assert set(answer.results[0].percentiles) == set(SEEDS)
+    assert set(answer.results[0].percentiles) == set(answer.results[0].distances) == set(SEEDS)
     monkeypatch.setattr(explanation, "SAMPLE", 50)
     drawn = explanation.sample_rows(N)
     assert len(set(drawn.tolist())) == 50
@@ -163,7 +159,8 @@ def tracks_with_albums() -> list[CatalogueTrack]:
     ]
 
 
-def test_caps_skip_in_the_order_of_the_ranking_and_count(tmp_path):
+def test_caps_skip_in_the_order_of_the_ranking_and_count(tmp_path, monkeypatch):
+    monkeypatch.setattr("disentangled_ml.search.answering.LOOKED_AT", 1)  # so it has to look deeper
     tracks = tracks_with_albums()
     search = small(tmp_path, tracks)
     everything = rows_of(search.ask(Question(seeds=["t0"], k=99)))
@@ -192,7 +189,7 @@ def test_caps_skip_in_the_order_of_the_ranking_and_count(tmp_path):
 
 def test_duplicates_and_versions_are_folded_into_one_row(tmp_path):
     embedding = unit_rows(40)
-    near = duplicates.THRESHOLD / 2 / np.sqrt(12)
+    near = duplicates.duplicate_threshold(embedding) / 2 / np.sqrt(12)
     embedding[10], embedding[20] = embedding[3] + near, embedding[0] + near
     tracks = [CatalogueTrack(f"t{n}", "a", None, {}) for n in range(40)]
     tracks[11] = tracks[11]._replace(metadata={"isrc": "X1"})
@@ -212,8 +209,8 @@ def test_duplicates_and_versions_are_folded_into_one_row(tmp_path):
 @pytest.mark.parametrize(
     ("one", "other", "distance", "kind"),
     [
-        ({}, {}, duplicates.THRESHOLD, DUPLICATE),
-        ({}, {}, duplicates.THRESHOLD * 1.01, None),
+        ({}, {}, 0.199, DUPLICATE),
+        ({}, {}, 0.2, None),
         ({"isrc": "A"}, {"isrc": "A"}, 1.0, DUPLICATE),
         ({"isrc": "A"}, {"isrc": "B"}, 1.0, None),
         ({"musicbrainz_recording": "A"}, {"musicbrainz_recording": "A"}, 1.0, DUPLICATE),
@@ -225,8 +222,24 @@ def test_duplicates_and_versions_are_folded_into_one_row(tmp_path):
 )
 def test_kinds_of_duplicates(one, other, distance, kind):
     first, second = (CatalogueTrack(name, "A", None, {}, metadata=m) for name, m in (("a", one), ("b", other)))
-    assert kind_of(first, second, distance) == kind
-    assert kind_of(second, first, distance) == kind
+    assert kind_of(first, second, distance, 0.2) == kind
+    assert kind_of(second, first, distance, 0.2) == kind
+
+
+def test_the_threshold_is_a_share_of_the_distance_of_nearest_neighbours(monkeypatch):
+    rows = unit_rows(50).astype(np.float64)
+    nearest = sorted(min(np.sqrt(sum((rows[i] - rows[j]) ** 2)) for j in range(50) if j != i) for i in range(50))
+    expected = duplicates.SHARE * (nearest[24] + nearest[25]) / 2
+    assert duplicates.duplicate_threshold(rows) == pytest.approx(expected)
+    assert duplicates.duplicate_threshold(3 * rows) == pytest.approx(3 * expected)
+    assert duplicates.duplicate_threshold(rows[:1]) == duplicates.duplicate_threshold(np.ones((9, 4))) == 0
+    monkeypatch.setattr(duplicates, "SAMPLE", 10)
+    assert duplicates.duplicate_threshold(rows) > expected  # fewer tracks lie farther apart
+
+
+def test_a_collapsed_model_folds_nothing(tmp_path):
+    search = SimilaritySearch(write_catalogue(tmp_path / "index", np.repeat(unit_rows(1), 9, axis=0)))
+    assert len(rows_of(search.ask(Question(seeds=["t0"])))) == 8
 
 
 @pytest.mark.parametrize(
