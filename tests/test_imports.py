@@ -30,7 +30,7 @@ ONE_PLACE = {  # a third-party framework and the files that may import it
     "faiss": ("disentangled_ml/search/approximate.py",),
     "pyarrow": ("disentangled_ml/search/parquet.py",),
     "jinja2": ("disentangled_ml/reporting/report_page.py",),
-    "starlette": ("disentangled_ml/web/app.py",),
+    "starlette": ("disentangled_ml/web/app.py", "disentangled_ml/web/routes/*.py"),
     "uvicorn": ("disentangled_ml/commands/serve.py",),
 }
 # The formulas: what they may import of ours, and no framework of configuration, training or logging.

@@ -2,7 +2,7 @@
 
 The page finds the tracks most similar to a track of the catalogue or to an uploaded recording, with a slider per condition, and shows a
 map of the catalogue. With ``listening_test=DIR`` it also asks people which of two recordings is more similar to a reference. Only this
-machine can reach it unless ``host`` says otherwise. See docs/serve.md.
+machine can reach it unless ``host`` says otherwise. With ``token=`` it answers only those who have it. See docs/serve.md, docs/api.md.
 """
 
 import logging
@@ -28,6 +28,7 @@ from disentangled_ml.web.app import build_app
 from disentangled_ml.web.current import CurrentView
 from disentangled_ml.web.guard import is_loopback
 from disentangled_ml.web.listening.draw import open_listening_test
+from disentangled_ml.web.token import Token
 from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits
 from disentangled_ml.web.view import CatalogueView
 
@@ -38,6 +39,7 @@ def main(config: DictConfig) -> None:
     root = None if config.audio is None else Path(config.audio)
     if root is not None and not root.is_dir():
         raise ConfigError(f"audio={config.audio} is not a folder: give the one that the recordings lie in")
+    token = None if config.token is None else token_of(config.token)
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
     musicnn.require(embedder.network.features)  # else the first upload would fail
     if config.source is not None:
@@ -58,10 +60,12 @@ def main(config: DictConfig) -> None:
     if config.listening_test is not None:
         listening = open_listening_test(Path(config.listening_test), view, config.listening_questions, config.seed)
     listening_socket = bind_socket(config.host, config.port)
-    if not is_loopback(config.host):
-        logger.warning("host=%s: whoever reaches this machine reaches the page, which has no passwords", config.host)
+    if not is_loopback(config.host) and token is None:
+        logger.warning(
+            "host=%s: whoever reaches this machine reaches the page: give token= to ask for one", config.host
+        )
     settings = uvicorn.Config(
-        build_app(current, listening, is_loopback(config.host)),
+        build_app(current, listening, is_loopback(config.host), token),
         log_level="warning",
         server_header=False,
         limit_concurrency=200,
@@ -97,10 +101,18 @@ def upload_embedder(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]],
     return embed_upload
 
 
+def token_of(text: str) -> Token:
+    try:
+        return Token(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def warm_up_index(view: CatalogueView) -> None:
-    """Read the texts that tracks are found by before anybody asks; errors are reported to whoever asks first."""
+    """Read what tracks are found by before anybody asks; errors are reported to whoever asks first."""
     with suppress(ValueError, OSError):
-        view.searched_texts()
+        view.search_tracks.squared_lengths  # noqa: B018  it is read from the whole catalogue, once
+        view.read_texts()
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
