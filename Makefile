@@ -23,6 +23,8 @@ TIME = 24:00:00
 PARTS = 40
 NAME := $(or $(EXPERIMENT),$(BACKBONE),$(JOB))-$(shell date +%Y%m%d-%H%M%S)
 SBATCH =
+# Of `make music`
+MUSIC =
 # Of `make embed` and `make search`
 LIKE =
 WEIGHTS =
@@ -42,6 +44,8 @@ from-manifest := $(filter file,$(origin DATA))
 INDEX = indexes/$(notdir $(if $(from-manifest),$(patsubst %/,%,$(dir $(MANIFEST))),$(shards)))
 # What INDEX must be of, unless it alone is given
 source = $(if $(from-manifest),$(MANIFEST),$(shards))
+embedded = $(if $(from-manifest),'manifest=$(MANIFEST)','shards=$(shards)') 'out=$(INDEX)'
+to-embed := $(if $(from-manifest),$(demo-manifest),$(if $(data-is-demo),shards/demo/index.json))
 is-any := $(and $(filter-out file,$(origin INDEX)),$(from-manifest),$(filter file,$(origin MANIFEST)))
 of-source = $(if $(is-any),,'source=$(source)')
 out-logs = $(if $(own-out),$(shards),$(OUT))/slurm
@@ -56,9 +60,18 @@ define install
 endef
 
 submit = sbatch --parsable --cpus-per-task=$(CPUS) --time='$(TIME)'
+# A job array that makes the parts, and a job that merges them: $(call submit-parts,TEMPLATE,folder of the logs,options of the array,arguments)
+define submit-parts
+@mkdir -p '$(2)'
+parts=$$($(submit) --job-name='$(NAME)' --output='$(2)/%A_%a.log' --array=1-$(PARTS) $(3) \
+	$(SBATCH) conf/slurm/$(1).sbatch $(4) $(ARGS)) && \
+$(submit) --job-name='$(NAME)-merge' --output='$(2)/%j.log' \
+	--dependency=afterok:$${parts%%;*} --kill-on-invalid-dep=yes \
+	$(SBATCH) conf/slurm/$(1).sbatch $(4) $(ARGS)
+endef
 
 
-.PHONY: help setup demo train evaluate table sweep agent prepare report embed search serve slurm slurm-train slurm-prepare test test-slurm lint bench
+.PHONY: help setup music demo train evaluate table sweep agent prepare report embed search serve slurm slurm-train slurm-prepare slurm-embed test test-slurm lint bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -70,7 +83,8 @@ help: ## list the targets
 	@echo 'make sweep SWEEP=grid|random|bayes [DATA=... and the rest as for train], make agent SWEEP_ID=... [COUNT=runs]   (docs/sweeps.md)'
 	@echo 'make slurm [JOB=train] [NODES=1] [GPUS=1 per node, 0: a CPU task] [what `make train` takes]'
 	@echo 'make slurm JOB=prepare [PARTS=40] [what `make prepare` takes]'
-	@echo '           for both: [CPUS=8 per task] [TIME=24:00:00] [NAME=of the job] [SBATCH="--partition=... --account=..."]'
+	@echo 'make slurm JOB=embed [PARTS=40] [GPUS=1 for each part, 0: CPUs alone] [what `make embed` takes]'
+	@echo '           for all: [CPUS=8 per task] [TIME=24:00:00] [NAME=of the job] [SBATCH="--partition=... --account=..."]'
 
 setup: .venv/ready ## make the virtual environment .venv
 
@@ -81,6 +95,10 @@ setup: .venv/ready ## make the virtual environment .venv
 	$(PYTHON) -m venv .venv
 	$(install)
 	@touch $@
+
+music: .venv/ready ## find, analyse and embed the music in the folder MUSIC, and serve a page to search it: docs/music.md
+	@test -n '$(MUSIC)' || { echo 'MUSIC is missing: make music MUSIC=DIR, the folder of your music' >&2; exit 1; }
+	$(PY) -m disentangled_ml music 'music=$(MUSIC)' $(ARGS)
 
 demo: shards/demo/index.json ## make the demo corpus and its shards
 
@@ -121,10 +139,10 @@ report: .venv/ready ## make one HTML page of RUN (the newest run; trained when m
 	$(PY) -m disentangled_ml html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
 		$(if $(filter-out file,$(origin MANIFEST)),'manifest=$(MANIFEST)') $(ARGS)
 
-embed: .venv/ready $(if $(from-manifest),$(demo-manifest),$(if $(data-is-demo),shards/demo/index.json)) ## embed the recordings of MANIFEST, or the tracks of DATA, by CHECKPOINT (the newest; trained when missing) into INDEX
+embed: .venv/ready $(to-embed) ## embed the recordings of MANIFEST, or the tracks of DATA, by CHECKPOINT (the newest; trained when missing) into INDEX
 	$(if $(CHECKPOINT),,$(MAKE) train DATA='$(DATA)')
 	$(PY) -m disentangled_ml embed "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
-		$(if $(from-manifest),'manifest=$(MANIFEST)','shards=$(shards)') 'out=$(INDEX)' $(ARGS)
+		$(embedded) $(ARGS)
 
 search: .venv/ready ## search INDEX (embedded when missing) for what is LIKE a track or file, by WEIGHTS="genre=1 mood=.5"; without LIKE: measure how well that works
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
@@ -136,7 +154,7 @@ serve: .venv/ready ## serve a page to search INDEX (embedded when missing) by CH
 	$(PY) -m disentangled_ml serve "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
 		'index=$(INDEX)' $(of-source) $(ARGS)
 
-slurm: slurm-$(JOB) ## submit JOB=train or JOB=prepare to SLURM, see docs/slurm.md
+slurm: slurm-$(JOB) ## submit JOB=train, JOB=prepare or JOB=embed to SLURM, see docs/slurm.md
 
 slurm-train: .venv/ready $(if $(data-is-demo),shards/demo/index.json)
 	@mkdir -p 'runs/$(NAME)/slurm'
@@ -145,12 +163,11 @@ slurm-train: .venv/ready $(if $(data-is-demo),shards/demo/index.json)
 		$(SBATCH) conf/slurm/train.sbatch 'run_name=$(NAME)' $(choices) $(ARGS)
 
 slurm-prepare: .venv/ready $(demo-manifest)
-	@mkdir -p '$(out-logs)'
-	parts=$$($(submit) --job-name='$(NAME)' --output='$(out-logs)/%A_%a.log' --array=1-$(PARTS) \
-		$(SBATCH) conf/slurm/prepare.sbatch $(prepared) $(ARGS)) && \
-	$(submit) --job-name='$(NAME)-merge' --output='$(out-logs)/%j.log' \
-		--dependency=afterok:$${parts%%;*} --kill-on-invalid-dep=yes \
-		$(SBATCH) conf/slurm/prepare.sbatch $(prepared) $(ARGS)
+	$(call submit-parts,prepare,$(out-logs),,$(prepared))
+
+slurm-embed: .venv/ready $(to-embed)
+	@test -n '$(CHECKPOINT)' || { echo 'CHECKPOINT is missing: make slurm JOB=embed CHECKPOINT=FILE.ckpt ...' >&2; exit 1; }
+	$(call submit-parts,embed,$(INDEX)/slurm,$(if $(filter-out 0,$(GPUS)),--gpus-per-node=1),'checkpoint=$(CHECKPOINT)' $(embedded))
 
 test: .venv/ready ## run all tests, in TEST_JOBS processes, one more than there are cores (ARGS="-m 'not slow'": the quick ones)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)

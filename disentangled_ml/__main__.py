@@ -8,6 +8,8 @@ from disentangled_ml.config import TrainConfig
 from disentangled_ml.console import HELP, purpose, run_command
 
 COMMANDS = {  # in the order of the help: the module, whose main is run, and the schema of its keys
+    "music": ("disentangled_ml.commands.music", schemas.MusicConfig),
+    "scan": ("disentangled_ml.commands.scan", schemas.ScanConfig),
     "demo": ("disentangled_ml.commands.demo", schemas.DemoConfig),
     "prepare": ("disentangled_ml.prepare", schemas.PrepareConfig),
     "train": ("disentangled_ml.train", TrainConfig),
@@ -19,7 +21,9 @@ COMMANDS = {  # in the order of the help: the module, whose main is run, and the
     "embed": ("disentangled_ml.commands.embed", schemas.EmbedConfig),
     "search": ("disentangled_ml.commands.search", schemas.SearchConfig),
     "serve": ("disentangled_ml.commands.serve", schemas.ServeConfig),
+    "export": ("disentangled_ml.commands.export", schemas.ExportConfig),
     "listening_results": ("disentangled_ml.commands.listening_results", schemas.ListeningResultsConfig),
+    "fit_weights": ("disentangled_ml.commands.fit_weights", schemas.FitWeightsConfig),
     "human_triplets": ("disentangled_ml.commands.human_triplets", schemas.HumanTripletsConfig),
     "trajectory": ("disentangled_ml.commands.trajectory", schemas.TrajectoryConfig),
     "changes": ("disentangled_ml.commands.changes", schemas.ChangesConfig),

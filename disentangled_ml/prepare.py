@@ -33,8 +33,8 @@ from datamodules.audio.decoding import MISSING_FILE
 from datamodules.corpora.manifest import read_manifest
 from datamodules.corpora.tags import choose_conditions
 from datamodules.shards.index import ShardIndex
-from datamodules.shards.preparation import Part, PreparationSettings, merge_parts, prepare_part, prepare_shards
-from disentangled_ml.commands.schemas import FEATURE_CHOICES, TAGS_OF_MUSICNN
+from datamodules.shards.preparation import PreparationSettings, merge_parts, prepare_part, prepare_shards
+from disentangled_ml.commands.schemas import FEATURE_CHOICES, TAGS_OF_MUSICNN, parse_part
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import output_context
 from disentangled_ml.structures import SPLITS, TEMPO, AudioSettings, Corpus
@@ -103,8 +103,6 @@ def count_reasons(reasons: Iterable[str], what: str = "rejected") -> str:
 
 def main(config: DictConfig) -> None:
     part = parse_part(config.part)
-    if part and config.merge:
-        raise ConfigError(f"part={config.part} and merge=true are two steps: make all parts first, then merge")
     corpus, out, workers = build_corpus(config), Path(config.out), config.workers or os.cpu_count() or 1
     settings = PreparationSettings(
         audio=AudioSettings(**config.audio),
@@ -128,20 +126,6 @@ def main(config: DictConfig) -> None:
             log_summary(merge_parts(corpus, out, settings), corpus.notes)
         else:
             log_summary(prepare_shards(corpus, out, settings, workers), corpus.notes)
-
-
-def parse_part(text: str | None) -> Part | None:
-    """Parse ``3/40``. Raises ConfigError if it is no number from 1 to the number of parts.
-
-    >>> parse_part("3/40")
-    Part(number=3, count=40)
-    """
-    if text is None:
-        return None
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ConfigError(f"part={text} is not legal: give part=1/40 to part=40/40")
-    return Part(int(number), int(count))
 
 
 def log_summary(index: ShardIndex, notes: Iterable[str]) -> None:

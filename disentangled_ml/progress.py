@@ -53,7 +53,7 @@ class ProgressLines:
         """Count what was done; show a line if the last one is long ago."""
         self.done += n
         if time.monotonic() - self.shown >= SECONDS:
-            self.show()
+            self.show(self.time_left())
 
     def close(self, note: str = "") -> None:
         """Show the last line, with a note."""
@@ -65,6 +65,23 @@ class ProgressLines:
         if not self.disable:
             of = f" of {self.total:,}" if self.total is not None else ""
             sys.stderr.write(f"{self.desc}: {self.done:,}{of}, {self.shown - self.since:.0f} s{note}\n")
+
+    def time_left(self) -> str:
+        """Return how long the rest takes at the speed so far, as part of a line; nothing where that is not known."""
+        if not self.total or not 0 < self.done < self.total:
+            return ""
+        return f", about {duration((time.monotonic() - self.since) / self.done * (self.total - self.done))} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, as long as it is to be waited.
+
+    >>> duration(42.4), duration(600), duration(3 * 3600 + 120)
+    ('42 s', '10 min', '3.0 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6_000 else f"{seconds / 3600:.1f} h"
 
 
 Progress = tqdm | ProgressLines

@@ -52,7 +52,7 @@ from disentangled_ml.network.masks import disjoint_blocks
 from disentangled_ml.network.model import ConditionalSimilarityNetwork, embed_in_passes
 from disentangled_ml.objective.conditions import Condition, TempoCondition
 from disentangled_ml.progress import show_progress
-from disentangled_ml.structures import SPLITS, TRACK, Member, requested_starts
+from disentangled_ml.structures import SPLITS, TRACK, AudioSettings, Member, requested_starts
 
 # Systems of which nothing is trained, and which have no checkpoint.
 UNTRAINED = (*BASELINES, TAGS_ALONE)
@@ -243,9 +243,13 @@ def load_network_system(
 
     Raises:
         ValueError: if it is no checkpoint of this project.
-        ConfigError: if the shards were prepared otherwise than those it was trained on.
+        ConfigError: if the shards were prepared otherwise than those it was trained on, or are not known.
     """
     model = load_model(checkpoint, choose_device(accelerator))
+    if index is None and not model.shards:
+        raise ConfigError(
+            f"{checkpoint} is an exported model, which does not tell what it was trained on: give shards=DIR"
+        )
     index = index or ShardIndex.read(model.shards)
     if index.audio != model.audio:
         raise ConfigError(f"{index.root} was prepared with {index.audio}, the checkpoint with {model.audio}")
@@ -253,7 +257,7 @@ def load_network_system(
 
 
 def fit_tags(index: ShardIndex) -> tuple[ConditionalSimilarityNetwork, dict[str, list[str]]]:
-    """Make the network of musicnn's tags: standardised over the windows of the training tracks of some shards, nothing trained.
+    """Make the network of musicnn's tags of some shards: standardised over the windows of the training tracks, nothing trained.
 
     Its conditions are those that the shards' features have tags for, whatever the shards have labels of, and tempo.
 
@@ -271,22 +275,39 @@ def fit_tags(index: ShardIndex) -> tuple[ConditionalSimilarityNetwork, dict[str,
     if not index.count("train"):
         raise ShardsError(f"{index.root} has no train tracks: check the manifest's split column")
     musicnn.require(index.features)
-    found = {name: musicnn.tag_model(name, index.features) for name in musicnn.CONDITION_TAGS}
-    models = {name: model for name, model in found.items() if model is not None}
     if others := without_tags(index, index.features):
         logger.warning(
             "musicnn has no tags for %s of %s: the model has no such conditions", ", ".join(others), index.root
         )
+    return fit_tag_network(read_features(index, "train"), index.audio, index.features)
+
+
+def fit_tag_network(
+    windows: Iterable[Tensor], audio: AudioSettings, networks: Sequence[str]
+) -> tuple[ConditionalSimilarityNetwork, dict[str, list[str]]]:
+    """Make the network of musicnn's tags, whose logits are standardised over some windows; nothing is trained.
+
+    Args:
+        windows: Features (n, F) of tracks, in float32; one at least.
+        audio: Of the spectrograms that it will read.
+        networks: Of musicnn, whose features these are.
+
+    Returns: The network, in evaluation mode, and the tags of each condition but tempo, in order.
+
+    Raises: MissingPackage: if musicnn's package is not installed.
+    """
+    found = {name: musicnn.tag_model(name, networks) for name in musicnn.CONDITION_TAGS}
+    models = {name: model for name, model in found.items() if model is not None}
     rows = {name: musicnn.tag_rows(name, model) for name, model in models.items()}
     tags = {name: [musicnn.TAGS[models[name]][row] for row in rows[name]] for name in models}
-    network = make_tags_network(tags, index.audio, index.features)
+    network = make_tags_network(tags, audio, networks)
     columns = torch.arange(len(network.head.bias)).split([len(own) for own in tags.values()])
     for (name, model), own in zip(models.items(), columns, strict=True):
-        trained, place = musicnn.network(model), index.features.index(model) * FEATURE_SIZE
+        trained, place = musicnn.network(model), list(networks).index(model) * FEATURE_SIZE
         network.head.weight[place : place + FEATURE_SIZE, own] = trained.tag_weight[:, rows[name]]
         network.head.bias[own] = trained.tag_bias[rows[name]]
     n_windows, moments = 0, torch.zeros(2, len(network.head.bias), dtype=torch.float64)
-    for features in read_features(index, "train"):
+    for features in windows:
         logits = network.head.logits(features).double()
         n_windows += len(logits)
         moments += torch.stack([logits.sum(0), logits.square().sum(0)])

@@ -199,8 +199,8 @@ def _by_madmom(excerpts: Sequence[np.ndarray]) -> list[np.ndarray]:
 ESTIMATORS = {"torch": _by_torch, "madmom": _by_madmom}  # what runs the networks
 
 
-def excerpt_of(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Cut out what the tempo is estimated of: the middle ``MAX_SECONDS``; nothing of less than ``MIN_SECONDS``.
+def excerpt_of(waveform: np.ndarray, sample_rate: int, most_seconds: float = MAX_SECONDS) -> np.ndarray:
+    """Cut out what the tempo is estimated of: the middle ``most_seconds``; nothing of less than ``MIN_SECONDS``.
 
     Shape: waveform (n,), full scale 1; returns (samples,) int16 at 44,100 Hz.
 
@@ -209,7 +209,7 @@ def excerpt_of(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """
     if len(waveform) < MIN_SECONDS * sample_rate:
         return NOTHING
-    surplus = max(0, len(waveform) - int(MAX_SECONDS * sample_rate))
+    surplus = max(0, len(waveform) - int(most_seconds * sample_rate))
     middle = waveform[surplus // 2 : len(waveform) - (surplus - surplus // 2)]
     samples = resample(middle, sample_rate, SAMPLE_RATE)
     return (np.clip(samples, -1.0, 1.0) * INT16_RANGE).astype(np.int16)

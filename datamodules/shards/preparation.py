@@ -29,6 +29,7 @@ from datamodules.shards.copies import find_copies, former_copies, read_sounds, s
 from datamodules.shards.estimates import estimated_entry
 from datamodules.shards.index import INDEX_NAME, Shard, ShardIndex, ShardsError, labels_name
 from datamodules.shards.origin import Origin, Outcome, results_of, with_origins
+from datamodules.shards.parts import UNDIVIDED, Part, describe_missing, note_division
 from datamodules.shards.plan import ShardPlan, plan_shards, read_members, rows_digest, unusable_rows, usable_rows
 from datamodules.shards.resumable import Batch, BatchStore, usable, work_through
 from datamodules.shards.tar import FEATURES_MEMBER, WrittenShard, write_shard
@@ -49,22 +50,10 @@ from disentangled_ml.structures import (
 )
 
 NOTES, PLAN = ".prepare", "plan"
-PARTS = "parts.json"  # of the last run's division
 # At most, besides a whole shard: of more, the corpus is read again.
 RECORDS_HELD = 100_000
 NO_TEMPO = "no tempo: no beat was found, or one too weak to have a tempo"
-SHOWN = 5  # missing shards that an error names
 logger = logging.getLogger(__name__)
-
-
-class Part(NamedTuple):
-    """The share of the work that one process does: part ``number`` (from 1) of ``count``."""
-
-    number: int
-    count: int
-
-
-UNDIVIDED = Part(1, 1)
 
 
 @dataclass(frozen=True)
@@ -371,8 +360,8 @@ def prepare_part(
     plan = plan_shards(corpus, settings.content(), settings.tracks_per_shard)
     store, batches = ShardStore(out, plan), plan.batches()
     store.claim()
-    write_json(store.folder / PARTS, {"parts": part.count})
-    own, n_made = range(part.number - 1, len(batches), part.count), 0
+    note_division(store.folder, part)
+    own, n_made = part.of(len(batches)), 0
     with (
         Workers(workers, partial(prepare_group, settings=settings)) as pool,
         show_progress(total=sum(batches[shard].size for shard in own), unit="track", desc="prepare") as progress,
@@ -406,13 +395,10 @@ def merge_parts(corpus: Corpus, out: Path, settings: PreparationSettings) -> Sha
     # What fails each time, as a recording that crashes its decoder, must not keep the parts from being merged.
     missing = [number for number, (batch, rows) in enumerate(every) if not store.is_kept(batch, rows, retry=False)]
     if missing:
-        parts = read_object(store.folder / PARTS).get("parts")
-        parts = parts if type(parts) is int and parts > 0 else 1
-        names = [plan.names[number] for number in missing[:SHOWN]] + ["..."] * (len(missing) > SHOWN)
-        wanted = sorted({number % parts + 1 for number in missing})
+        names, parts = describe_missing(store.folder, plan.names, missing)
         raise ShardsError(
-            f"{out} lacks {len(missing)} of {len(plan.names)} shards ({', '.join(names)}): run prepare with "
-            f"part={', '.join(f'{number}/{parts}' for number in wanted)} first, then merge=true again"
+            f"{out} lacks {len(missing)} of {len(plan.names)} shards ({names}): run prepare with part={parts} first, "
+            f"then merge=true again"
         )
     return write_index(corpus, plan, out, settings)
 

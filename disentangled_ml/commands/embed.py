@@ -3,6 +3,8 @@
 Repeat the command to resume an interrupted one, or when the manifest, a recording or the shards have changed: what changed is
 embedded anew, and a server that has DIR open takes up the new catalogue once it is whole. DIR/rejected.csv lists the rejected tracks
 with the reasons. Then search: ``disentangled search index=DIR like=TRACK_ID``.
+To divide the work among processes or machines that share DIR, run the command with part=1/40, part=2/40, ..., in any order,
+then once with merge=true.
 """
 
 import csv
@@ -17,15 +19,18 @@ from omegaconf import DictConfig
 from datamodules.audio import musicnn
 from datamodules.corpora.manifest import read_manifest
 from datamodules.shards.index import ShardIndex
+from datamodules.shards.parts import UNDIVIDED, Part
+from datamodules.shards.resumable import Batch
+from disentangled_ml.commands.schemas import parse_part
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import locked, output_context, writable
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.search.assembly import assemble, write_npz
-from disentangled_ml.search.build import EmbeddedStore, embed_manifest, embed_shards
+from disentangled_ml.search.build import EmbeddedStore, embed_manifest, embed_shards, merge_manifest, merge_shards
 from disentangled_ml.search.catalogue import INDEX, EmbeddedCatalogue, read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.search.parquet import require_pyarrow, write_parquet
-from disentangled_ml.structures import SPLITS
+from disentangled_ml.structures import SPLITS, Corpus
 
 ALL_TRAIN, ALL_TEST = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)  # shares for rows of a manifest without a split
 logger = logging.getLogger("embed")
@@ -38,27 +43,54 @@ def main(config: DictConfig) -> None:
     parquet = None if config.parquet is None else writable(config.parquet, "parquet", "parquet")
     if parquet is not None:
         require_pyarrow()  # before anything long begins
-    embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
-    if config.shards is not None:
-        index = ShardIndex.read(config.shards)
-    else:
-        musicnn.require(embedder.network.features)
-        corpus = read_manifest(Path(config.manifest), ALL_TRAIN, unknown_values=config.unknown_values)
-        if config.split:
-            check_splits(Path(config.manifest), config.split)
+    # Nothing is embedded when parts are merged.
+    embedder = Embedder(config.checkpoint, choose_device("cpu" if config.merge else config.accelerator))
+    source = read_source(config, embedder)
     store = EmbeddedStore(out, embedder.model.fingerprint, config.manifest or config.shards)
-    store.claim()
-    with output_context(out), locked(out):
-        if config.shards is not None:
-            batches = embed_shards(embedder, index, store, [config.split] if config.split else SPLITS)
-        else:
-            batches = embed_manifest(embedder, corpus, store, config.split, config.workers or os.cpu_count() or 1)
-        assemble(out, embedder, store, batches, config.approximate)
-        if npz is not None:
-            write_npz(npz, out)
-        if parquet is not None:
-            write_parquet(parquet, read_catalogue(out))
-    show_summary(read_catalogue(out), () if config.shards is not None else corpus.notes)
+    if config.merge:
+        store.check()
+    else:
+        store.claim()
+    with output_context(out):
+        if part := parse_part(config.part):
+            embed(embedder, source, store, config, part)
+            done = "is embedded; when all parts are, run the command with merge=true instead"
+            logger.info("%s: part %s %s", out, config.part, done)
+            return
+        with locked(out):
+            batches = embed(embedder, source, store, config, UNDIVIDED)
+            assemble(out, embedder, store, batches, config.approximate)
+            if npz is not None:
+                write_npz(npz, out)
+            if parquet is not None:
+                write_parquet(parquet, read_catalogue(out))
+    show_summary(read_catalogue(out), source.notes if isinstance(source, Corpus) else ())
+
+
+def read_source(config: DictConfig, embedder: Embedder) -> Corpus | ShardIndex:
+    """Read which recordings there are. Raises ConfigError or ManifestError if they cannot be embedded as they are."""
+    if config.shards is not None:
+        return ShardIndex.read(config.shards)
+    musicnn.require(embedder.network.features)
+    manifest = Path(config.manifest)
+    corpus = read_manifest(manifest, ALL_TRAIN, unknown_values=config.unknown_values)
+    if config.split:
+        check_splits(manifest, config.split)
+    return corpus
+
+
+def embed(
+    embedder: Embedder, source: Corpus | ShardIndex, store: EmbeddedStore, config: DictConfig, part: Part
+) -> list[Batch]:
+    """Embed a part, or check before a merge that all parts are embedded; return its batches, or all."""
+    if isinstance(source, ShardIndex):
+        splits = [config.split] if config.split else SPLITS
+        if config.merge:
+            return merge_shards(source, store, splits)
+        return embed_shards(embedder, source, store, splits, part)
+    if config.merge:
+        return merge_manifest(source, store, config.split)
+    return embed_manifest(embedder, source, store, config.split, config.workers or os.cpu_count() or 1, part)
 
 
 def check_splits(manifest: Path, split: str) -> None:

@@ -3,10 +3,12 @@
 A field says its type and limits. Its default, unit and meaning stand in ``conf/NAME.yaml``.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.shards.parts import Part
 from disentangled_ml.config.errors import ConfigError
 from disentangled_ml.config.fields import OPEN_KEYS, at_least, between, one_of
 from disentangled_ml.config.loading import Arguments, check_key, group_choices, load_group, merge
@@ -19,6 +21,34 @@ ESTIMATORS = ("torch", "madmom")
 FEATURE_CHOICES = {"none": (), "musicnn": ("msd",), "musicnn_mtt": ("mtt",), "musicnn_both": ("msd", "mtt")}
 TAGS_OF_MUSICNN = "musicnn"  # value of tags
 OF_MANIFESTS = ("manifest", "split_shares", "unknown_values")  # keys of prepare that data sets have no use for
+
+
+def parse_part(text: str | None) -> Part | None:
+    """Parse ``3/40``. Raises ConfigError if it is no number from 1 to the number of parts.
+
+    >>> parse_part("3/40")
+    Part(number=3, count=40)
+    """
+    if text is None:
+        return None
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"part={text} is not legal: give part=1/40 to part=40/40")
+    return Part(int(number), int(count))
+
+
+def check_steps(part: str | None, merge: bool) -> None:
+    """Check that a command makes a part or merges all. Raises ConfigError if it is to do both."""
+    if parse_part(part) and merge:
+        raise ConfigError(f"part={part} and merge=true are two steps: make all parts first, then merge")
+
+
+@dataclass
+class ScanConfig:
+    """The keys of ``disentangled scan``."""
+
+    music: str
+    out: str
 
 
 @dataclass
@@ -157,6 +187,7 @@ class PrepareConfig:
     merge: bool
 
     def check(self) -> None:
+        check_steps(self.part, self.merge)
         shares = self.split_shares
         if not (len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise ConfigError(f"split_shares={list(shares)} must be three shares (train, val, test) that sum to 1")
@@ -250,6 +281,11 @@ class EmbedConfig:
     parquet: str | None
     workers: int | None = between(1, MOST_WORKERS)
     accelerator: str = one_of(*ACCELERATORS)
+    part: str | None
+    merge: bool
+
+    def check(self) -> None:
+        check_steps(self.part, self.merge)
 
 
 @dataclass
@@ -304,11 +340,55 @@ class ServeConfig:
 
 
 @dataclass
+class MusicConfig:
+    """The keys of ``disentangled music``."""
+
+    music: str
+    out: str | None
+    model: str
+    analysed_seconds: float | None = between(3.0, 36_000.0)
+    tempo: str = one_of(*ESTIMATORS, "manifest")
+    tag_share: float = between(0.001, 1.0)
+    workers: int | None = between(1, MOST_WORKERS)
+    accelerator: str = one_of(*ACCELERATORS)
+    page: bool
+    host: str
+    port: int = between(0, 65_535)
+
+
+@dataclass
+class ExportConfig:
+    """The keys of ``disentangled export``."""
+
+    checkpoint: str
+    out: str
+    license: str
+    program: bool
+
+    def check(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            raise ConfigError(
+                f"license={self.license} is no name as Hugging Face has them: give one as cc-by-4.0, or other"
+            )
+
+
+@dataclass
 class ListeningResultsConfig:
     """The keys of ``disentangled listening_results``."""
 
     listening_test: str
     out: str | None
+
+
+@dataclass
+class FitWeightsConfig:
+    """The keys of ``disentangled fit_weights``."""
+
+    listening_test: str
+    index: str
+    asked: str
+    out: str | None
+    seed: int = between(0, MOST_SEED)
 
 
 @dataclass

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from disentangled_ml.evaluation.listed_triplets import EmbeddingTable, find_rows, space_distances, without_nan
 from disentangled_ml.evaluation.metrics import triplet_accuracy
+from disentangled_ml.evaluation.weight_fit import fit_logistic
 from disentangled_ml.objective.losses import with_track
 from disentangled_ml.structures import TRACK, ListedTriplet
 
@@ -142,14 +142,8 @@ def fit_fold(difference: np.ndarray) -> np.ndarray:
     [1.0, 0.0]
     """
     scaled = difference / max(np.abs(difference).max(), np.finfo(float).tiny)
-
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        logit = scaled @ weights
-        gradient = -(scaled * np.exp(-np.logaddexp(0, logit))[:, None]).mean(axis=0)  # exp(...) is sigmoid(-logit)
-        return np.logaddexp(0, -logit).mean() + RIDGE / 2 * weights @ weights, gradient + RIDGE * weights
-
-    n = difference.shape[1]
-    weights = minimize(loss, np.ones(n), jac=True, method="L-BFGS-B", bounds=[(0, None)] * n).x
+    outcome = np.stack([np.ones(len(scaled)), np.zeros(len(scaled))], 1)
+    weights = fit_logistic(scaled, outcome, RIDGE, np.ones(difference.shape[1]))
     return weights / weights.sum() if weights.sum() > 0 else weights
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints to networks, without Lightning: what inference needs.
+"""Checkpoints, or what ``export`` made of them, to networks, without Lightning: what inference needs.
 
 from disentangled_ml.network.checkpoint import load_network
 
@@ -19,6 +19,7 @@ import torch
 from disentangled_ml.chunks import FEATURE_NETWORKS, FEATURE_SIZE
 from disentangled_ml.limits import AUDIO_LIMITS
 from disentangled_ml.network.backbones import BACKBONES
+from disentangled_ml.network.exported import fingerprint_of, read_exported
 from disentangled_ml.network.feature_head import FeatureHead
 from disentangled_ml.network.frontends import FRONTENDS
 from disentangled_ml.network.masks import MASKS, GroupMasks
@@ -42,7 +43,7 @@ class ModelDescription:
     """What must be known of a model to use its embeddings.
 
     Attributes:
-        fingerprint: sha256 of the checkpoint file.
+        fingerprint: sha256 of the checkpoint file, also of a model that was exported from it.
         condition_names: In the order of the masks.
         masks: (C, D) float32.
         audio: How its recordings become spectrograms.
@@ -64,7 +65,7 @@ class TrainedModel(ModelDescription):
 
     Attributes:
         network: In evaluation mode.
-        shards: Folder that it was trained on.
+        shards: Folder that it was trained on; empty for an exported model, which does not tell.
     """
 
     network: ConditionalSimilarityNetwork
@@ -208,11 +209,15 @@ def network_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint of this project without unpickling anything but tensors and plain values.
+    """Load a checkpoint of this project, a file or an exported folder, without unpickling anything but tensors and plain values.
 
     Raises:
         ValueError: if it is missing, damaged, or another program's.
     """
+    if path.is_dir():
+        checkpoint = read_exported(path)
+        check_parts(path, checkpoint)
+        return checkpoint
     if not path.is_file():
         raise ValueError(f"checkpoint {path} does not exist: runs keep theirs in RUN/checkpoints/")
     try:
@@ -309,12 +314,12 @@ def network_from(checkpoint: dict[str, Any], path: str | Path = "in memory") -> 
 
 
 def load_network(path: str | Path) -> ConditionalSimilarityNetwork:
-    """Rebuild the network of a checkpoint file for inference. Raises ValueError if it is no checkpoint of this project."""
+    """Rebuild the network of a checkpoint for inference. Raises ValueError if it is no checkpoint of this project."""
     return network_from(load_checkpoint(Path(path)), path)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
-    """Load a checkpoint file for use. Raises ValueError if the file is no checkpoint of this project."""
+    """Load a checkpoint, a file or an exported folder, for use. Raises ValueError if it is none of this project."""
     checkpoint = load_checkpoint(Path(path))
     network, data = network_from(checkpoint, path), checkpoint["config"]["data"]
     return TrainedModel(
@@ -330,7 +335,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> TrainedM
 
 
 def fingerprint(path: Path) -> str:
-    """Return the sha256 of a checkpoint file. Raises ValueError if it cannot be read."""
+    """Return the sha256 of a checkpoint file, or of that which a folder was exported from. Raises ValueError if it cannot be read."""
+    if path.is_dir():
+        return fingerprint_of(path)
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,6 +5,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -103,23 +104,34 @@ def write_rejected(folder: Path, store: EmbeddedStore, batches: Sequence[Batch])
 
 
 def write_arrays(folder: Path, shape: tuple[int, int], store: EmbeddedStore, batches: Sequence[Batch]) -> str:
-    """Write embeddings (N, D), lines and columns of all tracks; return the digest of them."""
-    columns, row, content = np.empty(shape[0], COLUMNS), 0, hashlib.blake2b(digest_size=8)
-    with open(folder / EMBEDDING, "wb") as arrays, open(folder / TRACKS, "wb") as lines:
-        np.lib.format.write_array_header_1_0(arrays, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    """Write embeddings (N, D), lines and columns of all tracks, a batch at a time; return the digest of them."""
+    content = hashlib.blake2b(digest_size=8)
+    with (
+        open(folder / EMBEDDING, "wb") as arrays,
+        open(folder / TRACKS, "wb") as lines,
+        open(folder / COLUMNS_FILE, "wb") as columns,
+    ):
+        write_header(arrays, np.dtype("<f4"), shape)
+        write_header(columns, COLUMNS, shape[:1])
         for batch in show_progress(batches, unit="batch", desc="assemble"):
             embedded = store.read_finished(batch)
             rows = embedded.embedding.astype("<f4").tobytes()
             arrays.write(rows)
             content.update(rows)
+            values = []
             for track in embedded.tracks:
                 line = as_json(track.as_plain()).encode() + b"\n"
-                columns[row] = column_values(track, lines.tell())
+                values.append(column_values(track, lines.tell()))
                 lines.write(line)
                 content.update(line)
-                row += 1
-    np.save(folder / COLUMNS_FILE, columns, allow_pickle=False)
+            columns.write(np.array(values, COLUMNS).tobytes())
     return content.hexdigest()
+
+
+def write_header(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Write what a ``.npy`` file begins with, whose rows follow."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def write_index(folder: Path, masks: np.ndarray) -> None:

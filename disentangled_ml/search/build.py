@@ -4,10 +4,14 @@ A batch is some hundred rows of a manifest, or one tar of shards. It is embedded
 ``DIR/pieces/NAME.npz``, with the fingerprint of the model and of what it was made of. When all batches are there a new state of the
 catalogue is assembled from them (assembly.py). They stay: a manifest that has grown costs only its new rows, and recordings or
 shards that have changed cost only their batches.
+
+Which batches there are follows from the manifest or the shards alone, so that processes on several machines can embed a part each
+(parts.py). None of them holds the rows of a manifest: it is read once to number them, and once for the rows of the part.
 """
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -22,7 +26,9 @@ from datamodules.batches.cutting import cut_group
 from datamodules.batches.streams import Source
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.origin import Origin, results_of
-from datamodules.shards.resumable import Batch, BatchStore, counted, usable, work_through
+from datamodules.shards.parts import UNDIVIDED, Part, describe_missing, note_division
+from datamodules.shards.plan import CHANGED
+from datamodules.shards.resumable import Batch, BatchStore, Rows, counted, usable, work_through
 from datamodules.shards.tar import ShardSlice, read_samples, sample_context
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import as_json, atomic_write
@@ -35,6 +41,7 @@ from disentangled_ml.search.catalogue import (
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import (
     DUPLICATE,
+    UNKNOWN,
     Corpus,
     Rejected,
     TrackInfo,
@@ -65,6 +72,7 @@ class EmbeddedStore(BatchStore):
 
     FOLDER, CLAIM = "pieces", "model.json"
     ERROR = CatalogueError
+    UNCLAIMED = "embed the parts first; if they are embedded, delete {out}"
     ANOTHER: ClassVar[dict[str, str]] = {
         "model": "embeddings of another checkpoint (sha256 {owner:.12}..., not {job:.12}...)",
         "source": "embeddings of {owner}, not of {job}",
@@ -103,25 +111,62 @@ class EmbeddedStore(BatchStore):
         return EmbeddedBatch(embedding, tracks, rejected, origins) if is_whole else None
 
 
-def manifest_batches(corpus: Corpus, split: str | None) -> Iterator[tuple[Batch, list[TrackRecord | Rejected]]]:
-    """Divide the rows of a corpus into batches, in reading order; a repeated track is rejected."""
-    seen: set[int] = set()
+class RowPlan(NamedTuple):
+    """Which rows of a manifest are embedded: how many, and the numbers of those whose track is in a row above."""
 
-    def rows() -> Iterator[TrackRecord | Rejected]:
-        for row in corpus.rows():
-            if isinstance(row, Rejected):
-                yield row
-            elif split is None or row.split == split:
-                key = name_code(row.track_id)
-                row = row._replace(path=str(Path(row.path).absolute()))  # wherever the command is run
-                yield Rejected(row.track_id, row.path, DUPLICATE) if key in seen else row
-                seen.add(key)
+    n_rows: int
+    repeated: frozenset[int]
 
-    remaining, number = rows(), 0
-    while part := list(islice(remaining, ROWS_PER_BATCH)):
-        digest = hashlib.sha256(repr([row_content(row) for row in part]).encode()).hexdigest()
-        yield Batch(f"rows-{number:06d}", len(part), digest), part
-        number += 1
+    def batches(self, part: Part = UNDIVIDED) -> dict[int, Batch]:
+        """Return the batches of a part by their number, without digests."""
+        numbers = part.of(-(-self.n_rows // ROWS_PER_BATCH))
+        return {n: Batch(f"rows-{n:06d}", min(ROWS_PER_BATCH, self.n_rows - n * ROWS_PER_BATCH)) for n in numbers}
+
+
+def plan_rows(corpus: Corpus, split: str | None) -> RowPlan:
+    """Number the rows of a corpus, holding 8 bytes of each."""
+    codes = array("q")
+    for row in rows_of(corpus, split):
+        codes.append(UNKNOWN if isinstance(row, Rejected) else name_code(row.track_id))
+    keys = np.asarray(codes)
+    # Stable: the row that is read first comes first.
+    order = np.argsort(keys, kind="stable")
+    is_repeated = (keys[order[1:]] == keys[order[:-1]]) & (keys[order[1:]] != UNKNOWN)
+    return RowPlan(len(keys), frozenset(order[1:][is_repeated].tolist()))
+
+
+def rows_of(corpus: Corpus, split: str | None) -> Iterator[TrackRecord | Rejected]:
+    return (row for row in corpus.rows() if isinstance(row, Rejected) or split is None or row.split == split)
+
+
+def manifest_batches(
+    corpus: Corpus, split: str | None, plan: RowPlan, part: Part = UNDIVIDED
+) -> Iterator[tuple[Batch, list[TrackRecord | Rejected]]]:
+    """Read the batches of a part in reading order; a repeated track is rejected.
+
+    Raises:
+        CatalogueError: if the corpus has other rows than when it was planned.
+    """
+    rows, n_read = rows_of(corpus, split), 0
+    for number, batch in plan.batches(part).items():
+        first = number * ROWS_PER_BATCH
+        own = list(islice(rows, first - n_read, first - n_read + batch.size))
+        n_read = first + batch.size
+        if len(own) < batch.size:
+            raise CatalogueError(CHANGED)
+        own = [prepared_row(row, place in plan.repeated) for place, row in enumerate(own, first)]
+        digest = hashlib.sha256(repr([row_content(row) for row in own]).encode()).hexdigest()
+        yield batch._replace(digest=digest), own
+    if n_read + sum(1 for _ in rows) != plan.n_rows:
+        raise CatalogueError(CHANGED)
+
+
+def prepared_row(row: TrackRecord | Rejected, is_repeated: bool) -> TrackRecord | Rejected:
+    """Return a row with the path of its recording wherever the command is run; rejected if its track is in a row above."""
+    if isinstance(row, Rejected):
+        return row
+    path = str(Path(row.path).absolute())
+    return Rejected(row.track_id, path, DUPLICATE) if is_repeated else row._replace(path=path)
 
 
 def row_content(row: TrackRecord | Rejected) -> tuple:
@@ -130,18 +175,51 @@ def row_content(row: TrackRecord | Rejected) -> tuple:
 
 
 def embed_manifest(
-    embedder: Embedder, corpus: Corpus, store: EmbeddedStore, split: str | None, workers: int
+    embedder: Embedder, corpus: Corpus, store: EmbeddedStore, split: str | None, workers: int, part: Part = UNDIVIDED
 ) -> list[Batch]:
-    """Embed the recordings of a manifest; return its batches in order, all of them finished."""
-    model, batches = embedder.model, [batch for batch, _ in manifest_batches(corpus, split)]
+    """Embed the recordings of a part of a manifest; return its batches in order, all of them finished."""
+    model, plan = embedder.model, plan_rows(corpus, split)
+    note_division(store.folder, part)
     work = partial(cut_group, audio=model.audio, source=embedder.source, frames=model.chunk_frames)
-    total = sum(batch.size for batch in batches)
+    total = sum(batch.size for batch in plan.batches(part).values())
+    batches: list[Batch] = []
+
+    def noted() -> Iterator[tuple[Batch, Rows]]:
+        for batch, rows in manifest_batches(corpus, split, plan, part):
+            batches.append(batch)
+            yield batch, rows
+
     with Workers(workers, work) as pool, show_progress(total=total, unit="track", desc="embed") as progress:
-        for batch, rows, outcomes in work_through(manifest_batches(corpus, split), store, pool, progress):
+        for batch, rows, outcomes in work_through(noted(), store, pool, progress):
             origins: list[Origin | None] = []
             embedded = embed_batch(embedder, map(with_record, rows, results_of(outcomes, origins)))
             store.save(batch, embedded._replace(origins=origins))
     return batches
+
+
+def merge_manifest(corpus: Corpus, store: EmbeddedStore, split: str | None) -> list[Batch]:
+    """Return the batches of all parts of a manifest in order.
+
+    Raises:
+        CatalogueError: naming those that are not there, or not as the rows and recordings are now, and the parts that make them.
+    """
+    batches, missing = [], []
+    for number, (batch, rows) in enumerate(manifest_batches(corpus, split, plan_rows(corpus, split))):
+        batches.append(batch)
+        # What fails each time, as a recording that crashes its decoder, must not keep the parts from being merged.
+        if not store.is_kept(batch, rows, retry=False):
+            missing.append(number)
+    check_all_there(store, batches, missing)
+    return batches
+
+
+def check_all_there(store: EmbeddedStore, batches: Sequence[Batch], missing: Sequence[int]) -> None:
+    if missing:
+        names, parts = describe_missing(store.folder, [batch.name for batch in batches], missing)
+        raise CatalogueError(
+            f"{store.out} lacks {len(missing)} of {len(batches)} batches ({names}): run embed with part={parts} first, "
+            f"then merge=true again"
+        )
 
 
 def with_record(row: TrackRecord | Rejected, result: np.ndarray | Rejected) -> Chunks | Rejected:
@@ -151,8 +229,24 @@ def with_record(row: TrackRecord | Rejected, result: np.ndarray | Rejected) -> C
     return CatalogueTrack(row.track_id, row.artist, row.path, dict(row.labels), row.section, row.metadata), result
 
 
-def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, splits: Sequence[str]) -> list[Batch]:
-    """Embed splits of shards; return the batches in order, all finished.
+def shard_batches(index: ShardIndex, splits: Sequence[str]) -> list[tuple[Batch, Shard]]:
+    """Return the batches of splits of shards in order, a tar each."""
+    shards = [shard for split in splits for shard in index.splits[split]]
+    # An old index has no digests of its shards.
+    digests = [shard.digest or f"{index.fingerprint()} {shard.file}" for shard in shards]
+    if thresholds := index.thresholds():
+        # What labels the tracks get depends on them too.
+        digests = [f"{digest} {stable_hash(as_json(thresholds)):x}" for digest in digests]
+    batches = [
+        Batch(Path(shard.file).stem, shard.samples, digest) for shard, digest in zip(shards, digests, strict=True)
+    ]
+    return list(zip(batches, shards, strict=True))
+
+
+def embed_shards(
+    embedder: Embedder, index: ShardIndex, store: EmbeddedStore, splits: Sequence[str], part: Part = UNDIVIDED
+) -> list[Batch]:
+    """Embed a part of splits of shards; return its batches in order, all finished.
 
     Raises:
         CatalogueError: if they do not fit the network.
@@ -165,18 +259,11 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, sp
         source = Source(index, [], embedder.source, model.chunk_frames)
     except ShardsError as error:
         raise CatalogueError(f"{error}, or give manifest=CSV") from error
-    shards = [shard for split in splits for shard in index.splits[split]]
-    # An old index has no digests of its shards.
-    digests = [shard.digest or f"{index.fingerprint()} {shard.file}" for shard in shards]
-    if thresholds := index.thresholds():
-        # What labels the tracks get depends on them too.
-        digests = [f"{digest} {stable_hash(as_json(thresholds)):x}" for digest in digests]
-    batches = [
-        Batch(Path(shard.file).stem, shard.samples, digest) for shard, digest in zip(shards, digests, strict=True)
-    ]
-    made = []
-    with show_progress(total=sum(batch.size for batch in batches), unit="track", desc="embed") as progress:
-        for batch, shard in zip(batches, shards, strict=True):
+    note_division(store.folder, part)
+    pairs = shard_batches(index, splits)
+    own, made = [pairs[number] for number in part.of(len(pairs))], []
+    with show_progress(total=sum(batch.size for batch, _ in own), unit="track", desc="embed") as progress:
+        for batch, shard in own:
             finished = store.read(batch)
             if finished is not None and not finished.origins:
                 progress.update(batch.size)
@@ -192,6 +279,17 @@ def embed_shards(embedder: Embedder, index: ShardIndex, store: EmbeddedStore, sp
         for batch in made:
             store.path(batch).unlink()
         raise
+    return [batch for batch, _ in own]
+
+
+def merge_shards(index: ShardIndex, store: EmbeddedStore, splits: Sequence[str]) -> list[Batch]:
+    """Return the batches of all parts of splits of shards in order.
+
+    Raises:
+        CatalogueError: naming those that are not there, or not of the shards as they are now, and the parts that make them.
+    """
+    batches = [batch for batch, _ in shard_batches(index, splits)]
+    check_all_there(store, batches, [number for number, batch in enumerate(batches) if store.read(batch) is None])
     return batches
 
 

@@ -11,7 +11,6 @@ import re
 import numpy as np
 
 from disentangled_ml.search.catalogue import CatalogueTrack
-from disentangled_ml.structures import name_code
 
 DUPLICATE, VERSION = "duplicate", "version"
 SHARE, SAMPLE, SEED = 0.45, 400, 0
@@ -34,25 +33,18 @@ def duplicate_threshold(embedding: np.ndarray) -> float:
     return SHARE * float(np.median(np.sqrt(nearest)))
 
 
-def kind_of(one: CatalogueTrack, other: CatalogueTrack, distance: float, threshold: float) -> str | None:
-    """Return what two tracks are of each other, ``DUPLICATE``, ``VERSION`` or None.
+def identities(track: CatalogueTrack) -> dict[tuple[str, ...], str]:
+    """Return what tells that a track is another one, and which kind each of these makes, surer ones first.
 
-    Args:
-        one: A track.
-        other: The other track.
-        distance: Of their embeddings, over all dimensions.
-        threshold: See ``duplicate_threshold``.
-
-    >>> kind_of(CatalogueTrack("a", None, None, {}), CatalogueTrack("b", None, None, {}), 0.001, 0.1)
-    'duplicate'
+    >>> identities(CatalogueTrack("a", "Abba", None, {}, metadata={"isrc": "X1", "title": "SOS (Live)"}))
+    {('isrc', 'X1'): 'duplicate', ('title', 'abba', 'sos'): 'version'}
     """
-    first, second = one.metadata or {}, other.metadata or {}
-    if distance < threshold or any(first.get(key) and first.get(key) == second.get(key) for key in IDS):
-        return DUPLICATE
-    title = plain_title(first.get("title"))
-    if title and one.artist and name_code(one.artist) == name_code(other.artist):
-        return VERSION if title == plain_title(second.get("title")) else None
-    return None
+    metadata = track.metadata or {}
+    found = {(key, metadata[key]): DUPLICATE for key in IDS if metadata.get(key)}
+    title = plain_title(metadata.get("title"))
+    if title and track.artist:
+        found["title", track.artist.casefold().strip(), title] = VERSION
+    return found
 
 
 def plain_title(title: str | None) -> str:

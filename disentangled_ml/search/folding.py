@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from disentangled_ml.search.catalogue import CatalogueTrack, EmbeddedCatalogue
-from disentangled_ml.search.duplicates import kind_of
+from disentangled_ml.search.duplicates import DUPLICATE, identities
 from disentangled_ml.search.results import Duplicate
 from disentangled_ml.structures import name_code
 
@@ -38,14 +38,23 @@ class Folding:
         self.beyond = {"artist": 0, "album": 0}
         self.folded: dict[int, list[Duplicate]] = {}
         self.of_seeds: list[Duplicate] = []
-        # What a track may be the duplicate of: embedding, track, and where that is listed.
-        self.embeddings: list[np.ndarray] = []
-        self.known: list[tuple[CatalogueTrack, list[Duplicate]]] = []
+        # What a track may be the duplicate of: embeddings, with room for more, and for each where its duplicates are listed.
+        self.embeddings = np.empty((16, catalogue.embedding.shape[1]), np.float32)
+        self.lists: list[list[Duplicate]] = []
+        self.by_identity: dict[tuple[str, ...], list[Duplicate]] = {}
 
     def add_seed(self, embedding: np.ndarray, track: CatalogueTrack | None) -> None:
         """Fold away the duplicates of a seed."""
-        self.embeddings.append(embedding)
-        self.known.append((track or CatalogueTrack("", None, None, {}), self.of_seeds))
+        self.add(embedding, track, self.of_seeds)
+
+    def add(self, embedding: np.ndarray, track: CatalogueTrack | None, duplicates: list[Duplicate]) -> None:
+        """Collect the duplicates of a track, which may be none of the catalogue's, in a list."""
+        if len(self.lists) == len(self.embeddings):
+            self.embeddings = np.concatenate([self.embeddings, np.empty_like(self.embeddings)])
+        self.embeddings[len(self.lists)] = embedding
+        self.lists.append(duplicates)
+        for identity in identities(track) if track is not None else ():
+            self.by_identity.setdefault(identity, duplicates)
 
     def read(self, rows: np.ndarray, k: int) -> list[int]:
         """Read a ranking of rows (R,) to its end, for duplicates of those that are kept; return their places, k at most."""
@@ -60,19 +69,20 @@ class Folding:
         """Keep a track: it counts for its artist and album, and its duplicates are folded into it."""
         self.counts.update([("artist", artist_key(track)), ("album", album_key(track))])
         self.folded[row] = []
-        self.embeddings.append(self.catalogue.embedding[row])
-        self.known.append((track, self.folded[row]))
+        self.add(self.catalogue.embedding[row], track, self.folded[row])
 
     def is_folded(self, row: int, track: CatalogueTrack) -> bool:
-        """Fold a track into the nearest of those that it is a duplicate of, if there is one."""
-        if self.threshold is None or not self.known:
+        """Fold a track into the nearest of those that it is a duplicate of, or else into one that it is a version of."""
+        if self.threshold is None or not self.lists:
             return False
-        distance = np.linalg.norm(np.asarray(self.embeddings) - self.catalogue.embedding[row], axis=1)
-        for place in np.argsort(distance, kind="stable").tolist():
-            other, listed = self.known[place]
-            kind = kind_of(other, track, float(distance[place]), self.threshold)
-            if kind is not None:
-                listed.append(Duplicate(row, track, kind))
+        apart = np.linalg.norm(self.embeddings[: len(self.lists)] - self.catalogue.embedding[row], axis=1)
+        nearest = int(apart.argmin())
+        if apart[nearest] < self.threshold:
+            self.lists[nearest].append(Duplicate(row, track, DUPLICATE))
+            return True
+        for identity, kind in identities(track).items():
+            if identity in self.by_identity:
+                self.by_identity[identity].append(Duplicate(row, track, kind))
                 return True
         return False
 

@@ -119,7 +119,7 @@ def playlist_title(track: CatalogueTrack) -> str:
 
 def results_json(results: Sequence[Result], about: Mapping[str, Any] | None = None) -> str:
     """Return results as JSON: what is known about each track, its distance in all and per condition."""
-    rows = [{**r.track._asdict(), "distance": r.distance, "distances": r.distances} for r in results]
+    rows = [{**r.track.as_plain(), "distance": r.distance, "distances": r.distances} for r in results]
     return json.dumps({**(about or {}), "results": rows}, indent=1) + "\n"
 
 
@@ -136,10 +136,11 @@ def results_csv(results: Sequence[Result]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *(f"distance_{name}" for name in names)])
-    for rank, (_, track, distance, distances) in enumerate(results, start=1):
+    for rank, result in enumerate(results, start=1):
+        track, distances = result.track, result.distances
         metadata = track.metadata or {}
         about = (track.track_id, track.path, track.artist, metadata.get("title"), metadata.get("album"))
-        writer.writerow([rank, *about, track.labels.get(TEMPO), distance, *(distances[name] for name in names)])
+        writer.writerow([rank, *about, track.labels.get(TEMPO), result.distance, *(distances[name] for name in names)])
     return text.getvalue()
 
 

@@ -76,11 +76,12 @@ def check_question(question: Question, condition_names: Sequence[str]) -> None:
     both = [name for name in question.labels if question.seeds_of.get(name)]
     if both:
         raise ValueError(f"{both[0]} has seeds and a label: give one of them")
-    for key in ("seeds", "avoid"):
-        if isinstance(getattr(question, key), str):
-            raise ValueError(
-                f"{key}={getattr(question, key)!r} is one name: give a list of seeds, as [{getattr(question, key)!r}]"
-            )
+    given = {"seeds": question.seeds, "avoid": question.avoid}
+    for key in ("seeds_of", "avoid_of"):
+        given |= {f"{key}.{name}": seeds for name, seeds in getattr(question, key).items()}
+    for key, seeds in given.items():
+        if isinstance(seeds, str):
+            raise ValueError(f"{key}={seeds!r} is one name: give a list of seeds, as [{seeds!r}]")
     for key in ("k", "per_artist", "per_album"):
         value = getattr(question, key)
         if not (value is None and key != "k") and (type(value) is not int or value < 1):

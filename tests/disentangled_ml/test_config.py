@@ -24,6 +24,7 @@ REQUIRED = {
     "train": [],
     "prepare": ["manifest=m.csv", "out=shards/x"],
     "evaluate": ["checkpoint=best.ckpt", "shards=shards/x"],
+    "scan": ["music=music", "out=music.csv"],
     "demo": [],
     "human_triplets": ["checkpoint=best.ckpt", "triplets=t.csv"],
     "tempo_check": ["manifest=m.csv"],
@@ -37,6 +38,7 @@ REQUIRED = {
     "search": ["index=indexes/x"],
     "serve": ["checkpoint=best.ckpt", "index=indexes/x"],
     "listening_results": ["listening_test=listening"],
+    "fit_weights": ["listening_test=listening", "index=indexes/x"],
 }
 
 

@@ -23,9 +23,9 @@ def test_a_long_job_has_a_line_now_and_then(monkeypatch, capsys):
             now[0] += 0.4 * module.SECONDS
             progress.update(10)
     assert capsys.readouterr().err.splitlines() == [
-        "prepare: 30 of 100, 36 s",
-        "prepare: 60 of 100, 72 s",
-        "prepare: 90 of 100, 108 s",
+        "prepare: 30 of 100, 36 s, about 84 s left",
+        "prepare: 60 of 100, 72 s, about 48 s left",
+        "prepare: 90 of 100, 108 s, about 12 s left",
         "prepare: 100 of 100, 120 s",
     ]
 

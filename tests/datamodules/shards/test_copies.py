@@ -16,9 +16,9 @@ from datamodules.corpora.manifest import read_manifest
 from datamodules.shards import workers
 from datamodules.shards.copies import NotedSounds
 from datamodules.shards.index import ShardIndex
+from datamodules.shards.parts import Part
 from datamodules.shards.plan import ShardPlan
 from datamodules.shards.preparation import (
-    Part,
     PreparationSettings,
     ShardStore,
     merge_parts,

@@ -29,9 +29,9 @@ from datamodules.corpora.records import collect
 from datamodules.shards import preparation
 from datamodules.shards import workers as processes
 from datamodules.shards.index import ShardIndex, ShardsError
+from datamodules.shards.parts import Part
 from datamodules.shards.plan import plan_shards
 from datamodules.shards.preparation import (
-    Part,
     PreparationSettings,
     ShardStore,
     merge_parts,

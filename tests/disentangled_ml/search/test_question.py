@@ -7,7 +7,8 @@ import pytest
 
 from disentangled_ml.search import duplicates, explanation, similarity_search
 from disentangled_ml.search.catalogue import CatalogueTrack
-from disentangled_ml.search.duplicates import DUPLICATE, VERSION, kind_of
+from disentangled_ml.search.duplicates import DUPLICATE, VERSION
+from disentangled_ml.search.folding import Folding
 from disentangled_ml.search.question import Question
 from disentangled_ml.search.similarity_search import SimilaritySearch
 from tests.disentangled_ml.catalogues import NAMES, disjoint_masks, track_of, unit_rows, write_catalogue
@@ -67,6 +68,7 @@ def test_one_seed_is_the_plain_search(search):
 
 def test_a_seed_per_condition_is_a_loop_over_all_tracks(search, monkeypatch):
     monkeypatch.setattr(similarity_search, "ROWS_PER_BLOCK", 7)
+    monkeypatch.setattr("disentangled_ml.search.answering.LOOKED_AT", 0)  # so the point alone chooses them
     expected = ranked_by_loop(search, SEEDS, WEIGHTS)
     answer = search.ask(Question(seeds_of=SEEDS, weights=WEIGHTS, k=20, fold_duplicates=False))
     assert rows_of(answer) == [row for _, row in expected][:20]
@@ -125,16 +127,16 @@ def test_the_most_dissimilar_are_the_last(search):
 
 
 def test_tempi_relative_to_the_seed_count_octaves(search):
-    answer = search.ask(Question(seeds=["t50"], tempo_change=(-0.15, -0.05), k=N, fold_duplicates=False))
-    own = track_of(50).labels["tempo"]
-    known = {row: track_of(row).labels.get("tempo") for row in range(N) if row != 50}
+    answer = search.ask(Question(seeds=["t85"], tempo_change=(-0.15, -0.05), k=N, fold_duplicates=False))
+    own = track_of(85).labels["tempo"]
+    known = {row: track_of(row).labels.get("tempo") for row in range(N) if row != 85}
     expected = {
         row
         for row, bpm in known.items()
         if bpm and any(0.85 * own <= bpm * octave <= 0.95 * own for octave in (0.5, 1, 2))
     }
     assert set(rows_of(answer)) == expected
-    assert min(known[row] for row in expected) < own < max(known[row] for row in range(N) if known.get(row))
+    assert any(known[row] < own / 2 for row in expected)
     assert answer.without_tempo == sum(bpm is None for bpm in known.values())
     assert all("tempo" in result.matches for result in answer.results)
 
@@ -210,7 +212,7 @@ def test_duplicates_and_versions_are_folded_into_one_row(tmp_path):
     ("one", "other", "distance", "kind"),
     [
         ({}, {}, 0.199, DUPLICATE),
-        ({}, {}, 0.2, None),
+        ({}, {}, 0.201, None),
         ({"isrc": "A"}, {"isrc": "A"}, 1.0, DUPLICATE),
         ({"isrc": "A"}, {"isrc": "B"}, 1.0, None),
         ({"musicbrainz_recording": "A"}, {"musicbrainz_recording": "A"}, 1.0, DUPLICATE),
@@ -220,10 +222,16 @@ def test_duplicates_and_versions_are_folded_into_one_row(tmp_path):
         ({"title": "(Live)"}, {"title": "(Live)"}, 1.0, None),
     ],
 )
-def test_kinds_of_duplicates(one, other, distance, kind):
-    first, second = (CatalogueTrack(name, "A", None, {}, metadata=m) for name, m in (("a", one), ("b", other)))
-    assert kind_of(first, second, distance, 0.2) == kind
-    assert kind_of(second, first, distance, 0.2) == kind
+def test_kinds_of_duplicates(tmp_path, one, other, distance, kind):
+    tracks = [CatalogueTrack(name, "A", None, {}, metadata=m) for name, m in (("a", one), ("b", other))]
+    embedding = np.zeros((2, 12), np.float32)
+    embedding[1, 3] = distance
+    catalogue = write_catalogue(tmp_path / "two", embedding, tracks=tracks)
+    for first, second in ((0, 1), (1, 0)):
+        folding = Folding(catalogue, threshold=0.2)
+        folding.keep(first, tracks[first])
+        assert folding.is_folded(second, tracks[second]) == (kind is not None)
+        assert [(d.row, d.kind) for d in folding.folded[first]] == ([(second, kind)] if kind else [])
 
 
 def test_the_threshold_is_a_share_of_the_distance_of_nearest_neighbours(monkeypatch):
@@ -248,6 +256,7 @@ def test_a_collapsed_model_folds_nothing(tmp_path):
         ({}, "nothing is asked for: give a seed to be like, or a label"),
         ({"seeds": ["x"]}, "x is no track of"),
         ({"seeds": "t1"}, "seeds='t1' is one name: give a list"),
+        ({"avoid_of": {"mood": "t1"}, "seeds": ["t2"]}, r"avoid_of\.mood='t1' is one name: give a list"),
         ({"seeds": [np.zeros(3)]}, "the query is no embedding"),
         ({"seeds_of": {"genr": ["t1"]}}, r"seeds_of\.genr: the model knows no such condition, only genre, mood, tempo"),
         ({"labels": {"mood": "clam"}}, r"labels\.mood=clam: no track of the catalogue has it; there are calm"),

@@ -23,9 +23,11 @@ import torch
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.tar import read_infos
 from disentangled_ml.files import read_json
+from disentangled_ml.search.catalogue import read_catalogue
 from disentangled_ml.training import slurm
 from disentangled_ml.training.run_folder import RUN_DIR_VARIABLE
 from tests.conftest import write_tiny_shards
+from tests.disentangled_ml.catalogues import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 2
@@ -76,8 +78,8 @@ def submit(tmp_path) -> Iterator[Callable[..., str]]:
         pytest.skip("no SLURM cluster answers sinfo")
     submitted = []
 
-    def submit(template: str, options: list[str], arguments: list[str]) -> str:
-        options = [*options, f"--output={tmp_path}/log", f"--export=ALL,PYTHON={sys.executable}"]
+    def submit(template: str, options: list[str], arguments: list[str], python: object = sys.executable) -> str:
+        options = [*options, f"--output={tmp_path}/log", f"--export=ALL,PYTHON={python}"]
         submitted.append(ask("sbatch", "--parsable", *options, f"conf/slurm/{template}.sbatch", *arguments))
         return submitted[-1]
 
@@ -188,6 +190,44 @@ def test_parts_are_made_by_an_array_and_merged_by_a_job_that_depends_on_it(submi
     assert "broken.wav" in rejected[0]
 
 
+# Stands for the interpreter: the first start of the first part ends its work after a batch, and waits to be killed.
+HALTING = """#!{python}
+import os, signal, sys
+from disentangled_ml.__main__ import main
+from disentangled_ml.search.build import EmbeddedStore
+
+def halt(store, batch, finished, save=EmbeddedStore.save):
+    save(store, batch, finished)
+    if (os.environ.get("SLURM_ARRAY_TASK_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")) == ("1", "0"):
+        signal.pause()
+
+EmbeddedStore.save = halt
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_part_that_is_killed_is_requeued_and_goes_on_and_all_are_merged(submit, tiny_shards, tmp_path):
+    (tmp_path / "python").write_text(HALTING.format(python=sys.executable))
+    (tmp_path / "python").chmod(0o755)
+    out, arguments = tmp_path / "parts", [f"checkpoint={save_checkpoint(tmp_path / 'x.ckpt')}", f"shards={tiny_shards}"]
+    parts = submit("embed", ["--array=1-2", "--time=10"], [*arguments, f"out={out}"], tmp_path / "python")
+    after = [f"--dependency=afterok:{parts}", "--kill-on-invalid-dep=yes", "--time=10"]
+    merge = submit("embed", after, [*arguments, f"out={out}"])
+    first = out / "pieces" / "train-000000.npz"
+    wait_for(first.is_file, START, tmp_path / "log")
+    made = first.stat()
+    ask("scontrol", "requeue", f"{parts}_1")
+    wait_for(lambda: job(merge)["JobState"] == "COMPLETED", HOLD + 2 * START, tmp_path / "log")
+    assert job(f"{parts}_1")["Restarts"] == "1"
+    assert (first.stat().st_ino, first.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+    ask(sys.executable, "-m", "disentangled_ml", "embed", *arguments, f"out={tmp_path}/once", "accelerator=cpu")
+    parted, once = (read_catalogue(tmp_path / name) for name in ("parts", "once"))
+    assert parted.tracks(range(len(parted))) == once.tracks(range(len(once)))
+    np.testing.assert_allclose(parted.embedding, once.embedding, atol=TOLERANCE)
+
+
 def write_catalogue(folder: Path) -> Path:
     """Write recordings of noise, one of them broken, and give their manifest."""
     rows = ["track_id,path,split,genre"]
@@ -260,3 +300,19 @@ def test_make_submits_parts_and_their_merging():
     assert "--output=shards/msd/slurm/%A_%a.log" in corpus
     at = corpus.index("conf/slurm/prepare.sbatch")
     assert corpus[at + 1 : at + 4] == ["data=msd", "corpus.metadata=m", "corpus.audio=a)"]
+
+
+def test_make_submits_parts_to_embed_on_gpus_and_their_merging_on_none():
+    given = ("JOB=embed", "NAME=n", "PARTS=7", "CHECKPOINT=a b.ckpt", "MANIFEST=m.csv", "INDEX=out", "ARGS=split=val")
+    tested, folder, submitted = made(*given, "GPUS=2")
+    assert tested[:3] == ["test", "-n", "a b.ckpt"]
+    assert folder == ["mkdir", "-p", "out/slurm"]
+    array, merge = submitted[: submitted.index("&&")], submitted[submitted.index("&&") :]
+    assert {"--array=1-7", "--gpus-per-node=1", "--output=out/slurm/%A_%a.log"} <= set(array)
+    assert {"--dependency=afterok:${parts%%;*}", "--kill-on-invalid-dep=yes", "--output=out/slurm/%j.log"} <= set(merge)
+    assert not [word for word in merge if word.startswith("--gpus")]
+    arguments = ["checkpoint=a b.ckpt", "manifest=m.csv", "out=out", "split=val"]
+    assert merge[merge.index("conf/slurm/embed.sbatch") + 1 :] == arguments
+    cpus = made(*given, "GPUS=0", "DATA=shards/x")[-1]
+    assert not [word for word in cpus if word.startswith("--gpus")]
+    assert "shards=shards/x" in cpus

@@ -1,0 +1,154 @@
+"""From a folder of music to the search page: ``disentangled music music=DIR``.
+
+It finds the audio files below DIR and reads their tags (a manifest, as ``scan`` writes it), analyses what is new, embeds it and
+serves the page. Nothing in DIR is changed. Repeat the command when files were added, moved or removed: what is known costs nothing
+again; an interrupted run goes on where it was. The model needs neither labels nor training (``model=tags``); with ``model=trained``
+it learns from the genres and moods that the files name, where there are enough. See docs/music.md.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from datamodules.audio import musicnn
+from datamodules.batches.analysis import AnalysisSettings, AnalysisStore
+from datamodules.corpora.folder.scan import STATE, scan_folder
+from datamodules.corpora.folder.state import read_state
+from datamodules.corpora.manifest import read_manifest
+from disentangled_ml.commands import serve
+from disentangled_ml.commands.embed import ALL_TRAIN, show_summary
+from disentangled_ml.commands.schemas import ServeConfig
+from disentangled_ml.commands.tags_model import tags_checkpoint
+from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.files import atomic_write, locked, output_context
+from disentangled_ml.network.checkpoint import choose_device
+from disentangled_ml.search.analysed import (
+    AnalysedCatalogue,
+    AnalysedTrack,
+    analyse_rows,
+    embed_contents,
+    read_windows,
+)
+from disentangled_ml.search.assembly import assemble
+from disentangled_ml.search.catalogue import read_catalogue
+from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.structures import TEMPO, AudioSettings, Corpus, Rejected
+from disentangled_ml.systems import fit_tag_network
+
+MANIFEST, ANALYSES, SHARDS = "manifest.csv", "analyses", "shards"
+# Values of ``model``, and the names of their checkpoints.
+TAGS, TRAINED = "tags", "trained"
+NETWORKS, CHUNK_FRAMES = ("msd", "mtt"), 129  # of the model of tags
+# From so many tracks on that share a tag with others training is better than the tags of musicnn (docs/small_catalogues.md).
+LEAST_LABELLED, LEAST_OF_A_TAG = 80, 5
+logger = logging.getLogger("music")
+
+
+def main(config: DictConfig) -> None:
+    music = Path(config.music).expanduser()
+    if not music.is_dir():
+        raise ConfigError(f"music={config.music} is not a folder: give the one that the music lies in")
+    out = Path(config.out or Path("indexes") / music.resolve().name)
+    out.mkdir(parents=True, exist_ok=True)
+    with output_context(out), locked(out):
+        checkpoint = make_catalogue(config, music, out)
+    if config.page:
+        arguments = [f"checkpoint={checkpoint}", f"index={out}", f"host={config.host}", f"port={config.port}"]
+        serve.main(load_config(ServeConfig, [*arguments, f"accelerator={config.accelerator}"]))
+
+
+def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
+    """Bring the catalogue of a folder up to date; return the checkpoint of its model."""
+    scan_folder(music, out / MANIFEST)
+    digests = {name: track.digest for name, track in read_state(out / f"{MANIFEST}.scan" / STATE).tracks.items()}
+    corpus = read_manifest(out / MANIFEST, ALL_TRAIN)
+    checkpoint = out / f"{config.model}.ckpt" if config.model in (TAGS, TRAINED) else Path(config.model)
+    if config.model == TRAINED and not checkpoint.is_file():
+        train(corpus, out, checkpoint)
+    embedder = None
+    if checkpoint.exists() or config.model != TAGS:
+        embedder = Embedder(checkpoint, choose_device(config.accelerator))
+    store = AnalysisStore(out / ANALYSES, analysis_settings(config, embedder))
+    tracks, rejected = analyse_rows(corpus.rows(), digests, store, config.workers or os.cpu_count() or 1)
+    if embedder is None:
+        write_tags_model(checkpoint, tracks, store)
+        embedder = Embedder(checkpoint, choose_device(config.accelerator))
+    embeddings = embed_contents(embedder, tracks, store, out)
+    catalogue = AnalysedCatalogue(str(out / MANIFEST), tracks, embeddings, store, rejected, config.tag_share)
+    assemble(out, embedder, catalogue, catalogue.batches(), None)
+    show_summary(read_catalogue(out), corpus.notes)
+    for name, count in catalogue.estimated.items():
+        logger.info("%s is estimated, for %s of %s tracks", name, f"{count:,}", f"{len(catalogue.tracks):,}")
+    return checkpoint
+
+
+def analysis_settings(config: DictConfig, embedder: Embedder | None) -> AnalysisSettings:
+    """Return how recordings are analysed: as a model reads them, or, where there is none yet, as that of the tags will."""
+    if embedder is None:
+        musicnn.require(NETWORKS)
+        audio, source, frames = AudioSettings(), "+".join(["mel", *NETWORKS]), CHUNK_FRAMES
+    else:
+        musicnn.require(embedder.network.features)
+        audio, source, frames = embedder.model.audio, embedder.source, embedder.model.chunk_frames
+    return AnalysisSettings(audio, source, frames, config.analysed_seconds, config.tempo)
+
+
+def write_tags_model(path: Path, tracks: Sequence[AnalysedTrack], store: AnalysisStore) -> None:
+    """Write the model of musicnn's tags, standardised over the tracks; it is kept when the folder changes."""
+    settings = store.settings
+    network, tags = fit_tag_network(read_windows(tracks, store), settings.audio, NETWORKS)
+    with atomic_write(path, "wb") as file:
+        torch.save(tags_checkpoint(network, tags, str(path.parent), settings.chunk_frames), file)
+
+
+def train(corpus: Corpus, out: Path, checkpoint: Path) -> None:
+    """Train ``small_catalogue`` on the tags that the files name; the checkpoint is kept when the folder changes.
+
+    Raises: ConfigError: if too few files name any.
+    """
+    rows = [row.labels for row in corpus.rows() if not isinstance(row, Rejected)]
+    names = [name for name in corpus.conditions if name != TEMPO]
+    counts = {name: count_trainable([labels.get(name, []) for labels in rows]) for name in names}
+    if max(counts.values(), default=0) < LEAST_LABELLED:
+        found = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+        raise ConfigError(
+            f"model={TRAINED} learns from tags of the files, and needs {LEAST_LABELLED} tracks with a tag of {LEAST_OF_A_TAG} "
+            f"tracks at least (found: {found}): fill {out / MANIFEST}, or use model={TAGS}"
+        )
+    shards, name = out / SHARDS, f"{out.name}-small_catalogue"
+    learned = ["tempo", *(name for name, count in counts.items() if count >= LEAST_LABELLED)]
+    run(
+        [
+            "prepare",
+            f"manifest={out / MANIFEST}",
+            f"out={shards}",
+            "features=musicnn_both",
+            f"conditions=[{','.join(learned)}]",
+        ]
+    )
+    run(["train", "experiment=small_catalogue", "data=shards", f"data.shards={shards}", f"run_name={name}"])
+    shutil.copyfile(Path("runs") / name / "checkpoints" / "best.ckpt", checkpoint)
+
+
+def run(arguments: list[str]) -> None:
+    """Run another command in a process of its own, on the same screen. Raises ConfigError if it fails."""
+    if subprocess.run([sys.executable, "-m", "disentangled_ml", *arguments], check=False).returncode:
+        raise ConfigError(f"disentangled {' '.join(arguments)} failed, see above")
+
+
+def count_trainable(tags: Sequence[Sequence[str]]) -> int:
+    """Return the number of tracks that have a tag which enough tracks have.
+
+    >>> count_trainable([["rock"]] * 5 + [["jazz"]] + [[]])
+    5
+    """
+    counts = Counter(tag for own in tags for tag in own)
+    return sum(any(counts[tag] >= LEAST_OF_A_TAG for tag in own) for own in tags)

@@ -1,0 +1,40 @@
+"""List a folder of music: ``disentangled scan music=DIR out=FILE.csv`` makes a manifest of its files and their tags.
+
+Edit the manifest as you like, and repeat the command when files have come, gone, moved or changed: it reads what is new, and keeps
+what you have edited. FILE.csv.scan/failed.csv lists what cannot be used, with the reasons. Then:
+``disentangled embed manifest=FILE.csv``.
+"""
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from datamodules.corpora.folder.scan import ScanReport, scan_folder
+from disentangled_ml.config import ConfigError
+from disentangled_ml.files import writable
+
+
+def main(config: DictConfig) -> None:
+    music, out = Path(config.music), writable(config.out, "csv")
+    if not music.is_dir():
+        raise ConfigError(f"music={music} is no folder: give one that holds music")
+    sys.stdout.write(f"{out}: {summary(scan_folder(music, out))}\n")
+
+
+def summary(report: ScanReport) -> str:
+    """Return what a scan has found and done: a line for the tracks, and one for what needs a look, if anything does."""
+    lines = [f"{report.tracks:,} tracks of {report.found:,} audio files, {report.read:,} of them read"]
+    done = ("new", "changed", "moved", "returned", "removed")
+    lines.append(", ".join(f"{getattr(report, name):,} {name}" for name in done))
+    notes = {
+        f"failed, see {report.failures}": report.failed,
+        "copies of other files": report.copies,
+        "left out, as their rows were deleted": report.deleted,
+        "rows of no file of the folder": report.own_rows,
+        "tempi left out, no legal BPM": report.bad_tempi,
+        "with tags that cannot be read": report.broken_tags,
+        "hidden": report.hidden,
+    }
+    lines += [f"{count:,} {note}" for note, count in notes.items() if count]
+    return "\n  ".join(lines)
