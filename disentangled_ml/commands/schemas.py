@@ -325,6 +325,7 @@ class ServeConfig:
     checkpoint: str
     index: str
     source: str | None
+    weights: str | None
     host: str
     port: int = between(0, 65_535)
     token: str | None

@@ -24,6 +24,7 @@ from disentangled_ml.config import ConfigError
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.search.catalogue import check_source
 from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.search.weights_file import read_weights
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.current import CurrentView
 from disentangled_ml.web.guard import is_loopback
@@ -51,8 +52,10 @@ def main(config: DictConfig) -> None:
     )
     embed_upload = upload_embedder(embedder, Bounds(limits.max_seconds, config.decode_seconds))
 
+    weights = None if config.weights is None else read_weights(config.weights, embedder.condition_names)
+
     def open_view() -> CatalogueView:
-        return CatalogueView(embedder.open(config.index).search_of(), embed_upload, plane, limits, root)
+        return CatalogueView(embedder.open(config.index).search_of(), embed_upload, plane, limits, root, weights)
 
     current = CurrentView(Path(config.index), open_view)
     view = current.view

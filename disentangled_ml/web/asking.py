@@ -4,7 +4,6 @@ Every function raises ValueError, in words for whoever asked, for what is not le
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from disentangled_ml.search.question import Question, Seed
@@ -32,9 +31,9 @@ def composed_question(content: Mapping[str, Any], find_seed: Callable[[Any], See
     count = sum(map(len, seeds.values())) + sum(len(own) for lists in seeds_of.values() for own in lists.values())
     if count > MAX_SEEDS:
         raise ValueError(f"a question has at most {MAX_SEEDS} seeds, these are {count}")
-    labels = object_of("labels", content.get("labels"), "a label for a condition")
+    labels = object_of("labels", content.get("labels"), "a label")
     if not all(isinstance(label, str) for label in labels.values()):
-        raise ValueError("labels are an object with a label for a condition")
+        raise ValueError("each of the labels is a text")
     return Question(
         **{key: [find_seed(seed) for seed in own] for key, own in seeds.items()},
         **{
@@ -67,7 +66,7 @@ def filters_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a question says beside its seeds, as attributes of ``Question``."""
     return {
         "weights": weights_of(content),
-        "k": whole_number(content, "k", MAX_RESULTS) or field_default("k"),
+        "k": whole_number(content, "k", MAX_RESULTS) or Question.k,
         "tempo": tempo_range(content.get("tempo")),
         "tempo_change": tempo_change(content.get("tempo_change")),
         "per_artist": whole_number(content, "per_artist", MAX_CAP),
@@ -122,9 +121,7 @@ def object_of(key: str, value: Any, of_what: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError(
-            f"{key} are an object with {of_what} for each condition".replace(" for a condition for", " for")
-        )
+        raise ValueError(f"{key} are an object with {of_what} per condition")
     return value
 
 
@@ -152,10 +149,6 @@ def flag(content: Mapping[str, Any], key: str, default: bool) -> bool:
     if type(value) is not bool:
         raise ValueError(f"{key} is true or false")
     return value
-
-
-def field_default(name: str) -> Any:
-    return next(field.default for field in fields(Question) if field.name == name)
 
 
 def tempo_range(tempo: Any) -> tuple[float, float] | None:

@@ -53,7 +53,7 @@ BPM: Schema = {"type": "number", "minimum": 0, "maximum": MAX_BPM}
 SHARE: Schema = {"type": "number", "exclusiveMinimum": -1, "maximum": MAX_CHANGE}
 WEIGHTS = maybe(
     by_condition({"type": "number", "minimum": 0}, "How much each condition counts."),
-    "Conditions that are not named do not count; null: each counts 1.",
+    "Conditions that are not named do not count; null: as `catalogue` says, 1 each as a rule.",
 )
 CAPS: dict[str, Schema] = {
     "per_artist": maybe(count_to(MAX_CAP, "Most tracks by one artist.")),
@@ -91,7 +91,9 @@ SCHEMAS: dict[str, Schema] = {
     "Catalogue": record(
         {
             "size": WHOLE,
-            "conditions": listing(record({"name": TEXT})),
+            "conditions": listing(
+                record({"name": TEXT, "weight": {**NUMBER, "description": "Of questions that give none."}})
+            ),
             "has_artists": FLAG,
             "tempo": pair(NUMBER, "Slowest and fastest tempo in BPM; null where none is known."),
             "upload": record({"max_bytes": WHOLE, "max_seconds": NUMBER}),

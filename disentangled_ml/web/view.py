@@ -5,7 +5,7 @@ shows them as text.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +38,7 @@ class CatalogueView:
         plane: Projects points (N, D) to two dimensions.
         limits: Of uploads.
         root: Folder that the recordings lie in; None: wherever the catalogue says.
+        weights: Per condition, of questions that give none; None: 1 each.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class CatalogueView:
         plane: Callable[[np.ndarray], np.ndarray],
         limits: UploadLimits | None = None,
         root: Path | None = None,
+        weights: Mapping[str, float] | None = None,
     ):
         self.search_tracks, self.embed_upload, self.plane = search, embed_upload, plane
         self.limits, self.root = limits or UploadLimits(), None if root is None else root.resolve()
         self.catalogue, self.uploads = search.catalogue, Uploads()
+        self.weights = dict(weights or dict.fromkeys(search.catalogue.condition_names, 1.0))
         self.texts: TextIndex | None = None
         self.maps: dict[str | None, dict[str, Any]] = {}
         # Texts and maps are made once, when they are first asked for.
@@ -65,7 +68,7 @@ class CatalogueView:
         tempo = columns["tempo"][np.isfinite(columns["tempo"])]
         return {
             "size": len(self.catalogue),
-            "conditions": [{"name": name} for name in self.catalogue.condition_names],
+            "conditions": [{"name": name, "weight": self.weights[name]} for name in self.catalogue.condition_names],
             "has_artists": bool((columns["artist"] != UNKNOWN).any()),
             "tempo": [float(tempo.min()), float(tempo.max())] if len(tempo) else None,
             "upload": {"max_bytes": self.limits.max_bytes, "max_seconds": self.limits.max_seconds},
@@ -153,11 +156,11 @@ class CatalogueView:
 
     def similar(self, content: dict[str, Any]) -> dict[str, Any]:
         """Find the tracks similar to a track or an upload. Raises UnknownQuery if it is not there, ValueError for what is not legal."""
-        return self.answer(plain_question(content, self.find_seed))
+        return self.answer(plain_question(self.weighted(content), self.find_seed))
 
     def compose(self, content: dict[str, Any]) -> dict[str, Any]:
         """Answer a question of several seeds and labels; errors as of ``similar``."""
-        return self.answer(composed_question(content, self.find_seed))
+        return self.answer(composed_question(self.weighted(content), self.find_seed))
 
     def answer(self, question: Question) -> dict[str, Any]:
         if question.labels:
@@ -173,12 +176,16 @@ class CatalogueView:
             "without_tempo": answer.without_tempo,
         }
 
+    def weighted(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return a question with weights: its own, or those of the view."""
+        return content if content.get("weights") is not None else {**content, "weights": self.weights}
+
     def path(self, content: dict[str, Any]) -> dict[str, Any]:
         """Find a path between two tracks; errors as of ``similar``."""
         return {"steps": [self.shown_step(found) for found in self.path_results(content)]}
 
     def path_results(self, content: dict[str, Any]) -> list[Result]:
-        asked = path_question(content)
+        asked = path_question(self.weighted(content))
         for key in ("a", "b"):
             self.row_of(asked[key])
         return path_between(self.search_tracks, **asked)
@@ -186,7 +193,7 @@ class CatalogueView:
     def listed(self, content: dict[str, Any]) -> list[Result]:
         """Return the tracks of a list to save: of ids, of a question or of a path."""
         if isinstance(content.get("question"), dict):
-            return self.search_tracks.ask(composed_question(content["question"], self.find_seed)).results
+            return self.search_tracks.ask(composed_question(self.weighted(content["question"]), self.find_seed)).results
         if isinstance(content.get("path"), dict):
             return self.path_results(content["path"])
         rows = [self.row_of(track_id) for track_id in content["tracks"]]

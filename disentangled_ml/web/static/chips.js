@@ -35,7 +35,7 @@ function chipElement(chip, i, conditions, { move, remove }) {
   return el("li", { class: `chip ${chip.side}`, draggable: "true", ondragstart: (event) => {
     event.dataTransfer.setData("text/x-chip", String(i));
     by("parts").open = true;
-  } }, play, el("span", { class: "name" }, name), artist ? el("span", { class: "dim artist" }, artist) : null, menu,
+  } }, play, el("span", { class: "name", title: name }, name), artist ? el("span", { class: "dim artist" }, artist) : null, menu,
   el("button", { class: "icon", type: "button", "aria-label": `Remove ${name}`, onclick: () => remove(i) }, "×"));
 }
 

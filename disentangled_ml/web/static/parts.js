@@ -3,6 +3,7 @@
 import { complain, get } from "./api.js";
 import { takeDrops } from "./chips.js";
 import { by, debounced, el } from "./dom.js";
+import { weightsOf } from "./question.js";
 
 const PRESETS = [["any tempo", null], ["the same (±4 %)", [-4, 4]], ["slower (5 to 15 %)", [-15, -5]], ["faster (5 to 15 %)", [5, 15]],
   ["much slower (15 to 40 %)", [-40, -15]], ["much faster (15 to 40 %)", [15, 40]]];
@@ -40,8 +41,9 @@ export async function offerLabels(conditions, chosen) {
 }
 
 export function drawParts(state, conditions) {
+  const weights = weightsOf(state, conditions);
   conditions.forEach((name, i) => {
-    const weight = state.weights[name] ?? 1;
+    const weight = weights[name];
     by(`weight-${i}`).value = weight;
     by(`weight-${i}`).nextElementSibling.textContent = weight.toFixed(2);
     by(`label-${i}`).value = state.labels[name] ?? "";

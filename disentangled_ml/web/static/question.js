@@ -2,6 +2,14 @@
 
 export const STEPS = 8;
 
+let usual = {}; // weights that count where the question says nothing
+
+// Sliders end at 1, and only the ratios of weights matter.
+export function setUsualWeights(conditions) {
+  const most = Math.max(...conditions.map(({ weight }) => weight));
+  usual = Object.fromEntries(conditions.map(({ name, weight }) => [name, weight / most]));
+}
+
 // A chip is a track, { id }, or an upload, { upload }, with a side, "like" or "avoid", and a condition, or null for all of them.
 export const emptyQuestion = () => ({
   chips: [], labels: {}, weights: {}, tempo: [null, null], change: null, others: false, farthest: false, perArtist: null, perAlbum: null,
@@ -24,15 +32,17 @@ export function toFragment(state) {
   const parts = new URLSearchParams();
   for (const chip of state.chips) parts.append(chip.upload ? `upload.${placeOf(chip)}` : placeOf(chip), chip.upload ?? chip.id);
   for (const [name, label] of Object.entries(state.labels)) parts.set(`label.${name}`, label);
-  for (const [name, weight] of Object.entries(state.weights)) if (weight !== 1) parts.set(`weight.${name}`, weight);
+  for (const [name, weight] of Object.entries(state.weights)) if (weight !== usual[name]) parts.set(`weight.${name}`, weight);
   if (state.tempo.some((bound) => bound !== null)) parts.set("tempo", state.tempo.map((bound) => bound ?? "").join("~"));
   if (state.change) parts.set("change", state.change.join("~"));
   const flags = { others: state.others, farthest: state.farthest, unfolded: !state.fold };
   for (const [name, on] of Object.entries(flags)) if (on) parts.set(name, "1");
   for (const [name, value] of [["per-artist", state.perArtist], ["per-album", state.perAlbum]]) if (value !== null) parts.set(name, value);
-  if (state.view === "path") parts.set("view", "path");
-  for (const name of ["from", "to"]) if (state[name] !== null) parts.set(name, state[name]);
-  if (state.steps !== STEPS) parts.set("steps", state.steps);
+  if (state.view === "path") {
+    parts.set("view", "path");
+    for (const name of ["from", "to"]) if (state[name] !== null) parts.set(name, state[name]);
+    if (state.steps !== STEPS) parts.set("steps", state.steps);
+  }
   return parts.toString();
 }
 
@@ -45,7 +55,7 @@ export function fromFragment(fragment, conditions) {
     if (known(place) && value) state.chips.push({ ...(isUpload ? { upload: value } : { id: value }), ...place });
     const name = key.slice(key.indexOf(".") + 1);
     if (key.startsWith("label.") && conditions.includes(name)) state.labels[name] = value;
-    if (key.startsWith("weight.") && conditions.includes(name)) state.weights[name] = Math.min(1, Math.max(0, number(value) ?? 1));
+    if (key.startsWith("weight.") && conditions.includes(name)) state.weights[name] = Math.min(1, Math.max(0, number(value) ?? usual[name]));
   }
   const tempo = range(parts.get("tempo")), change = range(parts.get("change"));
   if (tempo.length === 2) state.tempo = tempo;
@@ -57,7 +67,7 @@ export function fromFragment(fragment, conditions) {
   return state;
 }
 
-export const weightsOf = (state, conditions) => Object.fromEntries(conditions.map((name) => [name, state.weights[name] ?? 1]));
+export const weightsOf = (state, conditions) => Object.fromEntries(conditions.map((name) => [name, state.weights[name] ?? usual[name]]));
 export const asksAnything = (state) => Object.keys(state.labels).length > 0 || state.chips.some((chip) => chip.side === "like");
 
 const seedOf = (chip) => (chip.upload ? { upload: chip.upload } : chip.id);

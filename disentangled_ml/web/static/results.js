@@ -37,15 +37,15 @@ export function folded(duplicates, what) {
 
 const button = (text, name, action) => el("button", { class: "link", type: "button", "aria-label": name, onclick: action }, text);
 
-function row(result, i, weights, { only, add }) {
-  const { track } = result, name = nameOf(track);
+function row(result, i, weights, isFar, { only, add }) {
+  const { track, percentile } = result, name = nameOf(track);
   return el("li", {}, el("span", { class: "rank" }, String(i + 1)),
     el("div", {}, titled(track),
       result.matches ? el("p", { class: "matches" }, el("span", { "aria-hidden": true }, "✓ "), result.matches) : null,
       tags(track), player(track), folded(result.duplicates, result.duplicates.length === 1 ? "duplicate or version" : "duplicates and versions"),
       el("div", { class: "actions" }, button("More like this", `More like ${name}`, () => only(track)),
         button("Add", `Add ${name} to what to be like`, () => add(track, "like")), button("Avoid", `Avoid ${name}`, () => add(track, "avoid")))),
-    el("div", { class: "picture" }, el("p", { class: "closer" }, "Closer than ", el("strong", {}, percent(result.percentile))), bars(result, weights)));
+    el("div", { class: "picture" }, el("p", { class: "closer" }, isFar ? "Farther than " : "Closer than ", el("strong", {}, percent(isFar ? 100 - percentile : percentile))), bars(result, weights)));
 }
 
 function remarks({ results, beyond_artist: artist, beyond_album: album, without_tempo: tempo }, isFar) {
@@ -59,7 +59,7 @@ export function showResults(answer, isFar, actions) {
   by("status").textContent = remarks(answer, isFar);
   const ofSeeds = folded(answer.seed_duplicates, "in the catalogue are the same as a seed, left out");
   by("seed-duplicates").replaceChildren(...(ofSeeds ? [ofSeeds] : []));
-  by("results").replaceChildren(...answer.results.map((result, i) => row(result, i, answer.weights, actions)));
+  by("results").replaceChildren(...answer.results.map((result, i) => row(result, i, answer.weights, isFar, actions)));
 }
 
 export function clearResults(text) {

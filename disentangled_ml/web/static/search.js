@@ -7,7 +7,7 @@ import { setUpFinding } from "./find.js";
 import { drawMap, loadMap, markMap } from "./map.js";
 import { drawParts, offerLabels, setUpFilters, setUpParts } from "./parts.js";
 import { completeEnds, drawEnds, isPath, showPath, toPath } from "./path.js";
-import { asksAnything, emptyQuestion, fromFragment, same, toFragment, toQuestion, weightsOf } from "./question.js";
+import { asksAnything, emptyQuestion, fromFragment, same, setUsualWeights, toFragment, toQuestion, weightsOf } from "./question.js";
 import { clearResults, showResults } from "./results.js";
 import { learn } from "./tracks.js";
 
@@ -24,7 +24,7 @@ const asked = () => (isPathView() ? toPath(state, weightsOf(state, conditions)) 
 function draw() {
   drawChips(state.chips, conditions, { move, remove });
   drawParts(state, conditions);
-  completeEnds(state);
+  if (isPathView()) completeEnds(state);
   drawEnds(state);
   for (const view of ["similar", "path"]) {
     by(`tab-${view}`).setAttribute("aria-selected", String(state.view === view));
@@ -92,7 +92,7 @@ function add(track, side = "like", condition = null) {
   return change({ chips: [...state.chips.filter((other) => !same(other, chip) || other.condition !== condition), chip] });
 }
 
-const only = (track) => { learn([track]); return change({ chips: [{ id: track.id, side: "like", condition: null }], labels: {}, view: "similar" }); };
+const only = (track) => { learn([track]); return change({ chips: [{ id: track.id, side: "like", condition: null }], labels: {}, view: "similar", from: null, to: null }); };
 
 function move(i, place) {
   const chips = state.chips.map((chip, number) => (number === i ? { ...chip, ...place } : chip));
@@ -178,6 +178,7 @@ async function start() {
     return complain(error);
   }
   conditions = catalogue.conditions.map(({ name }) => name);
+  setUsualWeights(catalogue.conditions);
   by("size").textContent = `${catalogue.size.toLocaleString("en")} tracks`;
   by("to-listen").hidden = !catalogue.listening_test;
   setUpControls();

@@ -246,7 +246,8 @@ def test_a_composed_question_is_the_searchs_own(client, view):
         ({"seeds": ["t1"] * 21}, "at most 20 seeds, these are 21"),
         ({"seeds": ["t1"], "seeds_of": ["t1"]}, "seeds_of are an object"),
         ({"seeds_of": {"loudness": ["t1"]}}, "knows no such condition"),
-        ({"labels": {"mood": 3}}, "labels are an object"),
+        ({"labels": {"mood": 3}}, "each of the labels is a text"),
+        ({"labels": ["calm"]}, "labels are an object with a label per condition"),
         ({"labels": {"mood": "clam"}}, "there are calm"),
         ({"labels": {"mood": "calm"}, "seeds_of": {"mood": ["t1"]}}, "has seeds and a label"),
         ({"seeds": ["t1"], "method": "exact"}, "method is no part of this question"),
@@ -256,6 +257,25 @@ def test_compositions_that_are_none_are_refused(client, given, said):
     answer = client.post(f"{PREFIX}/compose", json=given)
     assert answer.status_code == 400
     assert said in answer.json()["error"]
+
+
+def test_questions_without_weights_have_those_of_the_server(view):
+    """As a file of fitted weights gives them."""
+    weights = {"genre": 2.0, "mood": 0.0, "tempo": 0.5}
+    own = CatalogueView(view.search_tracks, view.embed_upload, view.plane, weights=weights)
+    client = client_of(own)
+    conditions = client.get(f"{PREFIX}/catalogue").json()["conditions"]
+    assert {each["name"]: each["weight"] for each in conditions} == weights
+    for name, question in (
+        ("similar", {"track": "t1"}),
+        ("compose", {"seeds": ["t1"]}),
+        ("compose", {"seeds": ["t1"], "weights": None}),
+    ):
+        assert asked(client, name, **question)["weights"] == weights
+    assert ids(asked(client, "path", a="t1", b="t2", steps=4)) == ids(
+        asked(client, "path", a="t1", b="t2", steps=4, weights=weights)
+    )
+    assert asked(client, "similar", track="t1", weights={"mood": 1})["weights"] == {"genre": 0, "mood": 1, "tempo": 0}
 
 
 def test_an_upload_is_a_seed_and_its_duplicate_is_told(client):
