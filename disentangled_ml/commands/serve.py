@@ -17,6 +17,7 @@ from typing import IO
 import numpy as np
 import uvicorn
 from omegaconf import DictConfig
+from threadpoolctl import threadpool_limits
 
 from datamodules.audio import musicnn
 from datamodules.audio.bounded_decoding import Bounds, decode_bounded
@@ -74,6 +75,8 @@ def main(config: DictConfig) -> None:
         limit_concurrency=200,
         timeout_graceful_shutdown=3,
     )
+    # Questions are answered one per core; a product that takes all cores would wait for theirs.
+    threadpool_limits(1, user_api="blas")
     threading.Thread(target=warm_up_index, args=(view,), daemon=True).start()
     sys.stdout.write(f"serving {len(view.catalogue):,} tracks on {address_of(listening_socket)} (end it with Ctrl-C)\n")
     sys.stdout.flush()
