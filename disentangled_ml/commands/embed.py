@@ -59,7 +59,8 @@ def main(config: DictConfig) -> None:
             return
         with locked(out):
             batches = embed(embedder, source, store, config, UNDIVIDED)
-            assemble(out, embedder, store, batches, config.approximate)
+            estimated = source.estimated() if isinstance(source, ShardIndex) else ()
+            assemble(out, embedder, store, batches, config.approximate, estimated)
             if npz is not None:
                 write_npz(npz, out)
             if parquet is not None:

@@ -83,7 +83,7 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
         embedder = Embedder(checkpoint, choose_device(config.accelerator))
     embeddings = embed_contents(embedder, tracks, store, out)
     catalogue = AnalysedCatalogue(str(out / MANIFEST), tracks, embeddings, store, rejected, config.tag_share)
-    assemble(out, embedder, catalogue, catalogue.batches(), None)
+    assemble(out, embedder, catalogue, catalogue.batches(), None, catalogue.estimated)
     show_summary(read_catalogue(out), corpus.notes)
     for name, count in catalogue.estimated.items():
         logger.info("%s is estimated, for %s of %s tracks", name, f"{count:,}", f"{len(catalogue.tracks):,}")

@@ -303,6 +303,7 @@ class SearchConfig:
     precision: bool
     checkpoint: str | None
     weights: dict[str, float] = field(metadata=OPEN_KEYS)
+    weights_file: str | None
     k: int = between(1, 1_000_000)
     same_artist: bool
     tempo: list[float] | None
@@ -315,6 +316,7 @@ class SearchConfig:
     match: str = one_of(*MATCHES)
     rerank: int = between(1, 10_000)
     out: str | None
+    absolute_paths: bool
     accelerator: str = one_of(*ACCELERATORS)
 
 

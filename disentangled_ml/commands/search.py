@@ -16,6 +16,7 @@ matching.py); their recordings are decoded anew for that, so it takes seconds.
 ``precision=true`` instead of all that measures how many of the k results have the query's labels, against chance.
 """
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,13 +35,16 @@ from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, check_source
 from disentangled_ml.search.embedder import Embedder, check_fingerprint
 from disentangled_ml.search.filters import SearchFilters
 from disentangled_ml.search.path import path_between
+from disentangled_ml.search.playlists import check_suffix, write_results
 from disentangled_ml.search.precision import catalogue_precision
 from disentangled_ml.search.question import Question
 from disentangled_ml.search.rematch import rematch
 from disentangled_ml.search.results import Answer, Duplicate, Result
 from disentangled_ml.search.similarity_search import SimilaritySearch, open_search
 from disentangled_ml.search.weighted_distance import check_weights
+from disentangled_ml.search.weights_file import read_weights
 
+logger = logging.getLogger("search")
 # Keys that only a question has: not a path, nor a search by matching stretches.
 OF_QUESTIONS = ("seeds", "labels", "avoid", "tempo_change", "dissimilar")
 
@@ -49,13 +53,16 @@ def main(config: DictConfig) -> None:
     is_asked = bool(config.like or config.seeds or config.labels)
     if is_asked == config.precision:
         raise ConfigError("give like=TRACK_ID or like=FILE, seeds.CONDITION or labels.CONDITION, or precision=true")
-    out = None if config.out is None else writable(config.out)
+    out = None if config.out is None else writable(config.out, Path(config.out).suffix.removeprefix(".") or "json")
+    if out is not None:
+        check_suffix(out)
     if config.source is not None:
         check_source(Path(config.index), config.source)
     search = open_search(config.index)
     if config.checkpoint is not None:
         checkpoint = Path(config.checkpoint)
         check_fingerprint(search.catalogue, fingerprint(checkpoint), checkpoint)
+    found: Sequence[Result] = ()
     if config.precision:
         report = catalogue_precision(search.catalogue, config.k)
         shown = precision_table(report)
@@ -69,11 +76,30 @@ def main(config: DictConfig) -> None:
         shown = results_table(found, search.catalogue.condition_names)
     else:
         answer = search.ask(question_of(config, search))
-        report = answer_report(config, answer)
+        report, found = answer_report(config, answer), answer.results
         shown = "\n".join([results_table(answer.results, search.catalogue.condition_names), *notes(answer)])
-    if out is not None:
-        write_json(out, report)
     sys.stdout.write(shown + "\n")
+    if out is not None and out.suffix == ".json":
+        write_json(out, report)
+    elif out is not None:
+        write_list(out, found, config.absolute_paths)
+
+
+def write_list(out: Path, found: Sequence[Result], absolute: bool) -> None:
+    """Write results as a playlist or a table, and tell what a playlist cannot hold. Raises ConfigError if there are none."""
+    if not found:
+        raise ConfigError(f"out={out} would hold no track: give out=FILE.json, or ask for others")
+    left_out = write_results(out, found, absolute=absolute)
+    if left_out:
+        logger.warning("%s lacks %d tracks, whose recordings are not known or have no name for it", out, left_out)
+
+
+def weights_of(config: DictConfig, search: SimilaritySearch) -> dict[str, float] | None:
+    """Return the weights of a configuration: those given, else those of its file; None where there are neither."""
+    given = OmegaConf.to_container(config.weights)
+    if given or config.weights_file is None:
+        return given or None
+    return read_weights(Path(config.weights_file), search.catalogue.condition_names)
 
 
 def question_of(config: DictConfig, search: SimilaritySearch) -> Question:
@@ -88,7 +114,7 @@ def question_of(config: DictConfig, search: SimilaritySearch) -> Question:
         seeds_of={key: [files.get(name, name) for name in names] for key, names in seeds_of.items()},
         labels=OmegaConf.to_container(config.labels),
         avoid=[files.get(name, name) for name in named["avoid"]],
-        weights=OmegaConf.to_container(config.weights) or None,
+        weights=weights_of(config, search),
         k=config.k,
         tempo=None if config.tempo is None else tuple(config.tempo),
         tempo_change=change,
@@ -150,7 +176,7 @@ def check_alone(config: DictConfig, key: str, search: SimilaritySearch, others: 
 
 def find_path(config: DictConfig, search: SimilaritySearch) -> list[Result]:
     like = check_alone(config, f"path_to={config.path_to}", search, (*OF_QUESTIONS, "tempo"))
-    weights = OmegaConf.to_container(config.weights) or None
+    weights = weights_of(config, search)
     caps = config.per_artist, config.per_album
     return path_between(search, like, config.path_to, config.steps, weights, *caps, method=config.method)
 
@@ -164,7 +190,7 @@ def find_matching(config: DictConfig, search: SimilaritySearch) -> list[Result]:
     row = search.catalogue.find(like)
     if row is None and not Path(like).is_file():
         raise ConfigError(f"like={like} is neither a track of {config.index} nor a file")
-    weights, k = OmegaConf.to_container(config.weights) or None, max(config.k, config.rerank)
+    weights, k = weights_of(config, search), max(config.k, config.rerank)
     tempo = None if config.tempo is None else tuple(config.tempo)
     embedder = embedder_of(config, key)
     if row is not None:
@@ -196,7 +222,7 @@ def answer_report(config: DictConfig, answer: Answer) -> dict[str, Any]:
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    content = {**result.track._asdict(), "distance": result.distance, "distances": result.distances}
+    content = {**result.track.as_plain(), "distance": result.distance, "distances": result.distances}
     if result.percentile is None:
         return content
     return {
@@ -209,7 +235,7 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def duplicate_json(duplicate: Duplicate) -> dict[str, Any]:
-    return {**duplicate.track._asdict(), "kind": duplicate.kind}
+    return {**duplicate.track.as_plain(), "kind": duplicate.kind}
 
 
 def results_table(found: list[Result], names: list[str], distance: str = "distance") -> str:

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,7 +35,12 @@ from disentangled_ml.structures import Rejected
 
 
 def assemble(
-    folder: Path, embedder: Embedder, store: EmbeddedStore, batches: Sequence[Batch], has_index: bool | None
+    folder: Path,
+    embedder: Embedder,
+    store: EmbeddedStore,
+    batches: Sequence[Batch],
+    has_index: bool | None,
+    estimated: Iterable[str] = (),
 ) -> None:
     """Make a new state of a catalogue of finished batches, list what was rejected, and put the state in the place of the old one.
 
@@ -47,6 +52,7 @@ def assemble(
         store: Of the batches.
         batches: In order.
         has_index: Whether to build the index for approximate search; None: for many tracks.
+        estimated: Conditions of which labels are estimated.
     """
     n_tracks = write_rejected(folder, store, batches)
     if not n_tracks:
@@ -64,6 +70,7 @@ def assemble(
     finally:
         shutil.rmtree(files, ignore_errors=True)
     header = {"format_version": FORMAT_VERSION, "tracks": n_tracks, "state": state, "source": store.job["source"]}
+    header["estimated"] = [name for name in embedder.condition_names if name in set(estimated)]
     previous = str(read_object(folder / HEADER).get("state", BESIDE))
     write_json(folder / HEADER, {**header, **describe_model(embedder.model)}, indent=None)
     remove_old(folder, {state, previous})

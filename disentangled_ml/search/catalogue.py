@@ -1,8 +1,8 @@
 """The folder of an embedded catalogue, which ``disentangled embed`` makes and ``disentangled search`` reads.
 
 * ``catalogue.json``: format version, number of tracks, the folder of the files below, the manifest or shards that they are of, the
-  model (sha256 of its checkpoint), its conditions and their masks (C, D), audio settings, length of its chunks and how its tempi
-  are related.
+  model (sha256 of its checkpoint), its conditions and their masks (C, D), audio settings, length of its chunks, how its tempi
+  are related, and the conditions of which labels are estimated.
 
 In ``state-DIGEST/``, named after its content, which never changes:
 
@@ -105,6 +105,7 @@ class EmbeddedCatalogue:
         model: That embedded it.
         embedding: (N, D) float32, unit rows.
         columns: (N,) of ``COLUMNS``.
+        estimated: Conditions of which labels are estimated, of some tracks at least.
     """
 
     folder: Path
@@ -112,6 +113,7 @@ class EmbeddedCatalogue:
     model: ModelDescription
     embedding: np.ndarray
     columns: np.ndarray
+    estimated: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -254,7 +256,10 @@ def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
     files = folder / content["state"]
     embedding = map_array(files / EMBEDDING, np.dtype("<f4"), (n_tracks, model.masks.shape[1]))
     columns = map_array(files / COLUMNS_FILE, COLUMNS, (n_tracks,))
-    return EmbeddedCatalogue(folder, files, model, embedding, columns)
+    estimated = content.get("estimated", [])  # catalogues of before it was kept do not say
+    if not isinstance(estimated, list) or not set(map(str, estimated)) <= set(model.condition_names):
+        raise damaged_header(folder / HEADER, ValueError(f"estimated is {estimated!r}, no list of conditions"))
+    return EmbeddedCatalogue(folder, files, model, embedding, columns, tuple(estimated))
 
 
 def check_source(folder: Path, source: str) -> None:

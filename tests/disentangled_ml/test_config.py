@@ -25,6 +25,7 @@ REQUIRED = {
     "prepare": ["manifest=m.csv", "out=shards/x"],
     "evaluate": ["checkpoint=best.ckpt", "shards=shards/x"],
     "scan": ["music=music", "out=music.csv"],
+    "music": ["music=music"],
     "demo": [],
     "human_triplets": ["checkpoint=best.ckpt", "triplets=t.csv"],
     "tempo_check": ["manifest=m.csv"],
@@ -37,6 +38,7 @@ REQUIRED = {
     "embed": ["checkpoint=best.ckpt", "out=indexes/x"],
     "search": ["index=indexes/x"],
     "serve": ["checkpoint=best.ckpt", "index=indexes/x"],
+    "export": ["checkpoint=best.ckpt", "out=model"],
     "listening_results": ["listening_test=listening"],
     "fit_weights": ["listening_test=listening", "index=indexes/x"],
 }

@@ -175,3 +175,40 @@ def test_a_command_fails_in_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
+
+
+def test_results_become_a_playlist_and_a_table(folder, tmp_path, capsys):
+    run(folder, "like=r1", "k=3", f"out={tmp_path}/lists/calm.m3u8", f"weights_file={weights_file(tmp_path)}")
+    lines = (tmp_path / "lists" / "calm.m3u8").read_text().splitlines()
+    assert lines[0] == "#EXTM3U"
+    assert [(tmp_path / "lists" / line).resolve().suffix for line in lines[2::2]] == [".flac"] * 3
+    assert all((tmp_path / "lists" / line).is_file() for line in lines[2::2])
+    run(folder, "like=r1", "k=3", f"out={tmp_path}/calm.m3u8", "absolute_paths=true")
+    assert all(Path(line).is_absolute() for line in (tmp_path / "calm.m3u8").read_text().splitlines()[2::2])
+    run(folder, "like=r1", "k=3", f"out={tmp_path}/calm.csv")
+    assert len((tmp_path / "calm.csv").read_text().splitlines()) == 4
+    with pytest.raises(ValueError, match="is of no known form"):
+        run(folder, "like=r1", f"out={tmp_path}/calm.xml")
+    with pytest.raises(ValueError, match="would hold no track"):
+        run(folder, "like=r1", "tempo=[900,901]", f"out={tmp_path}/none.m3u8")
+
+
+def test_weights_of_people_count_where_none_are_given(folder, tmp_path):
+    weights = weights_file(tmp_path, genre=0.0, mood=2.0)
+    distances = {}
+    for name, arguments in {
+        "file": [f"weights_file={weights}"],
+        "given": ["weights.mood=2", "weights.tempo=1"],
+    }.items():
+        run(folder, "like=r1", "k=3", *arguments, f"out={tmp_path}/{name}.json")
+        distances[name] = [r["distance"] for r in json.loads((tmp_path / f"{name}.json").read_text())["results"]]
+    assert distances["file"] == distances["given"]
+    run(folder, "like=r1", "k=3", f"weights_file={weights}", "weights.genre=1", f"out={tmp_path}/other.json")
+    other = json.loads((tmp_path / "other.json").read_text())
+    assert other["weights"] == {"genre": 1.0, "mood": 0.0, "tempo": 0.0}
+
+
+def weights_file(folder: Path, **changed: float) -> Path:
+    path = folder / "weights.json"
+    path.write_text(json.dumps({"weights": {"genre": 1.0, "mood": 1.0, "tempo": 1.0, **changed}}))
+    return path
