@@ -88,12 +88,17 @@ SCHEMAS: dict[str, Schema] = {
             "version": TEXT,
         }
     ),
+    "Condition": record(
+        {
+            "name": TEXT,
+            "weight": {**NUMBER, "description": "Of questions that give none."},
+            "estimated": {**FLAG, "description": "Whether labels are estimated, of some tracks at least."},
+        }
+    ),
     "Catalogue": record(
         {
             "size": WHOLE,
-            "conditions": listing(
-                record({"name": TEXT, "weight": {**NUMBER, "description": "Of questions that give none."}})
-            ),
+            "conditions": listing(reference("Condition")),
             "has_artists": FLAG,
             "tempo": pair(NUMBER, "Slowest and fastest tempo in BPM; null where none is known."),
             "upload": record({"max_bytes": WHOLE, "max_seconds": NUMBER}),

@@ -64,11 +64,14 @@ class CatalogueView:
         return self.catalogue.model.audio.seconds(self.catalogue.model.chunk_frames)
 
     def summary(self) -> dict[str, Any]:
-        columns = self.catalogue.columns
+        columns, estimated = self.catalogue.columns, self.catalogue.estimated
         tempo = columns["tempo"][np.isfinite(columns["tempo"])]
         return {
             "size": len(self.catalogue),
-            "conditions": [{"name": name, "weight": self.weights[name]} for name in self.catalogue.condition_names],
+            "conditions": [
+                {"name": name, "weight": self.weights[name], "estimated": name in estimated}
+                for name in self.catalogue.condition_names
+            ],
             "has_artists": bool((columns["artist"] != UNKNOWN).any()),
             "tempo": [float(tempo.min()), float(tempo.max())] if len(tempo) else None,
             "upload": {"max_bytes": self.limits.max_bytes, "max_seconds": self.limits.max_seconds},

@@ -4,6 +4,9 @@ import { audioAddress } from "./api.js";
 import { el } from "./dom.js";
 
 const known = new Map();
+let estimated = new Set(); // conditions of which labels are estimated
+
+export const setEstimated = (conditions) => { estimated = new Set(conditions.filter((condition) => condition.estimated).map(({ name }) => name)); };
 
 export const learn = (tracks) => { for (const track of tracks) known.set(track.id, track); };
 export const nameOf = (track) => track.title ?? track.id;
@@ -17,7 +20,8 @@ export function titled(track) {
 }
 
 export const tags = (track) => el("div", { class: "tags" },
-  ...Object.entries(track.labels).map(([condition, label]) => el("span", { title: condition }, labelText(label))));
+  ...Object.entries(track.labels).map(([condition, label]) => estimated.has(condition)
+    ? el("span", { title: `${condition}, estimated` }, `≈ ${labelText(label)}`) : el("span", { title: condition }, labelText(label))));
 
 export const player = (track) =>
   track.audio ? el("audio", { controls: true, preload: "none", src: audioAddress(track.id), "aria-label": `Play ${nameOf(track)}` })

@@ -49,7 +49,7 @@ def view(tmp_path_factory) -> CatalogueView:
     folder = tmp_path_factory.mktemp("api")
     embedding = unit_rows(N)
     embedding[-1] = embedding[-2]
-    catalogue = write_catalogue(folder / "index", embedding, tracks=tracks_of(folder))
+    catalogue = write_catalogue(folder / "index", embedding, tracks=tracks_of(folder), estimated=["tempo"])
     uploaded = EmbeddedUpload(np.array(embedding[0]), 2.0, False, ["other length"])
     return CatalogueView(SimilaritySearch(catalogue), lambda file: uploaded, lambda points: points[:, :2])
 
@@ -209,6 +209,11 @@ def test_labels_are_counted(client):
     assert set(labels) == {"genre", "mood"}
     assert {each["label"]: each["tracks"] for each in labels["mood"]} == {"calm": 14, "happy": 13, "sad": 13}
     assert labels["mood"][0]["label"] == "calm"
+
+
+def test_what_is_estimated_is_told(client):
+    conditions = client.get(f"{PREFIX}/catalogue").json()["conditions"]
+    assert {each["name"]: each["estimated"] for each in conditions} == {"genre": False, "mood": False, "tempo": True}
 
 
 def test_health_says_what_is_served(client, view):
