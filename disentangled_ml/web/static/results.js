@@ -3,10 +3,9 @@
 import { by, el, svg } from "./dom.js";
 import { nameOf, player, tags, titled } from "./tracks.js";
 
-// 99.94 is no 100: some of the catalogue may be nearer.
+// Rounded down, so that it is true, and never 100: only a sample of a large catalogue is compared.
 export function percent(value) {
-  if (value >= 100 || value <= 0) return `${Math.round(value)} %`;
-  return value >= 99 ? `${Math.min(99.9, value).toFixed(1)} %` : `${Math.round(value)} %`;
+  return value >= 99 ? `${Math.min(99.9, Math.floor(value * 10) / 10).toFixed(1)} %` : `${Math.floor(value)} %`;
 }
 
 // A bar per condition, as long as the share of the catalogue that is farther away; a typical track reaches the mark in the middle.
