@@ -25,6 +25,7 @@ from datamodules.corpora.folder.state import read_state
 from datamodules.corpora.manifest import read_manifest
 from disentangled_ml.commands import serve
 from disentangled_ml.commands.embed import ALL_TRAIN, show_summary
+from disentangled_ml.commands.scan import summary
 from disentangled_ml.commands.schemas import ServeConfig
 from disentangled_ml.commands.tags_model import tags_checkpoint
 from disentangled_ml.config import ConfigError, load_config
@@ -67,7 +68,7 @@ def main(config: DictConfig) -> None:
 
 def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
     """Bring the catalogue of a folder up to date; return the checkpoint of its model."""
-    scan_folder(music, out / MANIFEST)
+    logger.info("%s: %s", music, summary(scan_folder(music, out / MANIFEST)))
     digests = {name: track.digest for name, track in read_state(out / f"{MANIFEST}.scan" / STATE).tracks.items()}
     corpus = read_manifest(out / MANIFEST, ALL_TRAIN)
     checkpoint = out / f"{config.model}.ckpt" if config.model in (TAGS, TRAINED) else Path(config.model)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from datamodules.shards.index import ShardIndex
 from disentangled_ml import processes
+from disentangled_ml.builders import build_network
 from disentangled_ml.commands import table
 from disentangled_ml.commands.schemas import EvaluateConfig, TableConfig
 from disentangled_ml.config import ConfigError, TrainConfig, load_config
@@ -23,6 +24,7 @@ from disentangled_ml.evaluate import main as evaluate
 from disentangled_ml.files import locked
 from disentangled_ml.network.checkpoint import load_network
 from disentangled_ml.reporting.comparison import SPACES
+from disentangled_ml.structures import AudioSettings
 from tests import warm
 
 NAMES = ("genre", "mood", "tempo")
@@ -378,6 +380,14 @@ def test_systems_keep_the_backbone_and_the_branch_that_they_are_named_for(backbo
     own = {"musicnn": "musicnn", "musicnn_rhythm": "musicnn"}
     assert {system: tree.backbone.name for system, tree in trees.items()} == {**dict.fromkeys(trained, "conv"), **own}
     assert [system for system, tree in trees.items() if tree.rhythm] == ["rhythm", "musicnn_rhythm"]
+
+
+def test_every_network_of_the_default_can_be_built():
+    config = load_config(TableConfig, ["shards=x"])
+    for system in set(config.systems) - set(table.UNTRAINED):
+        tree = load_config(TrainConfig, table.common_arguments(config, system))
+        features = ("msd",) if tree.backbone.name == "musicnn" else ()
+        assert build_network(tree, ["genre", "tempo"], AudioSettings(), features).condition_names == ["genre", "tempo"]
 
 
 def test_the_systems_of_the_default_differ():
