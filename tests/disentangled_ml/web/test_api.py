@@ -14,9 +14,10 @@ from openapi_spec_validator import validate
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from disentangled_ml.search.question import Question
 from disentangled_ml.search.similarity_search import SimilaritySearch
 from disentangled_ml.web.app import build_app
-from disentangled_ml.web.asking import FILTERS, FLAGS, PATH, SEEDS
+from disentangled_ml.web.asking import FILTERS, FLAGS, PATH, SEEDS, composed_question
 from disentangled_ml.web.openapi import PREFIX, document
 from disentangled_ml.web.routes import api
 from disentangled_ml.web.schemas import EXAMPLES, SCHEMAS
@@ -226,15 +227,15 @@ def test_health_says_what_is_served(client, view):
 
 def test_a_composed_question_is_the_searchs_own(client, view):
     """Every attribute arrives where it belongs."""
-    from disentangled_ml.search.question import Question
-
     given = {
         "seeds": ["t1"], "seeds_of": {"mood": ["t2"]}, "labels": {"genre": "jazz"}, "avoid": ["t3"], "avoid_of": {"tempo": ["t6"]},
-        "weights": {"genre": 1.0, "mood": 0.5, "tempo": 0.25}, "k": 7, "tempo": [60, None], "tempo_change": [-0.5, 0.9],
+        "weights": {"genre": 1.0, "mood": 0.5, "tempo": 0.25}, "k": 7, "tempo": [70, None], "tempo_change": [0.1, 0.3],
         "other_artists": True, "most_dissimilar": True, "per_artist": 2, "per_album": 3, "fold_duplicates": False,
     }  # fmt: skip
+    meant = {**given, "tempo": (70.0, 1000.0), "tempo_change": (0.1, 0.3), "method": "auto"}
+    assert vars(composed_question(given, lambda seed: seed)) == meant
     answer = asked(client, "compose", **given)
-    expected = view.search_tracks.ask(Question(**{**given, "tempo": (60.0, 1000.0)}))
+    expected = view.search_tracks.ask(Question(**meant))
     assert ids(answer) == [found.track.track_id for found in expected.results]
     assert ids(answer)
     assert answer["weights"] == given["weights"]
