@@ -34,8 +34,8 @@ class ProgressLines:
             # Some have a length that they do not know.
             with suppress(TypeError):
                 self.total = len(iterable)
-        self.done = 0
-        self.since = self.shown = time.monotonic()
+        self.done = self.started = 0
+        self.since = self.shown = self.begun = time.monotonic()
 
     def __enter__(self) -> "ProgressLines":
         return self
@@ -52,6 +52,9 @@ class ProgressLines:
     def update(self, n: int = 1) -> None:
         """Count what was done; show a line if the last one is long ago."""
         self.done += n
+        if not self.started:
+            # The first ones wait for processes to start and for networks to be loaded.
+            self.started, self.begun = self.done, time.monotonic()
         if time.monotonic() - self.shown >= SECONDS:
             self.show(self.time_left())
 
@@ -67,10 +70,11 @@ class ProgressLines:
             sys.stderr.write(f"{self.desc}: {self.done:,}{of}, {self.shown - self.since:.0f} s{note}\n")
 
     def time_left(self) -> str:
-        """Return how long the rest takes at the speed so far, as part of a line; nothing where that is not known."""
-        if not self.total or not 0 < self.done < self.total:
+        """Return how long the rest takes at the speed since the first, as part of a line; nothing where that is not known."""
+        if not self.total or not self.started < self.done < self.total:
             return ""
-        return f", about {duration((time.monotonic() - self.since) / self.done * (self.total - self.done))} left"
+        seconds = (time.monotonic() - self.begun) / (self.done - self.started)
+        return f", about {duration(seconds * (self.total - self.done))} left"
 
 
 def duration(seconds: float) -> str:

@@ -19,14 +19,16 @@ def test_a_long_job_has_a_line_now_and_then(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     with show_progress(total=100, desc="prepare") as progress:
+        now[0] = 500.0  # in which everything starts
         for _ in range(10):
-            now[0] += 0.4 * module.SECONDS
             progress.update(10)
+            now[0] += 0.4 * module.SECONDS
     assert capsys.readouterr().err.splitlines() == [
-        "prepare: 30 of 100, 36 s, about 84 s left",
-        "prepare: 60 of 100, 72 s, about 48 s left",
-        "prepare: 90 of 100, 108 s, about 12 s left",
-        "prepare: 100 of 100, 120 s",
+        "prepare: 10 of 100, 500 s",
+        "prepare: 40 of 100, 536 s, about 72 s left",
+        "prepare: 70 of 100, 572 s, about 36 s left",
+        "prepare: 100 of 100, 608 s",
+        "prepare: 100 of 100, 620 s",
     ]
 
 
