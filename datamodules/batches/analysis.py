@@ -22,7 +22,7 @@ from datamodules.audio.decoding import MAX_LOST, UnusableAudio, read_recording
 from datamodules.audio.musicnn import CONDITION_TAGS, tag_model, tag_probabilities
 from datamodules.audio.tempo import NOTHING, Tempo, estimate_tempi, excerpt_of
 from datamodules.batches.cutting import open_waveform
-from datamodules.shards.origin import is_unexpected, read_origin
+from datamodules.shards.origin import UNEXPECTED, is_unexpected, read_origin, renew
 from datamodules.shards.workers import do_or_reject
 from disentangled_ml.chunks import FEATURE_SIZE, feature_rows, split_source
 from disentangled_ml.files import as_json, atomic_write
@@ -108,6 +108,10 @@ class AnalysisStore:
 
     def has(self, digest: str) -> bool:
         return self.path(digest).is_file()
+
+    def remove(self, digest: str) -> None:
+        """Forget what is kept of a recording, which is damaged."""
+        self.path(digest).unlink(missing_ok=True)
 
     def save(self, digest: str, result: Analysis | Rejected) -> None:
         """Keep what was found of a recording."""
@@ -202,6 +206,8 @@ def keep_analyses(records: Sequence[TrackRecord], store: AnalysisStore) -> list[
     digests: list[Any | Rejected] = []
     for record, origin in zip(records, origins, strict=True):
         result, digest = made.get(record.path), origin.digest if origin else ""
+        if isinstance(result, Analysis) and renew(origin, record.path) is None:
+            result = Rejected(record.track_id, record.path, f"{UNEXPECTED}change of the file while it was read")
         if isinstance(result, Rejected) and (is_unexpected(result) or not digest):
             digests.append(result)
             continue
