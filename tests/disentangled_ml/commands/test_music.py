@@ -100,6 +100,31 @@ def test_a_model_that_cannot_be_had(library, arguments, message):
         library.run(*arguments)
 
 
+def test_a_catalogue_of_embed_is_left_alone(library):
+    (library.out / "pieces").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds a catalogue that embed made"):
+        library.run()
+
+
+def test_no_model_is_made_of_nothing(library):
+    shutil.rmtree(library.music)
+    write(library.music / "short.flac", 0, seconds=0.5)
+    with pytest.raises(
+        ConfigError, match=r"no recording .* can be used, the first one for this reason: shorter than a chunk"
+    ):
+        library.run("tempo=manifest")
+    write(library.music / "long.flac", 1)
+    assert len(library.run("tempo=manifest")) == 1
+
+
+def test_a_killed_training_goes_on_and_a_finished_one_stays(tmp_path):
+    assert music.unfinished_run("a", tmp_path) == "a"
+    (tmp_path / "a" / "checkpoints").mkdir(parents=True)
+    assert music.unfinished_run("a", tmp_path) == "a"
+    (tmp_path / "a" / "metrics.json").touch()
+    assert music.unfinished_run("a", tmp_path) == "a-2"
+
+
 def test_no_folder_and_an_empty_one(library, tmp_path):
     library.music = tmp_path / "nowhere"
     with pytest.raises(ConfigError, match="is not a folder"):
