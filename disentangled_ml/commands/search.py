@@ -33,7 +33,7 @@ from disentangled_ml.network.checkpoint import choose_device, fingerprint
 from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, check_source
 from disentangled_ml.search.embedder import Embedder, check_fingerprint
-from disentangled_ml.search.filters import SearchFilters
+from disentangled_ml.search.filters import SearchFilters, check_change
 from disentangled_ml.search.path import path_between
 from disentangled_ml.search.playlists import check_suffix, write_results
 from disentangled_ml.search.precision import catalogue_precision
@@ -108,7 +108,6 @@ def question_of(config: DictConfig, search: SimilaritySearch) -> Question:
     named = {"like": names_of(config.like, search), "avoid": names_of(config.avoid, search)}
     named |= {f"seeds.{name}": names for name, names in seeds_of.items()}
     files = embed_files(config, search, named)
-    change = None if config.tempo_change is None else tuple(percent / 100 for percent in config.tempo_change)
     return Question(
         seeds=[files.get(name, name) for name in named["like"]],
         seeds_of={key: [files.get(name, name) for name in names] for key, names in seeds_of.items()},
@@ -117,7 +116,7 @@ def question_of(config: DictConfig, search: SimilaritySearch) -> Question:
         weights=weights_of(config, search),
         k=config.k,
         tempo=None if config.tempo is None else tuple(config.tempo),
-        tempo_change=change,
+        tempo_change=change_of(config.tempo_change),
         other_artists=not config.same_artist,
         most_dissimilar=config.dissimilar,
         per_artist=config.per_artist,
@@ -125,6 +124,15 @@ def question_of(config: DictConfig, search: SimilaritySearch) -> Question:
         fold_duplicates=config.fold,
         method=config.method,
     )
+
+
+def change_of(percent: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return a relative tempo as shares. Raises ConfigError, in percent, if it is no range."""
+    try:
+        return check_change(None if percent is None else [each / 100 for each in percent])
+    except ValueError as error:
+        shown, way_out = list(percent), "give the least and the most in percent, as [-15,-5] for 5 to 15 % slower"
+        raise ConfigError(f"tempo_change={shown} is no range: {way_out}") from error
 
 
 def names_of(text: str | None, search: SimilaritySearch) -> list[str]:
