@@ -137,7 +137,7 @@ class AnalysisStore:
                 array = content["chunks"] if chunks else np.empty(0, np.float16)
             tempo = notes["tempo"] and Tempo(*notes["tempo"])
             return Analysis(array, **{**notes, "tempo": tempo})
-        except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, BadZipFile):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile):
             return None
 
 

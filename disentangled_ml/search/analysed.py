@@ -138,7 +138,7 @@ def read_embeddings(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
             if str(content["fingerprint"]) != fingerprint:
                 return {}
             return dict(zip(content["digest"].tolist(), content["embedding"], strict=True))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile):
         return {}
 
 

@@ -132,6 +132,9 @@ def test_a_damaged_analysis_is_none(tmp_path, content):
     assert store.read(digest) is None
     store.path(digest).write_bytes(whole[: len(whole) // 2])
     assert store.read(digest) is None
+    for flipped in range(whole.index(b"PK\1\2"), len(whole)):  # of the list of the archive's members
+        store.path(digest).write_bytes(whole[:flipped] + bytes([whole[flipped] ^ 255]) + whole[flipped + 1 :])
+        assert isinstance(store.read(digest), Analysis | None)
 
 
 def test_a_store_unpickles_nothing(tmp_path):
