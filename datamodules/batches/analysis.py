@@ -25,7 +25,7 @@ from datamodules.batches.cutting import open_waveform
 from datamodules.shards.origin import UNEXPECTED, is_unexpected, read_origin, renew
 from datamodules.shards.workers import do_or_reject
 from disentangled_ml.chunks import FEATURE_SIZE, feature_rows, split_source
-from disentangled_ml.files import as_json, atomic_write
+from disentangled_ml.files import as_json, atomic_write, remove_unfinished
 from disentangled_ml.structures import MAX_BPM, MIN_BPM, AudioSettings, Rejected, TrackRecord, chunk_grid, stable_hash
 
 # Of the middle of a recording: half of what ``prepare`` takes, for half the time and memory.
@@ -108,6 +108,11 @@ class AnalysisStore:
 
     def has(self, digest: str) -> bool:
         return self.path(digest).is_file()
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes have left; none may be writing."""
+        for folder in self.folder.glob("*/"):
+            remove_unfinished(folder)
 
     def remove(self, digest: str) -> None:
         """Forget what is kept of a recording, which is damaged."""

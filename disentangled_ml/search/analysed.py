@@ -57,6 +57,7 @@ def analyse_rows(
         store: Of the analyses.
         workers: Number of processes.
     """
+    store.remove_unfinished()
     records, rejected = first_rows(rows)
     found = {record.track_id: digests.get(record.track_id, "") for record in records}
     missing = [record for record in records if not (found[record.track_id] and store.has(found[record.track_id]))]
