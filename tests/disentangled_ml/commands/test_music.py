@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from disentangled_ml.commands import music
-from disentangled_ml.commands.schemas import MusicConfig
+from disentangled_ml.commands import embed, music
+from disentangled_ml.commands.schemas import EmbedConfig, MusicConfig
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.search.catalogue import CatalogueTrack, read_catalogue
@@ -100,7 +100,10 @@ def test_a_model_that_cannot_be_had(library, arguments, message):
         library.run(*arguments)
 
 
-def test_a_catalogue_of_embed_is_left_alone(library):
+def test_catalogues_of_embed_and_of_music_are_left_alone_by_each_other(library, tmp_path):
+    (tmp_path / "embeddings.npz").touch()
+    with pytest.raises(ConfigError, match="holds a catalogue that music made"):
+        embed.main(load_config(EmbedConfig, [f"out={tmp_path}", "checkpoint=x.ckpt", "manifest=m.csv"]))
     (library.out / "pieces").mkdir(parents=True)
     with pytest.raises(ConfigError, match="holds a catalogue that embed made"):
         library.run()
