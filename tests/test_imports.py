@@ -33,7 +33,7 @@ ONE_PLACE = {  # a third-party framework and the files that may import it
     "safetensors": ("disentangled_ml/network/exported.py",),
     "huggingface_hub": ("disentangled_ml/search/hub.py",),
     "jinja2": ("disentangled_ml/reporting/report_page.py",),
-    "starlette": ("disentangled_ml/web/app.py",),
+    "starlette": ("disentangled_ml/web/app.py", "disentangled_ml/web/routes/*.py"),
     "uvicorn": ("disentangled_ml/commands/serve.py",),
 }
 # The formulas: what they may import of ours, and no framework of configuration, training or logging.

@@ -327,8 +327,10 @@ class ServeConfig:
     checkpoint: str
     index: str
     source: str | None
+    weights: str | None
     host: str
     port: int = between(0, 65_535)
+    token: str | None
     audio: str | None
     listening_test: str | None
     listening_questions: int = between(1, 1_000)

@@ -2,7 +2,7 @@
 
 The page finds the tracks most similar to a track of the catalogue or to an uploaded recording, with a slider per condition, and shows a
 map of the catalogue. With ``listening_test=DIR`` it also asks people which of two recordings is more similar to a reference. Only this
-machine can reach it unless ``host`` says otherwise. See docs/serve.md.
+machine can reach it unless ``host`` says otherwise. With ``token=`` it answers only those who have it. See docs/serve.md, docs/api.md.
 """
 
 import logging
@@ -17,6 +17,7 @@ from typing import IO
 import numpy as np
 import uvicorn
 from omegaconf import DictConfig
+from threadpoolctl import threadpool_limits
 
 from datamodules.audio import musicnn
 from datamodules.audio.bounded_decoding import Bounds, decode_bounded
@@ -24,10 +25,12 @@ from disentangled_ml.config import ConfigError
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.search.catalogue import check_source
 from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.search.weights_file import read_weights
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.current import CurrentView
 from disentangled_ml.web.guard import is_loopback
 from disentangled_ml.web.listening.draw import open_listening_test
+from disentangled_ml.web.token import Token
 from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits
 from disentangled_ml.web.view import CatalogueView
 
@@ -38,6 +41,7 @@ def main(config: DictConfig) -> None:
     root = None if config.audio is None else Path(config.audio)
     if root is not None and not root.is_dir():
         raise ConfigError(f"audio={config.audio} is not a folder: give the one that the recordings lie in")
+    token = None if config.token is None else token_of(config.token)
     embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
     musicnn.require(embedder.network.features)  # else the first upload would fail
     if config.source is not None:
@@ -49,8 +53,10 @@ def main(config: DictConfig) -> None:
     )
     embed_upload = upload_embedder(embedder, Bounds(limits.max_seconds, config.decode_seconds))
 
+    weights = None if config.weights is None else read_weights(config.weights, embedder.condition_names)
+
     def open_view() -> CatalogueView:
-        return CatalogueView(embedder.open(config.index).search_of(), embed_upload, plane, limits, root)
+        return CatalogueView(embedder.open(config.index).search_of(), embed_upload, plane, limits, root, weights)
 
     current = CurrentView(Path(config.index), open_view)
     view = current.view
@@ -58,15 +64,19 @@ def main(config: DictConfig) -> None:
     if config.listening_test is not None:
         listening = open_listening_test(Path(config.listening_test), view, config.listening_questions, config.seed)
     listening_socket = bind_socket(config.host, config.port)
-    if not is_loopback(config.host):
-        logger.warning("host=%s: whoever reaches this machine reaches the page, which has no passwords", config.host)
+    if not is_loopback(config.host) and token is None:
+        logger.warning(
+            "host=%s: whoever reaches this machine reaches the page: give token= to ask for one", config.host
+        )
     settings = uvicorn.Config(
-        build_app(current, listening, is_loopback(config.host)),
+        build_app(current, listening, is_loopback(config.host), token),
         log_level="warning",
         server_header=False,
         limit_concurrency=200,
         timeout_graceful_shutdown=3,
     )
+    # Questions are answered one per core; a product that takes all cores would wait for theirs.
+    threadpool_limits(1, user_api="blas")
     threading.Thread(target=warm_up_index, args=(view,), daemon=True).start()
     sys.stdout.write(f"serving {len(view.catalogue):,} tracks on {address_of(listening_socket)} (end it with Ctrl-C)\n")
     sys.stdout.flush()
@@ -97,10 +107,18 @@ def upload_embedder(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]],
     return embed_upload
 
 
+def token_of(text: str) -> Token:
+    try:
+        return Token(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def warm_up_index(view: CatalogueView) -> None:
-    """Read the texts that tracks are found by before anybody asks; errors are reported to whoever asks first."""
+    """Read what tracks are found by before anybody asks; errors are reported to whoever asks first."""
     with suppress(ValueError, OSError):
-        view.searched_texts()
+        view.search_tracks.squared_lengths  # noqa: B018  it is read from the whole catalogue, once
+        view.read_texts()
 
 
 def bind_socket(host: str, port: int) -> socket.socket:

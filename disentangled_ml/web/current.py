@@ -52,7 +52,7 @@ class CurrentView:
         try:
             view = self.open_view()
             # Its arrays are whole by now; this reads its tracks, which are wanted anyway.
-            view.searched_texts()
+            view.read_texts()
         except ValueError as error:
             logger.warning("the new catalogue cannot be used, the old one is served on: %s", error)
             return

@@ -4,6 +4,7 @@ Every program of the machine reaches a server on loopback, and so does, through 
 
 * a request must name this machine as its host (a page elsewhere whose name was made to point to 127.0.0.1 names its own),
 * a request that changes something must come from this page itself,
+* where there is a token, what is asked of the API and every recording must come with it,
 * headers forbid browsers to load anything from elsewhere, and to show the page within another.
 """
 
@@ -11,7 +12,9 @@ import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
+
+from disentangled_ml.web.token import Token
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -84,16 +87,31 @@ def refusal(method: str, headers: Mapping[str, str], loopback_only: bool) -> tup
     return None
 
 
+def is_known(token: Token, path: str, query: str, headers: Mapping[str, str]) -> bool:
+    """Return whether a request may have what it asks for: the files of the page are for everybody.
+
+    >>> token = Token("correct-horse-battery")
+    >>> is_known(token, "/", "", {}), is_known(token, "/api/v1/health", "", {}), is_known(token, "/audio", "track=a", {})
+    (True, False, False)
+    >>> is_known(token, "/audio", f"track=a&key={token.audio_key}", {})
+    True
+    """
+    if not path.startswith(("/api", "/audio")) or token.is_in(headers.get("authorization", "")):
+        return True
+    return path == "/audio" and token.opens_audio(parse_qs(query).get("key", [""])[0])
+
+
 class Guard:
     """Middleware that refuses requests which are not for this server, and adds headers to every answer.
 
     Args:
         app: That answers the others.
         loopback_only: Whether the server listens on loopback.
+        token: That requests must hold; None: none.
     """
 
-    def __init__(self, app: App, loopback_only: bool):
-        self.app, self.loopback_only = app, loopback_only
+    def __init__(self, app: App, loopback_only: bool, token: Token | None = None):
+        self.app, self.loopback_only, self.token = app, loopback_only, token
 
     async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
         if scope["type"] != "http":
@@ -106,10 +124,14 @@ class Guard:
             await send(message)
 
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refused = refusal(scope["method"], headers, self.loopback_only)
+        refused, own = refusal(scope["method"], headers, self.loopback_only), []
+        if refused is None and self.token is not None:
+            query = scope["query_string"].decode("latin-1")
+            if not is_known(self.token, scope["path"], query, headers):
+                refused, own = (401, "this server wants its token"), [(b"www-authenticate", b"Bearer")]
         if refused is None:
             return await self.app(scope, receive, send_guarded)
         body = json.dumps({"error": refused[1]}).encode()
-        fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *own]
         await send_guarded({"type": "http.response.start", "status": refused[0], "headers": fields})
         return await send_guarded({"type": "http.response.body", "body": body})

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 import torch
+from torch import nn
 
 from datamodules.audio.decoding import encode_mp3
+from datamodules.batches.cutting import cut_waveform
 from disentangled_ml.builders import build_network, model_settings
 from disentangled_ml.commands import embed
 from disentangled_ml.commands.schemas import EmbedConfig
@@ -73,13 +75,25 @@ def write_recordings(folder: Path) -> None:
             writer.writerow([track_id, name, ARTISTS[i % 4], GENRES[i % 2], MOODS[i % 3], 80 + 5 * i])
 
 
+def hear(network: nn.Module) -> None:
+    """Let the normalisations of a network know the recordings: as it is born it takes them all for one."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    pieces = [cut_waveform(sound(i).astype(np.float32), RATE, AUDIO, network.source, 16) for i in range(len(IDS))]
+    with torch.no_grad():
+        network.train()(torch.from_numpy(np.concatenate(pieces)))
+    network.eval()
+
+
 def make_catalogue(folder: Path) -> Made:
-    """Embed the recordings by a network as it is born."""
+    """Embed the recordings by a network that nothing was taught."""
     write_recordings(folder)
     settings = ["data=shards", "data.shards=nowhere", "data.chunk_frames=16", "backbone=conv", "backbone.width=0.1"]
     config = load_config(TrainConfig, [*settings, "embedding_dim=24", "trainer=cpu"])
     torch.manual_seed(0)
     network = build_network(config, CONDITIONS, AUDIO)
+    hear(network)
     settings = model_settings(config, CONDITIONS, AUDIO)
     weights = {f"network.{key}": value for key, value in network.state_dict().items()}
     torch.save({"state_dict": weights, **settings}, folder / "best.ckpt")

@@ -19,7 +19,9 @@ from disentangled_ml.objective.triplets import draw_from_split
 from disentangled_ml.structures import TRACK, AudioSettings, ListedTriplet, Member, seeded_generator
 from disentangled_ml.web.listening.questions import Excerpt, Question
 from disentangled_ml.web.listening.session import LIST_FILE, ListeningTest
-from disentangled_ml.web.view import CatalogueView, recording_of, some_rows
+from disentangled_ml.web.maps import some_rows
+from disentangled_ml.web.recordings import recording_of
+from disentangled_ml.web.view import CatalogueView
 
 MAX_TRACKS = 5_000  # questions are drawn from so many
 # Tags (list of str) or tempo (float) per condition.

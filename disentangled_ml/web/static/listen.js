@@ -1,4 +1,5 @@
-import { ask, by, complain, el, post } from "./common.js";
+import { ask, audioAddress, catalogue, complain, post, save } from "./api.js";
+import { by, el } from "./dom.js";
 
 const KEPT = "rater"; // in this browser, so that a closed page goes on where it was
 const players = ["reference", "left", "right"].map(by);
@@ -11,7 +12,7 @@ const show = (id) => { for (const part of ["who", "turn", "end"]) by(part).hidde
 
 function source(excerpt, seconds) {
   const fragment = excerpt.start === null ? "" : `#t=${excerpt.start},${excerpt.start + seconds}`;
-  return `audio?${new URLSearchParams({ track: excerpt.track })}${fragment}`;
+  return `${audioAddress(excerpt.track)}${fragment}`;
 }
 
 async function next(number = null) {
@@ -114,6 +115,13 @@ for (const id of ["other", "other-end"]) by(id).addEventListener("click", forget
 by("organiser").addEventListener("toggle", () => by("organiser").open && showFigures());
 by("who").addEventListener("submit", (event) => { event.preventDefault(); begin(by("rater").value.trim()); });
 
-const before = localStorage.getItem(KEPT);
-if (before) begin(before);
-else show("who");
+by("judged").addEventListener("click", () => save("triplets.csv", "api/listen/triplets.csv").catch(complain));
+
+async function start() {
+  await catalogue().catch(complain); // which says how recordings are reached
+  const before = localStorage.getItem(KEPT);
+  if (before) begin(before);
+  else show("who");
+}
+
+start();

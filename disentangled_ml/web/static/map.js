@@ -1,6 +1,7 @@
 // The map of the catalogue: a dot per track, coloured by a label, results and query outlined.
 
-import { ask, by, el, Refused, svg } from "./common.js";
+import { get, Refused } from "./api.js";
+import { by, el, svg } from "./dom.js";
 
 // Okabe and Ito's colours, which people with any colour vision tell apart, and two more
 const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b3a200", "#7a5ea8"];
@@ -8,7 +9,7 @@ const OTHER = "#8b949e", NONE = "#c3c9cf";
 const SCALE = ["#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725"]; // viridis
 
 let map = null;
-let query = null;
+let seeds = new Set();
 let results = new Set();
 let pick = () => {};
 
@@ -17,7 +18,7 @@ export async function loadMap(onPick) {
   by("map-note").textContent = "The map is being drawn…";
   const space = by("map-space").value;
   try {
-    const answer = await ask(`api/map?${new URLSearchParams({ space })}`);
+    const answer = await get("map", { space });
     if (by("map-space").value !== space) return;
     map = answer;
   } catch (error) {
@@ -29,8 +30,8 @@ export async function loadMap(onPick) {
   drawMap();
 }
 
-export function markMap(track, found) {
-  query = track;
+export function markMap(like, found) {
+  seeds = like;
   results = new Set(found);
   drawMap();
 }
@@ -71,13 +72,13 @@ export function drawMap() {
   const [fill, legend] = colours(labels);
   const radius = Math.max(2.2, Math.min(5, 90 / Math.sqrt(map.ids.length)));
   const dots = map.ids.map((id, i) => {
-    const kind = id === query ? "query" : results.has(id) ? "result" : null;
+    const kind = seeds.has(id) ? "query" : results.has(id) ? "result" : null;
     const r = kind === "query" ? radius * 1.9 : kind ? radius * 1.45 : radius;
     return { order: kind === "query" ? 2 : kind ? 1 : 0, dot: svg("circle", { cx: (12 + 476 * map.x[i]).toFixed(1), cy: (12 + 376 * map.y[i]).toFixed(1), r: r.toFixed(1),
-      fill: fill[i], class: kind, "data-number": i }, svg("title", {}, [id, map.artists[i], labelOf(labels[i])].filter(Boolean).join(" · "))) };
+      fill: fill[i], class: kind, "data-number": i }, svg("title", {}, [map.titles[i] ?? id, map.artists[i], labelOf(labels[i])].filter(Boolean).join(" · "))) };
   });
   dots.sort((a, b) => a.order - b.order);
-  by("map").classList.toggle("with-results", results.size > 0 || query !== null);
+  by("map").classList.toggle("with-results", results.size > 0);
   by("map").replaceChildren(...dots.map(({ dot }) => dot));
   by("legend").replaceChildren(...legend);
 }
@@ -86,5 +87,5 @@ const labelOf = (label) => (typeof label === "number" ? `${Math.round(label)} BP
 
 by("map").addEventListener("click", (event) => {
   const number = event.target.closest("circle")?.dataset.number;
-  if (number !== undefined) pick(map.ids[number]);
+  if (number !== undefined) pick({ id: map.ids[number], title: map.titles[number], artist: map.artists[number], album: null, labels: {}, audio: false });
 });

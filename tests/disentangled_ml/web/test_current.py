@@ -44,12 +44,12 @@ def client(current) -> TestClient:
 
 
 def upload(client: TestClient, path: Path) -> str:
-    answer = client.post("/api/upload", content=path.read_bytes(), headers={"content-type": "audio/wav"})
+    answer = client.post("/api/v1/upload", content=path.read_bytes(), headers={"content-type": "audio/wav"})
     return answer.json()["upload"]
 
 
 def nearest(client: TestClient, **query: str) -> dict:
-    answer = client.post("/api/search", json={**query, "weights": ALL, "k": 1})
+    answer = client.post("/api/v1/similar", json={**query, "weights": ALL, "k": 1, "fold_duplicates": False})
     assert answer.status_code == 200, answer.text
     return answer.json()["results"][0]
 
@@ -64,20 +64,20 @@ def test_an_upload_is_answered_by_the_catalogue_that_was_embedded_last(made, cli
     assert found["distance"] == pytest.approx(0, abs=1e-4)
     found = nearest(client, upload=old)  # is still known
     assert (found["track"]["id"], found["track"]["artist"]) == (IDS[8], ARTISTS[0])
-    assert client.get("/api/catalogue").json()["size"] == len(IDS) + 1
-    assert [track["id"] for track in client.get("/api/tracks", params={"q": "the new"}).json()["tracks"]] == [NEW]
-    assert client.get("/api/map").json()["of"] == len(IDS) + 1
+    assert client.get("/api/v1/catalogue").json()["size"] == len(IDS) + 1
+    assert [track["id"] for track in client.get("/api/v1/tracks", params={"q": "the new"}).json()["tracks"]] == [NEW]
+    assert client.get("/api/v1/map").json()["of"] == len(IDS) + 1
     assert client.get("/audio", params={"track": NEW}).content == (made.folder / "new.wav").read_bytes()
 
 
 def test_a_request_that_began_before_is_answered_from_the_old_state(made, current):
     view, question = current(), {"track": "t3", "weights": ALL, "k": 100}
-    before = view.search(question)
+    before = view.similar(question)
     grow(made)
     assert current() is not view
-    assert view.search(question) == before
-    assert [track["id"] for track in view.find("new")] == []
-    assert len(current().search(question)["results"]) == len(IDS)
+    assert view.similar(question) == before
+    assert [track["id"] for track in view.tracks("new")["tracks"]] == []
+    assert len(current().similar(question)["results"]) == len(IDS)
 
 
 def test_nothing_is_opened_again_while_nothing_has_changed(made, current):
@@ -96,7 +96,7 @@ def test_the_old_catalogue_is_served_on_while_there_is_none_or_another_models(ma
     assert caplog.text.count("the new catalogue cannot be used, the old one is served on") == 1
     (made.index / HEADER).write_bytes(header)
     grow(made)
-    assert client.get("/api/catalogue").json()["size"] == len(IDS) + 1
+    assert client.get("/api/v1/catalogue").json()["size"] == len(IDS) + 1
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda tracks: tracks.write_bytes(b"{}\n")], ids=["gone", "damaged"])
@@ -104,9 +104,9 @@ def test_the_old_catalogue_is_served_on_while_the_tracks_of_the_new_one_cannot_b
     grow(made)
     damage(read_catalogue(made.index).files / TRACKS)
     for _ in range(2):
-        assert client.get("/api/catalogue").json()["size"] == len(IDS)
+        assert client.get("/api/v1/catalogue").json()["size"] == len(IDS)
         assert nearest(client, track="t3")["distance"] > 0
-        assert client.get("/api/tracks", params={"q": "t3"}).json()["tracks"][0]["id"] == "t3"
+        assert client.get("/api/v1/tracks", params={"q": "t3"}).json()["tracks"][0]["id"] == "t3"
     assert caplog.text.count("the new catalogue cannot be used, the old one is served on") == 1
     embed_again(made)
-    assert client.get("/api/catalogue").json()["size"] == len(IDS) + 1
+    assert client.get("/api/v1/catalogue").json()["size"] == len(IDS) + 1

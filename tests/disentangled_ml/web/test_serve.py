@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import soundfile
@@ -78,13 +79,13 @@ def test_every_answer_is_of_one_state_while_the_index_is_replaced(tmp_path):
     server, ended, answers = Served(made, tmp_path / "log"), threading.Event(), []
 
     def nearest(upload: str) -> tuple[str, str]:
-        question = {"upload": upload, "weights": dict.fromkeys(CONDITIONS, 1.0), "k": 1}
-        _, answer = ask(server, "api/search", question)
+        question = {"upload": upload, "weights": dict.fromkeys(CONDITIONS, 1.0), "k": 1, "fold_duplicates": False}
+        _, answer = ask(server, "api/v1/similar", question)
         track = answer["results"][0]["track"]
         return track["id"], track["artist"]
 
     def upload(path: Path) -> str:
-        return ask(server, "api/upload", path.read_bytes(), "audio/wav")[1]["upload"]
+        return ask(server, "api/v1/upload", path.read_bytes(), "audio/wav")[1]["upload"]
 
     def keep_asking(name: str) -> None:
         while not ended.is_set():
@@ -104,7 +105,7 @@ def test_every_answer_is_of_one_state_while_the_index_is_replaced(tmp_path):
     assert set(answers) == {(IDS[8], ARTISTS[0])}
 
 
-POST = b"POST /api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: audio/wav\r\n"
+POST = b"POST /api/v1/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: audio/wav\r\n"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,12 @@ POST = b"POST /api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: audio/wav
 )  # fmt: skip
 def test_broken_requests(served, parts, answer):
     assert answer in talk(served, *parts)
-    assert ask(served, "api/catalogue")[0] == 200
+    assert ask(served, "api/v1/catalogue")[0] == 200
+
+
+def test_a_track_is_asked_for_by_any_id(served):
+    for track_id in HOSTILE_IDS:
+        assert ask(served, f"api/v1/tracks/{quote(track_id, safe='')}")[1]["id"] == track_id
 
 
 def test_many_uploads_at_one_time(served, tmp_path):
@@ -138,7 +144,8 @@ def test_many_uploads_at_one_time(served, tmp_path):
     soundfile.write(tmp_path / "a.wav", sound(3), RATE)
     data, answers = (tmp_path / "a.wav").read_bytes(), []
     senders = [
-        threading.Thread(target=lambda: answers.append(ask(served, "api/upload", data, "audio/wav"))) for _ in range(24)
+        threading.Thread(target=lambda: answers.append(ask(served, "api/v1/upload", data, "audio/wav")))
+        for _ in range(24)
     ]
     for sender in senders:
         sender.start()
@@ -146,13 +153,13 @@ def test_many_uploads_at_one_time(served, tmp_path):
         sender.join()
     assert {status for status, _ in answers} == {200, 503}
     assert all("error" in content for status, content in answers if status == 503)
-    assert ask(served, "api/upload", data, "audio/wav")[0] == 200
+    assert ask(served, "api/v1/upload", data, "audio/wav")[0] == 200
 
 
 def test_the_server_keeps_no_file_of_an_upload(served, tmp_path):
     soundfile.write(tmp_path / "a.wav", sound(3), RATE)
     for data in ((tmp_path / "a.wav").read_bytes(), b"no sound"):
-        ask(served, "api/upload", data, "audio/wav")
+        ask(served, "api/v1/upload", data, "audio/wav")
     opened = [os.readlink(link) for link in Path(f"/proc/{served.process.pid}/fd").iterdir() if link.is_symlink()]
     assert opened
     assert not [path for path in opened if path.startswith(tempfile.gettempdir()) and "deleted" in path]
@@ -160,13 +167,13 @@ def test_the_server_keeps_no_file_of_an_upload(served, tmp_path):
 
 def test_a_multipart_form_is_told_what_to_send(served):
     body = b'--x\r\nContent-Disposition: form-data; name="f"; filename="../../../tmp/evil.wav"\r\n\r\nRIFF'
-    status, content = ask(served, "api/upload", body, "multipart/form-data; boundary=x")
+    status, content = ask(served, "api/v1/upload", body, "multipart/form-data; boundary=x")
     assert (status, "send the recording itself" in content["error"]) == (415, True)
 
 
 def test_a_file_that_is_too_large_is_told_so_and_not_just_cut_off(served):
     """The sender writes all of it before it reads."""
-    status, content = ask(served, "api/upload", bytes(3_000_000), "audio/wav")
+    status, content = ask(served, "api/v1/upload", bytes(3_000_000), "audio/wav")
     assert (status, content["error"]) == (413, "this is too large: the most is 1,000,000 bytes")
 
 
@@ -180,7 +187,7 @@ def test_it_listens_on_this_machine_alone(served):
 
 def test_it_ends_when_interrupted(made, tmp_path):
     server = Served(made, tmp_path / "log")
-    assert ask(server, "api/catalogue")[0] == 200
+    assert ask(server, "api/v1/catalogue")[0] == 200
     assert server.end() == 0
     assert "Traceback" not in server.said()
 
@@ -251,26 +258,55 @@ def tab(browser):
     page.context.close()
 
 
+def opened(tab, served: Served, question: str = "", *parts: str) -> None:
+    """Open the page with a question, and parts of it unfolded."""
+    tab.goto(f"{served.address}#{question}")
+    tab.wait_for_function("() => document.getElementById('size').textContent")
+    for part in parts:
+        tab.locator(f"#{part} > summary").click()
+
+
 def names(tab) -> list[str]:
-    return tab.locator("#results .name").all_inner_texts()
+    return tab.locator("#results > li > div > .names > .name").all_inner_texts()
+
+
+def chips(tab, place: str) -> list[str]:
+    return tab.locator(f"#chips-{place} .name").all_inner_texts()
+
+
+def settled(tab) -> None:
+    tab.wait_for_function("() => !document.getElementById('found').classList.contains('busy')")
 
 
 def move(tab, slider: str, value: float) -> None:
     """Move a slider, and wait for the answer."""
-    with tab.expect_response("**/api/search"):
+    with tab.expect_response("**/api/v1/compose"):
         tab.get_by_label(slider, exact=True).fill(str(value))
-    tab.wait_for_function("() => !document.getElementById('results').classList.contains('busy')")
+    settled(tab)
+
+
+def add(tab, text: str) -> None:
+    """Find a track by typing, and wait for the answer."""
+    tab.locator("#find").fill(text)
+    tab.locator("#suggestions li").first.click()
+    tab.wait_for_selector("#results > li")
+    settled(tab)
+
+
+def fits(tab) -> bool:
+    return tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @in_browser
 def test_an_upload_is_answered_and_sliders_change_the_order(served, tab, tmp_path):
     name = "<img src=x onerror=window.hacked=1>.wav"
     soundfile.write(tmp_path / "upload.wav", sound(7), RATE)
-    tab.goto(served.address)
+    opened(tab, served, "unfolded=1", "parts")
     upload = {"name": name, "mimeType": "audio/wav", "buffer": (tmp_path / "upload.wav").read_bytes()}
     tab.set_input_files("#upload", upload)
-    tab.wait_for_selector("#results li")
-    assert tab.locator("#query .name").inner_text() == name
+    tab.wait_for_selector("#results > li")
+    assert chips(tab, "like") == [name]
+    assert tab.locator("#upload-notes").inner_text() == f"{name}: 2 s"
     before = names(tab)
     assert len(before) == 10
     assert before[0] == IDS[7]  # the same recording
@@ -282,16 +318,14 @@ def test_an_upload_is_answered_and_sliders_change_the_order(served, tab, tmp_pat
     move(tab, "genre", 0.5)
     assert len(names(tab)) == 10
     assert not tab.locator("#error").is_visible()
-    assert tab.locator("#query audio").evaluate("audio => audio.play().then(() => audio.duration)") == pytest.approx(
-        2, abs=0.1
-    )
-    tab.failures[:] = [failure for failure in tab.failures if "400" not in failure]  # the refused search
+    tab.get_by_role("button", name=f"Play {name}").click()
+    tab.wait_for_function("() => Math.abs(document.getElementById('preview').duration - 2) < 0.1")
+    tab.failures[:] = [failure for failure in tab.failures if "400" not in failure]  # the refused question
 
 
 @in_browser
 def test_what_cannot_be_used_is_said_on_the_page(served, tab):
-    tab.goto(served.address)
-    tab.wait_for_selector("#map circle")
+    opened(tab, served)
     for content, said in ((b"no sound at all", "cannot be used"), (b"", "empty"), (b"x" * 1_000_001, "too large")):
         tab.set_input_files("#upload", {"name": "a.wav", "mimeType": "audio/wav", "buffer": content})
         tab.wait_for_function(f"() => document.getElementById('error').textContent.includes('{said}')")
@@ -300,53 +334,148 @@ def test_what_cannot_be_used_is_said_on_the_page(served, tab):
 
 @in_browser
 def test_hostile_names_are_text_on_the_page(served, tab):
-    tab.goto(served.address)
+    opened(tab, served)
     for track_id in HOSTILE_IDS:
-        tab.locator("#find").fill(track_id[:60])
-        tab.locator("#suggestions li").first.click()
-        tab.wait_for_function("id => document.querySelector('#query .name')?.textContent === id", arg=track_id)
-        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        add(tab, track_id[:60])
+        tab.wait_for_function(
+            "id => [...document.querySelectorAll('#chips-like .name')].at(-1).textContent === id", arg=track_id
+        )
+        assert fits(tab)
     tab.get_by_role("button", name="Show more").click()
-    tab.wait_for_function(f"() => document.querySelectorAll('#results li').length === {len(IDS) - 1}")
-    assert set(names(tab)) == set(IDS) - {HOSTILE_IDS[-1]}
+    tab.wait_for_function(f"() => document.querySelectorAll('#results > li').length === {len(IDS) - len(HOSTILE_IDS)}")
+    assert set(names(tab)) == set(IDS) - set(HOSTILE_IDS)
     text = tab.locator("#results").inner_text()
     assert all(artist in text for artist in ARTISTS)
-    assert tab.locator("#results b, #results i, #results img, #results script, #query script").count() == 0
+    markup = "b, i, img, script"
+    assert tab.locator("#results").locator(markup).count() == tab.locator("#seeds").locator(markup).count() == 0
+
+
+def tab_to(tab, selector: str) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(80):
+        if tab.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+        tab.keyboard.press("Tab")
+    raise AssertionError(f"{selector} is not reached")
 
 
 @in_browser
 def test_the_page_is_used_by_keyboard_alone(served, tab):
-    tab.goto(served.address)
-    tab.wait_for_selector("#map circle")
+    opened(tab, served)
     tab.keyboard.press("Tab")  # the link to the results
-    while tab.evaluate("document.activeElement.id") != "find":
-        tab.keyboard.press("Tab")
+    tab_to(tab, "#find")
     tab.keyboard.type("t4")
     tab.wait_for_selector("#suggestions li")
     tab.keyboard.press("ArrowDown")
-    assert tab.locator("[aria-selected=true]").inner_text().startswith("t4")
+    assert tab.locator("#suggestions [aria-selected=true]").inner_text().startswith("t4")
     tab.keyboard.press("Enter")
-    tab.wait_for_selector("#results li")
+    tab.wait_for_selector("#results > li")
+    tab_to(tab, "[data-chip='0']")
+    tab.keyboard.press("ArrowDown")  # like its genre
+    tab.wait_for_selector("#chips-0 li")
+    assert tab.evaluate("document.activeElement.dataset.chip") == "0"
+    tab.keyboard.press("ArrowUp")
+    tab.wait_for_selector("#chips-like li")
+    settled(tab)
     before = names(tab)
-    while tab.evaluate("document.activeElement.id") != "weight-0":
-        tab.keyboard.press("Tab")
-    with tab.expect_response("**/api/search"):
+    tab_to(tab, "#weight-0")
+    with tab.expect_response("**/api/v1/compose"):
         tab.keyboard.press("Home")
-    tab.wait_for_function("() => !document.getElementById('results').classList.contains('busy')")
+    settled(tab)
     assert tab.locator("#weight-0").input_value() == "0"
     assert names(tab) != before
+    tab_to(tab, "#tab-similar")
+    tab.keyboard.press("ArrowRight")
+    assert tab.evaluate("document.activeElement.id") == "tab-path"
+    assert tab.locator("#status").inner_text().startswith("Find two tracks")
     unnamed = "e => !(e.labels?.length || e.ariaLabel || e.textContent.trim())"
-    controls = tab.locator("input, select, button, audio")
+    controls = tab.locator("input, select, button, audio:not([hidden])")
     assert not controls.evaluate_all(f"all => all.filter({unnamed}).map(e => e.outerHTML)")
 
 
 @in_browser
+def test_a_question_is_composed_of_chips_shared_and_gone_back_to(served, tab):
+    tab.set_viewport_size({"width": 360, "height": 740})
+    opened(tab, served, "like=t1&like=t2&like=t3", "parts")
+    tab.wait_for_selector("#results > li")
+    with tab.expect_response("**/api/v1/compose"):
+        tab.get_by_label("How t2 counts").select_option("like its mood")
+    tab.get_by_label("How t3 counts").select_option("avoid")
+    with tab.expect_response("**/api/v1/compose"):
+        tab.get_by_label("A label of genre instead").select_option("jazz")
+    assert fits(tab)
+    with tab.expect_request("**/api/v1/compose") as asked:
+        tab.locator("#filters > summary").click()
+        tab.get_by_label("Tempo of the seeds").select_option("slower (5 to 15 %)")
+    content = asked.value.post_data_json
+    assert (content["seeds"], content["seeds_of"], content["avoid"]) == (["t1"], {"mood": ["t2"]}, ["t3"])
+    assert (content["labels"], content["tempo_change"]) == ({"genre": "jazz"}, [-0.15, -0.05])
+    settled(tab)
+    assert fits(tab)
+    found, address = names(tab), tab.evaluate("location.href")
+    assert found
+    tab.reload()
+    tab.wait_for_selector("#results > li")
+    assert (names(tab), tab.evaluate("location.href")) == (found, address)
+    assert (chips(tab, "like"), chips(tab, "1"), chips(tab, "avoid")) == (["t1"], ["t2"], ["t3"])
+    tab.get_by_role("button", name="Remove t3").click()
+    tab.wait_for_function("() => !location.href.includes('avoid')")
+    tab.go_back()
+    tab.wait_for_selector("#chips-avoid li")
+    settled(tab)
+    assert names(tab) == found
+
+
+@in_browser
+def test_a_chip_is_dragged_to_a_condition(served, tab):
+    opened(tab, served, "like=t1&like=t2", "parts")
+    tab.wait_for_selector("#results > li")
+    tab.drag_and_drop("#chips-like li:nth-child(2) .name", "#sliders .part:nth-child(2) label")
+    tab.wait_for_selector("#chips-1 li")
+    assert (chips(tab, "like"), chips(tab, "1")) == (["t1"], ["t2"])
+    tab.drag_and_drop("#chips-1 li .name", "#chips-avoid")
+    tab.wait_for_selector("#chips-avoid li")
+
+
+@in_browser
+def test_a_path_is_shown_and_saved_as_a_playlist(served, made, tab, tmp_path):
+    opened(tab, served, "like=t1&like=t2")
+    tab.wait_for_selector("#results > li")
+    tab.get_by_role("tab", name="Path").click()
+    tab.get_by_label("steps").fill("3")
+    tab.get_by_label("steps").blur()
+    tab.wait_for_function("() => /^3 steps|too few/i.test(document.getElementById('status').textContent)")
+    way = names(tab)
+    assert (len(way), way[0], way[-1]) == (4, "t1", "t2")
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="playlist").click()
+    assert download.value.suggested_filename == "playlist.m3u8"
+    download.value.save_as(tmp_path / "list.m3u8")
+    lines = (tmp_path / "list.m3u8").read_text().splitlines()
+    paths = [line for line in lines if not line.startswith("#")]
+    assert [Path(path).stem for path in paths] == [str(IDS.index(name)) for name in way]
+    assert all(Path(path).is_file() for path in paths)
+
+
+@in_browser
+def test_duplicates_are_folded_and_unfold(served, tab, made):
+    opened(tab, served)
+    tab.set_input_files("#upload", made.folder / f"audio/{IDS.index('t1')}.wav")
+    tab.wait_for_selector("#results > li")
+    assert "t1" not in names(tab)
+    assert not tab.get_by_text("the same recording").is_visible()
+    tab.locator("#seed-duplicates summary").click()
+    assert tab.locator("#seed-duplicates li .name").all_inner_texts() == ["t1"]
+    assert tab.get_by_text("the same recording").is_visible()
+
+
+@in_browser
 def test_the_map_is_clicked_and_marked_and_results_sound(served, tab):
-    tab.goto(served.address)
+    opened(tab, served, "", "mapping")
     tab.wait_for_selector("#map circle")
     assert tab.locator("#map circle").count() == len(IDS)
     tab.locator("#map circle").nth(3).dispatch_event("click")
-    tab.wait_for_selector("#results li")
+    tab.wait_for_selector("#results > li")
     assert tab.locator("#map circle.query").count() == 1
     assert tab.locator("#map circle.result").count() == 10
     first = tab.locator("#results audio").first
@@ -355,11 +484,11 @@ def test_the_map_is_clicked_and_marked_and_results_sound(served, tab):
     second = tab.locator("#results audio").nth(1)
     second.evaluate("audio => audio.play()")
     assert first.evaluate("audio => audio.paused")
-    with tab.expect_response("**/api/map*"):
+    with tab.expect_response("**/api/v1/map*"):
         tab.get_by_label("Near as to").select_option("tempo")
     tab.wait_for_selector("#legend svg.scale")
     tab.set_viewport_size({"width": 340, "height": 700})
-    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert fits(tab)
 
 
 def listen_to_all(tab) -> None:
@@ -371,9 +500,10 @@ def listen_to_all(tab) -> None:
 @in_browser
 def test_a_listening_test_survives_a_killed_server(made, tab, tmp_path):
     folder, rater = tmp_path / "test", "<b onclick=window.hacked=1>Ann</b>"
-    given = (f"listening_test={folder}", "listening_questions=1")
+    given = (f"listening_test={folder}", "listening_questions=1", "token=correct-horse-battery")
     server = Served(made, tmp_path / "log", *given)
-    tab.goto(server.address + "listen")
+    assert ask(server, "api/v1/health")[0] == 401
+    tab.goto(server.address + "listen#token=correct-horse-battery")
     tab.get_by_label("Your name").fill(rater)
     tab.get_by_role("button", name="Begin").click()
     tab.wait_for_function("() => document.getElementById('count').textContent.startsWith('0 of 4 answered, as <b')")
@@ -404,7 +534,7 @@ def test_a_listening_test_survives_a_killed_server(made, tab, tmp_path):
     tab.locator("#organiser summary").click()
     tab.wait_for_selector("#figures td")
     with tab.expect_download() as download:
-        tab.get_by_role("link", name="Download the majority's triplets").click()
+        tab.get_by_role("button", name="Download the majority's triplets").click()
     download.value.save_as(tmp_path / "judged.csv")
     server.end()
     answers, damaged = read_answers(folder / "answers.jsonl")

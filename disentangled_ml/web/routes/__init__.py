@@ -1,0 +1,1 @@
+"""The routes: the only files that import starlette, beside app.py."""

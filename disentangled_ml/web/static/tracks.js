@@ -1,0 +1,28 @@
+// A track in words, and its player. What is known about tracks is kept, for chips that only have an id.
+
+import { audioAddress } from "./api.js";
+import { el } from "./dom.js";
+
+const known = new Map();
+let estimated = new Set(); // conditions of which labels are estimated
+
+export const setEstimated = (conditions) => { estimated = new Set(conditions.filter((condition) => condition.estimated).map(({ name }) => name)); };
+
+export const learn = (tracks) => { for (const track of tracks) known.set(track.id, track); };
+export const nameOf = (track) => track.title ?? track.id;
+export const knownTrack = (id) => known.get(id) ?? { id, title: null, artist: null, album: null, labels: {}, audio: false };
+
+export const labelText = (label) => (typeof label === "number" ? `${Math.round(label)} BPM` : Array.isArray(label) ? label.join(", ") : String(label));
+
+export function titled(track) {
+  const more = [track.artist, track.album].filter(Boolean).join(" · ");
+  return el("span", { class: "names" }, el("span", { class: "name", title: track.id }, nameOf(track)), more ? el("span", { class: "dim" }, ` ${more}`) : null);
+}
+
+export const tags = (track) => el("div", { class: "tags" },
+  ...Object.entries(track.labels).map(([condition, label]) => estimated.has(condition)
+    ? el("span", { title: `${condition}, estimated` }, `≈ ${labelText(label)}`) : el("span", { title: condition }, labelText(label))));
+
+export const player = (track) =>
+  track.audio ? el("audio", { controls: true, preload: "none", src: audioAddress(track.id), "aria-label": `Play ${nameOf(track)}` })
+    : el("p", { class: "note" }, "No recording to play.");
