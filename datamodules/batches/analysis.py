@@ -22,10 +22,10 @@ from datamodules.audio.decoding import MAX_LOST, UnusableAudio, read_recording
 from datamodules.audio.musicnn import CONDITION_TAGS, tag_model, tag_probabilities
 from datamodules.audio.tempo import NOTHING, Tempo, estimate_tempi, excerpt_of
 from datamodules.batches.cutting import open_waveform
-from datamodules.shards.origin import is_unexpected, read_origin
+from datamodules.shards.origin import UNEXPECTED, is_unexpected, read_origin, renew
 from datamodules.shards.workers import do_or_reject
 from disentangled_ml.chunks import FEATURE_SIZE, feature_rows, split_source
-from disentangled_ml.files import as_json, atomic_write
+from disentangled_ml.files import as_json, atomic_write, remove_unfinished
 from disentangled_ml.structures import MAX_BPM, MIN_BPM, AudioSettings, Rejected, TrackRecord, chunk_grid, stable_hash
 
 # Of the middle of a recording: half of what ``prepare`` takes, for half the time and memory.
@@ -109,6 +109,15 @@ class AnalysisStore:
     def has(self, digest: str) -> bool:
         return self.path(digest).is_file()
 
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes have left; none may be writing."""
+        for folder in self.folder.glob("*/"):
+            remove_unfinished(folder)
+
+    def remove(self, digest: str) -> None:
+        """Forget what is kept of a recording, which is damaged."""
+        self.path(digest).unlink(missing_ok=True)
+
     def save(self, digest: str, result: Analysis | Rejected) -> None:
         """Keep what was found of a recording."""
         if isinstance(result, Rejected):
@@ -133,7 +142,7 @@ class AnalysisStore:
                 array = content["chunks"] if chunks else np.empty(0, np.float16)
             tempo = notes["tempo"] and Tempo(*notes["tempo"])
             return Analysis(array, **{**notes, "tempo": tempo})
-        except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, BadZipFile):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile):
             return None
 
 
@@ -202,6 +211,8 @@ def keep_analyses(records: Sequence[TrackRecord], store: AnalysisStore) -> list[
     digests: list[Any | Rejected] = []
     for record, origin in zip(records, origins, strict=True):
         result, digest = made.get(record.path), origin.digest if origin else ""
+        if isinstance(result, Analysis) and renew(origin, record.path) is None:
+            result = Rejected(record.track_id, record.path, f"{UNEXPECTED}change of the file while it was read")
         if isinstance(result, Rejected) and (is_unexpected(result) or not digest):
             digests.append(result)
             continue

@@ -25,6 +25,7 @@ from disentangled_ml.commands.schemas import parse_part
 from disentangled_ml.config import ConfigError
 from disentangled_ml.files import locked, output_context, writable
 from disentangled_ml.network.checkpoint import choose_device
+from disentangled_ml.search.analysed import EMBEDDINGS
 from disentangled_ml.search.assembly import assemble, write_npz
 from disentangled_ml.search.build import EmbeddedStore, embed_manifest, embed_shards, merge_manifest, merge_shards
 from disentangled_ml.search.catalogue import INDEX, EmbeddedCatalogue, read_catalogue
@@ -41,6 +42,8 @@ def main(config: DictConfig) -> None:
         raise ConfigError("the recordings come from manifest=CSV or from shards=DIR: give one of the two")
     out, npz = Path(config.out), None if config.npz is None else writable(config.npz, "npz", "npz")
     parquet = None if config.parquet is None else writable(config.parquet, "parquet", "parquet")
+    if (out / EMBEDDINGS).exists():
+        raise ConfigError(f"{out} holds a catalogue that music made, which would be lost: give another out=DIR")
     if parquet is not None:
         require_pyarrow()  # before anything long begins
     # Nothing is embedded when parts are merged.

@@ -13,13 +13,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
 from datamodules.audio import musicnn
-from datamodules.batches.analysis import AnalysisSettings, AnalysisStore
+from datamodules.batches.analysis import Analysis, AnalysisSettings, AnalysisStore
 from datamodules.corpora.folder.scan import STATE, scan_folder
 from datamodules.corpora.folder.state import read_state
 from datamodules.corpora.manifest import read_manifest
@@ -39,12 +40,14 @@ from disentangled_ml.search.analysed import (
     read_windows,
 )
 from disentangled_ml.search.assembly import assemble
+from disentangled_ml.search.build import EmbeddedStore
 from disentangled_ml.search.catalogue import read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import TEMPO, AudioSettings, Corpus, Rejected
 from disentangled_ml.systems import fit_tag_network
 
 MANIFEST, ANALYSES, SHARDS = "manifest.csv", "analyses", "shards"
+RUNS = Path("runs")
 # Values of ``model``, and the names of their checkpoints.
 TAGS, TRAINED = "tags", "trained"
 NETWORKS, CHUNK_FRAMES = ("msd", "mtt"), 129  # of the model of tags
@@ -59,6 +62,8 @@ def main(config: DictConfig) -> None:
         raise ConfigError(f"music={config.music} is not a folder: give the one that the music lies in")
     out = Path(config.out or Path("indexes") / music.resolve().name)
     out.mkdir(parents=True, exist_ok=True)
+    if (out / EmbeddedStore.FOLDER).exists():
+        raise ConfigError(f"{out} holds a catalogue that embed made, which would be lost: give another out=DIR")
     with output_context(out), locked(out):
         checkpoint = make_catalogue(config, music, out)
     if config.page:
@@ -80,14 +85,15 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
     store = AnalysisStore(out / ANALYSES, analysis_settings(config, embedder))
     tracks, rejected = analyse_rows(corpus.rows(), digests, store, config.workers or os.cpu_count() or 1)
     if embedder is None:
+        check_usable(music, tracks, rejected, store)
         write_tags_model(checkpoint, tracks, store)
         embedder = Embedder(checkpoint, choose_device(config.accelerator))
     embeddings = embed_contents(embedder, tracks, store, out)
     catalogue = AnalysedCatalogue(str(out / MANIFEST), tracks, embeddings, store, rejected, config.tag_share)
     assemble(out, embedder, catalogue, catalogue.batches(), None, catalogue.estimated)
     show_summary(read_catalogue(out), corpus.notes)
-    for name, count in catalogue.estimated.items():
-        logger.info("%s is estimated, for %s of %s tracks", name, f"{count:,}", f"{len(catalogue.tracks):,}")
+    for name, number in catalogue.estimated.items():
+        logger.info("%s is estimated, for %s of %s tracks", name, f"{number:,}", f"{len(catalogue.tracks):,}")
     return checkpoint
 
 
@@ -100,6 +106,17 @@ def analysis_settings(config: DictConfig, embedder: Embedder | None) -> Analysis
         musicnn.require(embedder.network.features)
         audio, source, frames = embedder.model.audio, embedder.source, embedder.model.chunk_frames
     return AnalysisSettings(audio, source, frames, config.analysed_seconds, config.tempo)
+
+
+def check_usable(
+    music: Path, tracks: Sequence[AnalysedTrack], rejected: Sequence[Rejected], store: AnalysisStore
+) -> None:
+    """Check that there is something to make a model of. Raises ConfigError, with a reason, if no recording can be used."""
+    found = (store.read(track.digest, chunks=False) for track in tracks)
+    if any(isinstance(each, Analysis) for each in found):
+        return
+    reasons = [str(store.read(track.digest, chunks=False)) for track in tracks[:1]] + [each.reason for each in rejected]
+    raise ConfigError(f"no recording in {music} can be used, the first one for this reason: {reasons[0]}")
 
 
 def write_tags_model(path: Path, tracks: Sequence[AnalysedTrack], store: AnalysisStore) -> None:
@@ -124,7 +141,7 @@ def train(corpus: Corpus, out: Path, checkpoint: Path) -> None:
             f"model={TRAINED} learns from tags of the files, and needs {LEAST_LABELLED} tracks with a tag of {LEAST_OF_A_TAG} "
             f"tracks at least (found: {found}): fill {out / MANIFEST}, or use model={TAGS}"
         )
-    shards, name = out / SHARDS, f"{out.name}-small_catalogue"
+    shards, name = out / SHARDS, unfinished_run(f"{out.name}-small_catalogue", RUNS)
     learned = ["tempo", *(name for name, count in counts.items() if count >= LEAST_LABELLED)]
     run(
         [
@@ -135,8 +152,16 @@ def train(corpus: Corpus, out: Path, checkpoint: Path) -> None:
             f"conditions=[{','.join(learned)}]",
         ]
     )
-    run(["train", "experiment=small_catalogue", "data=shards", f"data.shards={shards}", f"run_name={name}"])
-    shutil.copyfile(Path("runs") / name / "checkpoints" / "best.ckpt", checkpoint)
+    chosen = ["experiment=small_catalogue", "data=shards", f"data.shards={shards}"]
+    run(["train", *chosen, f"runs={RUNS}", f"run_name={name}", "resume=true"])
+    with open(RUNS / name / "checkpoints" / "best.ckpt", "rb") as best, atomic_write(checkpoint, "wb") as file:
+        shutil.copyfileobj(best, file)
+
+
+def unfinished_run(name: str, runs: Path) -> str:
+    """Return the name of a run that is not finished: one that was killed, else a new one."""
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(name for name in names if not (runs / name / "metrics.json").exists())
 
 
 def run(arguments: list[str]) -> None:

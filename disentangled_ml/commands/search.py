@@ -33,13 +33,13 @@ from disentangled_ml.network.checkpoint import choose_device, fingerprint
 from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, check_source
 from disentangled_ml.search.embedder import Embedder, check_fingerprint
-from disentangled_ml.search.filters import SearchFilters
+from disentangled_ml.search.filters import SearchFilters, check_change
 from disentangled_ml.search.path import path_between
 from disentangled_ml.search.playlists import check_suffix, write_results
 from disentangled_ml.search.precision import catalogue_precision
 from disentangled_ml.search.question import Question
 from disentangled_ml.search.rematch import rematch
-from disentangled_ml.search.results import Answer, Duplicate, Result
+from disentangled_ml.search.results import Answer, Result
 from disentangled_ml.search.similarity_search import SimilaritySearch, open_search
 from disentangled_ml.search.weighted_distance import check_weights
 from disentangled_ml.search.weights_file import read_weights
@@ -68,28 +68,28 @@ def main(config: DictConfig) -> None:
         shown = precision_table(report)
     elif config.path_to is not None:
         found = find_path(config, search)
-        report = {"like": config.like, "path_to": config.path_to, "results": [as_json(result) for result in found]}
+        report = {"like": config.like, "path_to": config.path_to}
         shown = results_table(found, search.catalogue.condition_names, "step")
     elif config.match != MEAN:
         found = find_matching(config, search)
-        report = {"like": config.like, "results": [as_json(result) for result in found]}
+        report = {"like": config.like}
         shown = results_table(found, search.catalogue.condition_names)
     else:
         answer = search.ask(question_of(config, search))
-        report, found = answer_report(config, answer), answer.results
+        report, found = about_answer(config, answer), answer.results
         shown = "\n".join([results_table(answer.results, search.catalogue.condition_names), *notes(answer)])
     sys.stdout.write(shown + "\n")
-    if out is not None and out.suffix == ".json":
+    if out is not None and config.precision and out.suffix == ".json":
         write_json(out, report)
     elif out is not None:
-        write_list(out, found, config.absolute_paths)
+        write_list(out, found, report, config.absolute_paths)
 
 
-def write_list(out: Path, found: Sequence[Result], absolute: bool) -> None:
-    """Write results as a playlist or a table, and tell what a playlist cannot hold. Raises ConfigError if there are none."""
-    if not found:
+def write_list(out: Path, found: Sequence[Result], about: Mapping[str, Any], absolute: bool) -> None:
+    """Write results, and tell what a playlist cannot hold. Raises ConfigError if a playlist or table would hold none."""
+    if not found and out.suffix != ".json":
         raise ConfigError(f"out={out} would hold no track: give out=FILE.json, or ask for others")
-    left_out = write_results(out, found, absolute=absolute)
+    left_out = write_results(out, found, about, absolute)
     if left_out:
         logger.warning("%s lacks %d tracks, whose recordings are not known or have no name for it", out, left_out)
 
@@ -108,7 +108,6 @@ def question_of(config: DictConfig, search: SimilaritySearch) -> Question:
     named = {"like": names_of(config.like, search), "avoid": names_of(config.avoid, search)}
     named |= {f"seeds.{name}": names for name, names in seeds_of.items()}
     files = embed_files(config, search, named)
-    change = None if config.tempo_change is None else tuple(percent / 100 for percent in config.tempo_change)
     return Question(
         seeds=[files.get(name, name) for name in named["like"]],
         seeds_of={key: [files.get(name, name) for name in names] for key, names in seeds_of.items()},
@@ -117,7 +116,7 @@ def question_of(config: DictConfig, search: SimilaritySearch) -> Question:
         weights=weights_of(config, search),
         k=config.k,
         tempo=None if config.tempo is None else tuple(config.tempo),
-        tempo_change=change,
+        tempo_change=change_of(config.tempo_change),
         other_artists=not config.same_artist,
         most_dissimilar=config.dissimilar,
         per_artist=config.per_artist,
@@ -125,6 +124,15 @@ def question_of(config: DictConfig, search: SimilaritySearch) -> Question:
         fold_duplicates=config.fold,
         method=config.method,
     )
+
+
+def change_of(percent: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return a relative tempo as shares. Raises ConfigError, in percent, if it is no range."""
+    try:
+        return check_change(None if percent is None else [each / 100 for each in percent])
+    except ValueError as error:
+        shown, way_out = list(percent), "give the least and the most in percent, as [-15,-5] for 5 to 15 % slower"
+        raise ConfigError(f"tempo_change={shown} is no range: {way_out}") from error
 
 
 def names_of(text: str | None, search: SimilaritySearch) -> list[str]:
@@ -208,34 +216,17 @@ def find_matching(config: DictConfig, search: SimilaritySearch) -> list[Result]:
     return rematch(embedder, query, found, checked, config.match)[: config.k]
 
 
-def answer_report(config: DictConfig, answer: Answer) -> dict[str, Any]:
+def about_answer(config: DictConfig, answer: Answer) -> dict[str, Any]:
+    """Return what was asked, and what is told of an answer beside its results."""
     asked = ("like", "seeds", "labels", "avoid")
     given = {key: value for key, value in OmegaConf.to_container(config).items() if key in asked and value}
     return {
         **given,
         "weights": answer.weights,
-        "results": [as_json(result) for result in answer.results],
-        "seed_duplicates": [duplicate_json(duplicate) for duplicate in answer.seed_duplicates],
+        "seed_duplicates": [duplicate.as_plain() for duplicate in answer.seed_duplicates],
         "skipped": {"per_artist": answer.beyond_artist, "per_album": answer.beyond_album},
         "without_tempo": answer.without_tempo,
     }
-
-
-def as_json(result: Result) -> dict[str, Any]:
-    content = {**result.track.as_plain(), "distance": result.distance, "distances": result.distances}
-    if result.percentile is None:
-        return content
-    return {
-        **content,
-        "percentile": result.percentile,
-        "percentiles": result.percentiles,
-        "matches": result.matches,
-        "duplicates": [duplicate_json(duplicate) for duplicate in result.duplicates],
-    }
-
-
-def duplicate_json(duplicate: Duplicate) -> dict[str, Any]:
-    return {**duplicate.track.as_plain(), "kind": duplicate.kind}
 
 
 def results_table(found: list[Result], names: list[str], distance: str = "distance") -> str:

@@ -5,6 +5,7 @@ Recordings are known by their content (``datamodules/batches/analysis.py``), and
 catalogue itself is written anew each time, as ``assembly.py`` does; that takes seconds for 10,000 tracks.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -33,8 +34,9 @@ ROWS_PER_BATCH = 4_096
 MOST_FITTED = 2_000  # recordings over whose windows the tags are standardised
 # A condition of which fewer of the tracks have labels gets estimated ones too.
 LABELLED_ENOUGH = 0.5
-# What a recording whose embedding cannot be used is rejected for.
-NOT_FINITE = "its embedding is not finite"
+SAVE_SECONDS = 60.0  # between two writes of the embeddings while they are made
+# What a recording is rejected for whose analysis cannot be read, which is removed, or whose embedding cannot be used
+DAMAGED, NOT_FINITE = "its analysis is gone or damaged: repeat the command", "its embedding is not finite"
 
 
 class AnalysedTrack(NamedTuple):
@@ -55,6 +57,7 @@ def analyse_rows(
         store: Of the analyses.
         workers: Number of processes.
     """
+    store.remove_unfinished()
     records, rejected = first_rows(rows)
     found = {record.track_id: digests.get(record.track_id, "") for record in records}
     missing = [record for record in records if not (found[record.track_id] and store.has(found[record.track_id]))]
@@ -119,8 +122,12 @@ def embed_contents(
                     if isinstance(analysis, Analysis):
                         yield digest, analysis.chunks
 
+            saved = time.monotonic()
             for digest, row in embedder.embed_tracks(chunks()):
                 known[digest] = row
+                if time.monotonic() - saved >= SAVE_SECONDS:
+                    write_embeddings(folder / EMBEDDINGS, embedder.model.fingerprint, known)
+                    saved = time.monotonic()
         write_embeddings(folder / EMBEDDINGS, embedder.model.fingerprint, known)
     return {digest: known[digest] for digest in digests if digest in known}
 
@@ -132,7 +139,7 @@ def read_embeddings(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
             if str(content["fingerprint"]) != fingerprint:
                 return {}
             return dict(zip(content["digest"].tolist(), content["embedding"], strict=True))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile):
         return {}
 
 
@@ -175,6 +182,8 @@ class AnalysedCatalogue:
             if reason is None:
                 usable.append(track)
             else:
+                if reason == DAMAGED:
+                    store.remove(track.digest)
                 self.rejected.append(Rejected(track.record.track_id, track.record.path, reason))
         self.warnings = sum(len(notes[track.digest].warnings) for track in usable)
         described = describe_tracks(
@@ -203,7 +212,7 @@ def reason_against(notes: Analysis | str | None, embedding: np.ndarray | None) -
     if isinstance(notes, str):
         return notes
     if notes is None or embedding is None:
-        return "its analysis is gone or damaged: repeat the command"
+        return DAMAGED
     return None if np.isfinite(embedding).all() else NOT_FINITE
 
 

@@ -105,7 +105,7 @@ class EmbeddedStore(BatchStore):
             tracks = [CatalogueTrack(**track) for track in notes["tracks"]]
             rejected = [Rejected(*line) for line in notes["rejected"]]
             origins = [origin and Origin(*origin) for origin in notes["origins"]]
-        except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, BadZipFile):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile):
             return None
         is_whole = len(embedding) == len(tracks) and embedding.dtype == np.float32
         return EmbeddedBatch(embedding, tracks, rejected, origins) if is_whole else None

@@ -22,6 +22,7 @@ import numpy as np
 
 from disentangled_ml.search.weighted_distance import scales
 
+ROWS_PER_BLOCK = 16_384  # compared at a time, in float64
 AWAY = 1.0  # how far, as a share of the distance of target and seeds to avoid
 
 
@@ -80,6 +81,10 @@ def target_distances(embedding: np.ndarray, targets: np.ndarray, masks: np.ndarr
     >>> target_distances(np.array([[3.0, 4.0]]), np.array([[0.0, 0.0], [3.0, 3.0]]), np.eye(2)).tolist()
     [[9.0, 1.0]]
     """
-    embedding, squares = embedding.astype(np.float64), masks.astype(np.float64) ** 2
-    parts = [(embedding - target) ** 2 @ square for target, square in zip(targets, squares, strict=True)]
-    return np.stack(parts, axis=1)
+    squares, found = masks.astype(np.float64) ** 2, np.empty((len(embedding), len(masks)))
+    for first in range(0, len(embedding), ROWS_PER_BLOCK):
+        rows = slice(first, first + ROWS_PER_BLOCK)
+        block = embedding[rows].astype(np.float64)
+        for condition, (target, square) in enumerate(zip(targets, squares, strict=True)):
+            found[rows, condition] = (block - target) ** 2 @ square
+    return found

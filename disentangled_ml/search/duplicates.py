@@ -15,6 +15,13 @@ from disentangled_ml.search.catalogue import CatalogueTrack
 DUPLICATE, VERSION = "duplicate", "version"
 SHARE, SAMPLE, SEED = 0.45, 400, 0
 IDS = ("isrc", "musicbrainz_recording")
+# What a part of a title holds that tells versions apart, and not movements or parts of a work
+OF_A_VERSION = re.compile(
+    r"\b(live|vivo|directo|remaster(ed)?|re-?recorded|remix(ed)?|r?mix|edit|version|demo|acoustic|unplugged|mono|stereo|instrumental|"
+    r"karaoke|cover|bonus|take|alternate|outtake|sessions?|original|extended|radio|single|explicit|clean|feat|ft|featuring|"
+    r"(19|20)\d\d)\b",
+    re.IGNORECASE,
+)
 BRACKETS = re.compile(r"[(\[].*?[)\]]")
 
 
@@ -48,10 +55,13 @@ def identities(track: CatalogueTrack) -> dict[tuple[str, ...], str]:
 
 
 def plain_title(title: str | None) -> str:
-    """Return a title without what tells versions apart.
+    """Return a title without what tells versions apart, in brackets or behind a dash.
 
     >>> plain_title("Song (Live) [2011 Remaster]"), plain_title("Song - Radio Edit"), plain_title(None)
     ('song', 'song', '')
+    >>> plain_title("Sonata No. 1 - Adagio"), plain_title("Suite (Part 2)")
+    ('sonata no. 1 - adagio', 'suite (part 2)')
     """
-    text = BRACKETS.sub(" ", title or "").partition(" - ")[0]
-    return " ".join(text.casefold().split())
+    text = BRACKETS.sub(lambda found: " " if OF_A_VERSION.search(found[0]) else found[0], title or "")
+    name, _, rest = text.partition(" - ")
+    return " ".join((name if OF_A_VERSION.search(rest) else text).casefold().split())

@@ -74,7 +74,10 @@ def is_near_tempo(one: float, other: float, share: float = NEAR_TEMPO) -> bool:
 
     >>> is_near_tempo(124, 126), is_near_tempo(124, 62), is_near_tempo(124, 90)
     (True, True, False)
+    >>> is_near_tempo(100, 150, 1.5)
+    True
     """
     octaves = np.log2(one / other)
     nearest = min(1.0, max(-1.0, float(np.round(octaves))))
-    return bool(abs(octaves - nearest) <= -np.log2(1 - share))
+    # Half of a tempo is an octave already.
+    return bool(abs(octaves - nearest) <= -np.log2(1 - min(share, 0.5)))

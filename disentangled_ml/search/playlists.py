@@ -118,9 +118,8 @@ def playlist_title(track: CatalogueTrack) -> str:
 
 
 def results_json(results: Sequence[Result], about: Mapping[str, Any] | None = None) -> str:
-    """Return results as JSON: what is known about each track, its distance in all and per condition."""
-    rows = [{**r.track.as_plain(), "distance": r.distance, "distances": r.distances} for r in results]
-    return json.dumps({**(about or {}), "results": rows}, indent=1) + "\n"
+    """Return results as JSON, with all that is told of each."""
+    return json.dumps({**(about or {}), "results": [result.as_plain() for result in results]}, indent=1) + "\n"
 
 
 def results_csv(results: Sequence[Result]) -> str:

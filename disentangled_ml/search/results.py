@@ -1,7 +1,7 @@
 """What a search finds."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from disentangled_ml.search.catalogue import CatalogueTrack
 
@@ -18,6 +18,10 @@ class Duplicate(NamedTuple):
     row: int
     track: CatalogueTrack
     kind: str
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return what is told of it, as plain values."""
+        return {**self.track.as_plain(), "kind": self.kind}
 
 
 class Result(NamedTuple):
@@ -43,6 +47,19 @@ class Result(NamedTuple):
     percentiles: dict[str, float] | None = None
     matches: str = ""
     duplicates: tuple[Duplicate, ...] = ()
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return what is told of it, as plain values; what only the answer to a question has, only of one that has it."""
+        content = {**self.track.as_plain(), "distance": self.distance, "distances": self.distances}
+        if self.percentile is None:
+            return content
+        return {
+            **content,
+            "percentile": self.percentile,
+            "percentiles": self.percentiles,
+            "matches": self.matches,
+            "duplicates": [duplicate.as_plain() for duplicate in self.duplicates],
+        }
 
 
 @dataclass(frozen=True)

@@ -94,12 +94,15 @@ def scan_folder(music: Path, manifest: Path) -> ScanReport:
         state = read_state(beside / STATE)
         check_folder(music, manifest, listing, state)
         if manifest.exists():
-            file = read_manifest_file(manifest, state.columns)
-        else:
-            file, state = new_manifest(), state._replace(tracks=afresh(state.tracks))
+            read_manifest_file(manifest, state.columns)  # its errors, before anything long begins
         save = partial(write_state, beside / STATE)
         cell_of = partial(path_cell, music, manifest)
         readings, n_read = read_files(music, listing, state._replace(music=str(music)), cell_of, save)
+        # Only now: reading files may take hours, in which a person may edit it.
+        if manifest.exists():
+            file = read_manifest_file(manifest, state.columns)
+        else:
+            file, state = new_manifest(), state._replace(tracks=afresh(state.tracks))
         usable = {path: reading for path, reading in readings.items() if not reading.failure}
         merged = merge(file, state.tracks, usable, cell_of, partial(place_in, str(music), str(manifest.parent)))
         after = ScanState(str(music), list(TAG_COLUMNS), readings, merged.tracks)

@@ -104,6 +104,24 @@ def test_what_cannot_be_used_is_remembered_and_what_may_work_again_is_not(tmp_pa
     assert not store.has(read_origin(row.path).digest)
 
 
+def test_a_file_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeypatch):
+    store, row, read = (
+        AnalysisStore(tmp_path / "store", SETTINGS),
+        write(tmp_path / "a.wav", 4.0),
+        analysis.read_recording,
+    )
+
+    def change_and_read(*arguments, **options):
+        write(tmp_path / "a.wav", 5.0)
+        return read(*arguments, **options)
+
+    digest = read_origin(row.path).digest
+    monkeypatch.setattr(analysis, "read_recording", change_and_read)
+    (result,) = keep_analyses([row], store)
+    assert "unexpected change" in result.reason
+    assert not store.has(digest)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY"])
 def test_a_damaged_analysis_is_none(tmp_path, content):
     store, row = AnalysisStore(tmp_path / "store", SETTINGS), write(tmp_path / "a.wav", 4.0)
@@ -114,6 +132,9 @@ def test_a_damaged_analysis_is_none(tmp_path, content):
     assert store.read(digest) is None
     store.path(digest).write_bytes(whole[: len(whole) // 2])
     assert store.read(digest) is None
+    for flipped in range(whole.index(b"PK\1\2"), len(whole)):  # of the list of the archive's members
+        store.path(digest).write_bytes(whole[:flipped] + bytes([whole[flipped] ^ 255]) + whole[flipped + 1 :])
+        assert isinstance(store.read(digest), Analysis | None)
 
 
 def test_a_store_unpickles_nothing(tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from disentangled_ml.commands import music
-from disentangled_ml.commands.schemas import MusicConfig
+from disentangled_ml.commands import embed, music
+from disentangled_ml.commands.schemas import EmbedConfig, MusicConfig
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.search.catalogue import CatalogueTrack, read_catalogue
@@ -98,6 +98,34 @@ def test_any_checkpoint_may_be_the_model(library, tmp_path):
 def test_a_model_that_cannot_be_had(library, arguments, message):
     with pytest.raises(ValueError, match=message):
         library.run(*arguments)
+
+
+def test_catalogues_of_embed_and_of_music_are_left_alone_by_each_other(library, tmp_path):
+    (tmp_path / "embeddings.npz").touch()
+    with pytest.raises(ConfigError, match="holds a catalogue that music made"):
+        embed.main(load_config(EmbedConfig, [f"out={tmp_path}", "checkpoint=x.ckpt", "manifest=m.csv"]))
+    (library.out / "pieces").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds a catalogue that embed made"):
+        library.run()
+
+
+def test_no_model_is_made_of_nothing(library):
+    shutil.rmtree(library.music)
+    write(library.music / "short.flac", 0, seconds=0.5)
+    with pytest.raises(
+        ConfigError, match=r"no recording .* can be used, the first one for this reason: shorter than a chunk"
+    ):
+        library.run("tempo=manifest")
+    write(library.music / "long.flac", 1)
+    assert len(library.run("tempo=manifest")) == 1
+
+
+def test_a_killed_training_goes_on_and_a_finished_one_stays(tmp_path):
+    assert music.unfinished_run("a", tmp_path) == "a"
+    (tmp_path / "a" / "checkpoints").mkdir(parents=True)
+    assert music.unfinished_run("a", tmp_path) == "a"
+    (tmp_path / "a" / "metrics.json").touch()
+    assert music.unfinished_run("a", tmp_path) == "a-2"
 
 
 def test_no_folder_and_an_empty_one(library, tmp_path):

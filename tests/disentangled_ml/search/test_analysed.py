@@ -115,6 +115,25 @@ def test_damaged_embeddings_are_made_anew(folder, content):
     np.testing.assert_allclose(folder.update().embedding, before, atol=ATOL)
 
 
+def test_a_damaged_analysis_is_made_anew_by_the_next_run(folder):
+    before = folder.update().embedding.copy()
+    path = folder.store.path(folder.digests["r1"])
+    path.write_bytes(path.read_bytes()[:100])
+    left = path.with_name(f"{path.name}.host-1.tmp")  # of a killed process
+    left.touch()
+    assert len(folder.update()) == N - 1
+    assert not left.exists()
+    np.testing.assert_allclose(folder.update().embedding, before, atol=ATOL)
+
+
+def test_embeddings_are_kept_while_others_are_made(folder, monkeypatch):
+    written = []
+    monkeypatch.setattr(analysed, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(analysed, "write_embeddings", lambda path, fingerprint, known: written.append(len(known)))
+    folder.update()
+    assert written == [1, 2, 3, 4, 5, 5]
+
+
 def analysis(tempo: float | None, **moods: float) -> Analysis:
     return Analysis(np.empty(0), [0.0], 10.0, tempo and Tempo(tempo), {"mood": moods}, [])
 

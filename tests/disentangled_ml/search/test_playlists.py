@@ -15,7 +15,7 @@ import soundfile
 
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.playlists import COLUMNS, playlist_path, write_results
-from disentangled_ml.search.similarity_search import Result
+from disentangled_ml.search.results import Duplicate, Result
 
 # Names that a careless playlist would lose, as paths below the folder of music.
 NAMES = [
@@ -88,6 +88,15 @@ def test_json_says_everything(tmp_path):
         {"title": "Zoë"},
         {"genre": 0.25, "mood": 0.5},
     )
+    assert "percentile" not in row
+    again = Duplicate(2, result(2, None).track, "version")
+    asked = result(1, None)._replace(
+        percentile=50.0, percentiles={"genre": 25.0}, matches="mood calm", duplicates=(again,)
+    )
+    write_results(tmp_path / "x.json", [asked])
+    (row,) = json.loads((tmp_path / "x.json").read_text())["results"]
+    assert (row["percentile"], row["percentiles"], row["matches"]) == (50.0, {"genre": 25.0}, "mood calm")
+    assert [(each["track_id"], each["kind"]) for each in row["duplicates"]] == [("t2", "version")]
 
 
 def test_a_table_has_a_row_per_result(tmp_path):

@@ -53,6 +53,19 @@ def test_the_manifest_is_one_that_is_read(folder):
     assert records[1].metadata == {"title": "T 1"}
 
 
+def test_what_is_edited_while_files_are_read_is_kept(folder, monkeypatch):
+    make(folder / "music" / "new.wav", 7)
+    read = scan_module.read_file
+
+    def read_and_edit(*arguments):
+        edit(folder, "T 1", "my title")
+        return read(*arguments)
+
+    monkeypatch.setattr(scan_module, "read_file", read_and_edit)
+    assert counts(scan(folder)) == {"read": 1, "new": 1}
+    assert rows_of(folder / "all.csv")["A__two"]["title"] == "my title"
+
+
 def test_nothing_new_reads_no_file_and_writes_no_manifest(folder, monkeypatch):
     monkeypatch.setattr(scan_module, "read_file", None)
     before = (folder / "all.csv").stat().st_mtime_ns
