@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -22,14 +21,16 @@ from datamodules.audio.decoding import MAX_LOST, UnusableAudio, read_recording
 from datamodules.audio.musicnn import CONDITION_TAGS, tag_model, tag_probabilities
 from datamodules.audio.tempo import NOTHING, Tempo, estimate_tempi, excerpt_of
 from datamodules.batches.cutting import open_waveform
-from datamodules.shards.origin import is_unexpected, read_origin
+from datamodules.shards.origin import UNEXPECTED, is_unexpected, look_at, read_origin
 from datamodules.shards.workers import do_or_reject
 from disentangled_ml.chunks import FEATURE_SIZE, feature_rows, split_source
-from disentangled_ml.files import as_json, atomic_write
+from disentangled_ml.files import DAMAGED_NPZ, as_json, atomic_write
 from disentangled_ml.structures import MAX_BPM, MIN_BPM, AudioSettings, Rejected, TrackRecord, chunk_grid, stable_hash
 
 # Of the middle of a recording: half of what ``prepare`` takes, for half the time and memory.
 TEMPO_SECONDS = 60.0
+# What was found may be of other bytes than those that the digest is of.
+CHANGED = f"{UNEXPECTED}change of the file while it was analysed: repeat the command"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class AnalysisStore:
     def read(self, digest: str, chunks: bool = True) -> Analysis | str | None:
         """Read what is kept of a recording; without ``chunks`` these are left out.
 
-        Returns: The analysis; the reason for which the recording cannot be used; or None if nothing is kept, or it is damaged.
+        Returns: The analysis; the reason for which the recording cannot be used; or None if nothing is kept, or it was damaged. What
+            is damaged is removed, so that it is made anew.
         """
         try:
             with np.load(self.path(digest), allow_pickle=False) as content:
@@ -133,7 +135,10 @@ class AnalysisStore:
                 array = content["chunks"] if chunks else np.empty(0, np.float16)
             tempo = notes["tempo"] and Tempo(*notes["tempo"])
             return Analysis(array, **{**notes, "tempo": tempo})
-        except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, BadZipFile):
+        except OSError:
+            return None
+        except DAMAGED_NPZ:
+            self.path(digest).unlink(missing_ok=True)
             return None
 
 
@@ -202,6 +207,8 @@ def keep_analyses(records: Sequence[TrackRecord], store: AnalysisStore) -> list[
     digests: list[Any | Rejected] = []
     for record, origin in zip(records, origins, strict=True):
         result, digest = made.get(record.path), origin.digest if origin else ""
+        if result is not None and digest and look_at(record.path) != (origin.size, origin.mtime_ns):
+            result = Rejected(record.track_id, record.path, CHANGED)
         if isinstance(result, Rejected) and (is_unexpected(result) or not digest):
             digests.append(result)
             continue

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from datamodules.batches.analysis import Analysis, AnalysisStore, features_of, k
 from datamodules.shards.estimates import labelled, threshold
 from datamodules.shards.resumable import Batch
 from datamodules.shards.workers import Workers
-from disentangled_ml.files import atomic_write
+from disentangled_ml.files import DAMAGED_NPZ, atomic_write
 from disentangled_ml.progress import show_progress
 from disentangled_ml.search.build import EmbeddedBatch
 from disentangled_ml.search.catalogue import CatalogueTrack
@@ -108,7 +107,8 @@ def embed_contents(
     """
     known = read_embeddings(folder / EMBEDDINGS, embedder.model.fingerprint)
     digests = dict.fromkeys(track.digest for track in tracks)
-    missing = [digest for digest in digests if digest not in known]
+    unknown = [digest for digest in digests if digest not in known]
+    missing = [digest for digest in unknown if isinstance(store.read(digest, chunks=False), Analysis)]
     if missing:
         with show_progress(total=len(missing), unit="track", desc="embed") as progress:
 
@@ -132,7 +132,7 @@ def read_embeddings(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
             if str(content["fingerprint"]) != fingerprint:
                 return {}
             return dict(zip(content["digest"].tolist(), content["embedding"], strict=True))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+    except (OSError, *DAMAGED_NPZ):
         return {}
 
 

@@ -104,16 +104,33 @@ def test_what_cannot_be_used_is_remembered_and_what_may_work_again_is_not(tmp_pa
     assert not store.has(read_origin(row.path).digest)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY"])
-def test_a_damaged_analysis_is_none(tmp_path, content):
+def test_a_damaged_analysis_is_none_and_made_anew(tmp_path):
     store, row = AnalysisStore(tmp_path / "store", SETTINGS), write(tmp_path / "a.wav", 4.0)
     (digest,) = keep_analyses([row], store)
     whole = store.path(digest).read_bytes()
     assert isinstance(store.read(digest), Analysis)
-    store.path(digest).write_bytes(content)
-    assert store.read(digest) is None
-    store.path(digest).write_bytes(whole[: len(whole) // 2])
-    assert store.read(digest) is None
+    method = whole.index(b"PK\x01\x02") + 10  # of compression, that zipfile does not know then
+    unknown_method = whole[:method] + b"\x7f" + whole[method + 1 :]
+    for content in (b"", b"PK", b"\x93NUMPY", whole[: len(whole) // 2], unknown_method):
+        store.path(digest).write_bytes(content)
+        assert store.read(digest) is None
+        assert not store.has(digest)
+    assert keep_analyses([row], store) == [digest]
+    assert isinstance(store.read(digest), Analysis)
+
+
+def test_a_file_that_changes_meanwhile_is_not_taken_for_what_it_was(tmp_path, monkeypatch):
+    store, row = AnalysisStore(tmp_path / "store", SETTINGS), write(tmp_path / "a.wav", 4.0)
+    digest, analyse = read_origin(row.path).digest, analysis.analyse_group
+
+    def analyse_another(records, settings):
+        write(tmp_path / "a.wav", 5.0)
+        return analyse(records, settings)
+
+    monkeypatch.setattr(analysis, "analyse_group", analyse_another)
+    (result,) = keep_analyses([row], store)
+    assert "while it was analysed: repeat" in result.reason
+    assert not store.has(digest)
 
 
 def test_a_store_unpickles_nothing(tmp_path):
