@@ -9,6 +9,7 @@ cannot be used has no chunks, and the reason in its notes. No pickles.
 """
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from disentangled_ml.structures import MAX_BPM, MIN_BPM, AudioSettings, Rejected
 
 # Of the middle of a recording: half of what ``prepare`` takes, for half the time and memory.
 TEMPO_SECONDS = 60.0
+LEAST_ROOM = 1_000_000  # bytes, about what one analysis takes
 # What was found may be of other bytes than those that the digest is of.
 CHANGED = f"{UNEXPECTED}change of the file while it was analysed: repeat the command"
 
@@ -120,6 +122,12 @@ class AnalysisStore:
         self.path(digest).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path(digest), "wb") as file:
             np.savez(file, chunks=chunks, notes=np.frombuffer(as_json(notes).encode(), np.uint8))
+
+    def check_room(self) -> None:
+        """Check that another analysis can be kept. Raises OSError if not: the disk is full, or cannot be written to any more."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            file.write(bytes(LEAST_ROOM))
 
     def read(self, digest: str, chunks: bool = True) -> Analysis | str | None:
         """Read what is kept of a recording; without ``chunks`` these are left out.

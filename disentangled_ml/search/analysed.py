@@ -18,6 +18,7 @@ from torch import Tensor
 from datamodules.audio.tempo import grouped
 from datamodules.batches.analysis import Analysis, AnalysisStore, features_of, keep_analyses
 from datamodules.shards.estimates import labelled, threshold
+from datamodules.shards.origin import is_unexpected
 from datamodules.shards.resumable import Batch
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import DAMAGED_NPZ, atomic_write
@@ -53,6 +54,8 @@ def analyse_rows(
         digests: Of the recordings, by their tracks, as far as they are known.
         store: Of the analyses.
         workers: Number of processes.
+
+    Raises: OSError: if analyses cannot be kept: it would be useless to go on.
     """
     records, rejected = first_rows(rows)
     found = {record.track_id: digests.get(record.track_id, "") for record in records}
@@ -63,6 +66,8 @@ def analyse_rows(
             show_progress(total=len(missing), unit="track", desc="analyse") as progress,
         ):
             for record, digest in zip(missing, pool.map(grouped(missing)), strict=True):
+                if isinstance(digest, Rejected) and is_unexpected(digest):
+                    store.check_room()
                 found[record.track_id] = digest
                 progress.update()
     tracks = []
