@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from datamodules.audio import musicnn
@@ -27,9 +26,9 @@ from disentangled_ml.commands import serve
 from disentangled_ml.commands.embed import ALL_TRAIN, show_summary
 from disentangled_ml.commands.scan import summary
 from disentangled_ml.commands.schemas import ServeConfig
-from disentangled_ml.commands.tags_model import tags_checkpoint
+from disentangled_ml.commands.tags_model import save_checkpoint, tags_checkpoint
 from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.files import atomic_write, locked, output_context
+from disentangled_ml.files import atomic_write, error_context, locked, output_context
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.search.analysed import (
     AnalysedCatalogue,
@@ -58,7 +57,8 @@ def main(config: DictConfig) -> None:
     if not music.is_dir():
         raise ConfigError(f"music={config.music} is not a folder: give the one that the music lies in")
     out = Path(config.out or Path("indexes") / music.resolve().name)
-    out.mkdir(parents=True, exist_ok=True)
+    with output_context(out):
+        out.mkdir(parents=True, exist_ok=True)
     with output_context(out), locked(out):
         checkpoint = make_catalogue(config, music, out)
     if config.page:
@@ -76,7 +76,11 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
         train(corpus, out, checkpoint)
     embedder = None
     if checkpoint.exists() or config.model != TAGS:
-        embedder = Embedder(checkpoint, choose_device(config.accelerator))
+        is_ours = config.model in (TAGS, TRAINED)
+        with error_context(
+            ValueError, lambda error: f"{error}; or delete it to have it made anew" if is_ours else None
+        ):
+            embedder = Embedder(checkpoint, choose_device(config.accelerator))
     store = AnalysisStore(out / ANALYSES, analysis_settings(config, embedder))
     tracks, rejected = analyse_rows(corpus.rows(), digests, store, config.workers or os.cpu_count() or 1)
     if embedder is None:
@@ -86,7 +90,7 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
     catalogue = AnalysedCatalogue(str(out / MANIFEST), tracks, embeddings, store, rejected, config.tag_share)
     assemble(out, embedder, catalogue, catalogue.batches(), None, catalogue.estimated)
     show_summary(read_catalogue(out), corpus.notes)
-    for name, count in catalogue.estimated.items():
+    for name, count in sorted(catalogue.estimated.items()):
         logger.info("%s is estimated, for %s of %s tracks", name, f"{count:,}", f"{len(catalogue.tracks):,}")
     return checkpoint
 
@@ -106,8 +110,7 @@ def write_tags_model(path: Path, tracks: Sequence[AnalysedTrack], store: Analysi
     """Write the model of musicnn's tags, standardised over the tracks; it is kept when the folder changes."""
     settings = store.settings
     network, tags = fit_tag_network(read_windows(tracks, store), settings.audio, NETWORKS)
-    with atomic_write(path, "wb") as file:
-        torch.save(tags_checkpoint(network, tags, str(path.parent), settings.chunk_frames), file)
+    save_checkpoint(path, tags_checkpoint(network, tags, str(path.parent), settings.chunk_frames))
 
 
 def train(corpus: Corpus, out: Path, checkpoint: Path) -> None:
@@ -136,7 +139,8 @@ def train(corpus: Corpus, out: Path, checkpoint: Path) -> None:
         ]
     )
     run(["train", "experiment=small_catalogue", "data=shards", f"data.shards={shards}", f"run_name={name}"])
-    shutil.copyfile(Path("runs") / name / "checkpoints" / "best.ckpt", checkpoint)
+    with open(Path("runs") / name / "checkpoints" / "best.ckpt", "rb") as best, atomic_write(checkpoint, "wb") as file:
+        shutil.copyfileobj(best, file)
 
 
 def run(arguments: list[str]) -> None:
