@@ -36,8 +36,9 @@ from disentangled_ml.search.analysed import (
     analyse_rows,
     embed_contents,
     read_windows,
+    usable_digests,
 )
-from disentangled_ml.search.assembly import assemble
+from disentangled_ml.search.assembly import assemble, count_usable
 from disentangled_ml.search.catalogue import read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.structures import TEMPO, AudioSettings, Corpus, Rejected
@@ -84,6 +85,9 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
     store = AnalysisStore(out / ANALYSES, analysis_settings(config, embedder))
     tracks, rejected = analyse_rows(corpus.rows(), digests, store, config.workers or os.cpu_count() or 1)
     if embedder is None:
+        if not usable_digests(tracks, store):  # no model is made of nothing: it would stay
+            nothing = AnalysedCatalogue(str(out / MANIFEST), tracks, {}, store, rejected, config.tag_share)
+            count_usable(out, nothing, nothing.batches())
         write_tags_model(checkpoint, tracks, store)
         embedder = Embedder(checkpoint, choose_device(config.accelerator))
     embeddings = embed_contents(embedder, tracks, store, out)

@@ -94,9 +94,15 @@ def first_rows(rows: Iterable[TrackRecord | Rejected]) -> tuple[list[TrackRecord
     return [*records.values()], rejected
 
 
-def read_windows(tracks: Sequence[AnalysedTrack], store: AnalysisStore) -> Iterator[Tensor]:
-    """Yield the features (n, F), float32, of some thousand recordings at most, spread evenly over the tracks."""
+def usable_digests(tracks: Sequence[AnalysedTrack], store: AnalysisStore) -> list[str]:
+    """Return the digests of the recordings that can be used, each once, sorted."""
     digests = sorted({track.digest for track in tracks})
+    return [digest for digest in digests if isinstance(store.read(digest, chunks=False), Analysis)]
+
+
+def read_windows(tracks: Sequence[AnalysedTrack], store: AnalysisStore) -> Iterator[Tensor]:
+    """Yield the features (n, F), float32, of some thousand usable recordings at most, spread evenly over the tracks."""
+    digests = usable_digests(tracks, store)
     for digest in digests[:: -(-len(digests) // MOST_FITTED) or 1]:
         analysis = store.read(digest)
         if isinstance(analysis, Analysis):

@@ -100,6 +100,18 @@ def test_a_model_that_cannot_be_had(library, arguments, message):
         library.run(*arguments)
 
 
+def test_no_model_is_made_of_nothing(library):
+    recordings = sorted(library.music.rglob("*.flac"))
+    sound = recordings[0].read_bytes()
+    for number, path in enumerate(recordings):
+        write(path, number, seconds=1.0)
+    with pytest.raises(ValueError, match="no track is usable"):
+        library.run("tempo=manifest")
+    assert len((library.out / "rejected.csv").read_text().splitlines()) == 1 + N
+    recordings[0].write_bytes(sound)
+    assert len(library.run("tempo=manifest")) == 1
+
+
 def test_a_damaged_model_is_told_with_the_way_out(library):
     library.out.mkdir()
     (library.out / "tags.ckpt").write_bytes(b"PK")
