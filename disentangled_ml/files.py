@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+from zipfile import BadZipFile
 
 from disentangled_ml.config import ConfigError
 
 UNFINISHED = ".tmp"  # suffix of a file being written
+# What reading a damaged npz file and the JSON in it raises, beside OSError; zipfile's NotImplementedError is a RuntimeError.
+DAMAGED_NPZ = (ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile)
 Errors = type[Exception] | tuple[type[Exception], ...]
 
 

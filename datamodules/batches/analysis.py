@@ -9,12 +9,12 @@ cannot be used has no chunks, and the reason in its notes. No pickles.
 """
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -25,11 +25,14 @@ from datamodules.batches.cutting import open_waveform
 from datamodules.shards.origin import UNEXPECTED, is_unexpected, read_origin, renew
 from datamodules.shards.workers import do_or_reject
 from disentangled_ml.chunks import FEATURE_SIZE, feature_rows, split_source
-from disentangled_ml.files import as_json, atomic_write, remove_unfinished
+from disentangled_ml.files import DAMAGED_NPZ, as_json, atomic_write, remove_unfinished
 from disentangled_ml.structures import MAX_BPM, MIN_BPM, AudioSettings, Rejected, TrackRecord, chunk_grid, stable_hash
 
 # Of the middle of a recording: half of what ``prepare`` takes, for half the time and memory.
 TEMPO_SECONDS = 60.0
+LEAST_ROOM = 1_000_000  # bytes, about what one analysis takes
+# What was found may be of other bytes than those that the digest is of.
+CHANGED = f"{UNEXPECTED}change of the file while it was analysed: repeat the command"
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,17 @@ class AnalysisStore:
         with atomic_write(self.path(digest), "wb") as file:
             np.savez(file, chunks=chunks, notes=np.frombuffer(as_json(notes).encode(), np.uint8))
 
+    def check_room(self) -> None:
+        """Check that another analysis can be kept. Raises OSError if not: the disk is full, or cannot be written to any more."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            file.write(bytes(LEAST_ROOM))
+
     def read(self, digest: str, chunks: bool = True) -> Analysis | str | None:
         """Read what is kept of a recording; without ``chunks`` these are left out.
 
-        Returns: The analysis; the reason for which the recording cannot be used; or None if nothing is kept, or it is damaged.
+        Returns: The analysis; the reason for which the recording cannot be used; or None if nothing is kept, or it was damaged. What
+            is damaged is removed, so that it is made anew.
         """
         try:
             with np.load(self.path(digest), allow_pickle=False) as content:
@@ -142,7 +152,10 @@ class AnalysisStore:
                 array = content["chunks"] if chunks else np.empty(0, np.float16)
             tempo = notes["tempo"] and Tempo(*notes["tempo"])
             return Analysis(array, **{**notes, "tempo": tempo})
-        except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile):
+        except OSError:
+            return None
+        except DAMAGED_NPZ:
+            self.path(digest).unlink(missing_ok=True)
             return None
 
 

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from datamodules.audio import musicnn
@@ -28,9 +27,9 @@ from disentangled_ml.commands import serve
 from disentangled_ml.commands.embed import ALL_TRAIN, show_summary
 from disentangled_ml.commands.scan import summary
 from disentangled_ml.commands.schemas import ServeConfig
-from disentangled_ml.commands.tags_model import tags_checkpoint
+from disentangled_ml.commands.tags_model import save_checkpoint, tags_checkpoint
 from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.files import atomic_write, locked, output_context
+from disentangled_ml.files import atomic_write, error_context, locked, output_context
 from disentangled_ml.network.checkpoint import choose_device
 from disentangled_ml.search.analysed import (
     AnalysedCatalogue,
@@ -61,7 +60,8 @@ def main(config: DictConfig) -> None:
     if not music.is_dir():
         raise ConfigError(f"music={config.music} is not a folder: give the one that the music lies in")
     out = Path(config.out or Path("indexes") / music.resolve().name)
-    out.mkdir(parents=True, exist_ok=True)
+    with output_context(out):
+        out.mkdir(parents=True, exist_ok=True)
     if (out / EmbeddedStore.FOLDER).exists():
         raise ConfigError(f"{out} holds a catalogue that embed made, which would be lost: give another out=DIR")
     with output_context(out), locked(out):
@@ -81,7 +81,11 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
         train(corpus, out, checkpoint)
     embedder = None
     if checkpoint.exists() or config.model != TAGS:
-        embedder = Embedder(checkpoint, choose_device(config.accelerator))
+        is_ours = config.model in (TAGS, TRAINED)
+        with error_context(
+            ValueError, lambda error: f"{error}; or delete it to have it made anew" if is_ours else None
+        ):
+            embedder = Embedder(checkpoint, choose_device(config.accelerator))
     store = AnalysisStore(out / ANALYSES, analysis_settings(config, embedder))
     tracks, rejected = analyse_rows(corpus.rows(), digests, store, config.workers or os.cpu_count() or 1)
     if embedder is None:
@@ -92,7 +96,7 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
     catalogue = AnalysedCatalogue(str(out / MANIFEST), tracks, embeddings, store, rejected, config.tag_share)
     assemble(out, embedder, catalogue, catalogue.batches(), None, catalogue.estimated)
     show_summary(read_catalogue(out), corpus.notes)
-    for name, number in catalogue.estimated.items():
+    for name, number in sorted(catalogue.estimated.items()):
         logger.info("%s is estimated, for %s of %s tracks", name, f"{number:,}", f"{len(catalogue.tracks):,}")
     return checkpoint
 
@@ -123,8 +127,7 @@ def write_tags_model(path: Path, tracks: Sequence[AnalysedTrack], store: Analysi
     """Write the model of musicnn's tags, standardised over the tracks; it is kept when the folder changes."""
     settings = store.settings
     network, tags = fit_tag_network(read_windows(tracks, store), settings.audio, NETWORKS)
-    with atomic_write(path, "wb") as file:
-        torch.save(tags_checkpoint(network, tags, str(path.parent), settings.chunk_frames), file)
+    save_checkpoint(path, tags_checkpoint(network, tags, str(path.parent), settings.chunk_frames))
 
 
 def train(corpus: Corpus, out: Path, checkpoint: Path) -> None:

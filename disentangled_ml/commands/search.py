@@ -35,7 +35,7 @@ from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, check_source
 from disentangled_ml.search.embedder import Embedder, check_fingerprint
 from disentangled_ml.search.filters import SearchFilters, check_change
 from disentangled_ml.search.path import path_between
-from disentangled_ml.search.playlists import check_suffix, write_results
+from disentangled_ml.search.playlists import check_suffix, is_result, write_results
 from disentangled_ml.search.precision import catalogue_precision
 from disentangled_ml.search.question import Question
 from disentangled_ml.search.rematch import rematch
@@ -56,6 +56,7 @@ def main(config: DictConfig) -> None:
     out = None if config.out is None else writable(config.out, Path(config.out).suffix.removeprefix(".") or "json")
     if out is not None:
         check_suffix(out)
+        check_replaceable(out)
     if config.source is not None:
         check_source(Path(config.index), config.source)
     search = open_search(config.index)
@@ -83,6 +84,12 @@ def main(config: DictConfig) -> None:
         write_json(out, report)
     elif out is not None:
         write_list(out, found, report, config.absolute_paths)
+
+
+def check_replaceable(out: Path) -> None:
+    """Check that what is overwritten is an earlier result. Raises ConfigError for a manifest, a catalogue, a playlist of a player."""
+    if out.exists() and not is_result(out):
+        raise ConfigError(f"out={out} is there, and no result of a search: it would be lost, give another name")
 
 
 def write_list(out: Path, found: Sequence[Result], about: Mapping[str, Any], absolute: bool) -> None:

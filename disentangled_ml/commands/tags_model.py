@@ -5,9 +5,11 @@ Its conditions are genre, mood and instrument, as far as the shards' features ha
 labels; the tags are standardised over their training tracks.
 """
 
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +26,17 @@ from disentangled_ml.systems import fit_tags
 def main(config: DictConfig) -> None:
     out, index = writable(config.out, "ckpt"), ShardIndex.read(config.shards)
     network, tags = fit_tags(index)
-    checkpoint = tags_checkpoint(network, tags, config.shards, config.chunk_frames)
-    with atomic_write(out, "wb") as file:
-        torch.save(checkpoint, file)
+    save_checkpoint(out, tags_checkpoint(network, tags, config.shards, config.chunk_frames))
     counts = ", ".join(f"{name} ({len(own)} tags)" for name, own in tags.items())
     sys.stdout.write(f"{out}: {counts}, tempo; nothing is trained\n")
+
+
+def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically. Raises OSError if it cannot be written: torch itself raises another error then."""
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    with atomic_write(path, "wb") as file:
+        file.write(content.getbuffer())
 
 
 def tags_checkpoint(

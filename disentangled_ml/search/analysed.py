@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -20,9 +19,10 @@ from torch import Tensor
 from datamodules.audio.tempo import grouped
 from datamodules.batches.analysis import Analysis, AnalysisStore, features_of, keep_analyses
 from datamodules.shards.estimates import labelled, threshold
+from datamodules.shards.origin import is_unexpected
 from datamodules.shards.resumable import Batch
 from datamodules.shards.workers import Workers
-from disentangled_ml.files import atomic_write
+from disentangled_ml.files import DAMAGED_NPZ, atomic_write
 from disentangled_ml.progress import show_progress
 from disentangled_ml.search.build import EmbeddedBatch
 from disentangled_ml.search.catalogue import CatalogueTrack
@@ -56,6 +56,8 @@ def analyse_rows(
         digests: Of the recordings, by their tracks, as far as they are known.
         store: Of the analyses.
         workers: Number of processes.
+
+    Raises: OSError: if analyses cannot be kept: it would be useless to go on.
     """
     store.remove_unfinished()
     records, rejected = first_rows(rows)
@@ -67,6 +69,8 @@ def analyse_rows(
             show_progress(total=len(missing), unit="track", desc="analyse") as progress,
         ):
             for record, digest in zip(missing, pool.map(grouped(missing)), strict=True):
+                if isinstance(digest, Rejected) and is_unexpected(digest):
+                    store.check_room()
                 found[record.track_id] = digest
                 progress.update()
     tracks = []
@@ -93,9 +97,15 @@ def first_rows(rows: Iterable[TrackRecord | Rejected]) -> tuple[list[TrackRecord
     return [*records.values()], rejected
 
 
-def read_windows(tracks: Sequence[AnalysedTrack], store: AnalysisStore) -> Iterator[Tensor]:
-    """Yield the features (n, F), float32, of some thousand recordings at most, spread evenly over the tracks."""
+def usable_digests(tracks: Sequence[AnalysedTrack], store: AnalysisStore) -> list[str]:
+    """Return the digests of the recordings that can be used, each once, sorted."""
     digests = sorted({track.digest for track in tracks})
+    return [digest for digest in digests if isinstance(store.read(digest, chunks=False), Analysis)]
+
+
+def read_windows(tracks: Sequence[AnalysedTrack], store: AnalysisStore) -> Iterator[Tensor]:
+    """Yield the features (n, F), float32, of some thousand usable recordings at most, spread evenly over the tracks."""
+    digests = usable_digests(tracks, store)
     for digest in digests[:: -(-len(digests) // MOST_FITTED) or 1]:
         analysis = store.read(digest)
         if isinstance(analysis, Analysis):
@@ -111,7 +121,8 @@ def embed_contents(
     """
     known = read_embeddings(folder / EMBEDDINGS, embedder.model.fingerprint)
     digests = dict.fromkeys(track.digest for track in tracks)
-    missing = [digest for digest in digests if digest not in known]
+    unknown = [digest for digest in digests if digest not in known]
+    missing = [digest for digest in unknown if isinstance(store.read(digest, chunks=False), Analysis)]
     if missing:
         with show_progress(total=len(missing), unit="track", desc="embed") as progress:
 
@@ -139,7 +150,7 @@ def read_embeddings(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
             if str(content["fingerprint"]) != fingerprint:
                 return {}
             return dict(zip(content["digest"].tolist(), content["embedding"], strict=True))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile):
+    except (OSError, *DAMAGED_NPZ):
         return {}
 
 

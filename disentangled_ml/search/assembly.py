@@ -54,9 +54,7 @@ def assemble(
         has_index: Whether to build the index for approximate search; None: for many tracks.
         estimated: Conditions of which labels are estimated.
     """
-    n_tracks = write_rejected(folder, store, batches)
-    if not n_tracks:
-        raise CatalogueError(f"no track is usable, see the reasons in {folder / 'rejected.csv'}")
+    n_tracks = count_usable(folder, store, batches)
     has_index = n_tracks > MOST_EXACT if has_index is None else has_index
     files = folder / f"state{UNFINISHED}"
     shutil.rmtree(files, ignore_errors=True)
@@ -97,8 +95,8 @@ def remove_old(folder: Path, kept: set[str]) -> None:
         remove_unfinished(part)
 
 
-def write_rejected(folder: Path, store: EmbeddedStore, batches: Sequence[Batch]) -> int:
-    """List what was rejected; return the number of usable tracks."""
+def count_usable(folder: Path, store: EmbeddedStore, batches: Sequence[Batch]) -> int:
+    """List what was rejected; return the number of usable tracks. Raises CatalogueError if there are none."""
     n_tracks = 0
     with atomic_write(folder / "rejected.csv") as file:
         rejected = csv.writer(file)
@@ -107,6 +105,8 @@ def write_rejected(folder: Path, store: EmbeddedStore, batches: Sequence[Batch])
             embedded = store.read_finished(batch)
             n_tracks += len(embedded.tracks)
             rejected.writerows(embedded.rejected)
+    if not n_tracks:
+        raise CatalogueError(f"no track is usable, see the reasons in {folder / 'rejected.csv'}")
     return n_tracks
 
 

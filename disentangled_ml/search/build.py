@@ -17,7 +17,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from datamodules.shards.plan import CHANGED
 from datamodules.shards.resumable import Batch, BatchStore, Rows, counted, usable, work_through
 from datamodules.shards.tar import ShardSlice, read_samples, sample_context
 from datamodules.shards.workers import Workers
-from disentangled_ml.files import as_json, atomic_write
+from disentangled_ml.files import DAMAGED_NPZ, as_json, atomic_write
 from disentangled_ml.progress import show_progress
 from disentangled_ml.search.catalogue import (
     CatalogueError,
@@ -105,7 +104,7 @@ class EmbeddedStore(BatchStore):
             tracks = [CatalogueTrack(**track) for track in notes["tracks"]]
             rejected = [Rejected(*line) for line in notes["rejected"]]
             origins = [origin and Origin(*origin) for origin in notes["origins"]]
-        except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile):
+        except (OSError, *DAMAGED_NPZ):
             return None
         is_whole = len(embedding) == len(tracks) and embedding.dtype == np.float32
         return EmbeddedBatch(embedding, tracks, rejected, origins) if is_whole else None

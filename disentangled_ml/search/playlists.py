@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from disentangled_ml.files import write_text
+from disentangled_ml.files import read_object, write_text
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.similarity_search import Result
 from disentangled_ml.structures import TEMPO
 
+HEAD, ENTRY = "#EXTM3U\n", "#EXTINF:-1,"
 COLUMNS = ("rank", "track_id", "path", "artist", "title", "album", "tempo", "distance")
 
 
@@ -54,6 +55,15 @@ def check_suffix(path: Path) -> Callable[..., str]:
     return FORMS[path.suffix]
 
 
+def is_result(path: Path) -> bool:
+    """Return whether a file is one that a search may have written, by what it begins with or, of JSON, holds."""
+    if path.suffix == ".json":
+        return not {"results", "k"}.isdisjoint(read_object(path))
+    begin = ",".join(COLUMNS) if path.suffix == ".csv" else HEAD + ENTRY
+    with open(path, "rb") as file:
+        return begin.encode().startswith(file.read(len(begin)))
+
+
 def playlist_entries(results: Sequence[Result], folder: Path | None) -> list[tuple[str, str]]:
     """Return the title and path of each track that a playlist can hold, relative to a folder or, without one, absolute.
 
@@ -69,7 +79,7 @@ def playlist(entries: Sequence[tuple[str, str]]) -> str:
     >>> playlist([("Nina - Blue", "a.flac")])
     '#EXTM3U\n#EXTINF:-1,Nina - Blue\na.flac\n'
     """
-    return "".join(["#EXTM3U\n", *(f"#EXTINF:-1,{title}\n{path}\n" for title, path in entries)])
+    return "".join([HEAD, *(f"{ENTRY}{title}\n{path}\n" for title, path in entries)])
 
 
 def playlist_path(path: str | None, folder: Path | None) -> str | None:

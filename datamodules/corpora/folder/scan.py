@@ -132,7 +132,7 @@ def check_folder(music: Path, manifest: Path, listing: FolderListing, state: Sca
     is_other = state.readings and state.music != str(music)
     if is_other and not any(found.path in state.readings for found in listing.files):
         raise ManifestError(
-            f"manifest {manifest} is of {state.music}, and {music} holds no file of it: give another out=FILE.csv"
+            f"manifest {manifest} is of {state.music}, and {music} holds no file of it: give another out"
         )
 
 

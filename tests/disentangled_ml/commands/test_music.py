@@ -128,6 +128,20 @@ def test_a_killed_training_goes_on_and_a_finished_one_stays(tmp_path):
     assert music.unfinished_run("a", tmp_path) == "a-2"
 
 
+def test_a_damaged_model_is_told_with_the_way_out(library):
+    library.out.mkdir()
+    (library.out / "tags.ckpt").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"tags.ckpt cannot be read .*; or delete it to have it made anew"):
+        library.run()
+
+
+def test_an_out_that_is_a_file_is_named(library):
+    library.out.write_text("mine")
+    with pytest.raises(OSError, match="index cannot be written to"):
+        library.run()
+    assert library.out.read_text() == "mine"
+
+
 def test_no_folder_and_an_empty_one(library, tmp_path):
     library.music = tmp_path / "nowhere"
     with pytest.raises(ConfigError, match="is not a folder"):

@@ -193,6 +193,25 @@ def test_results_become_a_playlist_and_a_table(folder, tmp_path, capsys):
         run(folder, "like=r1", "tempo=[900,901]", f"out={tmp_path}/none.m3u8")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("manifest.csv", "track_id,path\na,a.mp3\n"),
+        ("catalogue.json", '{"format_version": 1}'),
+        ("mine.json", "no json"),
+        ("mine.m3u8", "#EXTM3U\n#EXTINF:200,Nina - Blue\na.mp3\n"),
+    ],
+)
+def test_only_earlier_results_are_overwritten(folder, tmp_path, name, content):
+    out = tmp_path / name
+    run(folder, "like=r1", f"out={out}")
+    run(folder, "like=r2", f"out={out}")
+    out.write_text(content)
+    with pytest.raises(ConfigError, match=f"{name} is there, and no result of a search"):
+        run(folder, "like=r1", f"out={out}")
+    assert out.read_text() == content
+
+
 def test_weights_of_people_count_where_none_are_given(folder, tmp_path):
     weights = weights_file(tmp_path, genre=0.0, mood=2.0)
     distances = {}

@@ -106,6 +106,27 @@ def test_what_cannot_be_used_is_listed(folder):
     assert sorted(line.split(",")[0] for line in lines) == ["bad", "r1", "r2", "r3"]
 
 
+def test_windows_are_of_usable_recordings(folder, monkeypatch):
+    monkeypatch.setattr(analysed, "MOST_FITTED", 1)
+    monkeypatch.setattr(analysed, "features_of", lambda chunks, _: chunks)
+    for number in range(1, N):
+        (folder.folder / f"{number}.flac").write_bytes(b"no recording %d" % number)
+    tracks, _ = analyse_rows(read_manifest(folder.manifest, (1.0, 0.0, 0.0)).rows(), {}, folder.store, workers=1)
+    assert len([*analysed.read_windows(tracks, folder.store)]) == 1
+
+
+def test_it_does_not_go_on_where_nothing_can_be_kept(folder):
+    (folder.folder / "analyses").write_text("no folder")
+    with pytest.raises(OSError, match="analyses"):
+        folder.update()
+
+
+def test_a_damaged_analysis_is_made_anew_by_the_next_update(folder):
+    folder.update()
+    folder.store.path(folder.digests["r1"]).write_bytes(b"PK")
+    assert [len(folder.update()), len(folder.update())] == [N - 1, N]
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", None])
 def test_damaged_embeddings_are_made_anew(folder, content):
     before = folder.update().embedding.copy()
