@@ -225,7 +225,7 @@ def keep_analyses(records: Sequence[TrackRecord], store: AnalysisStore) -> list[
     for record, origin in zip(records, origins, strict=True):
         result, digest = made.get(record.path), origin.digest if origin else ""
         if isinstance(result, Analysis) and renew(origin, record.path) is None:
-            result = Rejected(record.track_id, record.path, f"{UNEXPECTED}change of the file while it was read")
+            result = Rejected(record.track_id, record.path, CHANGED)
         if isinstance(result, Rejected) and (is_unexpected(result) or not digest):
             digests.append(result)
             continue

@@ -118,7 +118,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeypatch)
     digest = read_origin(row.path).digest
     monkeypatch.setattr(analysis, "read_recording", change_and_read)
     (result,) = keep_analyses([row], store)
-    assert "unexpected change" in result.reason
+    assert "while it was analysed: repeat" in result.reason
     assert not store.has(digest)
 
 
