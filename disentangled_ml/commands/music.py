@@ -52,6 +52,7 @@ TAGS, TRAINED = "tags", "trained"
 NETWORKS, CHUNK_FRAMES = ("msd", "mtt"), 129  # of the model of tags
 # From so many tracks on that share a tag with others training is better than the tags of musicnn (docs/small_catalogues.md).
 LEAST_LABELLED, LEAST_OF_A_TAG = 80, 5
+NOTHING_KNOWN = "for they hold nothing known"
 logger = logging.getLogger("music")
 
 
@@ -95,7 +96,8 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
     embeddings = embed_contents(embedder, tracks, store, out)
     catalogue = AnalysedCatalogue(str(out / MANIFEST), tracks, embeddings, store, rejected, config.tag_share)
     assemble(out, embedder, catalogue, catalogue.batches(), None, catalogue.estimated)
-    show_summary(read_catalogue(out), corpus.notes)
+    # The scan writes columns that no file may fill: they were warned of when the manifest was read, and are estimated.
+    show_summary(read_catalogue(out), [note for note in corpus.notes if NOTHING_KNOWN not in note])
     for name, number in sorted(catalogue.estimated.items()):
         logger.info("%s is estimated, for %s of %s tracks", name, f"{number:,}", f"{len(catalogue.tracks):,}")
     return checkpoint
