@@ -30,7 +30,7 @@ from disentangled_ml.commands.schemas import ServeConfig
 from disentangled_ml.commands.tags_model import save_checkpoint, tags_checkpoint
 from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.files import atomic_write, error_context, locked, output_context
-from disentangled_ml.network.checkpoint import choose_device
+from disentangled_ml.network.checkpoint import choose_device, load_checkpoint
 from disentangled_ml.search.analysed import (
     AnalysedCatalogue,
     AnalysedTrack,
@@ -52,6 +52,8 @@ TAGS, TRAINED = "tags", "trained"
 NETWORKS, CHUNK_FRAMES = ("msd", "mtt"), 129  # of the model of tags
 # From so many tracks on that share a tag with others training is better than the tags of musicnn (docs/small_catalogues.md).
 LEAST_LABELLED, LEAST_OF_A_TAG = 80, 5
+# In a model of the tags: the number of recordings that it is of; from so many on it stays as it is.
+RECORDINGS, ENOUGH_FITTED = "recordings", 500
 NOTHING_KNOWN = "for they hold nothing known"
 logger = logging.getLogger("music")
 
@@ -91,6 +93,7 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
     tracks, rejected = analyse_rows(corpus.rows(), digests, store, config.workers or os.cpu_count() or 1)
     if embedder is None:
         check_usable(music, tracks, rejected, store)
+    if embedder is None or (config.model == TAGS and is_outgrown(checkpoint, len({each.digest for each in tracks}))):
         write_tags_model(checkpoint, tracks, store)
         embedder = Embedder(checkpoint, choose_device(config.accelerator))
     embeddings = embed_contents(embedder, tracks, store, out)
@@ -126,10 +129,19 @@ def check_usable(
 
 
 def write_tags_model(path: Path, tracks: Sequence[AnalysedTrack], store: AnalysisStore) -> None:
-    """Write the model of musicnn's tags, standardised over the tracks; it is kept when the folder changes."""
+    """Write the model of musicnn's tags, standardised over the tracks; it notes how many recordings these are."""
     settings = store.settings
     network, tags = fit_tag_network(read_windows(tracks, store), settings.audio, NETWORKS)
-    save_checkpoint(path, tags_checkpoint(network, tags, str(path.parent), settings.chunk_frames))
+    content = tags_checkpoint(network, tags, str(path.parent), settings.chunk_frames)
+    save_checkpoint(path, {**content, RECORDINGS: len({track.digest for track in tracks})})
+
+
+def is_outgrown(checkpoint: Path, n_recordings: int) -> bool:
+    """Return whether a model of the tags is of so few recordings that those of today say better what is usual of a tag."""
+    fitted = load_checkpoint(checkpoint).get(RECORDINGS, ENOUGH_FITTED)
+    if outgrown := fitted < ENOUGH_FITTED and n_recordings >= 2 * fitted:
+        logger.info("%s was made of %d recordings and is made anew of %d", checkpoint, fitted, n_recordings)
+    return outgrown
 
 
 def train(corpus: Corpus, out: Path, checkpoint: Path) -> None:

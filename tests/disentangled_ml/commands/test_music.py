@@ -80,6 +80,19 @@ def test_a_folder_becomes_a_catalogue_and_stays_one(library, capsys):
     assert f"{N} tracks" in capsys.readouterr().out
 
 
+def test_a_model_of_few_recordings_is_made_anew_when_there_are_twice_as_many(library):
+    library.run("tempo=manifest")
+    first = (library.out / "tags.ckpt").read_bytes()
+    for number in range(N, 2 * N - 1):
+        write(library.music / f"{number}.flac", number)
+    library.run("tempo=manifest")
+    assert (library.out / "tags.ckpt").read_bytes() == first
+    write(library.music / "last.flac", 2 * N)
+    assert len(library.run("tempo=manifest")) == 2 * N
+    assert (library.out / "tags.ckpt").read_bytes() != first
+    assert read_catalogue(library.out).model.fingerprint == load_model(library.out / "tags.ckpt").fingerprint
+
+
 def test_any_checkpoint_may_be_the_model(library, tmp_path):
     checkpoint = save_checkpoint(tmp_path / "x.ckpt")
     tracks = library.run(f"model={checkpoint}", "tempo=manifest")
