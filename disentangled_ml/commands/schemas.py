@@ -327,7 +327,7 @@ class ServeConfig:
     checkpoint: str
     index: str
     source: str | None
-    weights: str | None
+    weights_file: str | None
     host: str
     port: int = between(0, 65_535)
     token: str | None

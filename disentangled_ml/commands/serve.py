@@ -53,7 +53,7 @@ def main(config: DictConfig) -> None:
     )
     embed_upload = upload_embedder(embedder, Bounds(limits.max_seconds, config.decode_seconds))
 
-    weights = None if config.weights is None else read_weights(config.weights, embedder.condition_names)
+    weights = None if config.weights_file is None else read_weights(config.weights_file, embedder.condition_names)
 
     def open_view() -> CatalogueView:
         return CatalogueView(embedder.open(config.index).search_of(), embed_upload, plane, limits, root, weights)

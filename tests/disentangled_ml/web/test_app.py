@@ -719,7 +719,7 @@ def test_questions_without_a_recording_are_left_out(view, tmp_path, caplog):
         (["host=not-a-host.invalid"], "cannot be listened on"),
         (["uploads_at_a_time=0"], "too small"),
         (["token=hunter2"], "token is too short"),
-        (["weights={0}/manifest.csv"], "manifest.csv"),
+        (["weights_file={0}/manifest.csv"], "manifest.csv"),
     ],
 )
 def test_what_cannot_be_served_is_refused(made, arguments, match):
