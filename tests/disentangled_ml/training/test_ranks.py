@@ -68,7 +68,9 @@ def test_killing_a_loading_process_ends_all(tmp_path, tiny_arguments):
         os.kill(run.loading_process(), signal.SIGKILL)
         assert run.end() == 1
     assert "error: a loading process is gone" in run.said(), run.said()[-3000:]
-    assert "Traceback" not in run.said()
+    # Python shows one of its own where the process dies while a file descriptor is handed over to it.
+    of_python = re.compile(r'Traceback \(most recent call last\):\s+File "[^"]*/multiprocessing/resource_sharer\.py"')
+    assert "Traceback" not in of_python.sub("", run.said())
 
 
 @pytest.mark.parametrize("rank", [0, 1])
