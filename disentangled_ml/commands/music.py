@@ -90,7 +90,7 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
         ):
             embedder = Embedder(checkpoint, choose_device(config.accelerator))
     store = AnalysisStore(out / ANALYSES, analysis_settings(config, embedder))
-    tracks, rejected = analyse_rows(corpus.rows(), digests, store, config.workers or os.cpu_count() or 1)
+    tracks, rejected = analyse_rows(corpus, digests, store, config.workers or os.cpu_count() or 1)
     if embedder is None:
         check_usable(music, tracks, rejected, store)
     if embedder is None or (config.model == TAGS and is_outgrown(checkpoint, len({each.digest for each in tracks}))):

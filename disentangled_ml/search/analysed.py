@@ -7,7 +7,7 @@ catalogue itself is written anew each time, as ``assembly.py`` does; that takes 
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from datamodules.audio.tempo import grouped
 from datamodules.batches.analysis import Analysis, AnalysisStore, features_of, keep_analyses
+from datamodules.corpora.records import collect
 from datamodules.shards.estimates import labelled, threshold
 from datamodules.shards.origin import is_unexpected
 from datamodules.shards.resumable import Batch
@@ -27,7 +28,7 @@ from disentangled_ml.progress import show_progress
 from disentangled_ml.search.build import EmbeddedBatch
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.embedder import Embedder
-from disentangled_ml.structures import DUPLICATE, TEMPO, Rejected, TrackInfo, TrackRecord
+from disentangled_ml.structures import TEMPO, Corpus, Rejected, TrackInfo, TrackRecord
 
 EMBEDDINGS = "embeddings.npz"
 ROWS_PER_BATCH = 4_096
@@ -47,12 +48,12 @@ class AnalysedTrack(NamedTuple):
 
 
 def analyse_rows(
-    rows: Iterable[TrackRecord | Rejected], digests: Mapping[str, str], store: AnalysisStore, workers: int
+    corpus: Corpus, digests: Mapping[str, str], store: AnalysisStore, workers: int
 ) -> tuple[list[AnalysedTrack], list[Rejected]]:
     """Analyse the recordings of a manifest that are not known yet; return the usable tracks in order, and the others.
 
     Args:
-        rows: Of the manifest.
+        corpus: The manifest's rows.
         digests: Of the recordings, by their tracks, as far as they are known.
         store: Of the analyses.
         workers: Number of processes.
@@ -60,7 +61,7 @@ def analyse_rows(
     Raises: OSError: if analyses cannot be kept: it would be useless to go on.
     """
     store.remove_unfinished()
-    records, rejected = first_rows(rows)
+    records, rejected = collect(corpus)
     found = {record.track_id: digests.get(record.track_id, "") for record in records}
     missing = [record for record in records if not (found[record.track_id] and store.has(found[record.track_id]))]
     if missing:
@@ -81,20 +82,6 @@ def analyse_rows(
         else:
             tracks.append(AnalysedTrack(record, digest))
     return tracks, rejected
-
-
-def first_rows(rows: Iterable[TrackRecord | Rejected]) -> tuple[list[TrackRecord], list[Rejected]]:
-    """Divide the rows of a manifest into those that can be used and the others; a repeated track is one of these."""
-    records: dict[str, TrackRecord] = {}
-    rejected = []
-    for row in rows:
-        if isinstance(row, Rejected):
-            rejected.append(row)
-        elif row.track_id in records:
-            rejected.append(Rejected(row.track_id, row.path, DUPLICATE))
-        else:
-            records[row.track_id] = row
-    return [*records.values()], rejected
 
 
 def usable_digests(tracks: Sequence[AnalysedTrack], store: AnalysisStore) -> list[str]:

@@ -76,7 +76,7 @@ def write_recordings(folder: Path) -> None:
 
 
 def hear(network: nn.Module) -> None:
-    """Let the normalisations of a network know the recordings: as it is born it takes them all for one."""
+    """Fit the batch norms of an untrained network to the recordings, which it would else map to nearly one point."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0

@@ -82,7 +82,7 @@ class Places:
             self.by_digest[reading.digest].append(path)
 
     def take(self, track: Track, path: str | None) -> None:
-        """Give a file to a track, if the one is free, and the other has none."""
+        """Assign a file to a track, if the file is free and the track has none."""
         if path in self.free and track.track_id not in self.path_of:
             self.free.remove(path)
             self.path_of[track.track_id] = path

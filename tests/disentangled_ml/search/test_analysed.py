@@ -39,8 +39,8 @@ class Folder:
         self.store, self.digests = AnalysisStore(folder / "analyses", settings), {}
 
     def update(self) -> EmbeddedCatalogue:
-        rows = read_manifest(self.manifest, (1.0, 0.0, 0.0)).rows()
-        tracks, rejected = analyse_rows(rows, self.digests, self.store, workers=1)
+        corpus = read_manifest(self.manifest, (1.0, 0.0, 0.0))
+        tracks, rejected = analyse_rows(corpus, self.digests, self.store, workers=1)
         self.digests = {track.record.track_id: track.digest for track in tracks}
         embeddings = embed_contents(self.embedder, tracks, self.store, self.folder)
         found = AnalysedCatalogue("manifest.csv", tracks, embeddings, self.store, rejected, 0.1)
@@ -111,7 +111,7 @@ def test_windows_are_of_usable_recordings(folder, monkeypatch):
     monkeypatch.setattr(analysed, "features_of", lambda chunks, _: chunks)
     for number in range(1, N):
         (folder.folder / f"{number}.flac").write_bytes(b"no recording %d" % number)
-    tracks, _ = analyse_rows(read_manifest(folder.manifest, (1.0, 0.0, 0.0)).rows(), {}, folder.store, workers=1)
+    tracks, _ = analyse_rows(read_manifest(folder.manifest, (1.0, 0.0, 0.0)), {}, folder.store, workers=1)
     assert len([*analysed.read_windows(tracks, folder.store)]) == 1
 
 

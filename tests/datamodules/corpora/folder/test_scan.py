@@ -19,7 +19,7 @@ from tests.datamodules.corpora.folder.music import counts, failures_of, make, ro
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Give a folder with three tracks, scanned."""
+    """Return a folder with three tracks, scanned."""
     for number, name in enumerate(("A/one.mp3", "A/two.flac", "B/three.wav")):
         tags = {"artist": name[0], "title": f"T {number}", "genre": "Rock/Pop", "tempo": "120"}
         make(tmp_path / "music" / name, number, **tags)
