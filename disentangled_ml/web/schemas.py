@@ -157,12 +157,16 @@ SCHEMAS: dict[str, Schema] = {
         description=f"At least one seed or label to be like, and at most {MAX_SEEDS} seeds in all.",
     ),
     "Path": record(
-        {"a": TEXT, "b": TEXT, "steps": count_to(MAX_STEPS, "Number of steps, one less than of tracks.")},
+        {
+            "a": reference("Seed"),
+            "b": reference("Seed"),
+            "steps": count_to(MAX_STEPS, "Number of steps, one less than of tracks."),
+        },
         {"weights": WEIGHTS, **CAPS},
     ),
     "Step": record(
         {
-            "track": reference("Track"),
+            "track": maybe(reference("Track"), "Null: an upload, where the path begins or ends."),
             "distance": {**NUMBER, "description": "Weighted distance from the track before, 0 for the first."},
             "distances": by_condition(NUMBER, "The same in each condition, without weights."),
         }
@@ -226,7 +230,7 @@ EXAMPLES: dict[str, Any] = {
         "tempo_change": [-0.15, -0.05],
         "per_artist": 2,
     },
-    "Path": {"a": "T1", "b": "T2", "steps": 8},
+    "Path": {"a": "T1", "b": {"upload": "U1lKk9eTjI3fIHV7Ij4VKA"}, "steps": 8},
     "Playlist": {"form": "m3u8", "tracks": ["T1", "T2"]},
     "Upload": {"upload": "U1lKk9eTjI3fIHV7Ij4VKA", "seconds": 12.0, "cut": False, "warnings": []},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from fnmatch import fnmatch
 from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
@@ -19,7 +20,7 @@ from disentangled_ml.search.similarity_search import SimilaritySearch
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.asking import FILTERS, FLAGS, PATH, SEEDS, composed_question
 from disentangled_ml.web.openapi import PREFIX, document
-from disentangled_ml.web.routes import api
+from disentangled_ml.web.routes import api, pages
 from disentangled_ml.web.schemas import EXAMPLES, SCHEMAS
 from disentangled_ml.web.texts import TextIndex, searched_text
 from disentangled_ml.web.token import Token
@@ -91,7 +92,8 @@ def test_the_description_is_valid_openapi(client):
 
 def test_every_route_is_described_and_the_other_way_round():
     described = {(path, method.upper()) for path, methods in document("1")["paths"].items() for method in methods}
-    routes = [route for route in api.ROUTES if isinstance(route, Route)]
+    recordings = [route for route in pages.ROUTES if route.path == "/audio"]
+    routes = [route for route in (*api.ROUTES, *recordings) if isinstance(route, Route)]
     served = {
         (route.path.replace(":path}", "}"), method) for route in routes for method in route.methods if method != "HEAD"
     }
@@ -134,7 +136,8 @@ def test_answers_are_as_described(client, method, path, given, name):
 
 
 def test_every_operation_was_asked():
-    assert {path for _, path, _, _ in REQUESTS} == {path.removeprefix(PREFIX) for path in document("1")["paths"]}
+    described = {path.removeprefix(PREFIX) for path in document("1")["paths"]}
+    assert {path for _, path, _, _ in REQUESTS} == described - {"/audio"}
 
 
 @pytest.mark.parametrize(
@@ -157,6 +160,28 @@ def test_errors_are_described(client, method, path, given, status):
     check(answer.json(), "Error")
     path = "/tracks/{track_id}" if path.startswith("/tracks/") else path
     assert str(status) in document("1")["paths"][PREFIX + path][method.lower()]["responses"]
+
+
+@pytest.mark.parametrize(
+    ("asks_for", "status", "span"),
+    [
+        (None, 200, None),
+        ("bytes=0-0", 206, "bytes 0-0/1"),
+        ("bytes=0-0,0-0", 206, "bytes 0-0/1"),
+        ("nonsense", 400, None),
+        ("bytes=9-", 416, "bytes */1"),
+    ],
+)
+def test_recordings_are_answered_as_described(client, asks_for, status, span):
+    answer = client.get("/audio", params={"track": "t1"}, headers={} if asks_for is None else {"range": asks_for})
+    described = document("1")["paths"]["/audio"]["get"]["responses"][str(status)]
+    assert (answer.status_code, answer.headers.get("content-range")) == (status, span)
+    assert set(described.get("headers", {})) <= {name.title() for name in answer.headers}
+    kind = answer.headers["content-type"].partition(";")[0]
+    assert not answer.content or any(fnmatch(kind, known) for known in described["content"])
+    missing = client.get("/audio", params={"track": "t30"})
+    assert missing.status_code == 404
+    check(missing.json(), "Error")
 
 
 # Tracks
@@ -305,7 +330,27 @@ def test_a_path_leads_from_one_track_to_the_other(client):
     assert answer["steps"][0]["distance"] == 0
 
 
-@pytest.mark.parametrize("given", [{"steps": 0}, {"steps": 101}, {"steps": None}, {"a": 3}, {"k": 3}])
+def test_a_path_begins_and_ends_at_uploads(client):
+    """An upload is the recording of t0, which the path leaves out as its duplicate."""
+    upload = {"upload": client.post(f"{PREFIX}/upload", **UPLOAD).json()["upload"]}
+    for a, b, outside in ((upload, "t2", 0), ("t2", upload, -1)):
+        answer = asked(client, "path", a=a, b=b, steps=5)
+        check(answer, "PathAnswer")
+        tracks = [step["track"] for step in answer["steps"]]
+        assert tracks.pop(outside) is None
+        shown = [track["id"] for track in tracks]
+        assert (len(set(shown)), "t2" in shown, "t0" in shown) == (5, True, False)
+        assert [step["distance"] == 0 for step in answer["steps"]] == [True, *[False] * 5]
+        content = json.loads(saved(client, form="json", path={"a": a, "b": b, "steps": 5}))
+        assert [row["track_id"] for row in content["results"]] == shown
+    assert client.post(f"{PREFIX}/path", json={"a": upload, "b": upload, "steps": 3}).status_code == 400
+    unknown = client.post(f"{PREFIX}/path", json={"a": "t1", "b": {"upload": "guessed"}, "steps": 3})
+    assert (unknown.status_code, "upload it again" in unknown.json()["error"]) == (404, True)
+
+
+@pytest.mark.parametrize(
+    "given", [{"steps": 0}, {"steps": 101}, {"steps": None}, {"a": 3}, {"a": {"track": "t1"}}, {"k": 3}]
+)
 def test_paths_that_are_none_are_refused(client, given):
     assert client.post(f"{PREFIX}/path", json={"a": "t1", "b": "t2", "steps": 3, **given}).status_code == 400
 
