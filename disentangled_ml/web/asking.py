@@ -17,6 +17,7 @@ FILTERS = ("weights", "k", "tempo", "tempo_change", "per_artist", "per_album", *
 SEEDS = ("seeds", "avoid", "seeds_of", "avoid_of", "labels")
 SEED = 'the id of a track, or {"upload": its name}'
 PATH = ("a", "b", "steps", "weights", "per_artist", "per_album")
+PLACES = ("seeds", "space")
 
 
 def composed_question(content: Mapping[str, Any], find_seed: Callable[[Any], Seed]) -> Question:
@@ -91,6 +92,21 @@ def path_question(content: Mapping[str, Any], find_seed: Callable[[Any], Seed]) 
     caps = {key: whole_number(content, key, MAX_CAP) for key in ("per_artist", "per_album")}
     ends = {key: find_seed(content[key]) for key in ("a", "b")}
     return {**ends, "n": steps, "weights": weights_of(content), **caps}
+
+
+def places_question(content: Mapping[str, Any], find_seed: Callable[[Any], Seed]) -> tuple[list[Seed], str | None]:
+    """Return the seeds whose places on a map are asked for, which a function finds, and the condition of the map.
+
+    >>> places_question({"seeds": ["a"], "space": "mood"}, str)
+    (['a'], 'mood')
+    """
+    check_keys(content, PLACES)
+    seeds, space = seed_list("seeds", content.get("seeds")), content.get("space")
+    if not 1 <= len(seeds) <= MAX_STEPS + 1:
+        raise ValueError(f"seeds are 1 to {MAX_STEPS + 1}, these are {len(seeds)}")
+    if space is not None and not isinstance(space, str):
+        raise ValueError("space is the name of a condition, or null")
+    return [find_seed(seed) for seed in seeds], space
 
 
 def check_keys(content: Mapping[str, Any], known: Sequence[str]) -> None:

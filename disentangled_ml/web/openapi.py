@@ -88,6 +88,15 @@ PATHS: dict[str, dict[str, Any]] = {
             parameters=[parameter("space", "A condition; without it, all together.", TEXT)],
         )
     },
+    "/places": {
+        "post": operation(
+            "Where tracks or uploads lie on the map, each at the nearest track that is drawn.",
+            json_of("Places"),
+            *IN_JSON,
+            id="places",
+            requestBody=body("MapQuestion"),
+        )
+    },
     "/similar": {
         "post": operation(
             "The tracks similar to a track or an upload.",

@@ -137,6 +137,11 @@ SCHEMAS: dict[str, Schema] = {
             "of": {**WHOLE, "description": "Tracks of the catalogue; of a large one some are drawn by lot."},
         }
     ),
+    "MapQuestion": record(
+        {"seeds": listing(reference("Seed"), MAX_STEPS + 1)},
+        {"space": maybe(TEXT, "A condition; null: all together.")},
+    ),
+    "Places": record({"x": listing(NUMBER, description="From 0 to 1."), "y": listing(NUMBER)}),
     "Seed": {
         "description": "Id of a track, or the name of an upload.",
         "anyOf": [TEXT, record({"upload": TEXT})],
@@ -231,6 +236,7 @@ EXAMPLES: dict[str, Any] = {
         "per_artist": 2,
     },
     "Path": {"a": "T1", "b": {"upload": "U1lKk9eTjI3fIHV7Ij4VKA"}, "steps": 8},
+    "MapQuestion": {"seeds": ["T1", {"upload": "U1lKk9eTjI3fIHV7Ij4VKA"}], "space": "genre"},
     "Playlist": {"form": "m3u8", "tracks": ["T1", "T2"]},
     "Upload": {"upload": "U1lKk9eTjI3fIHV7Ij4VKA", "seconds": 12.0, "cut": False, "warnings": []},
 }

@@ -18,8 +18,8 @@ from disentangled_ml.search.question import Question, Seed
 from disentangled_ml.search.results import Duplicate, Result
 from disentangled_ml.search.similarity_search import SimilaritySearch
 from disentangled_ml.structures import UNKNOWN
-from disentangled_ml.web.asking import composed_question, path_question, plain_question
-from disentangled_ml.web.maps import make_map
+from disentangled_ml.web.asking import composed_question, path_question, places_question, plain_question
+from disentangled_ml.web.maps import make_map, nearest_drawn
 from disentangled_ml.web.recordings import recording_of
 from disentangled_ml.web.texts import TextIndex, searched_text
 from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits, Uploads
@@ -251,6 +251,14 @@ class CatalogueView:
             if space not in self.maps:
                 self.maps[space] = make_map(self.catalogue, space, self.plane)
             return self.maps[space]
+
+    def places(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return where seeds lie on a map, each at the nearest track that is drawn: itself, where it is; errors as of ``similar``."""
+        seeds, space = places_question(content, self.find_seed)
+        drawn = self.map(space)
+        embeddings = [self.catalogue.embedding[self.row_of(seed)] if isinstance(seed, str) else seed for seed in seeds]
+        nearest = nearest_drawn(self.catalogue, space, np.array(embeddings)).tolist()
+        return {axis: [drawn[axis][place] for place in nearest] for axis in ("x", "y")}
 
 
 def track_seeds(question: Question) -> list[str]:

@@ -17,8 +17,9 @@ from starlette.testclient import TestClient
 
 from disentangled_ml.search.question import Question
 from disentangled_ml.search.similarity_search import SimilaritySearch
+from disentangled_ml.web import maps
 from disentangled_ml.web.app import build_app
-from disentangled_ml.web.asking import FILTERS, FLAGS, PATH, SEEDS, composed_question
+from disentangled_ml.web.asking import FILTERS, FLAGS, PATH, PLACES, SEEDS, composed_question
 from disentangled_ml.web.openapi import PREFIX, document
 from disentangled_ml.web.routes import api, pages
 from disentangled_ml.web.schemas import EXAMPLES, SCHEMAS
@@ -104,6 +105,7 @@ def test_what_questions_may_say_is_described():
     assert set(SCHEMAS["Question"]["properties"]) == {*SEEDS, *FILTERS}
     assert set(SCHEMAS["PlainQuestion"]["properties"]) == {"track", "upload", *FILTERS}
     assert set(SCHEMAS["Path"]["properties"]) == set(PATH)
+    assert set(SCHEMAS["MapQuestion"]["properties"]) == set(PLACES)
     assert {name: SCHEMAS["Question"]["properties"][name]["default"] for name in FLAGS} == FLAGS
     for name, example in EXAMPLES.items():
         check(example, name)
@@ -118,6 +120,7 @@ REQUESTS = [
     ("GET", "/tracks", {"params": {"q": "song", "limit": 3}}, "Tracks"),
     ("GET", "/tracks/{track_id}", {}, "Track"),
     ("GET", "/map", {"params": {"space": "genre"}}, "Map"),
+    ("POST", "/places", {"json": {"seeds": ["t1"], "space": "genre"}}, "Places"),
     ("POST", "/similar", {"json": {"track": "t1"}}, "Answer"),
     ("POST", "/compose", {"json": {"seeds": ["t38", "t2"], "labels": {"mood": "calm"}, "avoid": ["t3"]}}, "Answer"),
     ("POST", "/path", {"json": {"a": "t1", "b": "t2", "steps": 4, "per_album": 2}}, "PathAnswer"),
@@ -353,6 +356,31 @@ def test_a_path_begins_and_ends_at_uploads(client):
 )
 def test_paths_that_are_none_are_refused(client, given):
     assert client.post(f"{PREFIX}/path", json={"a": "t1", "b": "t2", "steps": 3, **given}).status_code == 400
+
+
+# Places on the map
+
+
+@pytest.mark.parametrize("space", [None, "genre"])
+def test_seeds_lie_on_the_map_at_the_nearest_track_that_is_drawn(view, monkeypatch, space):
+    monkeypatch.setattr(maps, "MAP_TRACKS", N // 2)
+    own = CatalogueView(view.search_tracks, view.embed_upload, lambda points: points[:, :2])
+    client, masks = client_of(own), view.catalogue.model.masks
+    drawn = own.map(space)
+    mask = 1.0 if space is None else masks[0]
+    upload = {"upload": client.post(f"{PREFIX}/upload", **UPLOAD).json()["upload"]}
+    given = [*(f"t{number}" for number in range(N)), upload]
+    answer = asked(client, "places", seeds=given, space=space)
+    embedding = view.catalogue.embedding
+    for number, x, y in zip([*range(N), 0], answer["x"], answer["y"], strict=True):
+        apart = [((embedding[int(id_[1:])] - embedding[number]) * mask) ** 2 for id_ in drawn["ids"]]
+        place = int(np.argmin([each.sum() for each in apart]))
+        assert (x, y) == (drawn["x"][place], drawn["y"][place])
+
+
+@pytest.mark.parametrize("given", [{"seeds": []}, {"seeds": ["t1"] * 102}, {"space": 3}, {"space": "x"}, {"k": 3}])
+def test_places_that_are_none_are_refused(client, given):
+    assert client.post(f"{PREFIX}/places", json={"seeds": ["t1"], **given}).status_code == 400
 
 
 # Playlists
