@@ -7,7 +7,11 @@ const WIDE = 500, HIGH = 400; // of the map
 const MARK = 18; // height of a mark; a leg that has an arrow is twice as long
 const NARROW = matchMedia("(max-width: 36rem)"); // where the map is small, and marks in its units are larger
 
-const textOf = (numbers) => (numbers.length > 2 ? `${numbers[0]}…${numbers.at(-1)}` : numbers.join(","));
+function textOf(numbers) {
+  const isRun = numbers.at(-1) - numbers[0] === numbers.length - 1;
+  if (numbers.length > 2 && isRun) return `${numbers[0]}–${numbers.at(-1)}`;
+  return numbers.length > 3 ? `${numbers.slice(0, 3).join(",")}…` : numbers.join(",");
+}
 
 // Where several of the points lie, one mark has all their numbers.
 function marksOf(points, high) {
