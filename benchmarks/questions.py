@@ -19,6 +19,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
+from disentangled_ml.search.answering import KnownSeed
 from disentangled_ml.search.path import near_the_line, path_between
 from disentangled_ml.search.question import Question
 from disentangled_ml.search.similarity_search import SimilaritySearch, open_search
@@ -132,9 +133,10 @@ def steps_of(search: SimilaritySearch, way: Sequence[int]) -> tuple[float, float
 
 def straight_list(search: SimilaritySearch, first: int, last: int) -> list[int]:
     """Return the nearest track to each point of the line that is not taken yet, the ends with them."""
-    layers = near_the_line(search, first, last, STEPS, np.ones(len(search.catalogue.condition_names)), "exact")
+    ends = [KnownSeed(search.catalogue.embedding[row], row) for row in (first, last)]
+    layers = near_the_line(search, ends, STEPS, np.ones(len(search.catalogue.condition_names)), "exact")
     way = [first]
-    for rows in layers[1:-1]:
+    for rows in layers:
         way.append(next(row for row in rows.tolist() if row not in way))
     return [*way, last]
 

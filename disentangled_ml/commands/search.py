@@ -190,10 +190,17 @@ def check_alone(config: DictConfig, key: str, search: SimilaritySearch, others: 
 
 
 def find_path(config: DictConfig, search: SimilaritySearch) -> list[Result]:
+    """Find the path between two tracks or files; a file is told by its name."""
     like = check_alone(config, f"path_to={config.path_to}", search, (*OF_QUESTIONS, "tempo"))
-    weights = weights_of(config, search)
+    names = {0: like, -1: config.path_to}
+    files = embed_files(config, search, {"like": [like], "path_to": [config.path_to]})
+    ends = [files.get(name, name) for name in names.values()]
     caps = config.per_artist, config.per_album
-    return path_between(search, like, config.path_to, config.steps, weights, *caps, method=config.method)
+    found = path_between(search, *ends, config.steps, weights_of(config, search), *caps, method=config.method)
+    for place, name in names.items():
+        if name in files:
+            found[place] = found[place]._replace(track=CatalogueTrack(name, None, name, {}))
+    return found
 
 
 def find_matching(config: DictConfig, search: SimilaritySearch) -> list[Result]:

@@ -4,6 +4,8 @@ On the straight line from A to B lie n - 1 points, evenly spaced. Of the tracks 
 so that the sum of the squared steps is the least (Viterbi's algorithm). Squared, since of two ways of one length the one of even steps
 then costs less. Where the best way has a track twice, a duplicate, or more of an artist or album than is allowed, the first place where
 it has is closed to all tracks that may not follow those before it, and the way is chosen anew.
+
+A and B are tracks of the catalogue or other recordings, by their embeddings; what lies between them is of the catalogue.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,21 +13,25 @@ from itertools import pairwise
 
 import numpy as np
 
+from disentangled_ml.search.answering import KnownSeed, find_seed
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.composition import target_distances
 from disentangled_ml.search.folding import Folding
+from disentangled_ml.search.question import Seed
 from disentangled_ml.search.results import Result
 from disentangled_ml.search.similarity_search import SimilaritySearch
 from disentangled_ml.search.weighted_distance import check_weights, scales
 
 WIDTH = 64  # tracks that compete for a place, and one more for each step
 MOST_STEPS = 100
+# What is known of an end that is no track of the catalogue.
+OUTSIDE = CatalogueTrack("", None, None, {})
 
 
 def path_between(
     search: SimilaritySearch,
-    a: str,
-    b: str,
+    a: Seed,
+    b: Seed,
     n: int,
     weights: Mapping[str, float] | None = None,
     per_artist: int | None = None,
@@ -34,12 +40,14 @@ def path_between(
 ) -> list[Result]:
     """Return n + 1 tracks, the first A and the last B; the distances of each are from the one before it, those of A are 0.
 
+    The result of an end that is an embedding has no row, and ``OUTSIDE`` as its track.
+
     Raises ValueError if A or B is not there or they are the same, for an illegal argument, and where too few tracks are left.
 
     Args:
         search: Of the catalogue.
-        a: Id of the first track.
-        b: Id of the last one.
+        a: Where it begins: id of a track, or embedding (D,).
+        b: Where it ends.
         n: Number of steps.
         weights: Per condition, see ``check_weights``.
         per_artist: Most tracks by one artist, A and B included; None: any number.
@@ -49,42 +57,42 @@ def path_between(
     if type(n) is not int or not 1 <= n <= MOST_STEPS:
         raise ValueError(f"steps={n} is not legal: give a number from 1 to {MOST_STEPS}")
     weight = check_weights(weights, search.catalogue.condition_names)
-    ends = [find_end(search, track_id) for track_id in (a, b)]
-    if ends[0] == ends[1]:
-        raise ValueError(f"the path begins and ends at {a}: give two tracks")
-    layers = near_the_line(search, *ends, n, weight, method)
-    embedding, scale = search.catalogue.embedding, np.sqrt(scales(weight, search.catalogue.model.masks))
-    steps = squared_steps([embedding[rows].astype(np.float64) * scale for rows in layers])
+    ends = [find_seed(search, seed, {}) for seed in (a, b)]
+    if ends[0].row == ends[1].row and np.array_equal(ends[0].embedding, ends[1].embedding):
+        raise ValueError(f"the path begins and ends at {end_name(a)}: give two tracks")
+    layers = near_the_line(search, ends, n, weight, method)
+    points = [ends[0].embedding[None], *(search.catalogue.embedding[rows] for rows in layers), ends[1].embedding[None]]
+    scale = np.sqrt(scales(weight, search.catalogue.model.masks))
+    steps = squared_steps([each.astype(np.float64) * scale for each in points])
     while (places := shortest_way(steps)) is not None:
-        way = [int(rows[place]) for rows, place in zip(layers, places, strict=True)]
-        closed = first_closed(search, way, layers, per_artist, per_album)
+        between = [int(rows[place]) for rows, place in zip(layers, places[1:-1], strict=True)]
+        closed = first_closed(search, ends, between, layers, per_artist, per_album)
         if closed is None:
-            return results_of(search, way, weight)
+            return results_of(search, ends, between, weight)
         place, is_closed = closed
-        steps[place - 1][:, is_closed] = np.inf
-    raise ValueError(f"too few tracks are near the line from {a} to {b}: ask for fewer steps than {n}, or larger caps")
+        steps[place][:, is_closed] = np.inf
+    line = f"the line from {end_name(a)} to {end_name(b)}"
+    raise ValueError(f"too few tracks are near {line}: ask for fewer steps than {n}, or larger caps")
 
 
-def find_end(search: SimilaritySearch, track_id: str) -> int:
-    row = search.catalogue.find(track_id)
-    if row is None:
-        raise ValueError(f"{track_id} is no track of {search.catalogue.folder}")
-    return row
+def end_name(seed: Seed) -> str:
+    return seed if isinstance(seed, str) else "a recording of yours"
 
 
 def near_the_line(
-    search: SimilaritySearch, first: int, last: int, n: int, weights: np.ndarray, method: str
+    search: SimilaritySearch, ends: Sequence[KnownSeed], n: int, weights: np.ndarray, method: str
 ) -> list[np.ndarray]:
-    """Return the rows that compete for each of the n + 1 places, each (R,); the ends have one."""
+    """Return the rows that compete for each of the n - 1 places between two ends, each (R,)."""
     embedding, masks = search.catalogue.embedding, search.catalogue.model.masks
     allowed = np.ones(len(embedding), bool)
-    allowed[[first, last]] = False
+    allowed[[end.row for end in ends if end.row is not None]] = False
+    first, last = (end.embedding.astype(np.float64) for end in ends)
     layers = []
     for share in np.arange(1, n) / n:
-        point = (1 - share) * embedding[first].astype(np.float64) + share * embedding[last]
+        point = (1 - share) * first + share * last
         rows, squared = search.nearest(np.broadcast_to(point, masks.shape), weights, WIDTH + n, allowed, method)
         layers.append(rows[np.lexsort((rows, squared @ weights))[: WIDTH + n]])
-    return [np.array([first]), *layers, np.array([last])]
+    return layers
 
 
 def squared_steps(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -119,38 +127,53 @@ def shortest_way(steps: Sequence[np.ndarray]) -> list[int] | None:
 
 def first_closed(
     search: SimilaritySearch,
-    way: Sequence[int],
+    ends: Sequence[KnownSeed],
+    between: Sequence[int],
     layers: Sequence[np.ndarray],
     per_artist: int | None,
     per_album: int | None,
 ) -> tuple[int, np.ndarray] | None:
-    """Return the first place whose track may not be there, and which of its layer (R,) may not either; None if the way is right."""
+    """Return the first place whose track may not be there, and which of its layer (R,) may not either; None if the way is right.
+
+    Args:
+        search: Of the catalogue.
+        ends: Of the way.
+        between: Rows of the tracks between them.
+        layers: Rows that compete for each of these places.
+        per_artist: See ``path_between``.
+        per_album: The same of albums.
+    """
     catalogue = search.catalogue
     folding = Folding(catalogue, per_artist, per_album, search.duplicate_threshold)
-    for end in (way[0], way[-1]):
-        folding.keep(end, catalogue.track(end))
+    for end in ends:
+        if end.row is None:
+            folding.add_seed(end.embedding, None)
+        else:
+            folding.keep(end.row, end.track)
 
     def is_refused(row: int, track: CatalogueTrack, before: Sequence[int]) -> bool:
         return row in before or folding.is_beyond(track) or folding.is_folded(row, track)
 
-    for place, row in enumerate(way[1:-1], start=1):
+    for place, row in enumerate(between):
         track = catalogue.track(row)
-        if is_refused(row, track, way[:place]):
+        if is_refused(row, track, between[:place]):
             rows = layers[place].tolist()
             tracks = catalogue.tracks(rows)
-            return place, np.array([is_refused(*each, way[:place]) for each in zip(rows, tracks, strict=True)])
+            return place, np.array([is_refused(*each, between[:place]) for each in zip(rows, tracks, strict=True)])
         folding.keep(row, track)
     return None
 
 
-def results_of(search: SimilaritySearch, way: Sequence[int], weights: np.ndarray) -> list[Result]:
+def results_of(
+    search: SimilaritySearch, ends: Sequence[KnownSeed], between: Sequence[int], weights: np.ndarray
+) -> list[Result]:
     """Return the tracks of a way, each with its distances from the one before."""
-    embedding, masks = search.catalogue.embedding, search.catalogue.model.masks
-    before = [way[0], *way[:-1]]
-    squared = np.concatenate(
-        [
-            target_distances(embedding[[row]], np.broadcast_to(embedding[origin], masks.shape), masks)
-            for row, origin in zip(way, before, strict=True)
-        ]
-    )
-    return search.results(np.array(way), squared @ weights, squared)
+    names, masks = search.catalogue.condition_names, search.catalogue.model.masks
+    tracks = [KnownSeed(search.catalogue.embedding[row], row, search.catalogue.track(row)) for row in between]
+    way = [ends[0], *tracks, ends[1]]
+    results = []
+    for before, found in pairwise([way[0], *way]):
+        squared = target_distances(found.embedding[None], np.broadcast_to(before.embedding, masks.shape), masks)[0]
+        distances = dict(zip(names, np.sqrt(squared).tolist(), strict=True))
+        results.append(Result(found.row, found.track or OUTSIDE, float(np.sqrt(squared @ weights)), distances))
+    return results

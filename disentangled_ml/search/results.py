@@ -28,7 +28,7 @@ class Result(NamedTuple):
     """Track that was found.
 
     Attributes:
-        row: In the catalogue.
+        row: In the catalogue; None of an end of a path that is none of its tracks.
         track: Of that row.
         distance: Weighted distance from the query, where seeds are avoided from the one that is moved away from them.
         distances: Distance in the subspace of each condition that something stands for, without its weight; the weighted squares sum to
@@ -39,7 +39,7 @@ class Result(NamedTuple):
         duplicates: Tracks that were folded into this row.
     """
 
-    row: int
+    row: int | None
     track: CatalogueTrack
     distance: float
     distances: dict[str, float]

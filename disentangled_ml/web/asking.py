@@ -15,7 +15,9 @@ FLAGS = {"other_artists": False, "most_dissimilar": False, "fold_duplicates": Tr
 # What a question may say beside its seeds, and what else one of several seeds may.
 FILTERS = ("weights", "k", "tempo", "tempo_change", "per_artist", "per_album", *FLAGS)
 SEEDS = ("seeds", "avoid", "seeds_of", "avoid_of", "labels")
+SEED = 'the id of a track, or {"upload": its name}'
 PATH = ("a", "b", "steps", "weights", "per_artist", "per_album")
+PLACES = ("seeds", "space")
 
 
 def composed_question(content: Mapping[str, Any], find_seed: Callable[[Any], Seed]) -> Question:
@@ -75,20 +77,36 @@ def filters_of(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def path_question(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a path.
+def path_question(content: Mapping[str, Any], find_seed: Callable[[Any], Seed]) -> dict[str, Any]:
+    """Return the arguments of a path, whose ends a function finds.
 
-    >>> path_question({"a": "x", "b": "y", "steps": 3})["n"]
+    >>> path_question({"a": "x", "b": "y", "steps": 3}, str)["n"]
     3
     """
     check_keys(content, PATH)
-    if not all(isinstance(content.get(key), str) for key in ("a", "b")):
-        raise ValueError("a and b are the ids of the first and the last track")
+    if not all(is_seed(content.get(key)) for key in ("a", "b")):
+        raise ValueError(f"a and b are where the path begins and ends: each {SEED}")
     steps = whole_number(content, "steps", MAX_STEPS)
     if steps is None:
         raise ValueError(f"steps is a number from 1 to {MAX_STEPS}")
     caps = {key: whole_number(content, key, MAX_CAP) for key in ("per_artist", "per_album")}
-    return {"a": content["a"], "b": content["b"], "n": steps, "weights": weights_of(content), **caps}
+    ends = {key: find_seed(content[key]) for key in ("a", "b")}
+    return {**ends, "n": steps, "weights": weights_of(content), **caps}
+
+
+def places_question(content: Mapping[str, Any], find_seed: Callable[[Any], Seed]) -> tuple[list[Seed], str | None]:
+    """Return the seeds whose places on a map are asked for, which a function finds, and the condition of the map.
+
+    >>> places_question({"seeds": ["a"], "space": "mood"}, str)
+    (['a'], 'mood')
+    """
+    check_keys(content, PLACES)
+    seeds, space = seed_list("seeds", content.get("seeds")), content.get("space")
+    if not 1 <= len(seeds) <= MAX_STEPS + 1:
+        raise ValueError(f"seeds are 1 to {MAX_STEPS + 1}, these are {len(seeds)}")
+    if space is not None and not isinstance(space, str):
+        raise ValueError("space is the name of a condition, or null")
+    return [find_seed(seed) for seed in seeds], space
 
 
 def check_keys(content: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -101,7 +119,7 @@ def seed_list(key: str, seeds: Any) -> list[Any]:
     if seeds is None:
         return []
     if not isinstance(seeds, list) or not all(is_seed(seed) for seed in seeds):
-        raise ValueError(f'{key} is a list of seeds: each the id of a track, or {{"upload": its name}}')
+        raise ValueError(f"{key} is a list of seeds: each {SEED}")
     return seeds
 
 

@@ -21,10 +21,8 @@ def make_map(
     catalogue: EmbeddedCatalogue, space: str | None, plane: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Any]:
     """Draw the map of a condition's subspace, or of all dimensions (None), or read it where it was saved; see ``CatalogueView.map``."""
-    names, masks = catalogue.condition_names, catalogue.model.masks
     rows = some_rows(len(catalogue), MAP_TRACKS)
-    points = catalogue.embedding[rows] * (1.0 if space is None else masks[names.index(space)])
-    points = np.asarray(points, np.float32)
+    points = seen_in(catalogue, space, catalogue.embedding[rows])
     path = catalogue.folder / MAPS / f"{hashlib.blake2b(points.tobytes(), digest_size=8).hexdigest()}.json"
     places = kept_places(path, len(rows))
     if places is None:
@@ -37,9 +35,22 @@ def make_map(
         "artists": [track.artist for track in tracks],
         "x": places[:, 0].tolist(),
         "y": places[:, 1].tolist(),
-        "labels": {name: [track.labels.get(name) for track in tracks] for name in names},
+        "labels": {name: [track.labels.get(name) for track in tracks] for name in catalogue.condition_names},
         "of": len(catalogue),
     }
+
+
+def seen_in(catalogue: EmbeddedCatalogue, space: str | None, embeddings: np.ndarray) -> np.ndarray:
+    """Return embeddings (R, D) as the map of a condition's subspace, or of all dimensions (None), sees them."""
+    mask = 1.0 if space is None else catalogue.model.masks[catalogue.condition_names.index(space)]
+    return np.asarray(embeddings * mask, np.float32)
+
+
+def nearest_drawn(catalogue: EmbeddedCatalogue, space: str | None, embeddings: np.ndarray) -> np.ndarray:
+    """Return which track of a map is nearest to each embedding (R, D), as its place in the map's lists: (R,)."""
+    drawn = seen_in(catalogue, space, catalogue.embedding[some_rows(len(catalogue), MAP_TRACKS)])
+    points = seen_in(catalogue, space, embeddings)
+    return ((drawn**2).sum(1) - 2 * points @ drawn.T).argmin(1)
 
 
 def some_rows(n: int, most: int) -> np.ndarray:

@@ -88,6 +88,15 @@ PATHS: dict[str, dict[str, Any]] = {
             parameters=[parameter("space", "A condition; without it, all together.", TEXT)],
         )
     },
+    "/places": {
+        "post": operation(
+            "Where tracks or uploads lie on the map, each at the nearest track that is drawn.",
+            json_of("Places"),
+            *IN_JSON,
+            id="places",
+            requestBody=body("MapQuestion"),
+        )
+    },
     "/similar": {
         "post": operation(
             "The tracks similar to a track or an upload.",
@@ -108,7 +117,7 @@ PATHS: dict[str, dict[str, Any]] = {
     },
     "/path": {
         "post": operation(
-            "A path between two tracks in small steps.",
+            "A path between two tracks, or uploads, in small steps.",
             json_of("PathAnswer"),
             *IN_JSON,
             id="path",
@@ -139,6 +148,39 @@ PATHS: dict[str, dict[str, Any]] = {
 }
 
 
+def header(description: str, example: str) -> dict[str, Any]:
+    return {"description": description, "schema": TEXT, "example": example}
+
+
+SOUND = {"audio/*": BYTES}
+SPAN = header("Which bytes these are, and of how many.", "bytes 0-1023/4096")
+LENGTH = header("Of how many bytes.", "bytes */4096")
+RANGES = {"Accept-Ranges": header("The unit of ranges.", "bytes")}
+IN_WORDS = {"text/plain": {"schema": TEXT}}
+# Players know only an address, so the key may be in it, and they ask for the part that is played.
+RECORDING = operation(
+    "The recording of a track, or the part of it that a Range header asks for.",
+    SOUND,
+    404,
+    id="audio",
+    parameters=[
+        {**parameter("track", "Id of the track.", TEXT), "required": True},
+        parameter("range", "Which bytes, as bytes=0-1023; without it, all.", TEXT, "header"),
+    ],
+    security=[{}, {"audioKey": []}, {"token": []}],
+)
+RECORDING["responses"]["200"]["headers"] = RANGES
+RECORDING["responses"] |= {
+    "206": {
+        "description": "The part; of several ranges, each with its own Content-Range.",
+        "headers": {**RANGES, "Content-Range": SPAN},
+        "content": {**SOUND, "multipart/byteranges": BYTES},
+    },
+    "400": {"description": "The Range header is none.", "content": IN_WORDS},
+    "416": {"description": "The recording ends before the range begins.", "headers": {"Content-Range": LENGTH}},
+}
+
+
 def document(version: str) -> dict[str, Any]:
     """Return the document."""
     return {
@@ -152,7 +194,7 @@ def document(version: str) -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "security": [{}, {"token": []}],
-        "paths": {PREFIX + path: operations for path, operations in PATHS.items()},
+        "paths": {**{PREFIX + path: operations for path, operations in PATHS.items()}, "/audio": {"get": RECORDING}},
         "components": {
             "schemas": SCHEMAS,
             "securitySchemes": {
@@ -160,7 +202,13 @@ def document(version: str) -> dict[str, Any]:
                     "type": "http",
                     "scheme": "bearer",
                     "description": "Where the server was started with `token=`.",
-                }
+                },
+                "audioKey": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "key",
+                    "description": "`audio_key` of `catalogue`, which opens recordings alone.",
+                },
             },
         },
     }

@@ -137,6 +137,11 @@ SCHEMAS: dict[str, Schema] = {
             "of": {**WHOLE, "description": "Tracks of the catalogue; of a large one some are drawn by lot."},
         }
     ),
+    "MapQuestion": record(
+        {"seeds": listing(reference("Seed"), MAX_STEPS + 1)},
+        {"space": maybe(TEXT, "A condition; null: all together.")},
+    ),
+    "Places": record({"x": listing(NUMBER, description="From 0 to 1."), "y": listing(NUMBER)}),
     "Seed": {
         "description": "Id of a track, or the name of an upload.",
         "anyOf": [TEXT, record({"upload": TEXT})],
@@ -157,12 +162,16 @@ SCHEMAS: dict[str, Schema] = {
         description=f"At least one seed or label to be like, and at most {MAX_SEEDS} seeds in all.",
     ),
     "Path": record(
-        {"a": TEXT, "b": TEXT, "steps": count_to(MAX_STEPS, "Number of steps, one less than of tracks.")},
+        {
+            "a": reference("Seed"),
+            "b": reference("Seed"),
+            "steps": count_to(MAX_STEPS, "Number of steps, one less than of tracks."),
+        },
         {"weights": WEIGHTS, **CAPS},
     ),
     "Step": record(
         {
-            "track": reference("Track"),
+            "track": maybe(reference("Track"), "Null: an upload, where the path begins or ends."),
             "distance": {**NUMBER, "description": "Weighted distance from the track before, 0 for the first."},
             "distances": by_condition(NUMBER, "The same in each condition, without weights."),
         }
@@ -226,7 +235,8 @@ EXAMPLES: dict[str, Any] = {
         "tempo_change": [-0.15, -0.05],
         "per_artist": 2,
     },
-    "Path": {"a": "T1", "b": "T2", "steps": 8},
+    "Path": {"a": "T1", "b": {"upload": "U1lKk9eTjI3fIHV7Ij4VKA"}, "steps": 8},
+    "MapQuestion": {"seeds": ["T1", {"upload": "U1lKk9eTjI3fIHV7Ij4VKA"}], "space": "genre"},
     "Playlist": {"form": "m3u8", "tracks": ["T1", "T2"]},
     "Upload": {"upload": "U1lKk9eTjI3fIHV7Ij4VKA", "seconds": 12.0, "cut": False, "warnings": []},
 }

@@ -18,8 +18,8 @@ from disentangled_ml.search.question import Question, Seed
 from disentangled_ml.search.results import Duplicate, Result
 from disentangled_ml.search.similarity_search import SimilaritySearch
 from disentangled_ml.structures import UNKNOWN
-from disentangled_ml.web.asking import composed_question, path_question, plain_question
-from disentangled_ml.web.maps import make_map
+from disentangled_ml.web.asking import composed_question, path_question, places_question, plain_question
+from disentangled_ml.web.maps import make_map, nearest_drawn
 from disentangled_ml.web.recordings import recording_of
 from disentangled_ml.web.texts import TextIndex, searched_text
 from disentangled_ml.web.uploads import EmbeddedUpload, UploadLimits, Uploads
@@ -184,21 +184,18 @@ class CatalogueView:
         return content if content.get("weights") is not None else {**content, "weights": self.weights}
 
     def path(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Find a path between two tracks; errors as of ``similar``."""
+        """Find a path between two tracks or uploads; errors as of ``similar``."""
         return {"steps": [self.shown_step(found) for found in self.path_results(content)]}
 
     def path_results(self, content: dict[str, Any]) -> list[Result]:
-        asked = path_question(self.weighted(content))
-        for key in ("a", "b"):
-            self.row_of(asked[key])
-        return path_between(self.search_tracks, **asked)
+        return path_between(self.search_tracks, **path_question(self.weighted(content), self.find_seed))
 
     def listed(self, content: dict[str, Any]) -> list[Result]:
-        """Return the tracks of a list to save: of ids, of a question or of a path."""
+        """Return the tracks of a list to save: of ids, of a question or of a path, whose uploads are none of the catalogue's."""
         if isinstance(content.get("question"), dict):
             return self.search_tracks.ask(composed_question(self.weighted(content["question"]), self.find_seed)).results
         if isinstance(content.get("path"), dict):
-            return self.path_results(content["path"])
+            return [found for found in self.path_results(content["path"]) if found.row is not None]
         rows = [self.row_of(track_id) for track_id in content["tracks"]]
         tracks = self.catalogue.tracks(rows)
         return [Result(row, track, float("nan"), {}) for row, track in zip(rows, tracks, strict=True)]
@@ -223,7 +220,8 @@ class CatalogueView:
         }
 
     def shown_step(self, found: Result) -> dict[str, Any]:
-        return {"track": self.shown(found.track), "distance": found.distance, "distances": found.distances}
+        track = None if found.row is None else self.shown(found.track)
+        return {"track": track, "distance": found.distance, "distances": found.distances}
 
     def shown_duplicates(self, duplicates: Sequence[Duplicate]) -> list[dict[str, Any]]:
         return [{"track": self.shown(each.track), "kind": each.kind} for each in duplicates]
@@ -253,6 +251,14 @@ class CatalogueView:
             if space not in self.maps:
                 self.maps[space] = make_map(self.catalogue, space, self.plane)
             return self.maps[space]
+
+    def places(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return where seeds lie on a map, each at the nearest track that is drawn: itself, where it is; errors as of ``similar``."""
+        seeds, space = places_question(content, self.find_seed)
+        drawn = self.map(space)
+        embeddings = [self.catalogue.embedding[self.row_of(seed)] if isinstance(seed, str) else seed for seed in seeds]
+        nearest = nearest_drawn(self.catalogue, space, np.array(embeddings)).tolist()
+        return {axis: [drawn[axis][place] for place in nearest] for axis in ("x", "y")}
 
 
 def track_seeds(question: Question) -> list[str]:

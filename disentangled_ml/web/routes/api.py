@@ -118,6 +118,7 @@ ROUTES = [
     Route(PREFIX + "/tracks", tracks),
     Route(PREFIX + "/tracks/{track_id:path}", track),
     Route(PREFIX + "/map", tracks_map),
+    Route(PREFIX + "/places", asking(CatalogueView.places), methods=["POST"]),
     Route(PREFIX + "/similar", asking(CatalogueView.similar), methods=["POST"]),
     Route(PREFIX + "/compose", asking(CatalogueView.compose), methods=["POST"]),
     Route(PREFIX + "/path", asking(CatalogueView.path), methods=["POST"]),

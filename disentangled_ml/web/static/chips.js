@@ -9,6 +9,8 @@ const uploads = new Map(); // name, address and length of the uploads of this vi
 
 export const learnUpload = (token, about) => uploads.set(token, about);
 
+export const uploadAddress = (token) => uploads.get(token)?.url ?? null;
+
 export function chipName(chip) {
   if (chip.upload) return uploads.get(chip.upload)?.name ?? "Your upload";
   return nameOf(knownTrack(chip.id));

@@ -1,7 +1,8 @@
 // The map of the catalogue: a dot per track, coloured by a label, results and query outlined.
 
-import { get, Refused } from "./api.js";
+import { get, question, Refused } from "./api.js";
 import { by, el, svg } from "./dom.js";
+import { drawWay } from "./way.js";
 
 // Okabe and Ito's colours, which people with any colour vision tell apart, and two more
 const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b3a200", "#7a5ea8"];
@@ -11,6 +12,8 @@ const SCALE = ["#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725"]
 let map = null;
 let seeds = new Set();
 let results = new Set();
+let way = []; // ends and tracks of a path, in order, as the API takes seeds
+let stops = []; // where they lie
 let pick = () => {};
 
 export async function loadMap(onPick) {
@@ -26,14 +29,41 @@ export async function loadMap(onPick) {
     by("map-note").textContent = error.message;
     return;
   }
-  by("map-note").textContent = map.ids.length < map.of ? `${map.ids.length.toLocaleString("en")} of ${map.of.toLocaleString("en")} tracks, drawn by lot.` : "";
-  drawMap();
+  return markMap(seeds, results, way);
 }
 
-export function markMap(like, found) {
-  seeds = like;
-  results = new Set(found);
+// Mark what is asked for and what was found, and draw the line of a path.
+export async function markMap(like, found, path = []) {
+  [seeds, results, way, stops] = [like, new Set(found), path, []];
   drawMap();
+  if (!map || !path.length) return;
+  const space = by("map-space").value;
+  try {
+    const places = await placesOf(path, map, space);
+    if (way !== path || by("map-space").value !== space) return;
+    stops = places;
+    drawMap();
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    by("map-note").textContent = error.message;
+  }
+}
+
+// Where seeds lie on a map; the server tells it of those that have no dot.
+async function placesOf(path, { ids, x, y }, space) {
+  const dots = new Map(ids.map((id, i) => [id, { x: x[i], y: y[i], isDrawn: true }]));
+  const others = path.filter((seed) => !dots.has(seed));
+  const near = others.length ? await question("places", { seeds: others, space: space || null }) : null;
+  others.forEach((seed, i) => dots.set(seed, { x: near.x[i], y: near.y[i], isDrawn: false }));
+  return path.map((seed) => dots.get(seed));
+}
+
+const place = ({ x, y }) => ({ x: Number((12 + 476 * x).toFixed(1)), y: Number((12 + 376 * y).toFixed(1)) });
+
+function notes() {
+  const near = stops.filter((stop) => !stop.isDrawn).length, [some, all] = [map.ids.length, map.of].map((n) => n.toLocaleString("en"));
+  const few = `The map lacks ${near} of the path's ${stops.length} recordings; the nearest dot stands in.`;
+  return [some === all ? null : `${some} of ${all} tracks, drawn by lot.`, near ? few : null].filter(Boolean).join(" ");
 }
 
 function blend(share) {
@@ -73,13 +103,15 @@ export function drawMap() {
   const radius = Math.max(2.2, Math.min(5, 90 / Math.sqrt(map.ids.length)));
   const dots = map.ids.map((id, i) => {
     const kind = seeds.has(id) ? "query" : results.has(id) ? "result" : null;
+    const at = place({ x: map.x[i], y: map.y[i] });
     const r = kind === "query" ? radius * 1.9 : kind ? radius * 1.45 : radius;
-    return { order: kind === "query" ? 2 : kind ? 1 : 0, dot: svg("circle", { cx: (12 + 476 * map.x[i]).toFixed(1), cy: (12 + 376 * map.y[i]).toFixed(1), r: r.toFixed(1),
+    return { order: kind === "query" ? 2 : kind ? 1 : 0, dot: svg("circle", { cx: at.x, cy: at.y, r: r.toFixed(1),
       fill: fill[i], class: kind, "data-number": i }, svg("title", {}, [map.titles[i] ?? id, map.artists[i], labelOf(labels[i])].filter(Boolean).join(" · "))) };
   });
   dots.sort((a, b) => a.order - b.order);
   by("map").classList.toggle("with-results", results.size > 0);
-  by("map").replaceChildren(...dots.map(({ dot }) => dot));
+  by("map").replaceChildren(...dots.map(({ dot }) => dot), ...(stops.length ? [drawWay(stops.map(place))] : []));
+  by("map-note").textContent = notes();
   by("legend").replaceChildren(...legend);
 }
 

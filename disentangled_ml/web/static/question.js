@@ -11,6 +11,7 @@ export function setUsualWeights(conditions) {
 }
 
 // A chip is a track, { id }, or an upload, { upload }, with a side, "like" or "avoid", and a condition, or null for all of them.
+// The ends of a path are tracks or uploads alike, or null.
 export const emptyQuestion = () => ({
   chips: [], labels: {}, weights: {}, tempo: [null, null], change: null, others: false, farthest: false, perArtist: null, perAlbum: null,
   fold: true, view: "similar", from: null, to: null, steps: STEPS,
@@ -40,10 +41,15 @@ export function toFragment(state) {
   for (const [name, value] of [["per-artist", state.perArtist], ["per-album", state.perAlbum]]) if (value !== null) parts.set(name, value);
   if (state.view === "path") {
     parts.set("view", "path");
-    for (const name of ["from", "to"]) if (state[name] !== null) parts.set(name, state[name]);
+    for (const name of ["from", "to"]) if (state[name]) parts.set(state[name].upload ? `upload.${name}` : name, state[name].upload ?? state[name].id);
     if (state.steps !== STEPS) parts.set("steps", state.steps);
   }
   return parts.toString();
+}
+
+function endIn(parts, name) {
+  if (parts.has(`upload.${name}`)) return { upload: parts.get(`upload.${name}`) };
+  return parts.has(name) ? { id: parts.get(name) } : null;
 }
 
 export function fromFragment(fragment, conditions) {
@@ -62,7 +68,7 @@ export function fromFragment(fragment, conditions) {
   if (change.length === 2 && !change.includes(null)) state.change = change;
   Object.assign(state, { others: parts.has("others"), farthest: parts.has("farthest"), fold: !parts.has("unfolded") });
   Object.assign(state, { perArtist: number(parts.get("per-artist")), perAlbum: number(parts.get("per-album")) });
-  Object.assign(state, { view: parts.get("view") === "path" ? "path" : "similar", from: parts.get("from"), to: parts.get("to") });
+  Object.assign(state, { view: parts.get("view") === "path" ? "path" : "similar", from: endIn(parts, "from"), to: endIn(parts, "to") });
   state.steps = number(parts.get("steps")) ?? STEPS;
   return state;
 }
@@ -70,7 +76,7 @@ export function fromFragment(fragment, conditions) {
 export const weightsOf = (state, conditions) => Object.fromEntries(conditions.map((name) => [name, state.weights[name] ?? usual[name]]));
 export const asksAnything = (state) => Object.keys(state.labels).length > 0 || state.chips.some((chip) => chip.side === "like");
 
-const seedOf = (chip) => (chip.upload ? { upload: chip.upload } : chip.id);
+export const seedOf = (chip) => (chip.upload ? { upload: chip.upload } : chip.id);
 
 export function toQuestion(state, conditions, k) {
   const seeds = (side, condition) => state.chips.filter((chip) => chip.side === side && chip.condition === condition).map(seedOf);

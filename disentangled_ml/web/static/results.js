@@ -58,6 +58,7 @@ export function showResults(answer, isFar, actions) {
   by("status").textContent = remarks(answer, isFar);
   const ofSeeds = folded(answer.seed_duplicates, "in the catalogue are the same as a seed, left out");
   by("seed-duplicates").replaceChildren(...(ofSeeds ? [ofSeeds] : []));
+  by("results").className = "results";
   by("results").replaceChildren(...answer.results.map((result, i) => row(result, i, answer.weights, isFar, actions)));
 }
 

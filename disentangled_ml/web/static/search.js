@@ -6,7 +6,7 @@ import { by, el } from "./dom.js";
 import { setUpFinding } from "./find.js";
 import { drawMap, loadMap, markMap } from "./map.js";
 import { drawParts, offerLabels, setUpFilters, setUpParts } from "./parts.js";
-import { completeEnds, drawEnds, isPath, showPath, toPath } from "./path.js";
+import { completeEnds, drawEnds, endAt, isPath, placesOf, showPath, toPath } from "./path.js";
 import { asksAnything, emptyQuestion, fromFragment, same, setUsualWeights, toFragment, toQuestion, weightsOf } from "./question.js";
 import { clearResults, showResults } from "./results.js";
 import { learn, setEstimated } from "./tracks.js";
@@ -45,10 +45,9 @@ function change(values, quietly = false) {
 
 async function run() {
   pending?.abort();
-  by("save").hidden = true;
+  by("save").hidden = by("to-map").hidden = true;
   if (isPathView() ? !isPath(state) : !asksAnything(state)) {
-    markMap(new Set(), []);
-    return clearResults(isPathView() ? "Find two tracks, and choose where the path begins and ends." : "Find a track to be like, choose a label, or upload a recording.");
+    return clear(isPathView() ? "Find two tracks or upload recordings, and choose where the path begins and ends." : "Find a track to be like, choose a label, or upload a recording.");
   }
   const own = (pending = new AbortController());
   by("found").classList.add("busy");
@@ -58,22 +57,29 @@ async function run() {
     show(answer);
   } catch (error) {
     if (error.name === "AbortError") return;
-    clearResults("");
+    clear("");
     complain(error);
   }
   by("found").classList.remove("busy");
 }
 
+function clear(text) {
+  markMap(new Set(), []);
+  clearResults(text);
+}
+
 function show(answer) {
-  const tracks = (answer.steps ?? answer.results).map((each) => each.track);
+  const tracks = (answer.steps ?? answer.results).map((each) => each.track).filter(Boolean);
   learn([...tracks, ...(answer.seeds ?? [])]);
   drawKeepingFocus();
-  if (answer.steps) showPath(answer.steps, { only, add });
+  if (answer.steps) showPath(answer.steps, state, { only, add });
   else showResults(answer, state.farthest, { only, add });
   by("more").hidden = Boolean(answer.steps) || tracks.length < shown || shown >= MOST;
   by("save").hidden = !tracks.length;
+  by("to-map").hidden = !answer.steps;
   by("save").dataset.tracks = JSON.stringify(tracks.map((track) => track.id));
-  markMap(new Set(answer.steps ? [state.from, state.to] : state.chips.filter((chip) => chip.side === "like").map((chip) => chip.id)), tracks.map((track) => track.id));
+  const asked = answer.steps ? [state.from, state.to] : state.chips.filter((chip) => chip.side === "like");
+  markMap(new Set(asked.map((seed) => seed.id)), tracks.map((track) => track.id), answer.steps ? placesOf(answer.steps, state) : []);
 }
 
 // Chips are drawn anew once their names are known; whoever is in the menu of one stays there.
@@ -149,10 +155,17 @@ function setUpControls() {
     change({ view: isPathView() ? "similar" : "path" });
     by(`tab-${state.view}`).focus();
   });
-  for (const end of ["from", "to"]) by(end).addEventListener("change", () => change({ [end]: by(end).value }));
+  for (const end of ["from", "to"]) by(end).addEventListener("change", () => change({ [end]: endAt(by(end).value) }));
+  by("to-map").addEventListener("click", showMap);
   by("steps").addEventListener("change", () => change({ steps: Number(by("steps").value) }, true));
   by("parts").addEventListener("toggle", () => offerLabels(conditions, () => state.labels), { once: true });
   for (const button of by("save").querySelectorAll("button")) button.addEventListener("click", () => saveAs(button.dataset.form));
+}
+
+function showMap() {
+  by("mapping").open = true;
+  by("mapping").querySelector("summary").focus({ preventScroll: true });
+  by("mapping").scrollIntoView({ block: "nearest" });
 }
 
 function saveAs(form) {

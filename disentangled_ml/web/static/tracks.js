@@ -23,6 +23,6 @@ export const tags = (track) => el("div", { class: "tags" },
   ...Object.entries(track.labels).map(([condition, label]) => estimated.has(condition)
     ? el("span", { title: `${condition}, estimated` }, `≈ ${labelText(label)}`) : el("span", { title: condition }, labelText(label))));
 
-export const player = (track) =>
-  track.audio ? el("audio", { controls: true, preload: "none", src: audioAddress(track.id), "aria-label": `Play ${nameOf(track)}` })
+export const player = (track, source = track.audio ? audioAddress(track.id) : null) =>
+  source ? el("audio", { controls: true, preload: "none", src: source, "aria-label": `Play ${nameOf(track)}` })
     : el("p", { class: "note" }, "No recording to play.");

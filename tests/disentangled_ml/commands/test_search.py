@@ -107,6 +107,15 @@ def test_a_path(folder, capsys, tmp_path):
     assert json.loads((tmp_path / "p.json").read_text())["path_to"] == "r6"
 
 
+def test_a_path_between_files(folder, tmp_path):
+    paths = [folder / "recordings" / f"{number}.flac" for number in (1, 6)]
+    ends = [f"like={paths[0]}", f"path_to={paths[1]}", f"checkpoint={folder}/x.ckpt"]
+    run(folder, *ends, "steps=3", f"out={tmp_path}/p.m3u8", "absolute_paths=true")
+    lines = (tmp_path / "p.m3u8").read_text().splitlines()
+    assert [lines[2], lines[-1], len(lines)] == [*map(str, paths), 9]
+    assert not {str(path) for path in paths} & set(lines[4:-1:2])
+
+
 def test_precision(folder, capsys, tmp_path):
     run(folder, "precision=true", "k=3", f"out={tmp_path}/p.json")
     shown = capsys.readouterr().out
@@ -149,6 +158,7 @@ def test_another_checkpoint_is_refused(folder, tmp_path):
         (["like=r0", "labels.genre=jaz"], r"labels\.genre=jaz: no track of the catalogue has it; there are jazz"),
         (["labels.gen=jazz"], r"labels\.gen: the model knows no such condition"),
         (["like=r0", "steps=0", "path_to=r1"], "steps=0 is too small"),
+        (["like=r0", "path_to=nobody"], "path_to=nobody is neither a track of .*index nor a file"),
         (["like=r0", "path_to=r1", "avoid=r2"], "path_to=r1 has no use for avoid: leave it out"),
         (["like=[r0,r2]", "path_to=r1"], "path_to=r1 needs one track: give like=TRACK_ID"),
         (["like=r0", "match=best", "dissimilar=true"], "match=best has no use for dissimilar"),

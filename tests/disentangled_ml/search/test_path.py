@@ -62,6 +62,21 @@ def test_one_step_is_from_one_end_to_the_other(search):
     assert [result.row for result in path_between(search, "t3", "t9", 1)] == [3, 9]
 
 
+def test_an_end_may_be_a_recording_that_the_catalogue_has_not(search):
+    """Its path is that of a track with the same embedding, which itself is a duplicate and left out; so the ends differ alone."""
+    catalogue = search.catalogue
+    rows = catalogue.embedding[[3, 9]].copy()
+    of_tracks = path_between(search, "t3", "t9", 8, WEIGHTS)
+    for ends, outside in (((rows[0], "t9"), [0]), (("t3", rows[1]), [8]), ((rows[0], rows[1]), [0, 8])):
+        found = path_between(search, *ends, 8, WEIGHTS)
+        assert [place for place, result in enumerate(found) if result.row is None] == outside
+        assert all((result.track == path.OUTSIDE) == (result.row is None) for result in found)
+        assert [result.row for result in found[1:-1]] == [result.row for result in of_tracks[1:-1]]
+        assert [result.distance for result in found] == pytest.approx([result.distance for result in of_tracks])
+        assert [result.distances for result in found] == [pytest.approx(result.distances) for result in of_tracks]
+    assert [result.row for result in path_between(search, rows[0], rows[1], 1)] == [None, None]
+
+
 def test_caps_and_duplicates_hold_on_the_way(search, tmp_path):
     capped = path_between(search, "t4", "t10", 6, WEIGHTS, per_artist=2)
     artists = Counter(result.track.artist for result in capped if result.track.artist)
@@ -87,6 +102,8 @@ def test_a_short_line_has_tracks_for_all_steps(search, monkeypatch):
         (("t1", "t2", 0), "steps=0 is not legal: give a number from 1 to 100"),
         (("t1", "t1", 3), "the path begins and ends at t1: give two tracks"),
         (("t1", "x", 3), "x is no track of"),
+        (("t1", np.ones(3), 3), "the query is no embedding: 12 finite numbers expected"),
+        ((np.ones(12), np.ones(12), 3), "the path begins and ends at a recording of yours: give two tracks"),
         (("t1", "t3", 60, None, 1), "too few tracks are near the line from t1 to t3"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from fnmatch import fnmatch
 from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
@@ -16,10 +17,11 @@ from starlette.testclient import TestClient
 
 from disentangled_ml.search.question import Question
 from disentangled_ml.search.similarity_search import SimilaritySearch
+from disentangled_ml.web import maps
 from disentangled_ml.web.app import build_app
-from disentangled_ml.web.asking import FILTERS, FLAGS, PATH, SEEDS, composed_question
+from disentangled_ml.web.asking import FILTERS, FLAGS, PATH, PLACES, SEEDS, composed_question
 from disentangled_ml.web.openapi import PREFIX, document
-from disentangled_ml.web.routes import api
+from disentangled_ml.web.routes import api, pages
 from disentangled_ml.web.schemas import EXAMPLES, SCHEMAS
 from disentangled_ml.web.texts import TextIndex, searched_text
 from disentangled_ml.web.token import Token
@@ -91,7 +93,8 @@ def test_the_description_is_valid_openapi(client):
 
 def test_every_route_is_described_and_the_other_way_round():
     described = {(path, method.upper()) for path, methods in document("1")["paths"].items() for method in methods}
-    routes = [route for route in api.ROUTES if isinstance(route, Route)]
+    recordings = [route for route in pages.ROUTES if route.path == "/audio"]
+    routes = [route for route in (*api.ROUTES, *recordings) if isinstance(route, Route)]
     served = {
         (route.path.replace(":path}", "}"), method) for route in routes for method in route.methods if method != "HEAD"
     }
@@ -102,6 +105,7 @@ def test_what_questions_may_say_is_described():
     assert set(SCHEMAS["Question"]["properties"]) == {*SEEDS, *FILTERS}
     assert set(SCHEMAS["PlainQuestion"]["properties"]) == {"track", "upload", *FILTERS}
     assert set(SCHEMAS["Path"]["properties"]) == set(PATH)
+    assert set(SCHEMAS["MapQuestion"]["properties"]) == set(PLACES)
     assert {name: SCHEMAS["Question"]["properties"][name]["default"] for name in FLAGS} == FLAGS
     for name, example in EXAMPLES.items():
         check(example, name)
@@ -116,6 +120,7 @@ REQUESTS = [
     ("GET", "/tracks", {"params": {"q": "song", "limit": 3}}, "Tracks"),
     ("GET", "/tracks/{track_id}", {}, "Track"),
     ("GET", "/map", {"params": {"space": "genre"}}, "Map"),
+    ("POST", "/places", {"json": {"seeds": ["t1"], "space": "genre"}}, "Places"),
     ("POST", "/similar", {"json": {"track": "t1"}}, "Answer"),
     ("POST", "/compose", {"json": {"seeds": ["t38", "t2"], "labels": {"mood": "calm"}, "avoid": ["t3"]}}, "Answer"),
     ("POST", "/path", {"json": {"a": "t1", "b": "t2", "steps": 4, "per_album": 2}}, "PathAnswer"),
@@ -134,7 +139,8 @@ def test_answers_are_as_described(client, method, path, given, name):
 
 
 def test_every_operation_was_asked():
-    assert {path for _, path, _, _ in REQUESTS} == {path.removeprefix(PREFIX) for path in document("1")["paths"]}
+    described = {path.removeprefix(PREFIX) for path in document("1")["paths"]}
+    assert {path for _, path, _, _ in REQUESTS} == described - {"/audio"}
 
 
 @pytest.mark.parametrize(
@@ -157,6 +163,28 @@ def test_errors_are_described(client, method, path, given, status):
     check(answer.json(), "Error")
     path = "/tracks/{track_id}" if path.startswith("/tracks/") else path
     assert str(status) in document("1")["paths"][PREFIX + path][method.lower()]["responses"]
+
+
+@pytest.mark.parametrize(
+    ("asks_for", "status", "span"),
+    [
+        (None, 200, None),
+        ("bytes=0-0", 206, "bytes 0-0/1"),
+        ("bytes=0-0,0-0", 206, "bytes 0-0/1"),
+        ("nonsense", 400, None),
+        ("bytes=9-", 416, "bytes */1"),
+    ],
+)
+def test_recordings_are_answered_as_described(client, asks_for, status, span):
+    answer = client.get("/audio", params={"track": "t1"}, headers={} if asks_for is None else {"range": asks_for})
+    described = document("1")["paths"]["/audio"]["get"]["responses"][str(status)]
+    assert (answer.status_code, answer.headers.get("content-range")) == (status, span)
+    assert set(described.get("headers", {})) <= {name.title() for name in answer.headers}
+    kind = answer.headers["content-type"].partition(";")[0]
+    assert not answer.content or any(fnmatch(kind, known) for known in described["content"])
+    missing = client.get("/audio", params={"track": "t30"})
+    assert missing.status_code == 404
+    check(missing.json(), "Error")
 
 
 # Tracks
@@ -305,9 +333,54 @@ def test_a_path_leads_from_one_track_to_the_other(client):
     assert answer["steps"][0]["distance"] == 0
 
 
-@pytest.mark.parametrize("given", [{"steps": 0}, {"steps": 101}, {"steps": None}, {"a": 3}, {"k": 3}])
+def test_a_path_begins_and_ends_at_uploads(client):
+    """An upload is the recording of t0, which the path leaves out as its duplicate."""
+    upload = {"upload": client.post(f"{PREFIX}/upload", **UPLOAD).json()["upload"]}
+    for a, b, outside in ((upload, "t2", 0), ("t2", upload, -1)):
+        answer = asked(client, "path", a=a, b=b, steps=5)
+        check(answer, "PathAnswer")
+        tracks = [step["track"] for step in answer["steps"]]
+        assert tracks.pop(outside) is None
+        shown = [track["id"] for track in tracks]
+        assert (len(set(shown)), "t2" in shown, "t0" in shown) == (5, True, False)
+        assert [step["distance"] == 0 for step in answer["steps"]] == [True, *[False] * 5]
+        content = json.loads(saved(client, form="json", path={"a": a, "b": b, "steps": 5}))
+        assert [row["track_id"] for row in content["results"]] == shown
+    assert client.post(f"{PREFIX}/path", json={"a": upload, "b": upload, "steps": 3}).status_code == 400
+    unknown = client.post(f"{PREFIX}/path", json={"a": "t1", "b": {"upload": "guessed"}, "steps": 3})
+    assert (unknown.status_code, "upload it again" in unknown.json()["error"]) == (404, True)
+
+
+@pytest.mark.parametrize(
+    "given", [{"steps": 0}, {"steps": 101}, {"steps": None}, {"a": 3}, {"a": {"track": "t1"}}, {"k": 3}]
+)
 def test_paths_that_are_none_are_refused(client, given):
     assert client.post(f"{PREFIX}/path", json={"a": "t1", "b": "t2", "steps": 3, **given}).status_code == 400
+
+
+# Places on the map
+
+
+@pytest.mark.parametrize("space", [None, "genre"])
+def test_seeds_lie_on_the_map_at_the_nearest_track_that_is_drawn(view, monkeypatch, space):
+    monkeypatch.setattr(maps, "MAP_TRACKS", N // 2)
+    own = CatalogueView(view.search_tracks, view.embed_upload, lambda points: points[:, :2])
+    client, masks = client_of(own), view.catalogue.model.masks
+    drawn = own.map(space)
+    mask = 1.0 if space is None else masks[0]
+    upload = {"upload": client.post(f"{PREFIX}/upload", **UPLOAD).json()["upload"]}
+    given = [*(f"t{number}" for number in range(N)), upload]
+    answer = asked(client, "places", seeds=given, space=space)
+    embedding = view.catalogue.embedding
+    for number, x, y in zip([*range(N), 0], answer["x"], answer["y"], strict=True):
+        apart = [((embedding[int(id_[1:])] - embedding[number]) * mask) ** 2 for id_ in drawn["ids"]]
+        place = int(np.argmin([each.sum() for each in apart]))
+        assert (x, y) == (drawn["x"][place], drawn["y"][place])
+
+
+@pytest.mark.parametrize("given", [{"seeds": []}, {"seeds": ["t1"] * 102}, {"space": 3}, {"space": "x"}, {"k": 3}])
+def test_places_that_are_none_are_refused(client, given):
+    assert client.post(f"{PREFIX}/places", json={"seeds": ["t1"], **given}).status_code == 400
 
 
 # Playlists

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -455,6 +456,103 @@ def test_a_path_is_shown_and_saved_as_a_playlist(served, made, tab, tmp_path):
     paths = [line for line in lines if not line.startswith("#")]
     assert [Path(path).stem for path in paths] == [str(IDS.index(name)) for name in way]
     assert all(Path(path).is_file() for path in paths)
+
+
+def luminance(tab, selector: str, name: str) -> float:
+    """Return the relative luminance of a colour of an element, as WCAG 2 defines it, plus 0.05."""
+    text = tab.locator(selector).first.evaluate("(element, name) => getComputedStyle(element)[name]", name)
+    parts = [int(part) / 255 for part in re.findall(r"\d+", text)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) + 0.05
+
+
+def contrast(tab, *colours: tuple[str, str]) -> float:
+    pair = [luminance(tab, *colour) for colour in colours]
+    return max(pair) / min(pair)
+
+
+@in_browser
+def test_a_path_is_a_line_on_the_map_until_something_else_is_asked(served, tab):
+    opened(tab, served, "like=t1&like=t2&view=path&steps=3")
+    tab.wait_for_selector("#results > li")
+    tab_to(tab, "#to-map")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("#map .way")
+    assert tab.evaluate("document.activeElement.matches('#mapping > summary')")
+    assert tab.locator("#map .way").get_attribute("aria-hidden") == "true"
+    assert tab.locator("#map .way text").all_text_contents() == ["0", "1", "2", "3"]
+    assert tab.locator("#map .way .end text").all_text_contents() == ["0", "3"]
+    dots = tab.locator("#map > circle").evaluate_all(
+        "all => all.map(dot => [dot.textContent, `${Number(dot.getAttribute('cx'))} ${Number(dot.getAttribute('cy'))}`])"
+    )
+    places = {text.split(" · ")[0]: place for text, place in dots}
+    assert tab.locator("#map .way .line").get_attribute("d") == "M" + "L".join(places[name] for name in names(tab))
+    assert not tab.locator("#map-note").inner_text()
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        assert contrast(tab, ("#map .way .line", "stroke"), ("#map", "backgroundColor")) > 7
+        for mark in ("#map .way .end", "#map .way g:not(.end)"):
+            assert contrast(tab, (f"{mark} > text", "fill"), (f"{mark} > rect", "fill")) > 7
+    before = tab.locator("#map .way .line").get_attribute("d")
+    tab.get_by_label("Near as to").select_option("tempo")
+    tab.wait_for_function("d => (document.querySelector('#map .way .line')?.getAttribute('d') ?? d) !== d", arg=before)
+    tab.get_by_role("tab", name="Similar").click()
+    tab.wait_for_function("() => !document.querySelector('#map .way')")
+    assert not tab.locator("#to-map").is_visible()
+
+
+@in_browser
+def test_marks_of_a_path_do_not_hide_each_other(served, tab):
+    opened(tab, served)
+    boxes = """async points => {
+      const way = (await import('./static/way.js')).drawWay(points), of = (box, name) => Number(box.getAttribute(name));
+      const all = [...way.querySelectorAll('rect')].map(box => ['x', 'y', 'width', 'height'].map(name => of(box, name)));
+      return [all, [...way.querySelectorAll('text')].map(text => text.textContent)];
+    }"""
+    near = [{"x": 490 - place, "y": 6 + place % 3} for place in (0, 1, 1, 1, 2, 3, 4, 3)]
+    found, texts = tab.evaluate(boxes, near)
+    assert texts == ["0", "1\u20133", "4", "5,7", "6"]
+    for i, (x, y, wide, high) in enumerate(found):
+        assert min(x, y) >= 0
+        assert x + wide <= 500
+        for x2, y2, wide2, high2 in found[:i]:
+            assert max(x, x2) > min(x + wide, x2 + wide2) - 3 or max(y, y2) > min(y + high, y2 + high2) - 3
+    long = [{"x": 10 + 4 * place, "y": 200} for place in range(101)]
+    _, texts = tab.evaluate(boxes, long)
+    assert (texts[0], texts[-1], len(texts)) == ("0", "100", 13)
+
+
+@in_browser
+def test_a_path_begins_at_an_upload(served, made, tab, tmp_path):
+    number = IDS.index("t3")
+    opened(tab, served, "steps=2", "mapping")
+    tab.set_input_files("#upload", next((made.folder / "audio").glob(f"{number}.*")))
+    tab.wait_for_selector("#chips-like li")
+    add(tab, "t2")
+    tab.get_by_role("tab", name="Path").click()
+    tab.wait_for_function("() => document.getElementById('status').textContent.startsWith('2 steps')")
+    settled(tab)
+    way = names(tab)
+    assert (way[0].startswith(f"{number}."), way[-1], len(way), "t3" in way) == (True, "t2", 3, False)
+    assert tab.locator("#from option:checked").inner_text() == way[0]
+    tab.wait_for_selector("#map .way")
+    assert (
+        tab.locator("#map-note").inner_text()
+        == "The map lacks 1 of the path's 3 recordings; the nearest dot stands in."
+    )
+    player = tab.locator("#results audio").first
+    player.evaluate("audio => audio.play()")
+    assert player.evaluate("audio => audio.duration") == pytest.approx(2, abs=0.2)
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="playlist").click()
+    download.value.save_as(tmp_path / "list.m3u8")
+    assert [Path(line).stem for line in (tmp_path / "list.m3u8").read_text().splitlines()[2::2]] == [
+        str(IDS.index(name)) for name in way[1:]
+    ]
+    tab.reload()
+    tab.wait_for_selector("#results > li")
+    assert names(tab) == ["Your upload", *way[1:]]
+    assert tab.locator("#from option:checked").inner_text() == "Your upload"
 
 
 @in_browser
