@@ -99,10 +99,10 @@ def upload_embedder(embedder: Embedder, bounds: Bounds) -> Callable[[IO[bytes]],
         waveform, sample_rate, warnings = decode_bounded(file, bounds)
         seconds = len(waveform) / sample_rate
         try:
-            embedding = embedder.embed(waveform, sample_rate)
+            recording = embedder.embed_recording(waveform, sample_rate)
         except ValueError as error:
             raise ValueError(str(error).removeprefix("the waveform: ")) from error
-        return EmbeddedUpload(embedding, seconds, seconds >= bounds.max_seconds, warnings)
+        return EmbeddedUpload(recording, seconds, seconds >= bounds.max_seconds, warnings)
 
     return embed_upload
 

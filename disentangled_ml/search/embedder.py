@@ -197,9 +197,11 @@ class Embedder:
             for seed in seeds
         ]
 
-    def path(self, a: str, b: str, steps: int, weights: Mapping[str, float] | None = None, **caps: int) -> list[Result]:
-        """Return a path through the open catalogue in small steps, see ``path_between``."""
-        return path_between(self.search_of(), a, b, steps, weights, **caps)
+    def path(
+        self, a: Seed | Path, b: Seed | Path, steps: int, weights: Mapping[str, float] | None = None, **caps: int
+    ) -> list[Result]:
+        """Return a path through the open catalogue in small steps, see ``path_between``; its ends may be files too."""
+        return path_between(self.search_of(), *self.seeds_from([a, b]), steps, weights, **caps)
 
 
 def check_fingerprint(catalogue: EmbeddedCatalogue, own: str, checkpoint: Path) -> None:

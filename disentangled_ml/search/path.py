@@ -5,7 +5,7 @@ so that the sum of the squared steps is the least (Viterbi's algorithm). Squared
 then costs less. Where the best way has a track twice, a duplicate, or more of an artist or album than is allowed, the first place where
 it has is closed to all tracks that may not follow those before it, and the way is chosen anew.
 
-A and B are tracks of the catalogue or other recordings, by their embeddings; what lies between them is of the catalogue.
+A and B are tracks of the catalogue or other recordings; what lies between them is of the catalogue.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,13 +40,13 @@ def path_between(
 ) -> list[Result]:
     """Return n + 1 tracks, the first A and the last B; the distances of each are from the one before it, those of A are 0.
 
-    The result of an end that is an embedding has no row, and ``OUTSIDE`` as its track.
+    The result of an end that is no track has no row, and ``OUTSIDE`` as its track.
 
     Raises ValueError if A or B is not there or they are the same, for an illegal argument, and where too few tracks are left.
 
     Args:
         search: Of the catalogue.
-        a: Where it begins: id of a track, or embedding (D,).
+        a: Where it begins: id of a track, or a recording, see ``Seed``.
         b: Where it ends.
         n: Number of steps.
         weights: Per condition, see ``check_weights``.
@@ -147,7 +147,7 @@ def first_closed(
     folding = Folding(catalogue, per_artist, per_album, search.duplicate_threshold)
     for end in ends:
         if end.row is None:
-            folding.add_seed(end.embedding, None)
+            folding.add_seed(end.recording, None)
         else:
             folding.keep(end.row, end.track)
 
@@ -169,7 +169,7 @@ def results_of(
 ) -> list[Result]:
     """Return the tracks of a way, each with its distances from the one before."""
     names, masks = search.catalogue.condition_names, search.catalogue.model.masks
-    tracks = [KnownSeed(search.catalogue.embedding[row], row, search.catalogue.track(row)) for row in between]
+    tracks = [KnownSeed(search.catalogue.recording(row), row, search.catalogue.track(row)) for row in between]
     way = [ends[0], *tracks, ends[1]]
     results = []
     for before, found in pairwise([way[0], *way]):

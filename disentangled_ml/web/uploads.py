@@ -1,4 +1,4 @@
-"""What is kept of uploads: their embeddings, of the last few, and nothing else."""
+"""What is kept of uploads: the embeddings and fingerprints of the last few, and nothing else."""
 
 import secrets
 import threading
@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
+from disentangled_ml.search.audio_fingerprint import EmbeddedRecording
 
 KEPT = 64  # uploads that can still be searched with
 
@@ -28,30 +28,30 @@ class UploadLimits(NamedTuple):
 
 
 class EmbeddedUpload(NamedTuple):
-    """Embedding (D,) of an upload, the seconds of it that were used, whether there were more, and what is odd about it."""
+    """An upload, the seconds of it that were used, whether there were more, and what is odd about it."""
 
-    embedding: np.ndarray
+    recording: EmbeddedRecording
     seconds: float
     cut: bool
     warnings: Sequence[str] = ()
 
 
 class Uploads:
-    """Embeddings of the last uploads, under names that cannot be guessed."""
+    """The last uploads, under names that cannot be guessed."""
 
     def __init__(self):
-        self.kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self.kept: OrderedDict[str, EmbeddedRecording] = OrderedDict()
         self.lock = threading.Lock()
 
-    def add(self, embedding: np.ndarray) -> str:
+    def add(self, recording: EmbeddedRecording) -> str:
         name = secrets.token_urlsafe(16)
         with self.lock:
-            self.kept[name] = embedding
+            self.kept[name] = recording
             if len(self.kept) > KEPT:
                 self.kept.popitem(last=False)
         return name
 
-    def find(self, name: str) -> np.ndarray | None:
+    def find(self, name: str) -> EmbeddedRecording | None:
         with self.lock:
             if name in self.kept:
                 self.kept.move_to_end(name)

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from disentangled_ml.search.answering import find_seed
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.labels import LabelledTracks, rows_by_label
 from disentangled_ml.search.path import path_between
@@ -205,10 +206,10 @@ class CatalogueView:
         if isinstance(seed, str):
             self.row_of(seed)
             return seed
-        embedding = self.uploads.find(seed["upload"])
-        if embedding is None:
+        recording = self.uploads.find(seed["upload"])
+        if recording is None:
             raise UnknownQuery("this upload is no longer known: upload it again")
-        return embedding
+        return recording
 
     def shown_result(self, found: Result) -> dict[str, Any]:
         return {
@@ -232,7 +233,7 @@ class CatalogueView:
         """Embed an uploaded recording to search with. Raises ValueError if it cannot be used."""
         embedded = self.embed_upload(file)
         return {
-            "upload": self.uploads.add(embedded.embedding),
+            "upload": self.uploads.add(embedded.recording),
             "seconds": embedded.seconds,
             "cut": embedded.cut,
             "warnings": list(embedded.warnings),
@@ -256,7 +257,7 @@ class CatalogueView:
         """Return where seeds lie on a map, each at the nearest track that is drawn: itself, where it is; errors as of ``similar``."""
         seeds, space = places_question(content, self.find_seed)
         drawn = self.map(space)
-        embeddings = [self.catalogue.embedding[self.row_of(seed)] if isinstance(seed, str) else seed for seed in seeds]
+        embeddings = [find_seed(self.search_tracks, seed, {}).embedding for seed in seeds]
         nearest = nearest_drawn(self.catalogue, space, np.array(embeddings)).tolist()
         return {axis: [drawn[axis][place] for place in nearest] for axis in ("x", "y")}
 

@@ -15,6 +15,7 @@ from openapi_spec_validator import validate
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from disentangled_ml.search.audio_fingerprint import NO_FINGERPRINT, EmbeddedRecording
 from disentangled_ml.search.question import Question
 from disentangled_ml.search.similarity_search import SimilaritySearch
 from disentangled_ml.web import maps
@@ -53,7 +54,7 @@ def view(tmp_path_factory) -> CatalogueView:
     embedding = unit_rows(N)
     embedding[-1] = embedding[-2]
     catalogue = write_catalogue(folder / "index", embedding, tracks=tracks_of(folder), estimated=["tempo"])
-    uploaded = EmbeddedUpload(np.array(embedding[0]), 2.0, False, ["other length"])
+    uploaded = EmbeddedUpload(EmbeddedRecording(np.array(embedding[0]), NO_FINGERPRINT), 2.0, False, ["other length"])
     return CatalogueView(SimilaritySearch(catalogue), lambda file: uploaded, lambda points: points[:, :2])
 
 

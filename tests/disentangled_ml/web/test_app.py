@@ -21,6 +21,7 @@ from datamodules.audio.bounded_decoding import Bounds
 from disentangled_ml.commands.schemas import ServeConfig
 from disentangled_ml.commands.serve import bind_socket, main, upload_embedder, warm_up_index
 from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.search.audio_fingerprint import NO_FINGERPRINT, EmbeddedRecording
 from disentangled_ml.search.catalogue import TRACKS, read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
@@ -566,11 +567,11 @@ def test_further_uploads_at_one_time_are_told_to_come_again(view):
 
 def test_only_the_last_uploads_are_kept():
     uploads = Uploads()
-    names = [uploads.add(np.array([i])) for i in range(KEPT)]
-    assert uploads.find(names[0])[0] == 0  # used again, so it stays
-    names.append(uploads.add(np.array([KEPT])))
+    names = [uploads.add(EmbeddedRecording(np.array([i]), NO_FINGERPRINT)) for i in range(KEPT)]
+    assert uploads.find(names[0]).embedding == 0  # used again, so it stays
+    names.append(uploads.add(EmbeddedRecording(np.array([KEPT]), NO_FINGERPRINT)))
     assert uploads.find(names[1]) is None
-    assert [uploads.find(name)[0] for name in (names[0], names[2], names[-1])] == [0, 2, KEPT]
+    assert [uploads.find(name).embedding for name in (names[0], names[2], names[-1])] == [0, 2, KEPT]
     assert len(set(names)) == KEPT + 1
 
 
