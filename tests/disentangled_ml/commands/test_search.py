@@ -181,10 +181,10 @@ def test_results_become_a_playlist_and_a_table(folder, tmp_path, capsys):
     run(folder, "like=r1", "k=3", f"out={tmp_path}/lists/calm.m3u8", f"weights_file={weights_file(tmp_path)}")
     lines = (tmp_path / "lists" / "calm.m3u8").read_text().splitlines()
     assert lines[0] == "#EXTM3U"
-    assert [(tmp_path / "lists" / line).resolve().suffix for line in lines[2::2]] == [".flac"] * 3
-    assert all((tmp_path / "lists" / line).is_file() for line in lines[2::2])
+    assert [(tmp_path / "lists" / line).resolve().suffix for line in lines[3::2]] == [".flac"] * 3
+    assert all((tmp_path / "lists" / line).is_file() for line in lines[3::2])
     run(folder, "like=r1", "k=3", f"out={tmp_path}/calm.m3u8", "absolute_paths=true")
-    assert all(Path(line).is_absolute() for line in (tmp_path / "calm.m3u8").read_text().splitlines()[2::2])
+    assert all(Path(line).is_absolute() for line in (tmp_path / "calm.m3u8").read_text().splitlines()[3::2])
     run(folder, "like=r1", "k=3", f"out={tmp_path}/calm.csv")
     assert len((tmp_path / "calm.csv").read_text().splitlines()) == 4
     with pytest.raises(ValueError, match="is of no known form"):
