@@ -261,7 +261,10 @@ def test_a_collapsed_model_folds_nothing(tmp_path):
         ({"seeds_of": {"genr": ["t1"]}}, r"seeds_of\.genr: the model knows no such condition, only genre, mood, tempo"),
         ({"labels": {"mood": "clam"}}, r"labels\.mood=clam: no track of the catalogue has it; there are calm"),
         ({"labels": {"tempo": "90"}}, r"labels\.tempo=90: a tempo is no label"),
-        ({"labels": {"mood": "calm"}, "seeds_of": {"mood": ["t1"]}}, "mood has seeds and a label: give one of them"),
+        (
+            {"labels": {"mood": "calm"}, "seeds_of": {"mood": ["t1"]}},
+            r"mood has seeds and a label: give seeds_of\.mood or",
+        ),
         ({"labels": {"mood": "calm"}, "weights": {"genre": 1}}, "no seed or label stands for genre"),
         ({"seeds": ["t4"], "tempo_change": (0.0, 0.1)}, "no seed that stands for tempo has a known one"),
         ({"seeds": ["t1"], "tempo_change": (0.2, 0.1)}, r"tempo_change=\[0.2, 0.1\] is no range"),
