@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.corpora.cells import parse_number
-from disentangled_ml.files import read_object, write_text
+from disentangled_ml.files import read_object, text_cell, write_text
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.similarity_search import Result
 from disentangled_ml.structures import TEMPO
@@ -193,7 +193,15 @@ def results_csv(results: Sequence[Result]) -> str:
         track, distances = result.track, result.distances
         metadata = track.metadata or {}
         about = (track.track_id, track.path, track.artist, metadata.get("title"), metadata.get("album"))
-        writer.writerow([rank, *about, track.labels.get(TEMPO), result.distance, *(distances[name] for name in names)])
+        writer.writerow(
+            [
+                rank,
+                *map(text_cell, about),
+                track.labels.get(TEMPO),
+                result.distance,
+                *(distances[name] for name in names),
+            ]
+        )
     return text.getvalue()
 
 

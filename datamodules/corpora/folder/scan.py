@@ -26,7 +26,7 @@ from datamodules.corpora.folder.reading import is_known, path_cell, read_file
 from datamodules.corpora.folder.state import Reading, ScanState, Track, read_state, write_state
 from datamodules.corpora.folder.walk import FolderListing, list_audio
 from datamodules.corpora.manifest_table import ManifestError
-from disentangled_ml.files import UNFINISHED, atomic_write, locked, remove_unfinished
+from disentangled_ml.files import UNFINISHED, atomic_write, locked, remove_unfinished, text_cell
 from disentangled_ml.progress import show_progress
 
 STATE, FAILED = "state.jsonl", "failed.csv"
@@ -188,7 +188,9 @@ def write_failures(path: Path, listing: FolderListing, readings: dict[str, Readi
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "reason"))
-        writer.writerows((shown(name), reason) for name, reason in sorted({**failed, **listing.unreadable}.items()))
+        writer.writerows(
+            (text_cell(shown(name)), reason) for name, reason in sorted({**failed, **listing.unreadable}.items())
+        )
 
 
 def shown(path: str) -> str:

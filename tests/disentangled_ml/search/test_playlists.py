@@ -131,6 +131,16 @@ def test_a_table_has_a_row_per_result(tmp_path):
     assert (second["rank"], second["path"], second["artist"]) == ("2", "", "")
 
 
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\n"])
+def test_no_text_of_a_table_is_a_formula_and_numbers_stay_numbers(tmp_path, begin):
+    text = f"{begin}HYPERLINK(1)"
+    track = CatalogueTrack(text, text, text, {"tempo": -1.0}, None, {"title": text, "album": f"a {text}"})
+    write_results(tmp_path / "x.csv", [Result(0, track, -0.5, {"genre": -0.25})])
+    with open(tmp_path / "x.csv", newline="", encoding="utf-8") as file:
+        _, row = csv.reader(file)
+    assert row == ["1", f"'{text}", f"'{text}", f"'{text}", f"'{text}", f"a {text}", "-1.0", "-0.5", "-0.25"]
+
+
 @pytest.mark.parametrize(("suffix", "content"), [("m3u8", HEAD), ("csv", ",".join(COLUMNS) + "\n")])
 def test_no_result_is_an_empty_file_of_the_form(tmp_path, suffix, content):
     write_results(tmp_path / f"x.{suffix}", [])

@@ -255,6 +255,16 @@ def test_what_cannot_be_used_is_listed_and_remembered(folder, monkeypatch):
     assert (report.failed, report.new, report.tracks) == (4, 1, 4)
 
 
+def test_formulas_stay_what_they_are_in_the_manifest_and_are_none_in_the_list_of_failures(folder):
+    make(folder / "music" / "=1.mp3", 9, artist="=1+1", title="@x")
+    (folder / "music" / "-1.mp3").write_bytes(b"")
+    assert counts(scan(folder)) == {"read": 2, "new": 1, "failed": 1}
+    row = list(rows_of(folder / "all.csv").values())[-1]
+    assert (row["path"], row["artist"], row["title"]) == ("music/=1.mp3", "=1+1", "@x")
+    assert list(failures_of(folder / "all.csv")) == ["'-1.mp3"]
+    assert counts(scan(folder)) == {"failed": 1}
+
+
 def test_a_file_that_breaks_and_is_mended(folder):
     path = folder / "music" / "A" / "one.mp3"
     content = path.read_bytes()
