@@ -25,7 +25,7 @@ from datamodules.corpora.folder.state import read_state
 from datamodules.corpora.manifest import read_manifest
 from disentangled_ml.commands import serve
 from disentangled_ml.commands.embed import ALL_TRAIN, show_summary
-from disentangled_ml.commands.scan import summary
+from disentangled_ml.commands.scan import music_folder, summary
 from disentangled_ml.commands.schemas import ServeConfig
 from disentangled_ml.commands.tags_model import save_checkpoint, tags_checkpoint
 from disentangled_ml.config import ConfigError, load_config
@@ -59,9 +59,7 @@ logger = logging.getLogger("music")
 
 
 def main(config: DictConfig) -> None:
-    music = Path(config.music).expanduser()
-    if not music.is_dir():
-        raise ConfigError(f"music={config.music} is not a folder: give the one that the music lies in")
+    music = music_folder(config.music)
     out = Path(config.out or Path("indexes") / music.resolve().name)
     with output_context(out):
         out.mkdir(parents=True, exist_ok=True)

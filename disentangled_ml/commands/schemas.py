@@ -346,7 +346,7 @@ class ServeConfig:
 class MusicConfig:
     """The keys of ``disentangled music``."""
 
-    music: str
+    music: str | None
     out: str | None
     model: str
     analysed_seconds: float | None = between(3.0, 36_000.0)
@@ -357,6 +357,10 @@ class MusicConfig:
     page: bool
     host: str
     port: int = between(0, 65_535)
+
+    def check(self) -> None:
+        if self.music is None:
+            raise ConfigError("no value for music: give the folder of your music, music=DIR (make music MUSIC=DIR)")
 
 
 @dataclass

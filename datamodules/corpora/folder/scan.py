@@ -127,7 +127,7 @@ def check_folder(music: Path, manifest: Path, listing: FolderListing, state: Sca
     """Check that a folder can be the one of a manifest, so that a slip or a missing drive does not empty it."""
     if not listing.files:
         raise ManifestError(
-            f"{music} holds no audio file: is it the right folder, and is its drive there? Nothing is changed"
+            f"music={music} holds no audio file: is it the right folder, and is its drive there? Nothing is changed"
         )
     is_other = state.readings and state.music != str(music)
     if is_other and not any(found.path in state.readings for found in listing.files):

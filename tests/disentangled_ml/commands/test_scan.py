@@ -68,8 +68,16 @@ def test_a_killed_scan_goes_on(folder):
     assert len(rows_of(folder / "all.csv")) == N
 
 
+def test_the_home_folder_may_be_written_as_such(folder, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(folder))
+    scan.main(load_config(ScanConfig, ["music=~/music", f"out={folder}/all.csv"]))
+    assert "6 tracks" in capsys.readouterr().out
+
+
 def test_bad_input(folder):
-    with pytest.raises(ConfigError, match=r"music=.*nowhere is no folder"):
+    with pytest.raises(ConfigError, match="music is empty: give it as music=VALUE"):
+        load_config(ScanConfig, ["music=", f"out={folder}/all.csv"])
+    with pytest.raises(ConfigError, match=r"music=.*nowhere does not exist: give music=DIR"):
         scan.main(load_config(ScanConfig, [f"music={folder}/nowhere", f"out={folder}/all.csv"]))
     with pytest.raises(ConfigError, match=r"out=.*0\.mp3 is there and would be lost"):
         scan.main(load_config(ScanConfig, [f"music={folder}/music", f"out={folder}/music/0.mp3"]))
