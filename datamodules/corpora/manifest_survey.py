@@ -119,7 +119,7 @@ class ManifestSurvey:
         return lines
 
     def notes(self) -> list[str]:
-        """Return what was changed or left out, in numbers, a line per rule and column."""
+        """Return what was changed, in numbers, a line per rule and column."""
         lines = [f"column {quoted(name)} is {column}" for column, name in self.renamed.items()]
         if self.blank_rows:
             lines.append(f"blank rows left out: {self.blank_rows:,}")
@@ -138,7 +138,7 @@ class ManifestSurvey:
             lines.append(
                 f"column {shortened(column)}: spellings shown as another: {len(others):,}, as {quoted(written)} as {quoted(shown)}"
             )
-        return [*lines, *self.warnings()]
+        return lines
 
 
 def survey(table: ManifestTable, chosen: Sequence[str] | None, unknown: frozenset[str]) -> ManifestSurvey:
