@@ -286,6 +286,11 @@ class EmbedConfig:
 
     def check(self) -> None:
         check_steps(self.part, self.merge)
+        files = [f"{key}={self[key]}" for key in ("npz", "parquet") if self[key] is not None]
+        if parse_part(self.part) and files:
+            raise ConfigError(
+                f"part={self.part} makes no {' nor '.join(files)}, which is of the whole catalogue: give it to the run with merge=true"
+            )
 
 
 @dataclass
