@@ -37,7 +37,8 @@ def summary(report: ScanReport) -> str:
     notes = {
         f"failed, see {report.failures}": report.failed,
         "copies of other files": report.copies,
-        "left out, as their rows were deleted": report.deleted,
+        f"left out, as their rows were deleted, see {report.deletions}": report.deleted,
+        "of these deleted since the last scan: if you did not mean it, put the rows back from that list": report.lost,
         "rows of no file of the folder": report.own_rows,
         "tempi left out, no legal BPM": report.bad_tempi,
         "with tags that cannot be read": report.broken_tags,

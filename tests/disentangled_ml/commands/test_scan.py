@@ -57,6 +57,23 @@ def test_it_prints_what_it_did(folder, capsys):
     )
 
 
+def test_it_tells_how_many_rows_have_gone_and_where_they_are(folder, capsys):
+    arguments = [f"music={folder}/music", f"out={folder}/all.csv"]
+    scan.main(load_config(ScanConfig, arguments))
+    lines = (folder / "all.csv").read_text().splitlines(keepends=True)
+    (folder / "all.csv").write_text("".join(lines[:3]))
+    capsys.readouterr()
+    scan.main(load_config(ScanConfig, arguments))
+    shown = capsys.readouterr().out
+    assert f"  4 left out, as their rows were deleted, see {folder}/all.csv.scan/deleted.csv\n" in shown
+    assert (
+        "  4 of these deleted since the last scan: if you did not mean it, put the rows back from that list\n" in shown
+    )
+    (folder / "all.csv").write_text("".join(lines))
+    scan.main(load_config(ScanConfig, arguments))
+    assert "deleted" not in capsys.readouterr().out
+
+
 def test_a_killed_scan_goes_on(folder):
     process, _, _ = run(folder, before=KILLED)
     assert process.returncode == -signal.SIGKILL
