@@ -272,6 +272,14 @@ def test_one_name_in_several_spellings(tmp_path, names, shown):
     assert {tuple(record.labels["genre"]) for record in records} == {tuple(sorted(["x", shown]))}
 
 
+def test_tags_with_and_without_hyphens_are_one_and_artists_are_not(tmp_path):
+    names = ["Hip-Hop", "hip hop", "hip_hop", "Hip-Hop", "hiphop"]
+    rows = "".join(f"{i},{i}.wav,{name},{name};-\n" for i, name in enumerate(names))
+    records = read(tmp_path, f"track_id,path,artist,genre\n{rows}")
+    assert tags(records) == [["Hip-Hop"]] * 4 + [["hiphop"]]
+    assert len({record.artist for record in records}) == 4
+
+
 def test_names_in_another_unicode_form_are_told(tmp_path):
     text = f"track_id,path,artist,genre\na,a.wav,{NFD},{NFC}\nb,b.wav,{NFD},rock\n"
     assert {record.artist for record in read(tmp_path, text)} == {NFC}
