@@ -33,6 +33,7 @@ from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.network.model import embed_in_passes
 from disentangled_ml.search.assembly import assemble, write_index
+from disentangled_ml.search.audio_fingerprint import SIZE
 from disentangled_ml.search.build import (
     EmbeddedBatch,
     EmbeddedStore,
@@ -116,8 +117,10 @@ def measure_merging(n_rows: int, folder: Path) -> Iterator[tuple[str, str]]:
     for batch, rows in manifest_batches(corpus, None, plan):
         embedding = rng.standard_normal((len(rows), DIM), np.float32)
         embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+        fingerprints = rng.integers(-127, 128, (len(rows), SIZE), np.int8)
         tracks = [with_record(row, embedding)[0] for row in rows]
-        store.save(batch, EmbeddedBatch(embedding, tracks, [], [Origin(row.path, None, 0, "0" * 32) for row in rows]))
+        origins = [Origin(row.path, None, 0, "0" * 32) for row in rows]
+        store.save(batch, EmbeddedBatch(embedding, fingerprints, tracks, [], origins))
     took, batches = timed(merge_manifest, corpus, store, None)
     yield line("check all batches", took)
     took, _ = timed(assemble, folder / "index", embedder, store, batches, False)

@@ -23,7 +23,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.audio import musicnn
@@ -33,6 +32,7 @@ from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device, fingerprint
 from disentangled_ml.reporting.cells import aligned, number_text
+from disentangled_ml.search.audio_fingerprint import EmbeddedRecording
 from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, check_source
 from disentangled_ml.search.embedder import Embedder, check_fingerprint
 from disentangled_ml.search.filters import SearchFilters, check_change
@@ -193,9 +193,9 @@ def names_of(text: str | None, search: SimilaritySearch) -> list[str]:
 
 def embed_files(
     config: DictConfig, search: SimilaritySearch, named: Mapping[str, Sequence[str]]
-) -> dict[str, np.ndarray]:
+) -> dict[str, EmbeddedRecording]:
     """Embed what is no track but a file, ``{key: names}``. Raises ConfigError, naming the key, for what is neither."""
-    files: dict[str, np.ndarray] = {}
+    files: dict[str, EmbeddedRecording] = {}
     embedder = None
     for key, names in named.items():
         for name in names:
@@ -204,7 +204,7 @@ def embed_files(
             if not Path(name).is_file():
                 raise ConfigError(f"{key}={name} is neither a track of {config.index} nor a file")
             embedder = embedder or embedder_of(config, f"{key}={name} is a file")
-            files[name] = embedder.embed(name)
+            files[name] = embedder.embed_recording(name)
     return files
 
 

@@ -1,8 +1,9 @@
 """A catalogue of analysed recordings, for a folder of music that changes: what is new is analysed and embedded, nothing else.
 
 Recordings are known by their content (``datamodules/batches/analysis.py``), and so are their embeddings, which lie in
-``embeddings.npz`` beside the catalogue: ``digest`` (N,), ``embedding`` (N, D) float32 and ``fingerprint``, that of the model. The
-catalogue itself is written anew each time, as ``assembly.py`` does; that takes seconds for 10,000 tracks.
+``embeddings.npz`` beside the catalogue: ``digest`` (N,), ``embedding`` (N, D) float32, ``audio_fingerprint`` (N, SIZE) int8, and
+``fingerprint``, that of the model. The catalogue itself is written anew each time, as ``assembly.py`` does; that takes seconds for
+10,000 tracks.
 """
 
 import time
@@ -25,6 +26,7 @@ from datamodules.shards.resumable import Batch
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import DAMAGED_NPZ, atomic_write
 from disentangled_ml.progress import show_progress
+from disentangled_ml.search.audio_fingerprint import EmbeddedRecording, stacked
 from disentangled_ml.search.build import EmbeddedBatch
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.embedder import Embedder
@@ -101,8 +103,8 @@ def read_windows(tracks: Sequence[AnalysedTrack], store: AnalysisStore) -> Itera
 
 def embed_contents(
     embedder: Embedder, tracks: Sequence[AnalysedTrack], store: AnalysisStore, folder: Path
-) -> dict[str, np.ndarray]:
-    """Return the embedding (D,) of each recording by its digest; those that are not kept in the folder are made.
+) -> dict[str, EmbeddedRecording]:
+    """Return the embedding and fingerprint of each recording by its digest; those that are not kept in the folder are made.
 
     A recording that cannot be used has none.
     """
@@ -130,21 +132,24 @@ def embed_contents(
     return {digest: known[digest] for digest in digests if digest in known}
 
 
-def read_embeddings(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
+def read_embeddings(path: Path, fingerprint: str) -> dict[str, EmbeddedRecording]:
     """Read the embeddings that are kept of a model; none where they are another's, missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as content:
             if str(content["fingerprint"]) != fingerprint:
                 return {}
-            return dict(zip(content["digest"].tolist(), content["embedding"], strict=True))
+            rows = map(EmbeddedRecording, content["embedding"], content["audio_fingerprint"])
+            return dict(zip(content["digest"].tolist(), rows, strict=True))
     except (OSError, *DAMAGED_NPZ):
         return {}
 
 
-def write_embeddings(path: Path, fingerprint: str, embeddings: Mapping[str, np.ndarray]) -> None:
+def write_embeddings(path: Path, fingerprint: str, recordings: Mapping[str, EmbeddedRecording]) -> None:
+    embedding, fingerprints = stacked([*recordings.values()], 0)
     content = {
-        "digest": np.array([*embeddings]),
-        "embedding": np.stack([*embeddings.values()]) if embeddings else np.empty((0, 0), np.float32),
+        "digest": np.array([*recordings]),
+        "embedding": embedding,
+        "audio_fingerprint": fingerprints,
         "fingerprint": np.array(fingerprint),
     }
     with atomic_write(path, "wb") as file:
@@ -157,7 +162,7 @@ class AnalysedCatalogue:
     Args:
         source: The manifest.
         tracks: Usable or not, with what is known about them, in order.
-        embeddings: (D,) float32 by the digests of the recordings.
+        embedded: Recordings by their digests.
         store: Of the analyses.
         rejected: Rows that were rejected before.
         tag_share: Of the tracks that have an estimated tag, each.
@@ -167,7 +172,7 @@ class AnalysedCatalogue:
         self,
         source: str,
         tracks: Sequence[AnalysedTrack],
-        embeddings: Mapping[str, np.ndarray],
+        embedded: Mapping[str, EmbeddedRecording],
         store: AnalysisStore,
         rejected: Sequence[Rejected],
         tag_share: float,
@@ -176,7 +181,7 @@ class AnalysedCatalogue:
         notes = {digest: store.read(digest, chunks=False) for digest in {track.digest for track in tracks}}
         self.rejected, usable = [*rejected], []
         for track in tracks:
-            reason = reason_against(notes[track.digest], embeddings.get(track.digest))
+            reason = reason_against(notes[track.digest], embedded.get(track.digest))
             if reason is None:
                 usable.append(track)
             else:
@@ -188,7 +193,7 @@ class AnalysedCatalogue:
             [track.record for track in usable], [notes[track.digest] for track in usable], tag_share
         )
         self.tracks, self.estimated = described
-        self.embedding = [embeddings[track.digest] for track in usable]
+        self.embedded = [embedded[track.digest] for track in usable]
 
     def batches(self) -> list[Batch]:
         sizes = [
@@ -201,17 +206,16 @@ class AnalysedCatalogue:
         first = int(batch.name) * ROWS_PER_BATCH
         part = slice(first, first + batch.size)
         rejected = self.rejected if first == 0 else []
-        rows = np.stack(self.embedding[part]) if batch.size else np.empty((0, 0), np.float32)
-        return EmbeddedBatch(rows, self.tracks[part], rejected, [])
+        return EmbeddedBatch(*stacked(self.embedded[part], 0), self.tracks[part], rejected, [])
 
 
-def reason_against(notes: Analysis | str | None, embedding: np.ndarray | None) -> str | None:
+def reason_against(notes: Analysis | str | None, embedded: EmbeddedRecording | None) -> str | None:
     """Return why a recording is not in the catalogue; None if it is."""
     if isinstance(notes, str):
         return notes
-    if notes is None or embedding is None:
+    if notes is None or embedded is None:
         return DAMAGED
-    return None if np.isfinite(embedding).all() else NOT_FINITE
+    return None if np.isfinite(embedded.embedding).all() else NOT_FINITE
 
 
 def describe_tracks(

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from disentangled_ml.search.audio_fingerprint import NO_FINGERPRINT, EmbeddedRecording
 from disentangled_ml.search.catalogue import CatalogueTrack, EmbeddedCatalogue
 from disentangled_ml.search.composition import label_target, mean_target, moved_away, target_distances
 from disentangled_ml.search.explanation import NEAR_TEMPO, explain, joint_labels, percentile, sample_rows
@@ -43,11 +44,15 @@ class Ranked(Protocol):
 
 
 class KnownSeed(NamedTuple):
-    """A seed: its embedding (D,), and its row and track where the catalogue has it."""
+    """A seed, and its row and track where the catalogue has it."""
 
-    embedding: np.ndarray
+    recording: EmbeddedRecording
     row: int | None = None
     track: CatalogueTrack | None = None
+
+    @property
+    def embedding(self) -> np.ndarray:
+        return self.recording.embedding
 
 
 class Composed(NamedTuple):
@@ -135,13 +140,15 @@ def labels_of(
 
 def find_seed(search: Ranked, seed: Seed, known: dict[str, KnownSeed]) -> KnownSeed:
     """Find a seed, once. Raises ValueError if the catalogue has no such track, or the embedding is none."""
+    if isinstance(seed, EmbeddedRecording):
+        return KnownSeed(seed._replace(embedding=search.checked(seed.embedding)))
     if not isinstance(seed, str):
-        return KnownSeed(search.checked(seed))
+        return KnownSeed(EmbeddedRecording(search.checked(seed), NO_FINGERPRINT))
     if seed not in known:
         row = search.catalogue.find(seed)
         if row is None:
             raise ValueError(f"{seed} is no track of {search.catalogue.folder}")
-        known[seed] = KnownSeed(search.catalogue.embedding[row], row, search.catalogue.track(row))
+        known[seed] = KnownSeed(search.catalogue.recording(row), row, search.catalogue.track(row))
     return known[seed]
 
 
@@ -213,7 +220,7 @@ def new_folding(search: Ranked, question: Question, composed: Composed) -> Foldi
     threshold = search.duplicate_threshold if question.fold_duplicates else None
     folding = Folding(search.catalogue, question.per_artist, question.per_album, threshold)
     for seed in distinct(composed.seeds):
-        folding.add_seed(seed.embedding, seed.track)
+        folding.add_seed(seed.recording, seed.track)
     return folding
 
 

@@ -12,8 +12,10 @@ import numpy as np
 from datamodules.shards.resumable import Batch
 from disentangled_ml.files import UNFINISHED, as_json, atomic_write, read_object, remove_unfinished, write_json
 from disentangled_ml.progress import show_progress
+from disentangled_ml.search.audio_fingerprint import SIZE
 from disentangled_ml.search.build import EmbeddedStore
 from disentangled_ml.search.catalogue import (
+    AUDIO_FINGERPRINTS,
     BESIDE,
     COLUMNS,
     COLUMNS_FILE,
@@ -111,20 +113,23 @@ def count_usable(folder: Path, store: EmbeddedStore, batches: Sequence[Batch]) -
 
 
 def write_arrays(folder: Path, shape: tuple[int, int], store: EmbeddedStore, batches: Sequence[Batch]) -> str:
-    """Write embeddings (N, D), lines and columns of all tracks, a batch at a time; return the digest of them."""
+    """Write embeddings (N, D), fingerprints, lines and columns of all tracks, a batch at a time; return the digest of them."""
     content = hashlib.blake2b(digest_size=8)
     with (
-        open(folder / EMBEDDING, "wb") as arrays,
+        open(folder / EMBEDDING, "wb") as embeddings,
+        open(folder / AUDIO_FINGERPRINTS, "wb") as fingerprints,
         open(folder / TRACKS, "wb") as lines,
         open(folder / COLUMNS_FILE, "wb") as columns,
     ):
-        write_header(arrays, np.dtype("<f4"), shape)
+        write_header(embeddings, np.dtype("<f4"), shape)
+        write_header(fingerprints, np.dtype("|i1"), (shape[0], SIZE))
         write_header(columns, COLUMNS, shape[:1])
         for batch in show_progress(batches, unit="batch", desc="assemble"):
             embedded = store.read_finished(batch)
-            rows = embedded.embedding.astype("<f4").tobytes()
-            arrays.write(rows)
-            content.update(rows)
+            rows = (embedded.embedding.astype("<f4").tobytes(), embedded.audio_fingerprint.tobytes())
+            for file, part in zip((embeddings, fingerprints), rows, strict=True):
+                file.write(part)
+                content.update(part)
             values = []
             for track in embedded.tracks:
                 line = as_json(track.as_plain()).encode() + b"\n"

@@ -32,6 +32,7 @@ from datamodules.shards.tar import ShardSlice, read_samples, sample_context
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import DAMAGED_NPZ, as_json, atomic_write
 from disentangled_ml.progress import show_progress
+from disentangled_ml.search.audio_fingerprint import SIZE, EmbeddedRecording, stacked
 from disentangled_ml.search.catalogue import (
     CatalogueError,
     CatalogueTrack,
@@ -55,12 +56,16 @@ Chunks = tuple[CatalogueTrack, np.ndarray]
 
 
 class EmbeddedBatch(NamedTuple):
-    """A finished batch: embedding (n, D) float32, a row per track, what was rejected, and what its rows were made of.
+    """A finished batch: a row per track, what was rejected, and what its rows were made of.
 
     A batch of shards has an origin, None, for each damage alone: it is read again until that is mended.
+
+    Shape:
+        embedding: (n, D) float32; audio_fingerprint: (n, SIZE) int8.
     """
 
     embedding: np.ndarray
+    audio_fingerprint: np.ndarray
     tracks: list[CatalogueTrack]
     rejected: list[Rejected]
     origins: list[Origin | None]
@@ -92,13 +97,15 @@ class EmbeddedStore(BatchStore):
             "origins": finished.origins,
         }
         with atomic_write(self.path(batch), "wb") as file:
-            np.savez(file, embedding=finished.embedding, notes=np.frombuffer(as_json(notes).encode(), np.uint8))
+            text = np.frombuffer(as_json(notes).encode(), np.uint8)
+            np.savez(file, embedding=finished.embedding, audio_fingerprint=finished.audio_fingerprint, notes=text)
 
     def read(self, batch: Batch) -> EmbeddedBatch | None:
-        """Read a batch; None if it is missing or damaged, or of other rows or another model."""
+        """Read a batch; None if it is missing or damaged, of other rows or another model, or of before there were fingerprints."""
         try:
             with np.load(self.path(batch), allow_pickle=False) as content:
-                embedding, notes = content["embedding"], json.loads(content["notes"].tobytes())
+                notes = json.loads(content["notes"].tobytes())
+                embedding, fingerprint = content["embedding"], content["audio_fingerprint"]
             if (notes["model"], notes["digest"]) != (self.job["model"], batch.digest):
                 return None
             tracks = [CatalogueTrack(**track) for track in notes["tracks"]]
@@ -107,7 +114,8 @@ class EmbeddedStore(BatchStore):
         except (OSError, *DAMAGED_NPZ):
             return None
         is_whole = len(embedding) == len(tracks) and embedding.dtype == np.float32
-        return EmbeddedBatch(embedding, tracks, rejected, origins) if is_whole else None
+        is_whole = is_whole and fingerprint.shape == (len(tracks), SIZE) and fingerprint.dtype == np.int8
+        return EmbeddedBatch(embedding, fingerprint, tracks, rejected, origins) if is_whole else None
 
 
 class RowPlan(NamedTuple):
@@ -323,12 +331,11 @@ def cut_track(info: TrackInfo, track: StreamedTrack, frames: int) -> Chunks | Re
 def embed_batch(embedder: Embedder, tracks: Iterable[Chunks | Rejected]) -> EmbeddedBatch:
     rejected: list[Rejected] = []
     found: list[CatalogueTrack] = []
-    rows: list[np.ndarray] = []
+    rows: list[EmbeddedRecording] = []
     for track, row in embedder.embed_tracks(usable(tracks, rejected)):
-        if np.isfinite(row).all():
+        if np.isfinite(row.embedding).all():
             found.append(track)
             rows.append(row)
         else:
             rejected.append(Rejected(track.track_id, track.path or "", "its embedding is not finite"))
-    embedding = np.stack(rows) if rows else np.empty((0, embedder.model.masks.shape[1]), np.float32)
-    return EmbeddedBatch(embedding, found, rejected, [])
+    return EmbeddedBatch(*stacked(rows, embedder.model.masks.shape[1]), found, rejected, [])

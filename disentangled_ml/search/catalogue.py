@@ -7,6 +7,7 @@
 In ``state-DIGEST/``, named after its content, which never changes:
 
 * ``embedding.npy``: (N, D) float32, a row per track: the mean of the unit embeddings of its non-overlapping chunks, of unit length.
+* ``audio_fingerprint.npy``: (N, SIZE) int8, see audio_fingerprint.py; catalogues of before there were any have none.
 * ``tracks.jsonl``: a line of JSON per track: ``track_id``, ``artist``, ``path``, ``labels``, ``section`` and, if known, ``metadata``.
 * ``columns.npy``: (N,) of what is searched or filtered by without reading those lines, see ``COLUMNS``.
 * ``index.faiss``: of large catalogues, see approximate.py.
@@ -30,12 +31,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from disentangled_ml.network.checkpoint import ModelDescription
+from disentangled_ml.search.audio_fingerprint import NO_FINGERPRINT, SIZE, EmbeddedRecording
 from disentangled_ml.structures import TEMPO, AudioSettings, name_code
 
 FORMAT_VERSION = 1
 HEADER, EMBEDDING, TRACKS, COLUMNS_FILE = "catalogue.json", "embedding.npy", "tracks.jsonl", "columns.npy"
-INDEX = "index.faiss"
-FILES = (EMBEDDING, TRACKS, COLUMNS_FILE, INDEX)  # of a state
+AUDIO_FINGERPRINTS, INDEX = "audio_fingerprint.npy", "index.faiss"
+FILES = (EMBEDDING, AUDIO_FINGERPRINTS, TRACKS, COLUMNS_FILE, INDEX)  # of a state
 STATE = "state-"  # how the name of a state's folder begins
 BESIDE = "."  # state of a catalogue without folders of states
 COLUMNS = np.dtype(
@@ -106,6 +108,7 @@ class EmbeddedCatalogue:
         embedding: (N, D) float32, unit rows.
         columns: (N,) of ``COLUMNS``.
         estimated: Conditions of which labels are estimated, of some tracks at least.
+        audio_fingerprint: (N, SIZE) int8; None where an earlier version made the catalogue.
     """
 
     folder: Path
@@ -114,6 +117,7 @@ class EmbeddedCatalogue:
     embedding: np.ndarray
     columns: np.ndarray
     estimated: tuple[str, ...] = ()
+    audio_fingerprint: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -128,6 +132,11 @@ class EmbeddedCatalogue:
         keys = np.ascontiguousarray(self.columns["key"])
         rows = np.argsort(keys, kind="stable")
         return keys[rows], rows
+
+    def recording(self, row: int) -> EmbeddedRecording:
+        """Return what the recording of a row is found by; its fingerprint is like none where the catalogue has none."""
+        known = self.audio_fingerprint
+        return EmbeddedRecording(self.embedding[row], NO_FINGERPRINT if known is None else known[row])
 
     def track(self, row: int) -> CatalogueTrack:
         """Read what is known about the track of a row. Raises CatalogueError if its line is damaged."""
@@ -259,7 +268,10 @@ def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
     estimated = content.get("estimated", [])  # catalogues of before it was kept do not say
     if not isinstance(estimated, list) or not set(map(str, estimated)) <= set(model.condition_names):
         raise damaged_header(folder / HEADER, ValueError(f"estimated is {estimated!r}, no list of conditions"))
-    return EmbeddedCatalogue(folder, files, model, embedding, columns, tuple(estimated))
+    fingerprints = None
+    if (files / AUDIO_FINGERPRINTS).exists():
+        fingerprints = map_array(files / AUDIO_FINGERPRINTS, np.dtype("|i1"), (n_tracks, SIZE))
+    return EmbeddedCatalogue(folder, files, model, embedding, columns, tuple(estimated), fingerprints)
 
 
 def check_source(folder: Path, source: str) -> None:

@@ -1,18 +1,26 @@
-"""The same recording again, in another encoding, and other versions of it.
+"""The same recording again, in another encoding or cut otherwise, and other versions of it.
 
-Two tracks are duplicates if they carry the same ISRC or MusicBrainz recording id, or if their embeddings are much nearer to each other,
-over all dimensions, than a track is to its nearest neighbour: less than ``SHARE`` of the median of that among ``SAMPLE`` tracks. A
-share, since how far apart tracks lie is different from model to model; docs/search.md says how it was chosen. They are versions of each
-other if they have the same artist and title, but are not that near: live, remixed, recorded again.
+Two tracks are duplicates
+
+* if they carry the same ISRC or MusicBrainz recording id,
+* if their audio fingerprints correlate by ``CORRELATION`` at least, or
+* if their embeddings are much nearer to each other, over all dimensions, than a track is to its nearest neighbour: less than
+  ``SHARE`` of the median of that among ``SAMPLE`` tracks, their duplicates by fingerprint aside. A share, since how far apart
+  tracks lie is different from model to model.
+
+docs/search.md says how the bounds were chosen. Tracks are versions of each other if they have the same artist and title, but are no
+duplicates: live, remixed, recorded again.
 """
 
 import re
 
 import numpy as np
 
+from disentangled_ml.search.audio_fingerprint import unit_fingerprints
 from disentangled_ml.search.catalogue import CatalogueTrack
 
 DUPLICATE, VERSION = "duplicate", "version"
+CORRELATION = 0.9
 SHARE, SAMPLE, SEED = 0.45, 400, 0
 IDS = ("isrc", "musicbrainz_recording")
 # What a part of a title holds that tells versions apart, and not movements or parts of a work
@@ -25,19 +33,29 @@ OF_A_VERSION = re.compile(
 BRACKETS = re.compile(r"[(\[].*?[)\]]")
 
 
-def duplicate_threshold(embedding: np.ndarray) -> float:
-    """Return the distance below which two tracks of a catalogue (N, D) are duplicates, 0 for one that is too small to tell.
+def duplicate_threshold(embedding: np.ndarray, fingerprints: np.ndarray | None = None) -> float:
+    """Return the distance of embeddings below which two tracks of a catalogue are duplicates, 0 for one that is too small to tell.
+
+    Args:
+        embedding: (N, D).
+        fingerprints: Audio fingerprints (N, SIZE); None: there are none.
 
     >>> round(duplicate_threshold(np.array([[0.0], [1.0], [3.0], [9.0]])), 3)
     0.675
     """
     n_tracks = len(embedding)
-    if n_tracks < 2:
-        return 0.0
-    drawn = np.random.default_rng(SEED).choice(n_tracks, min(SAMPLE, n_tracks), replace=False)
-    sample = embedding[np.sort(drawn)].astype(np.float64)
-    nearest = [np.sort(((sample - track) ** 2).sum(1))[1] for track in sample]
-    return SHARE * float(np.median(np.sqrt(nearest)))
+    drawn = np.sort(np.random.default_rng(SEED).choice(n_tracks, min(SAMPLE, n_tracks), replace=False))
+    sample = embedding[drawn].astype(np.float64)
+    is_other = ~np.eye(len(drawn), dtype=bool)
+    if fingerprints is not None:
+        unit = unit_fingerprints(fingerprints[drawn])
+        is_other &= unit @ unit.T < CORRELATION
+    nearest = [
+        np.linalg.norm(sample[others] - track, axis=1).min()
+        for track, others in zip(sample, is_other, strict=True)
+        if others.any()
+    ]
+    return SHARE * float(np.median(nearest)) if nearest else 0.0
 
 
 def identities(track: CatalogueTrack) -> dict[tuple[str, ...], str]:

@@ -23,6 +23,7 @@ from datamodules.audio.decoding import UnusableAudio, decode
 from datamodules.batches.cutting import cut_waveform
 from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.network.model import CHUNKS_PER_PASS, embed_in_passes
+from disentangled_ml.search.audio_fingerprint import EmbeddedRecording, audio_fingerprint
 from disentangled_ml.search.catalogue import CatalogueError, EmbeddedCatalogue
 from disentangled_ml.search.filters import SearchFilters
 from disentangled_ml.search.path import path_between
@@ -62,8 +63,8 @@ class Embedder:
         return self.search_of().catalogue
 
     @torch.inference_mode()
-    def embed_tracks(self, tracks: Iterable[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, np.ndarray]]:
-        """Embed the chunks of tracks, those of several in one pass; yield what came with each track, and its embedding.
+    def embed_tracks(self, tracks: Iterable[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, EmbeddedRecording]]:
+        """Embed the chunks of tracks, those of several in one pass; yield what came with each track, its embedding and fingerprint.
 
         Shape:
             chunks of a track: (n, ...), n >= 1; embedding: (D,) float32, the normalised mean.
@@ -79,11 +80,12 @@ class Embedder:
         if items:
             yield from zip(items, self.embed_together(waiting), strict=True)
 
-    def embed_together(self, tracks: list[np.ndarray]) -> np.ndarray:
-        """Embed the chunks of some tracks: T arrays (n, ...) to (T, D)."""
+    def embed_together(self, tracks: list[np.ndarray]) -> list[EmbeddedRecording]:
+        """Embed the chunks of some tracks, T arrays (n, ...)."""
         rows = embed_in_passes(self.network, torch.from_numpy(np.concatenate(tracks))).cpu()
         sums = torch.stack([part.sum(0) for part in rows.split([len(track) for track in tracks])])
-        return self.network.normalised(sums).numpy()
+        fingerprints = [audio_fingerprint(track, self.source, self.model.audio) for track in tracks]
+        return [*map(EmbeddedRecording, self.network.normalised(sums).numpy(), fingerprints)]
 
     @torch.inference_mode()
     def embed_chunks(self, chunks: Iterable[np.ndarray]) -> Tensor:
@@ -91,14 +93,15 @@ class Embedder:
         return embed_in_passes(self.network, chunks).cpu()
 
     def embed(self, recording: str | Path | np.ndarray, sample_rate: int | None = None) -> np.ndarray:
-        """Embed a recording. Raises ValueError, with the reason, if it cannot be used.
+        """Embed a recording, see ``embed_recording``: (D,) float32, of length 1."""
+        return self.embed_recording(recording, sample_rate).embedding
+
+    def embed_recording(self, recording: str | Path | np.ndarray, sample_rate: int | None = None) -> EmbeddedRecording:
+        """Embed a recording, and take its fingerprint. Raises ValueError, with the reason, if it cannot be used.
 
         Args:
             recording: A file (mp3, m4a, ogg, flac, wav, ...), or a mono waveform (n,) of full scale 1.
             sample_rate: Of the waveform, in Hz; None: that of the model, 22,050 Hz as a rule.
-
-        Returns:
-            (D,) float32, of length 1.
         """
         if isinstance(recording, str | Path):
             name = str(recording)
@@ -117,10 +120,10 @@ class Embedder:
             chunks = cut_waveform(waveform, rate, audio, self.source, self.model.chunk_frames)
         except UnusableAudio as error:
             raise UnusableAudio(f"{name}: {error}") from error
-        ((_, embedding),) = self.embed_tracks([(None, chunks)])
-        if not np.isfinite(embedding).all():
+        ((_, embedded),) = self.embed_tracks([(None, chunks)])
+        if not np.isfinite(embedded.embedding).all():
             raise ValueError(f"the embedding of {name} is not finite: the recording or the checkpoint is damaged")
-        return embedding
+        return embedded
 
     def open(self, folder: str | Path) -> Embedder:
         """Open a catalogue to be searched; return the model itself. Raises ValueError if it is missing, damaged or another model's."""
@@ -183,12 +186,12 @@ class Embedder:
         )
 
     def seeds_from(self, seeds: Sequence[Seed | Path]) -> Sequence[Seed]:
-        """Return seeds with the embeddings of files; a name that the catalogue has is that of its track."""
+        """Return seeds with files embedded; a name that the catalogue has is that of its track."""
         if isinstance(seeds, str):
             return seeds  # refused by its name
         search = self.search_of()
         return [
-            self.embed(seed)
+            self.embed_recording(seed)
             if isinstance(seed, str | Path) and search.catalogue.find(str(seed)) is None and Path(seed).is_file()
             else seed
             for seed in seeds

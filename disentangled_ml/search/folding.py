@@ -4,8 +4,9 @@ from collections import Counter
 
 import numpy as np
 
+from disentangled_ml.search.audio_fingerprint import SIZE, EmbeddedRecording, unit_fingerprints
 from disentangled_ml.search.catalogue import CatalogueTrack, EmbeddedCatalogue
-from disentangled_ml.search.duplicates import DUPLICATE, identities
+from disentangled_ml.search.duplicates import CORRELATION, DUPLICATE, identities
 from disentangled_ml.search.results import Duplicate
 from disentangled_ml.structures import name_code
 
@@ -17,7 +18,7 @@ class Folding:
         catalogue: That is ranked.
         per_artist: Most of an artist that are kept; None: any number.
         per_album: The same of an album.
-        threshold: Distance below which tracks are duplicates, see duplicates.py; None: nothing is folded.
+        threshold: Distance of embeddings below which tracks are duplicates, see duplicates.py; None: nothing is folded.
 
     Attributes:
         folded: Per row that was kept the duplicates of it.
@@ -38,20 +39,25 @@ class Folding:
         self.beyond = {"artist": 0, "album": 0}
         self.folded: dict[int, list[Duplicate]] = {}
         self.of_seeds: list[Duplicate] = []
-        # What a track may be the duplicate of: embeddings, with room for more, and for each where its duplicates are listed.
+        # What a track may be the duplicate of: embeddings and fingerprints, with room for more, and for each where its duplicates
+        # are listed.
         self.embeddings = np.empty((16, catalogue.embedding.shape[1]), np.float32)
+        self.fingerprints = np.empty((16, SIZE), np.float32)
         self.lists: list[list[Duplicate]] = []
         self.by_identity: dict[tuple[str, ...], list[Duplicate]] = {}
 
-    def add_seed(self, embedding: np.ndarray, track: CatalogueTrack | None) -> None:
+    def add_seed(self, recording: EmbeddedRecording, track: CatalogueTrack | None) -> None:
         """Fold away the duplicates of a seed."""
-        self.add(embedding, track, self.of_seeds)
+        self.add(recording, track, self.of_seeds)
 
-    def add(self, embedding: np.ndarray, track: CatalogueTrack | None, duplicates: list[Duplicate]) -> None:
-        """Collect the duplicates of a track, which may be none of the catalogue's, in a list."""
-        if len(self.lists) == len(self.embeddings):
+    def add(self, recording: EmbeddedRecording, track: CatalogueTrack | None, duplicates: list[Duplicate]) -> None:
+        """Collect the duplicates of a recording, which may be no track of the catalogue, in a list."""
+        place = len(self.lists)
+        if place == len(self.embeddings):
             self.embeddings = np.concatenate([self.embeddings, np.empty_like(self.embeddings)])
-        self.embeddings[len(self.lists)] = embedding
+            self.fingerprints = np.concatenate([self.fingerprints, np.empty_like(self.fingerprints)])
+        self.embeddings[place] = recording.embedding
+        self.fingerprints[place] = unit_fingerprints(recording.audio_fingerprint[None])[0]
         self.lists.append(duplicates)
         for identity in identities(track) if track is not None else ():
             self.by_identity.setdefault(identity, duplicates)
@@ -69,22 +75,32 @@ class Folding:
         """Keep a track: it counts for its artist and album, and its duplicates are folded into it."""
         self.counts.update([("artist", artist_key(track)), ("album", album_key(track))])
         self.folded[row] = []
-        self.add(self.catalogue.embedding[row], track, self.folded[row])
+        self.add(self.catalogue.recording(row), track, self.folded[row])
 
     def is_folded(self, row: int, track: CatalogueTrack) -> bool:
-        """Fold a track into the nearest of those that it is a duplicate of, or else into one that it is a version of."""
+        """Fold a track into the one of which it is most surely a duplicate, or else into one that it is a version of."""
         if self.threshold is None or not self.lists:
             return False
-        apart = np.linalg.norm(self.embeddings[: len(self.lists)] - self.catalogue.embedding[row], axis=1)
-        nearest = int(apart.argmin())
-        if apart[nearest] < self.threshold:
-            self.lists[nearest].append(Duplicate(row, track, DUPLICATE))
+        own = self.duplicates_of(self.catalogue.recording(row))
+        if own is not None:
+            own.append(Duplicate(row, track, DUPLICATE))
             return True
         for identity, kind in identities(track).items():
             if identity in self.by_identity:
                 self.by_identity[identity].append(Duplicate(row, track, kind))
                 return True
         return False
+
+    def duplicates_of(self, recording: EmbeddedRecording) -> list[Duplicate] | None:
+        """Return where the duplicates of what sounds the same as a recording are listed; None if nothing does."""
+        n = len(self.lists)
+        correlation = self.fingerprints[:n] @ unit_fingerprints(recording.audio_fingerprint[None])[0]
+        alike = int(correlation.argmax())
+        if correlation[alike] >= CORRELATION:
+            return self.lists[alike]
+        apart = np.linalg.norm(self.embeddings[:n] - recording.embedding, axis=1)
+        nearest = int(apart.argmin())
+        return self.lists[nearest] if apart[nearest] < self.threshold else None
 
     def is_beyond(self, track: CatalogueTrack) -> bool:
         """Return whether a track is skipped, for its artist or its album has enough, and count it if so."""

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Id of a track of the catalogue, or the embedding (D,) of a recording.
-Seed = str | np.ndarray
+from disentangled_ml.search.audio_fingerprint import EmbeddedRecording
+
+# Id of a track of the catalogue, or a recording: its embedding (D,), alone or with its audio fingerprint.
+Seed = str | np.ndarray | EmbeddedRecording
 
 
 @dataclass(frozen=True, eq=False)

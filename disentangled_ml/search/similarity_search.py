@@ -143,7 +143,7 @@ class SimilaritySearch:
     @cached_property
     def duplicate_threshold(self) -> float:
         """Distance below which two tracks are duplicates."""
-        return duplicate_threshold(self.catalogue.embedding)
+        return duplicate_threshold(self.catalogue.embedding, self.catalogue.audio_fingerprint)
 
     @cached_property
     def labelled(self) -> LabelledTracks:
