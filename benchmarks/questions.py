@@ -11,6 +11,8 @@ Tables in Markdown, k = 10, nothing folded. Queries are drawn at random, always 
 * Chance is the share of right tracks among all.
 * Paths: 8 steps, all conditions. Mean and largest step in all, against nine tracks at random and against the straight list, which is
   the nearest track to each point of the line that is not taken yet.
+
+A row that a small catalogue has no query for says so; a catalogue of fewer than ``LEAST_TRACKS`` is refused.
 """
 
 import sys
@@ -27,6 +29,9 @@ from disentangled_ml.search.weighted_distance import condition_distances
 from disentangled_ml.structures import TEMPO
 
 K, LEAST, STEPS, PATHS, NEAR = 10, 20, 8, 100, 20
+LEAST_TRACKS = K + 2  # two seeds, and the results
+NOT_MEASURED = "not measured: no such query in this catalogue"
+TRIES = 100  # pairs that are drawn for one that can be asked with
 
 
 class Labelled:
@@ -35,6 +40,10 @@ class Labelled:
     def __init__(self, index: str, n_queries: int):
         self.search, self.n_queries = open_search(index), n_queries
         self.tracks = list(self.search.catalogue.every_track())
+        if len(self.tracks) < LEAST_TRACKS:
+            raise SystemExit(
+                f"{index} has {len(self.tracks)} tracks: {K} results beside two seeds need {LEAST_TRACKS}, give a larger index=DIR"
+            )
         names = [name for name in self.search.catalogue.condition_names if name != TEMPO]
         labels = {name: [frozenset(track.labels.get(name, ())) for track in self.tracks] for name in names}
         self.labels = {name: own for name, own in labels.items() if any(own)}
@@ -72,7 +81,9 @@ def seed_per_condition(data: Labelled) -> Iterator[tuple[str, np.ndarray]]:
     rng = np.random.default_rng(1)
     for one, other in combinations(data.labels, 2):
         scores = []
-        while len(scores) < data.n_queries:
+        for _ in range(TRIES * data.n_queries):
+            if len(scores) == data.n_queries:
+                break
             a, b = rng.choice(len(data.tracks), 2, replace=False).tolist()
             wanted = {one: data.labels[one][a], other: data.labels[other][b]}
             is_shared = any(data.labels[name][a] & data.labels[name][b] for name in wanted)
@@ -146,7 +157,10 @@ def paths(data: Labelled) -> Iterator[tuple[str, np.ndarray]]:
     ways: dict[str, list[Sequence[int]]] = {"path": [], "straight list": [], "random tracks": []}
     for _ in range(PATHS):
         first, last, *others = rng.choice(size, STEPS + 1, replace=False).tolist()
-        found = path_between(data.search, data.id_of(first), data.id_of(last), STEPS)
+        try:
+            found = path_between(data.search, data.id_of(first), data.id_of(last), STEPS)
+        except ValueError:  # too few tracks are left beside duplicates
+            continue
         ways["path"].append([result.row for result in found])
         ways["straight list"].append(straight_list(data.search, first, last))
         ways["random tracks"].append([first, *others, last])
@@ -155,9 +169,20 @@ def paths(data: Labelled) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def table(head: Sequence[str], rows: Iterator[tuple[str, np.ndarray]]) -> str:
-    """Return a table in Markdown: a name, and the means of the columns (Q, 2)."""
+    """Return a table in Markdown: a name, and the means of the columns (Q, 2), or that there are none.
+
+    >>> print(table(("way", "mean", "most"), iter([("a", np.ones((3, 2))), ("b", np.empty(0))])))
+    | way | mean | most |
+    |---|---|---|
+    | a | 1.000 | 1.000 |
+    | b | not measured: no such query in this catalogue | - |
+    """
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    lines += [f"| {name} | {' | '.join(f'{value:.3f}' for value in scores.mean(0))} |" for name, scores in rows]
+    for name, scores in rows:
+        means = [f"{value:.3f}" for value in scores.mean(0)] if len(scores) else [NOT_MEASURED, "-"]
+        lines.append(f"| {name} | {' | '.join(means)} |")
+    if len(lines) == 2:
+        lines.append("| not measured: no track of this catalogue has tags | - | - |")
     return "\n".join(lines)
 
 

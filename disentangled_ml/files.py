@@ -16,6 +16,8 @@ from disentangled_ml.config import ConfigError
 UNFINISHED = ".tmp"  # suffix of a file being written
 # What reading a damaged npz file and the JSON in it raises, beside OSError; zipfile's NotImplementedError is a RuntimeError.
 DAMAGED_NPZ = (ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile)
+# How a cell begins that spreadsheets take for a formula (OWASP, "CSV Injection").
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 Errors = type[Exception] | tuple[type[Exception], ...]
 
 
@@ -79,6 +81,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_write(path) as file:
         file.write(text)
+
+
+def text_cell(text: str | None) -> str:
+    """Return a text as a cell of a table for people: one that a spreadsheet would take for a formula has an apostrophe before it.
+
+    Not for numbers, nor for tables that are read again, whose cells stay exactly what they are.
+
+    >>> text_cell("=HYPERLINK(...)"), text_cell("Blue = Green"), text_cell(None)
+    ("'=HYPERLINK(...)", 'Blue = Green', '')
+    """
+    return f"'{text}" if (text or "").startswith(FORMULA) else text or ""
 
 
 def as_json(content: Any) -> str:

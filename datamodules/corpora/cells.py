@@ -1,13 +1,14 @@
 """How people write columns and cells, and what is meant: the rules of every manifest (docs/manifests.md), each a function.
 
 Names are brought to the Unicode form NFC. Two names are one where they differ in case, in blanks or in their Unicode form alone:
-they have one ``key_of``, and all are shown in the spelling that is written most often.
+they have one ``key_of``, and all are shown in the spelling that is written most often. Tags are one, too, where one has a hyphen or
+an underscore for a blank of the other.
 """
 
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from disentangled_ml.structures import TEMPO
 
@@ -19,6 +20,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 QUOTED = r"""'[^']*'|"[^"]*\""""
 WRITTEN_LIST = re.compile(rf"\[\s*(?:(?:{QUOTED})\s*(?:,\s*(?:{QUOTED})\s*)*,?\s*)?\]")
+FOR_BLANKS = re.compile("[-_\u2010\u2011]")
 JOINED_OTHERWISE = re.compile(r"[,|]")
 
 
@@ -38,6 +40,15 @@ def key_of(name: str) -> str:
     True
     """
     return unicodedata.normalize("NFC", " ".join(plain(name).split()).casefold())
+
+
+def tag_key(tag: str) -> str:
+    """Return what all spellings of a tag have in common.
+
+    >>> tag_key("Hip-Hop") == tag_key("hip hop"), tag_key("hiphop") == tag_key("hip hop"), tag_key("-")
+    (True, False, '-')
+    """
+    return key_of(FOR_BLANKS.sub(" ", tag)) or key_of(tag)
 
 
 def known_column(header: str) -> str | None:
@@ -91,8 +102,12 @@ def parse_number(cell: str, decimal_comma: bool = False) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def other_spellings(counts: Mapping[str, int]) -> dict[str, str]:
+def other_spellings(counts: Mapping[str, int], key_of: Callable[[str], str] = key_of) -> dict[str, str]:
     """Return what to show instead of each name that is more often written otherwise; of equally frequent ones the first stays.
+
+    Args:
+        counts: How often each name is written so.
+        key_of: Returns what the spellings of a name have in common.
 
     >>> other_spellings({"Rock": 2, "rock": 3, "ROCK": 1, "jazz": 1, "Jazz": 1})
     {'Rock': 'rock', 'ROCK': 'rock', 'Jazz': 'jazz'}

@@ -39,6 +39,7 @@ from disentangled_ml.structures import (
 )
 
 SECTION_NAME = re.compile(r"@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?|end)$")
+ALL_TRAIN, ALL_TEST = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)  # shares for rows without a split
 LEAST_SECONDS = 1e-3  # of a section, and what its name shows
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def read_manifest(
     unknown_values: Iterable[str] = UNKNOWN_VALUES,
     optional: Collection[str] = (TEMPO,),
 ) -> Corpus:
-    """Read a manifest.
+    """Read a manifest, and log what is probably not what was meant.
 
     Args:
         manifest: The file.
@@ -120,6 +121,17 @@ def read_manifest(
         metadata,
     )
     return Corpus(names, partial(read_rows, manifest, reading), [f"{manifest}: {note}" for note in found.notes()])
+
+
+def count_drawn_splits(manifest: Path, unknown_values: Iterable[str] = UNKNOWN_VALUES) -> int:
+    """Return how many usable rows of a manifest say no split, so that theirs is drawn. Raises ManifestError as ``read_manifest``."""
+    unknown = frozenset(value.strip().casefold() for value in unknown_values)
+    with opened(manifest) as table:
+        reading = ManifestReading(
+            {TEMPO: 0}, ALL_TRAIN, unknown, {}, SEPARATORS[table.separator], table.decimal_comma, {}
+        )
+    both = (read_rows(manifest, reading._replace(split_shares=shares)) for shares in (ALL_TRAIN, ALL_TEST))
+    return sum(one != other for one, other in zip(*both, strict=True))
 
 
 def chosen_columns(

@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from datamodules.corpora.cells import list_items, looks_joined, other_spellings, parse_number, plain, split_tags
+from datamodules.corpora.cells import (
+    key_of,
+    list_items,
+    looks_joined,
+    other_spellings,
+    parse_number,
+    plain,
+    split_tags,
+    tag_key,
+)
 from datamodules.corpora.manifest_table import ARTIST, ManifestTable, told
 from disentangled_ml.structures import quoted, shortened
 
@@ -99,7 +108,8 @@ class ManifestSurvey:
     def spellings(self) -> dict[str, dict[str, str]]:
         """Return, for artists and for tags, what is shown instead of each name that is more often written otherwise."""
         named = [column for column in (ARTIST, *self.tags) if column in self.columns]
-        found = {column: other_spellings(self.columns[column].names) for column in named}
+        keys = {ARTIST: key_of}
+        found = {column: other_spellings(self.columns[column].names, keys.get(column, tag_key)) for column in named}
         return {column: others for column, others in found.items() if others}
 
     def warnings(self) -> list[str]:
@@ -119,7 +129,7 @@ class ManifestSurvey:
         return lines
 
     def notes(self) -> list[str]:
-        """Return what was changed or left out, in numbers, a line per rule and column."""
+        """Return what was changed, in numbers, a line per rule and column."""
         lines = [f"column {quoted(name)} is {column}" for column, name in self.renamed.items()]
         if self.blank_rows:
             lines.append(f"blank rows left out: {self.blank_rows:,}")
@@ -138,7 +148,7 @@ class ManifestSurvey:
             lines.append(
                 f"column {shortened(column)}: spellings shown as another: {len(others):,}, as {quoted(written)} as {quoted(shown)}"
             )
-        return [*lines, *self.warnings()]
+        return lines
 
 
 def survey(table: ManifestTable, chosen: Sequence[str] | None, unknown: frozenset[str]) -> ManifestSurvey:

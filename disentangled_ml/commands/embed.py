@@ -17,7 +17,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from datamodules.audio import musicnn
-from datamodules.corpora.manifest import read_manifest
+from datamodules.corpora.manifest import ALL_TRAIN, count_drawn_splits, read_manifest
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.parts import UNDIVIDED, Part
 from datamodules.shards.resumable import Batch
@@ -33,7 +33,6 @@ from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.search.parquet import require_pyarrow, write_parquet
 from disentangled_ml.structures import SPLITS, Corpus
 
-ALL_TRAIN, ALL_TEST = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)  # shares for rows of a manifest without a split
 logger = logging.getLogger("embed")
 
 
@@ -79,7 +78,7 @@ def read_source(config: DictConfig, embedder: Embedder) -> Corpus | ShardIndex:
     manifest = Path(config.manifest)
     corpus = read_manifest(manifest, ALL_TRAIN, unknown_values=config.unknown_values)
     if config.split:
-        check_splits(manifest, config.split)
+        check_splits(manifest, config.split, config.unknown_values)
     return corpus
 
 
@@ -97,11 +96,9 @@ def embed(
     return embed_manifest(embedder, source, store, config.split, config.workers or os.cpu_count() or 1, part)
 
 
-def check_splits(manifest: Path, split: str) -> None:
+def check_splits(manifest: Path, split: str, unknown_values: Iterable[str]) -> None:
     """Check that a manifest says the split of every track. Raises ConfigError if not: only ``prepare`` knows how it drew them."""
-    both = zip(read_manifest(manifest, ALL_TRAIN).rows(), read_manifest(manifest, ALL_TEST).rows(), strict=True)
-    n_drawn = sum(one != other for one, other in both)
-    if n_drawn:
+    if n_drawn := count_drawn_splits(manifest, unknown_values):
         raise ConfigError(
             f"split={split}: {n_drawn} tracks of {manifest} have no split there, and how prepare drew theirs is known to the shards "
             f"alone: give shards=DIR instead of manifest, or fill the manifest's column split"

@@ -22,10 +22,10 @@ from datamodules.audio import musicnn
 from datamodules.batches.analysis import Analysis, AnalysisSettings, AnalysisStore
 from datamodules.corpora.folder.scan import STATE, scan_folder
 from datamodules.corpora.folder.state import read_state
-from datamodules.corpora.manifest import read_manifest
+from datamodules.corpora.manifest import ALL_TRAIN, read_manifest
 from disentangled_ml.commands import serve
-from disentangled_ml.commands.embed import ALL_TRAIN, show_summary
-from disentangled_ml.commands.scan import summary
+from disentangled_ml.commands.embed import show_summary
+from disentangled_ml.commands.scan import music_folder, summary
 from disentangled_ml.commands.schemas import ServeConfig
 from disentangled_ml.commands.tags_model import save_checkpoint, tags_checkpoint
 from disentangled_ml.config import ConfigError, load_config
@@ -54,14 +54,11 @@ NETWORKS, CHUNK_FRAMES = ("msd", "mtt"), 129  # of the model of tags
 LEAST_LABELLED, LEAST_OF_A_TAG = 80, 5
 # In a model of the tags: the number of recordings that it is of; from so many on it stays as it is.
 RECORDINGS, ENOUGH_FITTED = "recordings", 500
-NOTHING_KNOWN = "for they hold nothing known"
 logger = logging.getLogger("music")
 
 
 def main(config: DictConfig) -> None:
-    music = Path(config.music).expanduser()
-    if not music.is_dir():
-        raise ConfigError(f"music={config.music} is not a folder: give the one that the music lies in")
+    music = music_folder(config.music)
     out = Path(config.out or Path("indexes") / music.resolve().name)
     with output_context(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -99,8 +96,7 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
     embeddings = embed_contents(embedder, tracks, store, out)
     catalogue = AnalysedCatalogue(str(out / MANIFEST), tracks, embeddings, store, rejected, config.tag_share)
     assemble(out, embedder, catalogue, catalogue.batches(), None, catalogue.estimated)
-    # The scan writes columns that no file may fill: they were warned of when the manifest was read, and are estimated.
-    show_summary(read_catalogue(out), [note for note in corpus.notes if NOTHING_KNOWN not in note])
+    show_summary(read_catalogue(out), corpus.notes)
     for name, number in sorted(catalogue.estimated.items()):
         logger.info("%s is estimated, for %s of %s tracks", name, f"{number:,}", f"{len(catalogue.tracks):,}")
     return checkpoint

@@ -16,10 +16,17 @@ from disentangled_ml.files import writable
 
 
 def main(config: DictConfig) -> None:
-    music, out = Path(config.music), writable(config.out, "csv")
-    if not music.is_dir():
-        raise ConfigError(f"music={music} is no folder: give one that holds music")
+    music, out = music_folder(config.music), writable(config.out, "csv")
     sys.stdout.write(f"{out}: {summary(scan_folder(music, out))}\n")
+
+
+def music_folder(music: str) -> Path:
+    """Return the folder that ``music`` names. Raises ConfigError if it is none."""
+    folder = Path(music).expanduser()
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise ConfigError(f"music={music} {found}: give music=DIR, the folder that the music lies in")
+    return folder
 
 
 def summary(report: ScanReport) -> str:
@@ -30,7 +37,8 @@ def summary(report: ScanReport) -> str:
     notes = {
         f"failed, see {report.failures}": report.failed,
         "copies of other files": report.copies,
-        "left out, as their rows were deleted": report.deleted,
+        f"left out, as their rows were deleted, see {report.deletions}": report.deleted,
+        "of these deleted since the last scan: if you did not mean it, put the rows back from that list": report.lost,
         "rows of no file of the folder": report.own_rows,
         "tempi left out, no legal BPM": report.bad_tempi,
         "with tags that cannot be read": report.broken_tags,

@@ -286,6 +286,11 @@ class EmbedConfig:
 
     def check(self) -> None:
         check_steps(self.part, self.merge)
+        files = [f"{key}={self[key]}" for key in ("npz", "parquet") if self[key] is not None]
+        if parse_part(self.part) and files:
+            raise ConfigError(
+                f"part={self.part} makes no {' nor '.join(files)}, which is of the whole catalogue: give it to the run with merge=true"
+            )
 
 
 @dataclass
@@ -346,7 +351,7 @@ class ServeConfig:
 class MusicConfig:
     """The keys of ``disentangled music``."""
 
-    music: str
+    music: str | None
     out: str | None
     model: str
     analysed_seconds: float | None = between(3.0, 36_000.0)
@@ -357,6 +362,10 @@ class MusicConfig:
     page: bool
     host: str
     port: int = between(0, 65_535)
+
+    def check(self) -> None:
+        if self.music is None:
+            raise ConfigError("no value for music: give the folder of your music, music=DIR (make music MUSIC=DIR)")
 
 
 @dataclass

@@ -19,13 +19,15 @@ matching.py); their recordings are decoded anew for that, so it takes seconds.
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.audio import musicnn
-from disentangled_ml.config import ConfigError
+from disentangled_ml.commands.schemas import SearchConfig
+from disentangled_ml.config import ConfigError, load_config
 from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device, fingerprint
@@ -37,7 +39,7 @@ from disentangled_ml.search.filters import SearchFilters, check_change
 from disentangled_ml.search.path import path_between
 from disentangled_ml.search.playlists import check_suffix, is_result, write_results
 from disentangled_ml.search.precision import catalogue_precision
-from disentangled_ml.search.question import Question
+from disentangled_ml.search.question import Question, Seed, check_question
 from disentangled_ml.search.rematch import rematch
 from disentangled_ml.search.results import Answer, Result
 from disentangled_ml.search.similarity_search import SimilaritySearch, open_search
@@ -45,14 +47,25 @@ from disentangled_ml.search.weighted_distance import check_weights
 from disentangled_ml.search.weights_file import read_weights
 
 logger = logging.getLogger("search")
-# Keys that only a question has: not a path, nor a search by matching stretches.
-OF_QUESTIONS = ("seeds", "labels", "avoid", "tempo_change", "dissimilar")
+# The ways of asking and the keys that each takes, besides what all take.
+COMMON = {"index", "source", "checkpoint", "out", "absolute_paths", "accelerator"}
+RANKING = {"like", "weights", "weights_file", "method"}
+TAKES = {
+    "question": RANKING
+    | {"seeds", "labels", "avoid", "k", "same_artist", "tempo", "tempo_change"}
+    | {"dissimilar", "per_artist", "per_album", "fold"},
+    "path_to": RANKING | {"path_to", "steps", "per_artist", "per_album"},
+    "match": RANKING | {"match", "rerank", "k", "same_artist", "tempo"},
+    "precision": {"precision", "k"},
+}
 
 
 def main(config: DictConfig) -> None:
     is_asked = bool(config.like or config.seeds or config.labels)
     if is_asked == config.precision:
         raise ConfigError("give like=TRACK_ID or like=FILE, seeds.CONDITION or labels.CONDITION, or precision=true")
+    way = way_of(config)
+    check_keys(config, way)
     out = None if config.out is None else writable(config.out, Path(config.out).suffix.removeprefix(".") or "json")
     if out is not None:
         check_suffix(out)
@@ -64,14 +77,14 @@ def main(config: DictConfig) -> None:
         checkpoint = Path(config.checkpoint)
         check_fingerprint(search.catalogue, fingerprint(checkpoint), checkpoint)
     found: Sequence[Result] = ()
-    if config.precision:
+    if way == "precision":
         report = catalogue_precision(search.catalogue, config.k)
         shown = precision_table(report)
-    elif config.path_to is not None:
+    elif way == "path_to":
         found = find_path(config, search)
         report = {"like": config.like, "path_to": config.path_to}
         shown = results_table(found, search.catalogue.condition_names, "step")
-    elif config.match != MEAN:
+    elif way == "match":
         found = find_matching(config, search)
         report = {"like": config.like}
         shown = results_table(found, search.catalogue.condition_names)
@@ -80,10 +93,30 @@ def main(config: DictConfig) -> None:
         report, found = about_answer(config, answer), answer.results
         shown = "\n".join([results_table(answer.results, search.catalogue.condition_names), *notes(answer)])
     sys.stdout.write(shown + "\n")
-    if out is not None and config.precision and out.suffix == ".json":
+    if out is not None and way == "precision" and out.suffix == ".json":
         write_json(out, report)
     elif out is not None:
         write_list(out, found, report, config.absolute_paths)
+
+
+def way_of(config: DictConfig) -> str:
+    """Return which of ``TAKES`` is asked for."""
+    if config.precision:
+        return "precision"
+    if config.path_to is not None:
+        return "path_to"
+    return "question" if config.match == MEAN else "match"
+
+
+def check_keys(config: DictConfig, way: str) -> None:
+    """Check that nothing is given which a way of asking would ignore. Raises ConfigError, naming it."""
+    default = load_config(SearchConfig, ["index=."])
+    unused = [key for key in config if key not in COMMON | TAKES[way] and config[key] != default[key]]
+    if unused:
+        asked = {"question": "a question", "precision": "precision=true"}.get(way, f"{way}={config.get(way)}")
+        raise ConfigError(
+            f"{asked} has no use for {', '.join(unused)}: leave {'it' if len(unused) == 1 else 'them'} out"
+        )
 
 
 def check_replaceable(out: Path) -> None:
@@ -112,14 +145,11 @@ def weights_of(config: DictConfig, search: SimilaritySearch) -> dict[str, float]
 def question_of(config: DictConfig, search: SimilaritySearch) -> Question:
     """Return the question of a configuration, its files embedded."""
     seeds_of = {name: names_of(text, search) for name, text in config.seeds.items()}
-    named = {"like": names_of(config.like, search), "avoid": names_of(config.avoid, search)}
-    named |= {f"seeds.{name}": names for name, names in seeds_of.items()}
-    files = embed_files(config, search, named)
-    return Question(
-        seeds=[files.get(name, name) for name in named["like"]],
-        seeds_of={key: [files.get(name, name) for name in names] for key, names in seeds_of.items()},
+    question = Question(
+        seeds=names_of(config.like, search),
+        seeds_of=seeds_of,
         labels=OmegaConf.to_container(config.labels),
-        avoid=[files.get(name, name) for name in named["avoid"]],
+        avoid=names_of(config.avoid, search),
         weights=weights_of(config, search),
         k=config.k,
         tempo=None if config.tempo is None else tuple(config.tempo),
@@ -131,6 +161,15 @@ def question_of(config: DictConfig, search: SimilaritySearch) -> Question:
         fold_duplicates=config.fold,
         method=config.method,
     )
+    check_question(question, search.catalogue.condition_names, "seeds")
+    named = {"like": question.seeds, "avoid": question.avoid}
+    files = embed_files(config, search, named | {f"seeds.{name}": names for name, names in seeds_of.items()})
+
+    def embedded(names: Sequence[str]) -> list[Seed]:
+        return [files.get(name, name) for name in names]
+
+    seeds_of = {name: embedded(names) for name, names in seeds_of.items()}
+    return replace(question, seeds=embedded(question.seeds), seeds_of=seeds_of, avoid=embedded(question.avoid))
 
 
 def change_of(percent: Sequence[float] | None) -> tuple[float, float] | None:
@@ -178,11 +217,8 @@ def embedder_of(config: DictConfig, reason: str) -> Embedder:
     return embedder
 
 
-def check_alone(config: DictConfig, key: str, search: SimilaritySearch, others: Sequence[str]) -> str:
-    """Return the one name that ``like`` gives. Raises ConfigError for several, and for keys that ``key`` has no use for."""
-    unused = [other for other in others if config[other]]
-    if unused:
-        raise ConfigError(f"{key} has no use for {', '.join(unused)}: leave {'it' if len(unused) == 1 else 'them'} out")
+def the_one(config: DictConfig, key: str, search: SimilaritySearch) -> str:
+    """Return the one name that ``like`` gives. Raises ConfigError for several."""
     names = names_of(config.like, search)
     if len(names) != 1:
         raise ConfigError(f"{key} needs one track: give like=TRACK_ID")
@@ -191,7 +227,7 @@ def check_alone(config: DictConfig, key: str, search: SimilaritySearch, others: 
 
 def find_path(config: DictConfig, search: SimilaritySearch) -> list[Result]:
     """Find the path between two tracks or files; a file is told by its name."""
-    like = check_alone(config, f"path_to={config.path_to}", search, (*OF_QUESTIONS, "tempo"))
+    like = the_one(config, f"path_to={config.path_to}", search)
     names = {0: like, -1: config.path_to}
     files = embed_files(config, search, {"like": [like], "path_to": [config.path_to]})
     ends = [files.get(name, name) for name in names.values()]
@@ -206,7 +242,7 @@ def find_path(config: DictConfig, search: SimilaritySearch) -> list[Result]:
 def find_matching(config: DictConfig, search: SimilaritySearch) -> list[Result]:
     """Find the tracks whose stretches match the query's."""
     key = f"match={config.match}"
-    like = check_alone(config, key, search, (*OF_QUESTIONS, "per_artist", "per_album"))
+    like = the_one(config, key, search)
     if config.checkpoint is None:
         raise ConfigError(f"{key} embeds recordings anew: give checkpoint=FILE, that of {config.index}")
     row = search.catalogue.find(like)

@@ -138,7 +138,9 @@ def check_types(tree: DictConfig, part: dict[str, Any], parent: str = "") -> Non
 
 
 def check_type(hint: Any, value: Any, key: str) -> None:
-    """Check one value, and what it holds; None and interpolations are left to OmegaConf."""
+    """Check one value, and what it holds; interpolations are left to OmegaConf."""
+    if value is None and (hint in LITERALS or hint is str):
+        raise ConfigError(f"{key} is empty: give it as {key}=VALUE")
     kinds = [each for each in get_args(hint) if each is not NoneType]
     if get_origin(hint) not in (list, dict) and len(kinds) == 1:  # of `int | None`
         hint, kinds = kinds[0], list(get_args(kinds[0]))

@@ -1,7 +1,8 @@
 """Answer a question: compose the query, rank the tracks by it, fold and cap the ranking, tell how near the results are.
 
 The ranking is read from its beginning, as deep as it takes: a search for some nearest tracks is repeated for four times as many until
-k results are left after folding and caps.
+k results are left after folding and caps. Far down, further tracks of artists that have enough are skipped without reading their lines,
+and where there are no others the reading ends: else it could be that of a whole catalogue.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +20,10 @@ from disentangled_ml.search.labels import LabelledTracks
 from disentangled_ml.search.question import Question, Seed, check_question
 from disentangled_ml.search.results import Answer, Result
 from disentangled_ml.search.weighted_distance import check_weights
-from disentangled_ml.structures import TEMPO
+from disentangled_ml.structures import TEMPO, UNKNOWN
 
 DEEPER = 4  # times as many tracks, where those that were looked at do not suffice
+READ_WHOLE = 500  # tracks of a ranking that are read before any is skipped unread, so that near duplicates are told
 LOOKED_AT = 32  # tracks more than are wanted, where some of them may be folded or skipped
 
 
@@ -78,23 +80,14 @@ def answer(search: Ranked, question: Question) -> Answer:
     check_question(question, search.catalogue.condition_names)
     composed = compose(search, question)
     allowed, without_tempo = allowed_rows(search.catalogue, question, composed)
-    rankings = deeper_rankings(search, question, composed, allowed)
-    while True:
-        rows, squared, is_all = next(rankings)
-        threshold = search.duplicate_threshold if question.fold_duplicates else None
-        folding = Folding(search.catalogue, question.per_artist, question.per_album, threshold)
-        for seed in distinct(composed.seeds):
-            folding.add_seed(seed.recording, seed.track)
-        places = folding.read(rows, question.k)
-        if len(places) == question.k or is_all:
-            break
-    results = search.results(rows[places], squared[places] @ composed.weights, squared[places])
+    rows, squared, folding, unread = read_ranking(search, question, composed, allowed)
+    results = search.results(rows, squared @ composed.weights, squared)
     results = [found._replace(duplicates=tuple(folding.folded[found.row])) for found in results]
     return Answer(
         told(search.catalogue, question, composed, results),
         dict(zip(search.catalogue.condition_names, composed.weights.tolist(), strict=True)),
         tuple(folding.of_seeds),
-        folding.beyond["artist"],
+        folding.beyond["artist"] + unread,
         folding.beyond["album"],
         without_tempo,
     )
@@ -193,6 +186,52 @@ def seed_tempo(composed: Composed) -> float:
             "tempo_change: no seed that stands for tempo has a known one; give the range itself, as tempo=[90,120]"
         )
     return tempo
+
+
+def read_ranking(
+    search: Ranked, question: Question, composed: Composed, allowed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Folding, int]:
+    """Read the ranking until k tracks of it are left, or no others may be.
+
+    Returns:
+        The rows (K,) that are left, their squared distances (K, C), what became of the others, and how many on the way to the last one
+        were skipped unread, for their artist has enough.
+    """
+    artists = search.catalogue.columns["artist"]
+    read = full = np.empty(0, np.int64)
+    for rows, squared, is_all in deeper_rankings(search, question, composed, allowed):
+        folding = new_folding(search, question, composed)
+        is_read = np.isin(rows, read) | ~np.isin(artists[rows], full)
+        read = rows[is_read]
+        places = np.flatnonzero(is_read)[folding.read(read, question.k)]
+        left, left_squared = rows[places], squared[places]
+        if len(left) == question.k:
+            return left, left_squared, folding, int(np.count_nonzero(~is_read[: places[-1]]))
+        if len(rows) >= READ_WHOLE:
+            full = full_artists(artists[left], question.per_artist)
+        rest = allowed & ~np.isin(artists, full)
+        rest[read] = False
+        if is_all or not rest.any():
+            break
+    return left, left_squared, folding, int(np.count_nonzero(allowed)) - len(read)
+
+
+def new_folding(search: Ranked, question: Question, composed: Composed) -> Folding:
+    threshold = search.duplicate_threshold if question.fold_duplicates else None
+    folding = Folding(search.catalogue, question.per_artist, question.per_album, threshold)
+    for seed in distinct(composed.seeds):
+        folding.add_seed(seed.recording, seed.track)
+    return folding
+
+
+def full_artists(kept: np.ndarray, per_artist: int | None) -> np.ndarray:
+    """Return which artists have enough, of the artists (K,) of tracks that are kept; unknown ones never have.
+
+    >>> full_artists(np.array([7, 5, 7, UNKNOWN, UNKNOWN]), 2).tolist(), full_artists(np.array([7]), None).tolist()
+    ([7], [])
+    """
+    artists, counts = np.unique(kept, return_counts=True)
+    return artists[(artists != UNKNOWN) & (counts >= (np.inf if per_artist is None else per_artist))]
 
 
 def deeper_rankings(

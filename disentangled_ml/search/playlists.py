@@ -1,8 +1,9 @@
 """Results for other programs: as a playlist, as JSON, as a table.
 
-A playlist is extended M3U in UTF-8 (``.m3u8``): a line ``#EXTINF:-1,Artist - Title`` and a line with the path per track. -1 says that
-the length is not known, which players then read themselves. The format has no escapes. So a path that holds a line break, or ends in a
-space, cannot be written; a relative one that would be read as a comment, as an address or without its first space has ``./`` before it.
+A playlist is extended M3U in UTF-8 (``.m3u8``): a line ``#EXTINF:203,Artist - Title`` and a line with the path per track. The number
+is the length in seconds, -1 where the catalogue does not know it; players then read it themselves. The format has no escapes. So a
+path that holds a line break, or ends in a space, cannot be written; a relative one that would be read as a comment, as an address or
+without its first space has ``./`` before it.
 """
 
 import csv
@@ -11,15 +12,32 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from disentangled_ml.files import read_object, write_text
+from datamodules.corpora.cells import parse_number
+from disentangled_ml.files import read_object, text_cell, write_text
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.similarity_search import Result
 from disentangled_ml.structures import TEMPO
 
-HEAD, ENTRY = "#EXTM3U\n", "#EXTINF:-1,"
+NOT_KNOWN = -1  # the length of a track
+# The comment tells our playlists from those of a player; those that were written before there was one have no lengths.
+HEAD, EARLIER_HEAD = "#EXTM3U\n# of disentangled search\n", f"#EXTM3U\n#EXTINF:{NOT_KNOWN},"
 COLUMNS = ("rank", "track_id", "path", "artist", "title", "album", "tempo", "distance")
+
+
+class PlaylistEntry(NamedTuple):
+    """A track as a playlist names it.
+
+    Attributes:
+        title: What players show.
+        path: Of its recording, or an address.
+        seconds: Its length; -1 where that is not known.
+    """
+
+    title: str
+    path: str
+    seconds: int = NOT_KNOWN
 
 
 def write_results(
@@ -59,27 +77,40 @@ def is_result(path: Path) -> bool:
     """Return whether a file is one that a search may have written, by what it begins with or, of JSON, holds."""
     if path.suffix == ".json":
         return not {"results", "k"}.isdisjoint(read_object(path))
-    begin = ",".join(COLUMNS) if path.suffix == ".csv" else HEAD + ENTRY
+    begins = [",".join(COLUMNS)] if path.suffix == ".csv" else [HEAD, EARLIER_HEAD]
     with open(path, "rb") as file:
-        return begin.encode().startswith(file.read(len(begin)))
+        content = file.read(max(map(len, begins)))
+    return any(begin.encode().startswith(content[: len(begin)]) for begin in begins)
 
 
-def playlist_entries(results: Sequence[Result], folder: Path | None) -> list[tuple[str, str]]:
-    """Return the title and path of each track that a playlist can hold, relative to a folder or, without one, absolute.
+def playlist_entries(results: Sequence[Result], folder: Path | None) -> list[PlaylistEntry]:
+    """Return the tracks that a playlist can hold, their paths relative to a folder or, without one, absolute.
 
     Left out are tracks without a path, and those whose path a line of UTF-8 cannot hold.
     """
-    paths = [playlist_path(result.track.path, folder) for result in results]
-    return [(playlist_title(result.track), path) for result, path in zip(results, paths, strict=True) if path]
+    tracks = [result.track for result in results]
+    paths = [playlist_path(track.path, folder) for track in tracks]
+    return [
+        PlaylistEntry(playlist_title(track), path, whole_seconds(track))
+        for track, path in zip(tracks, paths, strict=True)
+        if path
+    ]
 
 
-def playlist(entries: Sequence[tuple[str, str]]) -> str:
-    r"""Return the playlist of titles and paths.
+def playlist(entries: Sequence[PlaylistEntry]) -> str:
+    """Return the playlist of some entries.
 
-    >>> playlist([("Nina - Blue", "a.flac")])
-    '#EXTM3U\n#EXTINF:-1,Nina - Blue\na.flac\n'
+    >>> print(playlist([PlaylistEntry("Nina - Blue", "a.flac", 203), PlaylistEntry("b", "b.flac")]))
+    #EXTM3U
+    # of disentangled search
+    #EXTINF:203,Nina - Blue
+    a.flac
+    #EXTINF:-1,b
+    b.flac
+    <BLANKLINE>
     """
-    return "".join([HEAD, *(f"{ENTRY}{title}\n{path}\n" for title, path in entries)])
+    lines = [f"#EXTINF:{entry.seconds},{entry.title}\n{entry.path}\n" for entry in entries]
+    return "".join([HEAD, *lines])
 
 
 def playlist_path(path: str | None, folder: Path | None) -> str | None:
@@ -127,6 +158,18 @@ def playlist_title(track: CatalogueTrack) -> str:
     return " ".join(shown.split())
 
 
+def whole_seconds(track: CatalogueTrack) -> int:
+    """Return the length of a track in whole seconds, -1 where it is not known.
+
+    >>> track = CatalogueTrack("a", None, None, {}, metadata={"duration": "203.4"})
+    >>> whole_seconds(track), whole_seconds(track._replace(metadata=None))
+    (203, -1)
+    """
+    seconds = parse_number((track.metadata or {}).get("duration", ""))
+    # 0 would say that there is nothing to play.
+    return max(1, round(seconds)) if seconds is not None and seconds > 0 else NOT_KNOWN
+
+
 def results_json(results: Sequence[Result], about: Mapping[str, Any] | None = None) -> str:
     """Return results as JSON, with all that is told of each."""
     return json.dumps({**(about or {}), "results": [result.as_plain() for result in results]}, indent=1) + "\n"
@@ -149,7 +192,15 @@ def results_csv(results: Sequence[Result]) -> str:
         track, distances = result.track, result.distances
         metadata = track.metadata or {}
         about = (track.track_id, track.path, track.artist, metadata.get("title"), metadata.get("album"))
-        writer.writerow([rank, *about, track.labels.get(TEMPO), result.distance, *(distances[name] for name in names)])
+        writer.writerow(
+            [
+                rank,
+                *map(text_cell, about),
+                track.labels.get(TEMPO),
+                result.distance,
+                *(distances[name] for name in names),
+            ]
+        )
     return text.getvalue()
 
 

@@ -68,19 +68,25 @@ class Question:
         return [*self.avoid, *self.avoid_of.get(condition, ())]
 
 
-def check_question(question: Question, condition_names: Sequence[str]) -> None:
-    """Raise ValueError for what cannot be asked, naming it; weights and ranges are checked where they are used."""
-    for key in ("seeds_of", "labels", "avoid_of"):
-        for name in getattr(question, key):
+def check_question(question: Question, condition_names: Sequence[str], seeds_of: str = "seeds_of") -> None:
+    """Raise ValueError for what cannot be asked, naming it; weights and ranges are checked where they are used.
+
+    Args:
+        question: The question.
+        condition_names: That the model knows.
+        seeds_of: What messages call the seeds of single conditions.
+    """
+    for key, given in ((seeds_of, question.seeds_of), ("labels", question.labels), ("avoid_of", question.avoid_of)):
+        for name in given:
             if name not in condition_names:
                 known = ", ".join(condition_names)
                 raise ValueError(f"{key}.{name}: the model knows no such condition, only {known}")
     both = [name for name in question.labels if question.seeds_of.get(name)]
     if both:
-        raise ValueError(f"{both[0]} has seeds and a label: give one of them")
+        raise ValueError(f"{both[0]} has seeds and a label: give {seeds_of}.{both[0]} or labels.{both[0]}")
     given = {"seeds": question.seeds, "avoid": question.avoid}
-    for key in ("seeds_of", "avoid_of"):
-        given |= {f"{key}.{name}": seeds for name, seeds in getattr(question, key).items()}
+    for key, lists in ((seeds_of, question.seeds_of), ("avoid_of", question.avoid_of)):
+        given |= {f"{key}.{name}": seeds for name, seeds in lists.items()}
     for key, seeds in given.items():
         if isinstance(seeds, str):
             raise ValueError(f"{key}={seeds!r} is one name: give a list of seeds, as [{seeds!r}]")

@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from disentangled_ml.search.playlists import playlist, playlist_entries, playlist_title, results_csv, results_json
+from disentangled_ml.search.playlists import (
+    PlaylistEntry,
+    playlist,
+    playlist_entries,
+    playlist_title,
+    results_csv,
+    results_json,
+    whole_seconds,
+)
 from disentangled_ml.search.results import Result
 from disentangled_ml.web.asking import MAX_RESULTS, check_keys
 from disentangled_ml.web.recordings import recording_of
@@ -65,12 +73,12 @@ def with_path(found: Result, view: CatalogueView, tells_paths: bool) -> Result:
 
 def address_entries(
     view: CatalogueView, results: Sequence[Result], address: str, key: str | None
-) -> list[tuple[str, str]]:
-    """Return the title and the address of each recording that browsers, and other players, can fetch from here."""
+) -> list[PlaylistEntry]:
+    """Return the entries of recordings that browsers, and other players, can fetch from here."""
+    tracks = [found.track for found in results if view.recording(found.track.track_id) is not None]
+    addresses = [f"{address}/audio?{urlencode(audio_query(track.track_id, key))}" for track in tracks]
     return [
-        (playlist_title(found.track), f"{address}/audio?{urlencode(audio_query(found.track.track_id, key))}")
-        for found in results
-        if view.recording(found.track.track_id) is not None
+        PlaylistEntry(playlist_title(t), where, whole_seconds(t)) for t, where in zip(tracks, addresses, strict=True)
     ]
 
 

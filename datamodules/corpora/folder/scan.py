@@ -1,9 +1,9 @@
 """Keep a manifest in step with a folder of music: what is new, changed, moved, copied, gone; see docs/scan.md.
 
 Beside FILE.csv lies the folder FILE.csv.scan: ``state.jsonl``, what is known of each file and track; ``failed.csv``, what cannot be
-used and why; ``lock``. Files are read first, which can be interrupted at any point: the state is saved on the way. Then the manifest
-is written, between two writes of the state: the first says which cells may come, the second that they have, so that a scan that is
-killed between them takes none of its own cells for a person's.
+used and why; ``deleted.csv`` and ``last.csv``, see deletions.py; ``lock``. Files are read first, which can be interrupted at any point:
+the state is saved on the way. Then the manifest is written, between two writes of the state: the first says which cells may come, the
+second that they have, so that a scan that is killed between them takes none of its own cells for a person's.
 """
 
 import csv
@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.corpora.folder.deletions import DELETED, LAST, keep_deleted
 from datamodules.corpora.folder.manifest_writer import (
     TAG_COLUMNS,
     manifest_text,
@@ -26,7 +27,7 @@ from datamodules.corpora.folder.reading import is_known, path_cell, read_file
 from datamodules.corpora.folder.state import Reading, ScanState, Track, read_state, write_state
 from datamodules.corpora.folder.walk import FolderListing, list_audio
 from datamodules.corpora.manifest_table import ManifestError
-from disentangled_ml.files import UNFINISHED, atomic_write, locked, remove_unfinished
+from disentangled_ml.files import UNFINISHED, atomic_write, locked, remove_unfinished, text_cell
 from disentangled_ml.progress import show_progress
 
 STATE, FAILED = "state.jsonl", "failed.csv"
@@ -48,11 +49,13 @@ class ScanReport(NamedTuple):
         copies: Files with the same bytes as another one; each is a track.
         failed: Files that cannot be used, and folders that cannot be listed.
         deleted: Files that stay out, since a person has deleted their rows.
+        lost: Of these, those whose rows were there when the last scan ended.
         own_rows: Rows of no file of the folder, which stay.
         bad_tempi: Files whose tags name a tempo, but no legal one.
         broken_tags: Files whose tags cannot be read.
         hidden: Files and folders left out because their names begin with a dot.
         failures: The list of what has failed.
+        deletions: That of the rows that were deleted.
     """
 
     found: int
@@ -66,11 +69,13 @@ class ScanReport(NamedTuple):
     copies: int
     failed: int
     deleted: int
+    lost: int
     own_rows: int
     bad_tempi: int
     broken_tags: int
     hidden: int
     failures: Path
+    deletions: Path
 
 
 def scan_folder(music: Path, manifest: Path) -> ScanReport:
@@ -106,13 +111,18 @@ def scan_folder(music: Path, manifest: Path) -> ScanReport:
         usable = {path: reading for path, reading in readings.items() if not reading.failure}
         merged = merge(file, state.tracks, usable, cell_of, partial(place_in, str(music), str(manifest.parent)))
         after = ScanState(str(music), list(TAG_COLUMNS), readings, merged.tracks)
+        deleted = {name for name in merged.placement.path_of if merged.tracks[name].is_deleted}
+        lost = {name for name in deleted if name in state.tracks and not state.tracks[name].is_deleted}
+        keep_deleted(beside, deleted)
         if after != state:
             save(after._replace(tracks=pending(state.tracks, merged.tracks)))
-        write_manifest(manifest, manifest_text(file, merged.rows))
+        text = manifest_text(file, merged.rows)
+        write_manifest(manifest, text)
         if after != state:
             save(after)
+        write_manifest(beside / LAST, text)
         write_failures(beside / FAILED, listing, readings)
-        return report(listing, n_read, readings, usable, merged, beside / FAILED)
+        return report(listing, n_read, readings, usable, merged, len(lost), beside)
 
 
 def clear_unfinished(manifest: Path, beside: Path) -> None:
@@ -127,7 +137,7 @@ def check_folder(music: Path, manifest: Path, listing: FolderListing, state: Sca
     """Check that a folder can be the one of a manifest, so that a slip or a missing drive does not empty it."""
     if not listing.files:
         raise ManifestError(
-            f"{music} holds no audio file: is it the right folder, and is its drive there? Nothing is changed"
+            f"music={music} holds no audio file: is it the right folder, and is its drive there? Nothing is changed"
         )
     is_other = state.readings and state.music != str(music)
     if is_other and not any(found.path in state.readings for found in listing.files):
@@ -188,7 +198,9 @@ def write_failures(path: Path, listing: FolderListing, readings: dict[str, Readi
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "reason"))
-        writer.writerows((shown(name), reason) for name, reason in sorted({**failed, **listing.unreadable}.items()))
+        writer.writerows(
+            (text_cell(shown(name)), reason) for name, reason in sorted({**failed, **listing.unreadable}.items())
+        )
 
 
 def shown(path: str) -> str:
@@ -207,7 +219,8 @@ def report(
     readings: dict[str, Reading],
     usable: dict[str, Reading],
     merged: Merged,
-    failures: Path,
+    lost: int,
+    beside: Path,
 ) -> ScanReport:
     """Return what a scan has found and done."""
     placement = merged.placement
@@ -225,9 +238,11 @@ def report(
         copies=len(usable) - len({reading.digest for reading in usable.values()}),
         failed=len(readings) - len(usable) + len(listing.unreadable),
         deleted=deleted,
+        lost=lost,
         own_rows=merged.own_rows,
         bad_tempi=sum(reading.has_bad_tempo for reading in usable.values()),
         broken_tags=sum(reading.is_broken for reading in usable.values()),
         hidden=listing.hidden,
-        failures=failures,
+        failures=beside / FAILED,
+        deletions=beside / DELETED,
     )

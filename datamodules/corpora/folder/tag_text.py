@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from datamodules.corpora.cells import UNKNOWN_VALUES, key_of, parse_number
+from datamodules.corpora.cells import UNKNOWN_VALUES, key_of, parse_number, tag_key
 from disentangled_ml.structures import MAX_BPM, MIN_BPM
 
 MOST_CHARACTERS = 500  # of a cell: some files hold a book in their title
@@ -46,13 +46,13 @@ def split_written(text: str) -> list[str]:
 def tags_cell(tags: Iterable[str]) -> str:
     """Join tags for a cell: known ones, each once, in the spelling that comes first.
 
-    >>> tags_cell(["Rock", "rock ", "Other", "Pop"])
-    'Rock;Pop'
+    >>> tags_cell(["Hip-Hop", "hip hop ", "Other", "Pop"])
+    'Hip-Hop;Pop'
     """
     shown: dict[str, str] = {}
     for tag in tags:
         if (key := key_of(tag)) and key not in NO_TAGS:
-            shown.setdefault(key, clean(tag))
+            shown.setdefault(tag_key(tag), clean(tag))
     cell = ""
     for tag in list(shown.values())[:MOST_TAGS]:
         if len(cell) + len(tag) < MOST_CHARACTERS:

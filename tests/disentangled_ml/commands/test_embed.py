@@ -136,6 +136,17 @@ def test_a_split_of_a_manifest(tmp_path, checkpoint, manifest):
     assert [track.track_id for track in catalogue.tracks(range(len(catalogue)))] == ["r0", "r4", "r8"]
 
 
+def test_what_is_odd_about_a_manifest_is_told_once(tmp_path, checkpoint, manifest, caplog):
+    header, *rows = manifest.read_text().splitlines()
+    odd = manifest.with_name("odd.csv")
+    odd.write_text("\n".join([f"{header},year,mood", *(f"{row},1999," for row in rows[:5])]) + "\n")
+    with caplog.at_level(logging.INFO):
+        run(f"checkpoint={checkpoint}", f"manifest={odd}", f"out={tmp_path}/index", "split=test")
+    told = [record.getMessage() for record in caplog.records]
+    for odd in ("hold numbers, not tags: year", "hold nothing known: mood"):
+        assert sum(odd in line for line in told) == 1
+
+
 def test_an_index_on_demand(tmp_path, checkpoint, tiny_shards, capsys):
     arguments = [f"checkpoint={checkpoint}", f"shards={tiny_shards}", f"out={tmp_path}/index"]
     run(*arguments, "approximate=true")

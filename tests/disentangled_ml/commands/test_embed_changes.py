@@ -228,7 +228,7 @@ def test_files_of_an_earlier_version_go_once_nobody_reads_them(made):
 def test_splits_are_those_of_the_manifest_or_refused(made):
     """Only ``prepare`` knows by which shares it drew a split."""
     assert made.embed(f"manifest={made.manifest}", "split=test") == ["r0", "r4"]
-    made.edit("artist 1,train", "artist 1,")
+    made.edit("artist 1,train", "artist 1,-")  # an unknown value
     for split in ("train", "val", "test"):
         with pytest.raises(
             ValueError, match=rf"split={split}: 2 tracks of .*manifest.csv have no split there.*give shards"

@@ -1,6 +1,8 @@
 """Embedding in parts: together they make what one run makes; what is missing is named with the part that makes it."""
 
 import io
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from disentangled_ml.search.catalogue import COLUMNS, HEADER, CatalogueError, re
 from disentangled_ml.structures import DUPLICATE, Rejected
 from tests.disentangled_ml.catalogues import save_checkpoint, write_recordings
 
+ROOT = Path(__file__).resolve().parents[3]
 ROWS = 2  # of a batch here
 N = 5  # recordings; with a repeated row there are three batches
 ALL_TRAIN = (1.0, 0.0, 0.0)
@@ -65,7 +68,9 @@ def test_parts_of_a_manifest_make_what_one_run_makes(tmp_path, run, manifest):
         run("parts", source, "merge=true")
     assert not (tmp_path / "parts" / HEADER).exists()
     run("parts", source, "part=1/3")
-    run("parts", source, "merge=true")
+    run("parts", source, "merge=true", f"npz={tmp_path}/all.npz", f"parquet={tmp_path}/all.parquet")
+    assert len(np.load(tmp_path / "all.npz")["track_id"]) == N
+    assert (tmp_path / "all.parquet").stat().st_size > 0
     assert content_of(tmp_path / "parts") == content_of(tmp_path / "once")
     assert DUPLICATE in (tmp_path / "parts/rejected.csv").read_text()
     # Rows or recordings that have changed since are missed, by the parts that embed them.
@@ -127,11 +132,32 @@ def test_a_merge_before_any_part(run, tiny_shards):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["part=5/4"], "part=5/4 is not legal"), (["part=1/4", "merge=true"], "part=1/4 and merge=true are two steps")],
+    [
+        (["part=5/4"], "part=5/4 is not legal"),
+        (["part=1/4", "merge=true"], "part=1/4 and merge=true are two steps"),
+        (["part=1/4", "npz=a.npz"], "part=1/4 makes no npz=a.npz, .*: give it to the run with merge=true"),
+        (["part=1/1", "npz=a.npz", "parquet=b.parquet"], "part=1/1 makes no npz=a.npz nor parquet=b.parquet"),
+    ],
 )
 def test_steps_that_are_none(run, arguments, message):
     with pytest.raises(ConfigError, match=message):
         run("parts", "shards=x", *arguments)
+
+
+@pytest.mark.parametrize(
+    "task", [{"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "7"}, {}], ids=["part", "merge"]
+)
+def test_on_slurm_the_merging_job_alone_writes_files_of_the_whole(tmp_path, task):
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    given = ["checkpoint=a b.ckpt", "npz=x y.npz", "out=o", "--parquet=z.parquet", "split=val"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **task}
+    job = ["bash", str(ROOT / "conf/slurm/embed.sbatch"), *given]
+    done = subprocess.run(job, env=environment, capture_output=True, text=True, check=True)
+    kept = [argument for argument in given if not (task and ("npz" in argument or "parquet" in argument))]
+    step = "part=3/7" if task else "merge=true"
+    assert done.stdout.splitlines()[-len(kept) - 3 :] == [step, "workers=1", "accelerator=cpu", *kept]
 
 
 def test_each_row_is_in_one_part_and_a_repeated_track_is_rejected(manifest):

@@ -155,11 +155,22 @@ def test_an_out_that_is_a_file_is_named(library):
     assert library.out.read_text() == "mine"
 
 
-def test_no_folder_and_an_empty_one(library, tmp_path):
+@pytest.mark.parametrize("given", [[], ["music="], ["music=null"]])
+def test_music_must_be_given(given):
+    with pytest.raises(ConfigError, match=r"no value for music: give .*, music=DIR \(make music MUSIC=DIR\)"):
+        load_config(MusicConfig, given)
+
+
+def test_what_is_no_folder_of_music(library, tmp_path):
     library.music = tmp_path / "nowhere"
-    with pytest.raises(ConfigError, match="is not a folder"):
+    with pytest.raises(ConfigError, match=r"music=.*nowhere does not exist: give music=DIR"):
         library.run()
-    (tmp_path / "nothing").mkdir()
+    library.music = tmp_path / "list.txt"
+    library.music.write_text("a.mp3")
+    with pytest.raises(ConfigError, match=r"music=.*list\.txt is a file: give music=DIR"):
+        library.run()
     library.music = tmp_path / "nothing"
-    with pytest.raises(ValueError, match="holds no audio file"):
+    library.music.mkdir()
+    (library.music / "list.txt").touch()
+    with pytest.raises(ValueError, match=r"music=.*nothing holds no audio file"):
         library.run()

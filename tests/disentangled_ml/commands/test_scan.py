@@ -57,6 +57,23 @@ def test_it_prints_what_it_did(folder, capsys):
     )
 
 
+def test_it_tells_how_many_rows_have_gone_and_where_they_are(folder, capsys):
+    arguments = [f"music={folder}/music", f"out={folder}/all.csv"]
+    scan.main(load_config(ScanConfig, arguments))
+    lines = (folder / "all.csv").read_text().splitlines(keepends=True)
+    (folder / "all.csv").write_text("".join(lines[:3]))
+    capsys.readouterr()
+    scan.main(load_config(ScanConfig, arguments))
+    shown = capsys.readouterr().out
+    assert f"  4 left out, as their rows were deleted, see {folder}/all.csv.scan/deleted.csv\n" in shown
+    assert (
+        "  4 of these deleted since the last scan: if you did not mean it, put the rows back from that list\n" in shown
+    )
+    (folder / "all.csv").write_text("".join(lines))
+    scan.main(load_config(ScanConfig, arguments))
+    assert "deleted" not in capsys.readouterr().out
+
+
 def test_a_killed_scan_goes_on(folder):
     process, _, _ = run(folder, before=KILLED)
     assert process.returncode == -signal.SIGKILL
@@ -68,8 +85,16 @@ def test_a_killed_scan_goes_on(folder):
     assert len(rows_of(folder / "all.csv")) == N
 
 
+def test_the_home_folder_may_be_written_as_such(folder, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(folder))
+    scan.main(load_config(ScanConfig, ["music=~/music", f"out={folder}/all.csv"]))
+    assert "6 tracks" in capsys.readouterr().out
+
+
 def test_bad_input(folder):
-    with pytest.raises(ConfigError, match=r"music=.*nowhere is no folder"):
+    with pytest.raises(ConfigError, match="music is empty: give it as music=VALUE"):
+        load_config(ScanConfig, ["music=", f"out={folder}/all.csv"])
+    with pytest.raises(ConfigError, match=r"music=.*nowhere does not exist: give music=DIR"):
         scan.main(load_config(ScanConfig, [f"music={folder}/nowhere", f"out={folder}/all.csv"]))
     with pytest.raises(ConfigError, match=r"out=.*0\.mp3 is there and would be lost"):
         scan.main(load_config(ScanConfig, [f"music={folder}/music", f"out={folder}/music/0.mp3"]))

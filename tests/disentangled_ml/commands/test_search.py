@@ -162,6 +162,20 @@ def test_another_checkpoint_is_refused(folder, tmp_path):
         (["like=r0", "path_to=r1", "avoid=r2"], "path_to=r1 has no use for avoid: leave it out"),
         (["like=[r0,r2]", "path_to=r1"], "path_to=r1 needs one track: give like=TRACK_ID"),
         (["like=r0", "match=best", "dissimilar=true"], "match=best has no use for dissimilar"),
+        (
+            ["like=r0", "match=best", "fold=false", "per_album=1"],
+            "match=best has no use for per_album, fold: leave them",
+        ),
+        (["like=r0", "path_to=r1", "fold=false"], "path_to=r1 has no use for fold: leave it out"),
+        (["like=r0", "path_to=r1", "k=3", "same_artist=false"], "path_to=r1 has no use for k, same_artist: leave them"),
+        (["like=r0", "path_to=r1", "tempo=[60,90]", "labels.mood=calm"], "has no use for labels, tempo: leave them"),
+        (["like=r0", "path_to=r1", "match=best"], "path_to=r1 has no use for match: leave it out"),
+        (["like=r0", "steps=3", "rerank=9"], "a question has no use for steps, rerank: leave them out"),
+        (["precision=true", "weights.genre=1"], "precision=true has no use for weights: leave it out"),
+        (["like=r0", "path_to=nobody"], "path_to=nobody is no track of .*index: a path leads from one of them"),
+        (["like=nobody", "path_to=r0"], "like=nobody is no track of"),
+        (["seeds.genr=r0"], r"^seeds\.genr: the model knows no such condition, only genre, mood, tempo"),
+        (["seeds.mood=r0", "labels.mood=calm"], r"mood has seeds and a label: give seeds\.mood or labels\.mood"),
         (["like=r0", "tempo_change=[5,-5]"], r"tempo_change=\[5.0, -5.0\] is no range: .* in percent"),
         (["like=r0", "method=fast"], "method=fast is not legal: choose one of auto, exact, approximate"),
         (["like=r0", "method=approximate"], "has no index for method=approximate"),
@@ -171,6 +185,13 @@ def test_another_checkpoint_is_refused(folder, tmp_path):
 def test_bad_arguments(folder, arguments, message):
     with pytest.raises(ValueError, match=message):
         run(folder, *arguments)
+
+
+def test_every_key_has_its_ways_and_a_default_is_not_given(folder):
+    known = {key for keys in search.TAKES.values() for key in keys} | search.COMMON
+    assert known == set(load_config(SearchConfig, ["index=."]))
+    run(folder, "like=r0", "k=10", "steps=8", "rerank=30", "match=mean", "precision=false")
+    run(folder, "like=r0", "path_to=r1", "steps=2", "fold=true", "k=10", "tempo=null")
 
 
 def test_no_index(tmp_path):
@@ -191,10 +212,10 @@ def test_results_become_a_playlist_and_a_table(folder, tmp_path, capsys):
     run(folder, "like=r1", "k=3", f"out={tmp_path}/lists/calm.m3u8", f"weights_file={weights_file(tmp_path)}")
     lines = (tmp_path / "lists" / "calm.m3u8").read_text().splitlines()
     assert lines[0] == "#EXTM3U"
-    assert [(tmp_path / "lists" / line).resolve().suffix for line in lines[2::2]] == [".flac"] * 3
-    assert all((tmp_path / "lists" / line).is_file() for line in lines[2::2])
+    assert [(tmp_path / "lists" / line).resolve().suffix for line in lines[3::2]] == [".flac"] * 3
+    assert all((tmp_path / "lists" / line).is_file() for line in lines[3::2])
     run(folder, "like=r1", "k=3", f"out={tmp_path}/calm.m3u8", "absolute_paths=true")
-    assert all(Path(line).is_absolute() for line in (tmp_path / "calm.m3u8").read_text().splitlines()[2::2])
+    assert all(Path(line).is_absolute() for line in (tmp_path / "calm.m3u8").read_text().splitlines()[3::2])
     run(folder, "like=r1", "k=3", f"out={tmp_path}/calm.csv")
     assert len((tmp_path / "calm.csv").read_text().splitlines()) == 4
     with pytest.raises(ValueError, match="is of no known form"):

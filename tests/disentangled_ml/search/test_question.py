@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from disentangled_ml.search import duplicates, explanation, similarity_search
-from disentangled_ml.search.catalogue import CatalogueTrack
+from disentangled_ml.search.catalogue import CatalogueTrack, EmbeddedCatalogue
 from disentangled_ml.search.duplicates import DUPLICATE, VERSION
 from disentangled_ml.search.folding import Folding
 from disentangled_ml.search.question import Question
@@ -161,7 +161,9 @@ def tracks_with_albums() -> list[CatalogueTrack]:
     ]
 
 
-def test_caps_skip_in_the_order_of_the_ranking_and_count(tmp_path, monkeypatch):
+@pytest.mark.parametrize("read_whole", [1, 500])
+def test_caps_skip_in_the_order_of_the_ranking_and_count(tmp_path, monkeypatch, read_whole):
+    monkeypatch.setattr("disentangled_ml.search.answering.READ_WHOLE", read_whole)
     monkeypatch.setattr("disentangled_ml.search.answering.LOOKED_AT", 1)  # so it has to look deeper
     tracks = tracks_with_albums()
     search = small(tmp_path, tracks)
@@ -187,6 +189,36 @@ def test_caps_skip_in_the_order_of_the_ranking_and_count(tmp_path, monkeypatch):
     without = search.ask(Question(seeds=["t1"], k=99, other_artists=True))
     assert rows_of(without)
     assert all(tracks[row].artist != "artist 1" for row in rows_of(without))
+
+
+@pytest.mark.parametrize("per_artist", [1, 2, 5])
+@pytest.mark.parametrize("k", [4, 7, 12, 99])
+def test_what_is_skipped_unread_changes_no_answer(tmp_path, monkeypatch, k, per_artist):
+    monkeypatch.setattr("disentangled_ml.search.answering.LOOKED_AT", 1)
+    search = small(tmp_path, tracks_with_albums())
+    answers = []
+    for read_whole in (1, 500):
+        monkeypatch.setattr("disentangled_ml.search.answering.READ_WHOLE", read_whole)
+        for asked in ({}, {"most_dissimilar": True}, {"per_album": 1}):
+            question = Question(seeds=["t7"], k=k, per_artist=per_artist, fold_duplicates=False, **asked)
+            answers.append(search.ask(question))
+    for one, other in zip(answers[:3], answers[3:], strict=True):
+        assert rows_of(one) == rows_of(other)
+        assert (one.beyond_artist, one.beyond_album) == (other.beyond_artist, other.beyond_album)
+
+
+@pytest.mark.parametrize("last", ["artist 0", "another"])
+def test_few_lines_are_read_where_all_artists_have_enough(tmp_path, monkeypatch, last):
+    embedding = unit_rows(9_000)
+    farthest = int(np.argmax(np.linalg.norm(embedding - embedding[0], axis=1)))
+    tracks = [CatalogueTrack(f"t{n}", f"artist {n % 5}", None, {}) for n in range(9_000)]
+    tracks[farthest] = tracks[farthest]._replace(artist=last)
+    search, read, n_read = small(tmp_path, tracks, embedding), EmbeddedCatalogue.tracks, []
+    monkeypatch.setattr(EmbeddedCatalogue, "tracks", lambda self, rows: n_read.append(len(rows)) or read(self, rows))
+    answer = search.ask(Question(seeds=["t0"], k=50, per_artist=2, fold_duplicates=False))
+    assert len(answer.results) == (10 if last == "artist 0" else 11)
+    assert len(answer.results) + answer.beyond_artist == 8_999
+    assert sum(n_read) < 8_999
 
 
 def test_duplicates_and_versions_are_folded_into_one_row(tmp_path):
@@ -261,7 +293,10 @@ def test_a_collapsed_model_folds_nothing(tmp_path):
         ({"seeds_of": {"genr": ["t1"]}}, r"seeds_of\.genr: the model knows no such condition, only genre, mood, tempo"),
         ({"labels": {"mood": "clam"}}, r"labels\.mood=clam: no track of the catalogue has it; there are calm"),
         ({"labels": {"tempo": "90"}}, r"labels\.tempo=90: a tempo is no label"),
-        ({"labels": {"mood": "calm"}, "seeds_of": {"mood": ["t1"]}}, "mood has seeds and a label: give one of them"),
+        (
+            {"labels": {"mood": "calm"}, "seeds_of": {"mood": ["t1"]}},
+            r"mood has seeds and a label: give seeds_of\.mood or",
+        ),
         ({"labels": {"mood": "calm"}, "weights": {"genre": 1}}, "no seed or label stands for genre"),
         ({"seeds": ["t4"], "tempo_change": (0.0, 0.1)}, "no seed that stands for tempo has a known one"),
         ({"seeds": ["t1"], "tempo_change": (0.2, 0.1)}, r"tempo_change=\[0.2, 0.1\] is no range"),

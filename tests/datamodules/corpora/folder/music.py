@@ -67,7 +67,7 @@ def failures_of(manifest: Path) -> dict[str, str]:
 
 def counts(report: ScanReport, *names: str) -> dict[str, int]:
     """Return the counts that are not zero, but for some that are mostly known."""
-    left_out = {"found", "tracks", "failures"} - {*names}
+    left_out = {"found", "tracks", "failures", "deletions"} - {*names}
     return {name: value for name, value in report._asdict().items() if value and name not in left_out}
 
 

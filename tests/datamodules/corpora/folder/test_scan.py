@@ -205,13 +205,56 @@ def test_own_columns_and_rows_stay_and_a_deleted_column_too(folder):
 def test_a_deleted_row_stays_out_until_a_person_puts_it_back(folder):
     lines = (folder / "all.csv").read_text().splitlines()
     (folder / "all.csv").write_text("\n".join([lines[0], *lines[2:]]) + "\n")
-    for _ in range(2):
-        assert counts(scan(folder), "tracks") == {"tracks": 2, "deleted": 1}
+    assert counts(scan(folder), "tracks") == {"tracks": 2, "deleted": 1, "lost": 1}
+    assert counts(scan(folder), "tracks") == {"tracks": 2, "deleted": 1}
     (folder / "music" / "A" / "one.mp3").rename(folder / "music" / "1.mp3")
     assert counts(scan(folder)) == {"read": 1, "moved": 1, "deleted": 1}
     with open(folder / "all.csv", "a") as file:
         file.write("A__one,music/1.mp3\n")
     assert counts(scan(folder), "tracks") == {"tracks": 3}
+
+
+def test_rows_that_an_editor_has_lost_are_put_back_as_they_were(folder):
+    edit(folder, "track_id,path,", "track_id,path,stars,")
+    for name, stars in (("one.mp3", "=5"), ("two.flac", "4"), ("three.wav", "3")):
+        edit(folder, f"{name},", f"{name},{stars},")
+    edit(folder, "T 1", "My own title")
+    assert counts(scan(folder)) == {}
+    whole = (folder / "all.csv").read_text()
+    header, one, two, three = whole.splitlines()
+    (folder / "all.csv").write_text(f"{header}\n{one}\n{two[:5]}")
+    assert counts(scan(folder), "tracks") == {"tracks": 1, "deleted": 2, "lost": 2, "own_rows": 1}
+    edit(folder, one, "")
+    assert counts(scan(folder), "tracks") == {"deleted": 3, "lost": 1, "own_rows": 1}
+    deletions = scan(folder).deletions
+    assert deletions.read_text().splitlines() == [header, two, three, one]
+    lines = deletions.read_text().splitlines()
+    (folder / "all.csv").write_text("\n".join([header, *lines[2:], lines[1]]) + "\n")
+    assert counts(scan(folder), "tracks") == {"tracks": 3}
+    assert (folder / "all.csv").read_text().splitlines() == [header, three, one, two]
+
+
+@pytest.mark.parametrize("place", ["before the manifest", "behind the manifest"])
+def test_lost_rows_are_kept_by_a_scan_that_is_killed(folder, monkeypatch, place):
+    header, *rows = (folder / "all.csv").read_text().splitlines()
+    (folder / "all.csv").write_text(header + "\n")
+    write = scan_module.write_manifest
+
+    def die(path, text):
+        if place == "behind the manifest" and path.name == "all.csv":
+            write(path, text)
+            raise Killed
+        if place == "before the manifest" and path.name == "all.csv":
+            raise Killed
+        write(path, text)
+
+    monkeypatch.setattr(scan_module, "write_manifest", die)
+    with pytest.raises(Killed):
+        scan(folder)
+    monkeypatch.undo()
+    report = scan(folder)
+    assert report.deleted == 3
+    assert report.deletions.read_text().splitlines() == [header, *rows]
 
 
 def test_a_manifest_by_hand_is_taken_up(tmp_path):
@@ -253,6 +296,16 @@ def test_what_cannot_be_used_is_listed_and_remembered(folder, monkeypatch):
     make(music / "empty.mp3", 8, mtime=1)
     report = scan(folder)
     assert (report.failed, report.new, report.tracks) == (4, 1, 4)
+
+
+def test_formulas_stay_what_they_are_in_the_manifest_and_are_none_in_the_list_of_failures(folder):
+    make(folder / "music" / "=1.mp3", 9, artist="=1+1", title="@x")
+    (folder / "music" / "-1.mp3").write_bytes(b"")
+    assert counts(scan(folder)) == {"read": 2, "new": 1, "failed": 1}
+    row = list(rows_of(folder / "all.csv").values())[-1]
+    assert (row["path"], row["artist"], row["title"]) == ("music/=1.mp3", "=1+1", "@x")
+    assert list(failures_of(folder / "all.csv")) == ["'-1.mp3"]
+    assert counts(scan(folder)) == {"failed": 1}
 
 
 def test_a_file_that_breaks_and_is_mended(folder):
