@@ -8,7 +8,7 @@ Recordings are known by their content (``datamodules/batches/analysis.py``), and
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from datamodules.audio.tempo import grouped
 from datamodules.batches.analysis import Analysis, AnalysisStore, features_of, keep_analyses
+from datamodules.corpora.cells import tag_key
 from datamodules.corpora.records import collect
 from datamodules.shards.estimates import labelled, threshold
 from datamodules.shards.origin import is_unexpected
@@ -228,14 +229,16 @@ def describe_tracks(
     """
     given = {name: sum(name in record.labels for record in records) for name in notes[0].tags} if notes else {}
     names = [name for name, count in given.items() if count < LABELLED_ENOUGH * len(records)]
-    bounds = tag_thresholds([analysis.tags for analysis in notes], names, tag_share)
+    spellings = {name: given_spellings(record.labels.get(name, ()) for record in records) for name in names}
+    estimates = [respelled(analysis.tags, spellings) for analysis in notes]
+    bounds = tag_thresholds(estimates, names, tag_share)
     estimated: dict[str, int] = defaultdict(int)
     tracks = []
-    for record, analysis in zip(records, notes, strict=True):
+    for record, analysis, probabilities in zip(records, notes, estimates, strict=True):
         labels: dict[str, Any] = dict(record.labels)
         if TEMPO not in labels and analysis.tempo is not None:
             labels[TEMPO] = analysis.tempo.bpm
-        info = TrackInfo(record.track_id, record.artist, 0, labels, estimates=analysis.tags)
+        info = TrackInfo(record.track_id, record.artist, 0, labels, estimates=probabilities)
         labels = labelled(info, bounds).labels
         for name in labels.keys() - record.labels.keys():
             estimated[name] += 1
@@ -243,6 +246,29 @@ def describe_tracks(
         path = str(Path(record.path).absolute())
         tracks.append(CatalogueTrack(record.track_id, record.artist, path, labels, record.section, metadata))
     return tracks, dict(estimated)
+
+
+def given_spellings(tags: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Return how the tags that are given are written, by what all spellings have in common.
+
+    >>> given_spellings([["Rock", "Hip Hop"], ["Rock"]])
+    {'rock': 'Rock', 'hip hop': 'Hip Hop'}
+    """
+    return {tag_key(tag): tag for own in tags for tag in own}
+
+
+def respelled(
+    estimates: Mapping[str, Mapping[str, float]], spellings: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, float]]:
+    """Return the probabilities of tags with the tags written as given ones are, so that they are the same tags.
+
+    >>> respelled({"genre": {"Hip-Hop": 0.1, "rock": 0.2, "folk": 0.3}}, {"genre": {"hip hop": "hip hop", "rock": "Rock"}})
+    {'genre': {'hip hop': 0.1, 'Rock': 0.2, 'folk': 0.3}}
+    """
+    return {
+        name: {spellings.get(name, {}).get(tag_key(tag), tag): share for tag, share in tags.items()}
+        for name, tags in estimates.items()
+    }
 
 
 def tag_thresholds(

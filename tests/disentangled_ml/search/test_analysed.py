@@ -178,6 +178,16 @@ def test_labels_are_estimated_where_most_tracks_have_none():
     assert estimated == {"tempo": 2}
 
 
+def test_an_estimated_tag_that_some_files_name_is_written_as_they_do():
+    given = [{"mood": ["Laid Back", "Sad"]}, {}, {}, {}]
+    records = [TrackRecord(str(number), "x.wav", None, "train", labels) for number, labels in enumerate(given)]
+    notes = [analysis(None, **{"laid-back": 0.1 * n, "sad": 0.4 - 0.1 * n, "calm": 0.5}) for n in range(4)]
+    tracks, estimated = describe_tracks(records, notes, 0.25)
+    assert estimated == {"mood": 3}
+    found = {tag for track in tracks for tag in track.labels["mood"]}
+    assert found == {"Laid Back", "Sad", "calm"}
+
+
 def test_no_track_at_all_is_an_error_that_keeps_the_old_catalogue(folder):
     before = folder.update()
     for path in folder.folder.glob("*.flac"):
