@@ -111,9 +111,9 @@ def test_a_path_between_files(folder, tmp_path):
     paths = [folder / "recordings" / f"{number}.flac" for number in (1, 6)]
     ends = [f"like={paths[0]}", f"path_to={paths[1]}", f"checkpoint={folder}/x.ckpt"]
     run(folder, *ends, "steps=3", f"out={tmp_path}/p.m3u8", "absolute_paths=true")
-    lines = (tmp_path / "p.m3u8").read_text().splitlines()
-    assert [lines[2], lines[-1], len(lines)] == [*map(str, paths), 9]
-    assert not {str(path) for path in paths} & set(lines[4:-1:2])
+    listed = [line for line in (tmp_path / "p.m3u8").read_text().splitlines() if not line.startswith("#")]
+    assert [listed[0], listed[-1], len(listed)] == [*map(str, paths), 4]
+    assert not {str(path) for path in paths} & set(listed[1:-1])
 
 
 def test_precision(folder, capsys, tmp_path):
@@ -172,8 +172,6 @@ def test_another_checkpoint_is_refused(folder, tmp_path):
         (["like=r0", "path_to=r1", "match=best"], "path_to=r1 has no use for match: leave it out"),
         (["like=r0", "steps=3", "rerank=9"], "a question has no use for steps, rerank: leave them out"),
         (["precision=true", "weights.genre=1"], "precision=true has no use for weights: leave it out"),
-        (["like=r0", "path_to=nobody"], "path_to=nobody is no track of .*index: a path leads from one of them"),
-        (["like=nobody", "path_to=r0"], "like=nobody is no track of"),
         (["seeds.genr=r0"], r"^seeds\.genr: the model knows no such condition, only genre, mood, tempo"),
         (["seeds.mood=r0", "labels.mood=calm"], r"mood has seeds and a label: give seeds\.mood or labels\.mood"),
         (["like=r0", "tempo_change=[5,-5]"], r"tempo_change=\[5.0, -5.0\] is no range: .* in percent"),
