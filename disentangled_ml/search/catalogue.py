@@ -135,8 +135,13 @@ class EmbeddedCatalogue:
 
     def recording(self, row: int) -> EmbeddedRecording:
         """Return what the recording of a row is found by; its fingerprint is like none where the catalogue has none."""
+        embeddings, fingerprints = self.recordings([row])
+        return EmbeddedRecording(embeddings[0], fingerprints[0])
+
+    def recordings(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the embeddings (R, D) and fingerprints (R, SIZE) of some rows, as ``recording`` does."""
         known = self.audio_fingerprint
-        return EmbeddedRecording(self.embedding[row], NO_FINGERPRINT if known is None else known[row])
+        return self.embedding[rows], np.tile(NO_FINGERPRINT, (len(rows), 1)) if known is None else known[rows]
 
     def track(self, row: int) -> CatalogueTrack:
         """Read what is known about the track of a row. Raises CatalogueError if its line is damaged."""

@@ -16,12 +16,13 @@ import re
 
 import numpy as np
 
-from disentangled_ml.search.audio_fingerprint import unit_fingerprints
+from disentangled_ml.search.audio_fingerprint import SIZE, EmbeddedRecording, unit_fingerprints
 from disentangled_ml.search.catalogue import CatalogueTrack
 
 DUPLICATE, VERSION = "duplicate", "version"
 CORRELATION = 0.9
 SHARE, SAMPLE, SEED = 0.45, 400, 0
+NONE = -1  # in place of a number
 IDS = ("isrc", "musicbrainz_recording")
 # What a part of a title holds that tells versions apart, and not movements or parts of a work
 OF_A_VERSION = re.compile(
@@ -56,6 +57,45 @@ def duplicate_threshold(embedding: np.ndarray, fingerprints: np.ndarray | None =
         if others.any()
     ]
     return SHARE * float(np.median(nearest)) if nearest else 0.0
+
+
+class KnownRecordings:
+    """Recordings, in their order, that others may be duplicates of.
+
+    Args:
+        dim: Of the embeddings.
+    """
+
+    def __init__(self, dim: int):
+        # With room for more
+        self.n, self.embeddings, self.fingerprints = 0, np.empty((16, dim)), np.empty((16, SIZE), np.float32)
+
+    def add(self, recording: EmbeddedRecording) -> None:
+        if self.n == len(self.embeddings):
+            self.embeddings = np.concatenate([self.embeddings, np.empty_like(self.embeddings)])
+            self.fingerprints = np.concatenate([self.fingerprints, np.empty_like(self.fingerprints)])
+        self.embeddings[self.n] = recording.embedding
+        self.fingerprints[self.n] = unit_fingerprints(recording.audio_fingerprint[None])[0]
+        self.n += 1
+
+    def first_alike(
+        self, embeddings: np.ndarray, fingerprints: np.ndarray, threshold: float, since: int = 0
+    ) -> np.ndarray:
+        """Return which recording each of some others sounds the same as, (R,): the first from ``since`` on, or ``NONE``.
+
+        Args:
+            embeddings: (R, D).
+            fingerprints: (R, SIZE) int8.
+            threshold: Of the distance of embeddings.
+            since: Number of the first recording that counts.
+        """
+        known, own = self.embeddings[since : self.n], embeddings.astype(np.float64)
+        squared = (own**2).sum(1)[:, None] + (known**2).sum(1) - 2 * own @ known.T
+        is_alike = np.maximum(squared, 0.0) < threshold**2
+        is_alike |= unit_fingerprints(fingerprints) @ self.fingerprints[since : self.n].T >= CORRELATION
+        is_alike = np.pad(is_alike, ((0, 0), (0, 1)), constant_values=True)  # the end, where none is
+        first = is_alike.argmax(1)
+        return np.where(first == len(known), NONE, first + since)
 
 
 def identities(track: CatalogueTrack) -> dict[tuple[str, ...], str]:

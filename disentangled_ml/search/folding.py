@@ -4,11 +4,13 @@ from collections import Counter
 
 import numpy as np
 
-from disentangled_ml.search.audio_fingerprint import SIZE, EmbeddedRecording, unit_fingerprints
+from disentangled_ml.search.audio_fingerprint import EmbeddedRecording
 from disentangled_ml.search.catalogue import CatalogueTrack, EmbeddedCatalogue
-from disentangled_ml.search.duplicates import CORRELATION, DUPLICATE, identities
+from disentangled_ml.search.duplicates import DUPLICATE, NONE, KnownRecordings, identities
 from disentangled_ml.search.results import Duplicate
 from disentangled_ml.structures import name_code
+
+ROWS_AT_A_TIME = 256  # that are compared with what is known in one product
 
 
 class Folding:
@@ -39,11 +41,8 @@ class Folding:
         self.beyond = {"artist": 0, "album": 0}
         self.folded: dict[int, list[Duplicate]] = {}
         self.of_seeds: list[Duplicate] = []
-        # What a track may be the duplicate of: embeddings and fingerprints, with room for more, and for each where its duplicates
-        # are listed.
-        self.embeddings = np.empty((16, catalogue.embedding.shape[1]), np.float32)
-        self.fingerprints = np.empty((16, SIZE), np.float32)
-        self.lists: list[list[Duplicate]] = []
+        # What a track may be the duplicate of, and for each where its duplicates are listed.
+        self.known, self.lists = KnownRecordings(catalogue.embedding.shape[1]), list[list[Duplicate]]()
         self.by_identity: dict[tuple[str, ...], list[Duplicate]] = {}
 
     def add_seed(self, recording: EmbeddedRecording, track: CatalogueTrack | None) -> None:
@@ -52,12 +51,7 @@ class Folding:
 
     def add(self, recording: EmbeddedRecording, track: CatalogueTrack | None, duplicates: list[Duplicate]) -> None:
         """Collect the duplicates of a recording, which may be no track of the catalogue, in a list."""
-        place = len(self.lists)
-        if place == len(self.embeddings):
-            self.embeddings = np.concatenate([self.embeddings, np.empty_like(self.embeddings)])
-            self.fingerprints = np.concatenate([self.fingerprints, np.empty_like(self.fingerprints)])
-        self.embeddings[place] = recording.embedding
-        self.fingerprints[place] = unit_fingerprints(recording.audio_fingerprint[None])[0]
+        self.known.add(recording)
         self.lists.append(duplicates)
         for identity in identities(track) if track is not None else ():
             self.by_identity.setdefault(identity, duplicates)
@@ -65,10 +59,15 @@ class Folding:
     def read(self, rows: np.ndarray, k: int) -> list[int]:
         """Read a ranking of rows (R,) to its end, for duplicates of those that are kept; return their places, k at most."""
         kept: list[int] = []
-        for place, (row, track) in enumerate(zip(rows.tolist(), self.catalogue.tracks(rows.tolist()), strict=True)):
-            if not self.is_folded(row, track) and len(kept) < k and not self.is_beyond(track):
-                kept.append(place)
-                self.keep(row, track)
+        for first in range(0, len(rows), ROWS_AT_A_TIME):
+            block = rows[first : first + ROWS_AT_A_TIME].tolist()
+            n_before, alike = len(self.lists), self.first_alike(block)
+            for place, (row, track) in enumerate(zip(block, self.catalogue.tracks(block), strict=True)):
+                if alike[place] == NONE and len(self.lists) > n_before:
+                    alike[place] = self.first_alike([row], n_before)[0]
+                if not self.fold(row, track, alike[place]) and len(kept) < k and not self.is_beyond(track):
+                    kept.append(first + place)
+                    self.keep(row, track)
         return kept
 
     def keep(self, row: int, track: CatalogueTrack) -> None:
@@ -78,29 +77,25 @@ class Folding:
         self.add(self.catalogue.recording(row), track, self.folded[row])
 
     def is_folded(self, row: int, track: CatalogueTrack) -> bool:
-        """Fold a track into the one of which it is most surely a duplicate, or else into one that it is a version of."""
-        if self.threshold is None or not self.lists:
-            return False
-        own = self.duplicates_of(self.catalogue.recording(row))
-        if own is not None:
-            own.append(Duplicate(row, track, DUPLICATE))
+        """Fold a track into the first that it is a duplicate of, or else into one that it is a version of; return whether it is."""
+        return self.fold(row, track, self.first_alike([row])[0])
+
+    def first_alike(self, rows: list[int], since: int = 0) -> np.ndarray:
+        """Return which of the known recordings, those before ``since`` aside, rows (R,) sound the same as: the first, or ``NONE``."""
+        if self.threshold is None:
+            return np.full(len(rows), NONE)
+        return self.known.first_alike(*self.catalogue.recordings(rows), self.threshold, since)
+
+    def fold(self, row: int, track: CatalogueTrack, alike: int) -> bool:
+        """Fold a track into a known recording that it sounds the same as, or else into one that it is a version of."""
+        if alike != NONE:
+            self.lists[alike].append(Duplicate(row, track, DUPLICATE))
             return True
-        for identity, kind in identities(track).items():
+        for identity, kind in identities(track).items() if self.threshold is not None else ():
             if identity in self.by_identity:
                 self.by_identity[identity].append(Duplicate(row, track, kind))
                 return True
         return False
-
-    def duplicates_of(self, recording: EmbeddedRecording) -> list[Duplicate] | None:
-        """Return where the duplicates of what sounds the same as a recording are listed; None if nothing does."""
-        n = len(self.lists)
-        correlation = self.fingerprints[:n] @ unit_fingerprints(recording.audio_fingerprint[None])[0]
-        alike = int(correlation.argmax())
-        if correlation[alike] >= CORRELATION:
-            return self.lists[alike]
-        apart = np.linalg.norm(self.embeddings[:n] - recording.embedding, axis=1)
-        nearest = int(apart.argmin())
-        return self.lists[nearest] if apart[nearest] < self.threshold else None
 
     def is_beyond(self, track: CatalogueTrack) -> bool:
         """Return whether a track is skipped, for its artist or its album has enough, and count it if so."""
