@@ -90,12 +90,12 @@ class KnownRecordings:
             since: Number of the first recording that counts.
         """
         known, own = self.embeddings[since : self.n], embeddings.astype(np.float64)
+        if not len(known):
+            return np.full(len(own), NONE)
         squared = (own**2).sum(1)[:, None] + (known**2).sum(1) - 2 * own @ known.T
         is_alike = np.maximum(squared, 0.0) < threshold**2
         is_alike |= unit_fingerprints(fingerprints) @ self.fingerprints[since : self.n].T >= CORRELATION
-        is_alike = np.pad(is_alike, ((0, 0), (0, 1)), constant_values=True)  # the end, where none is
-        first = is_alike.argmax(1)
-        return np.where(first == len(known), NONE, first + since)
+        return np.where(is_alike.any(1), is_alike.argmax(1) + since, NONE)
 
 
 def identities(track: CatalogueTrack) -> dict[tuple[str, ...], str]:

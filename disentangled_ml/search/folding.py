@@ -76,10 +76,6 @@ class Folding:
         self.folded[row] = []
         self.add(self.catalogue.recording(row), track, self.folded[row])
 
-    def is_folded(self, row: int, track: CatalogueTrack) -> bool:
-        """Fold a track into the first that it is a duplicate of, or else into one that it is a version of; return whether it is."""
-        return self.fold(row, track, self.first_alike([row])[0])
-
     def first_alike(self, rows: list[int], since: int = 0) -> np.ndarray:
         """Return which of the known recordings, those before ``since`` aside, rows (R,) sound the same as: the first, or ``NONE``."""
         if self.threshold is None:
@@ -87,7 +83,13 @@ class Folding:
         return self.known.first_alike(*self.catalogue.recordings(rows), self.threshold, since)
 
     def fold(self, row: int, track: CatalogueTrack, alike: int) -> bool:
-        """Fold a track into a known recording that it sounds the same as, or else into one that it is a version of."""
+        """Fold a track into one of the known recordings; return whether it is folded.
+
+        Args:
+            row: Of the track.
+            track: What is known about it.
+            alike: The recording that it sounds the same as, see ``first_alike``; if ``NONE``, it may be the same by its metadata.
+        """
         if alike != NONE:
             self.lists[alike].append(Duplicate(row, track, DUPLICATE))
             return True

@@ -64,11 +64,14 @@ def path_between(
     points = [ends[0].embedding[None], *(search.catalogue.embedding[rows] for rows in layers), ends[1].embedding[None]]
     scale = np.sqrt(scales(weight, search.catalogue.model.masks))
     steps = squared_steps([each.astype(np.float64) * scale for each in points])
+    tracks = [search.catalogue.tracks(rows.tolist()) for rows in layers]
     while (places := shortest_way(steps)) is not None:
-        between = [int(rows[place]) for rows, place in zip(layers, places[1:-1], strict=True)]
-        closed = first_closed(search, ends, between, layers, per_artist, per_album)
+        chosen = places[1:-1]
+        closed = first_closed(search, ends, chosen, layers, tracks, per_artist, per_album)
         if closed is None:
-            return results_of(search, ends, between, weight)
+            return results_of(
+                search, ends, [int(rows[place]) for rows, place in zip(layers, chosen, strict=True)], weight
+            )
         place, is_closed = closed
         steps[place][:, is_closed] = np.inf
     line = f"the line from {end_name(a)} to {end_name(b)}"
@@ -128,8 +131,9 @@ def shortest_way(steps: Sequence[np.ndarray]) -> list[int] | None:
 def first_closed(
     search: SimilaritySearch,
     ends: Sequence[KnownSeed],
-    between: Sequence[int],
+    chosen: Sequence[int],
     layers: Sequence[np.ndarray],
+    tracks: Sequence[Sequence[CatalogueTrack]],
     per_artist: int | None,
     per_album: int | None,
 ) -> tuple[int, np.ndarray] | None:
@@ -138,29 +142,33 @@ def first_closed(
     Args:
         search: Of the catalogue.
         ends: Of the way.
-        between: Rows of the tracks between them.
-        layers: Rows that compete for each of these places.
+        chosen: Which of its layer is at each place between them.
+        layers: Rows that compete for each of these places, (R,).
+        tracks: Of these rows.
         per_artist: See ``path_between``.
         per_album: The same of albums.
     """
-    catalogue = search.catalogue
-    folding = Folding(catalogue, per_artist, per_album, search.duplicate_threshold)
+    folding, before = Folding(search.catalogue, per_artist, per_album, search.duplicate_threshold), set[int]()
     for end in ends:
         if end.row is None:
             folding.add_seed(end.recording, None)
         else:
             folding.keep(end.row, end.track)
 
-    def is_refused(row: int, track: CatalogueTrack, before: Sequence[int]) -> bool:
-        return row in before or folding.is_beyond(track) or folding.is_folded(row, track)
+    def are_refused(place: int, part: slice) -> list[bool]:
+        rows = layers[place][part].tolist()
+        of_rows = zip(rows, tracks[place][part], folding.first_alike(rows), strict=True)
+        return [
+            row in before or folding.is_beyond(track) or folding.fold(row, track, alike)
+            for row, track, alike in of_rows
+        ]
 
-    for place, row in enumerate(between):
-        track = catalogue.track(row)
-        if is_refused(row, track, between[:place]):
-            rows = layers[place].tolist()
-            tracks = catalogue.tracks(rows)
-            return place, np.array([is_refused(*each, between[:place]) for each in zip(rows, tracks, strict=True)])
-        folding.keep(row, track)
+    for place, choice in enumerate(chosen):
+        if any(are_refused(place, slice(choice, choice + 1))):
+            return place, np.array(are_refused(place, slice(None)))
+        row = int(layers[place][choice])
+        before.add(row)
+        folding.keep(row, tracks[place][choice])
     return None
 
 

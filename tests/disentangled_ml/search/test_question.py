@@ -262,7 +262,7 @@ def test_kinds_of_duplicates(tmp_path, one, other, distance, kind):
     for first, second in ((0, 1), (1, 0)):
         folding = Folding(catalogue, threshold=0.2)
         folding.keep(first, tracks[first])
-        assert folding.is_folded(second, tracks[second]) == (kind is not None)
+        assert folding.fold(second, tracks[second], folding.first_alike([second])[0]) == (kind is not None)
         assert [(d.row, d.kind) for d in folding.folded[first]] == ([(second, kind)] if kind else [])
 
 
