@@ -25,7 +25,9 @@ class TextIndex:
     def find(self, typed: str, most: int) -> list[int]:
         """Return the rows of the first tracks whose text has all words of what was typed, first those that begin with it."""
         typed = typed.casefold().strip()[:LONGEST].replace("\n", " ")
-        words = sorted(typed.split(), key=len, reverse=True)
+        words = typed.split()
+        if len(words) > 1:
+            words.sort(key=self.text.count)  # the lines with the rarest word are looked at one by one
         if not words:
             return []
         begin, start = "\n" + typed, self.starts
