@@ -31,7 +31,9 @@ from benchmarks.table import as_text, write_json
 from disentangled_ml.builders import build_network, model_settings
 from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.network.checkpoint import load_model
+from disentangled_ml.search.audio_fingerprint import SIZE
 from disentangled_ml.search.catalogue import (
+    AUDIO_FINGERPRINTS,
     COLUMNS,
     COLUMNS_FILE,
     EMBEDDING,
@@ -62,6 +64,7 @@ def write_catalogue(folder: Path, n_tracks: int) -> Path:
     index.mkdir()
     embedding = rng.standard_normal((n_tracks, model.masks.shape[1]), np.float32)
     np.save(index / EMBEDDING, embedding / np.linalg.norm(embedding, axis=1, keepdims=True))
+    np.save(index / AUDIO_FINGERPRINTS, rng.integers(-127, 128, (n_tracks, SIZE), np.int8))
     columns = np.empty(n_tracks, COLUMNS)
     with open(index / TRACKS, "wb") as file:
         for row in range(n_tracks):
