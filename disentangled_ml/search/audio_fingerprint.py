@@ -17,7 +17,6 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from datamodules.audio.spectrogram import log_mel
-from disentangled_ml.chunks import split_source
 from disentangled_ml.structures import AudioSettings
 
 BANDS, SLOTS = 16, 32
@@ -49,21 +48,18 @@ def stacked(recordings: Sequence[EmbeddedRecording], dim: int) -> tuple[np.ndarr
     return np.stack([each.embedding for each in recordings]), np.stack([each.audio_fingerprint for each in recordings])
 
 
-def audio_fingerprint(chunks: np.ndarray, source: str, audio: AudioSettings) -> np.ndarray:
+def audio_fingerprint(chunks: np.ndarray, audio: AudioSettings) -> np.ndarray:
     """Return the fingerprint of a recording that is cut into chunks, in order.
 
     Args:
         chunks: (n, 1, rows, frames), the spectrogram in the first ``n_mels`` rows, or waveforms (n, samples).
-        source: What the chunks hold, see ``disentangled_ml.chunks``.
         audio: Of the spectrogram.
 
     Returns:
         (``SIZE``,) int8; all 0 for a recording that never changes, which is then like no other.
     """
-    if split_source(source).audio == "waveform":
-        mel = np.stack([log_mel(chunk, audio) for chunk in chunks])
-    else:
-        mel = chunks[:, 0, : audio.n_mels]
+    is_waveform = chunks.ndim == 2
+    mel = np.stack([log_mel(chunk, audio) for chunk in chunks]) if is_waveform else chunks[:, 0, : audio.n_mels]
     bands = slice(round(LOWEST * audio.n_mels), round(HIGHEST * audio.n_mels))
     track = torch.from_numpy(np.concatenate([*mel[:, bands]], axis=1, dtype=np.float32))
     return normalised(np.nan_to_num(adaptive_avg_pool2d(track[None], (BANDS, SLOTS))[0].numpy()))

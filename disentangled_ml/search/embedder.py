@@ -84,7 +84,7 @@ class Embedder:
         """Embed the chunks of some tracks, T arrays (n, ...)."""
         rows = embed_in_passes(self.network, torch.from_numpy(np.concatenate(tracks))).cpu()
         sums = torch.stack([part.sum(0) for part in rows.split([len(track) for track in tracks])])
-        fingerprints = [audio_fingerprint(track, self.source, self.model.audio) for track in tracks]
+        fingerprints = [audio_fingerprint(track, self.model.audio) for track in tracks]
         return [*map(EmbeddedRecording, self.network.normalised(sums).numpy(), fingerprints)]
 
     @torch.inference_mode()
