@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datamodules.audio.fingerprint import unit_fingerprints
 from disentangled_ml.search.answering import LOOKED_AT
-from disentangled_ml.search.audio_fingerprint import unit_fingerprints
 from disentangled_ml.search.catalogue import EmbeddedCatalogue, read_catalogue
 from disentangled_ml.search.duplicates import CORRELATION, duplicate_threshold
 

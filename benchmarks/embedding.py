@@ -23,6 +23,7 @@ import torch
 from benchmarks.catalogue import AUDIO, clip, write_catalogue
 from benchmarks.rates import timed
 from datamodules.audio.decoding import decode
+from datamodules.audio.fingerprint import SIZE
 from datamodules.batches.cutting import cut_waveform
 from datamodules.batches.streams import Source
 from datamodules.corpora.manifest import read_manifest
@@ -33,7 +34,6 @@ from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.network.model import embed_in_passes
 from disentangled_ml.search.assembly import assemble, write_index
-from disentangled_ml.search.audio_fingerprint import SIZE
 from disentangled_ml.search.build import (
     EmbeddedBatch,
     EmbeddedStore,

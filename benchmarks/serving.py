@@ -28,10 +28,10 @@ import torch
 
 from benchmarks.measurement import Measurement
 from benchmarks.table import as_text, write_json
+from datamodules.audio.fingerprint import SIZE
 from disentangled_ml.builders import build_network, model_settings
 from disentangled_ml.config import TrainConfig, load_config
 from disentangled_ml.network.checkpoint import load_model
-from disentangled_ml.search.audio_fingerprint import SIZE
 from disentangled_ml.search.catalogue import (
     AUDIO_FINGERPRINTS,
     COLUMNS,

@@ -4,8 +4,8 @@ A recording is known by the digest of its bytes. One that is renamed, moved or c
 reads what was kept for an earlier one. Of long recordings some chunks are kept, spread evenly: 60 s stand for four minutes nearly as
 well as all of them (docs/music.md has the figures).
 
-A store is a folder: ``DIGEST[:2]/DIGEST.npz`` with ``chunks`` and ``notes`` (JSON, as bytes), written atomically. A recording that
-cannot be used has no chunks, and the reason in its notes. No pickles.
+A store is a folder: ``DIGEST[:2]/DIGEST.npz`` with ``chunks``, ``audio_fingerprint`` and ``notes`` (JSON, as bytes), written
+atomically. A recording that cannot be used has no arrays, and the reason in its notes. No pickles.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.audio.decoding import MAX_LOST, UnusableAudio, read_recording
+from datamodules.audio.fingerprint import audio_fingerprint
 from datamodules.audio.musicnn import CONDITION_TAGS, tag_model, tag_probabilities
 from datamodules.audio.tempo import NOTHING, Tempo, estimate_tempi, excerpt_of
 from datamodules.batches.cutting import open_waveform
@@ -30,7 +31,9 @@ from disentangled_ml.structures import MAX_BPM, MIN_BPM, AudioSettings, Rejected
 
 # Of the middle of a recording: half of what ``prepare`` takes, for half the time and memory.
 TEMPO_SECONDS = 60.0
+ARRAYS = ("chunks", "audio_fingerprint")  # of an analysis
 LEAST_ROOM = 1_000_000  # bytes, about what one analysis takes
+FORMAT_VERSION = 2  # of an analysis; 1 had no fingerprint
 # What was found may be of other bytes than those that the digest is of.
 CHANGED = f"{UNEXPECTED}change of the file while it was analysed: repeat the command"
 
@@ -57,10 +60,12 @@ class AnalysisSettings:
         """Return the name of the folder for what is analysed so.
 
         >>> AnalysisSettings(AudioSettings(), "mel+msd", 129).name()
-        'mel+msd-129-60s-88c12d6f'
+        'mel+msd-129-60s-d118adbe'
         """
         length = "all" if self.most_seconds is None else f"{self.most_seconds:g}s"
-        return f"{self.source}-{self.chunk_frames}-{length}-{stable_hash(as_json(asdict(self)), 4):08x}"
+        return (
+            f"{self.source}-{self.chunk_frames}-{length}-{stable_hash(as_json([FORMAT_VERSION, asdict(self)]), 4):08x}"
+        )
 
     def starts(self, frames: int) -> list[int]:
         """Return the first frames of the chunks that are kept of a recording of some frames: at most ``most_seconds``, spread evenly.
@@ -80,6 +85,7 @@ class Analysis(NamedTuple):
 
     Attributes:
         chunks: (n, ...) as the network reads them, n >= 1, in order.
+        audio_fingerprint: Of the whole recording, (SIZE,) int8, see ``datamodules/audio/fingerprint.py``.
         starts: Of the chunks, in seconds.
         seconds: Length of the recording.
         tempo: As it was estimated; None where nothing was, or there is no beat.
@@ -88,6 +94,7 @@ class Analysis(NamedTuple):
     """
 
     chunks: np.ndarray
+    audio_fingerprint: np.ndarray
     starts: list[float]
     seconds: float
     tempo: Tempo | None
@@ -124,13 +131,13 @@ class AnalysisStore:
     def save(self, digest: str, result: Analysis | Rejected) -> None:
         """Keep what was found of a recording."""
         if isinstance(result, Rejected):
-            notes, chunks = {"rejected": result.reason}, np.empty(0, np.float16)
+            notes, arrays = {"rejected": result.reason}, {}
         else:
-            notes, chunks = result._asdict(), result.chunks
-            del notes["chunks"]
+            notes = result._asdict()
+            arrays = {name: notes.pop(name) for name in ARRAYS}
         self.path(digest).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path(digest), "wb") as file:
-            np.savez(file, chunks=chunks, notes=np.frombuffer(as_json(notes).encode(), np.uint8))
+            np.savez(file, notes=np.frombuffer(as_json(notes).encode(), np.uint8), **arrays)
 
     def check_room(self) -> None:
         """Check that another analysis can be kept. Raises OSError if not: the disk is full, or cannot be written to any more."""
@@ -149,9 +156,9 @@ class AnalysisStore:
                 notes = json.loads(content["notes"].tobytes())
                 if "rejected" in notes:
                     return str(notes["rejected"])
-                array = content["chunks"] if chunks else np.empty(0, np.float16)
+                arrays = [content[name] if chunks else np.empty(0, np.float16) for name in ARRAYS]
             tempo = notes["tempo"] and Tempo(*notes["tempo"])
-            return Analysis(array, **{**notes, "tempo": tempo})
+            return Analysis(*arrays, **{**notes, "tempo": tempo})
         except OSError:
             return None
         except DAMAGED_NPZ:
@@ -173,10 +180,12 @@ def analyse(record: TrackRecord, settings: AnalysisSettings) -> tuple[Analysis, 
         reason = f"shorter than a chunk: {len(waveform) / rate:.2f} s, {audio.seconds(frames - 1):.2f} s needed"
         raise UnusableAudio("; ".join([reason, *recording.warnings]))
     chunks = np.stack([track.read_chunk(start) for start in starts])
+    whole = np.stack([track.read_chunk(start) for start in chunk_grid(track.frames, frames)])
     seconds = [round(audio.seconds(start), 3) for start in starts]
     tags = estimate_tags(chunks, settings.source)
     excerpt = NOTHING if settings.tempo == "manifest" else excerpt_of(waveform, rate, TEMPO_SECONDS)
-    found = Analysis(chunks, seconds, round(len(waveform) / rate, 3), None, tags, list(recording.warnings))
+    fingerprint = audio_fingerprint(whole, audio)
+    found = Analysis(chunks, fingerprint, seconds, round(len(waveform) / rate, 3), None, tags, list(recording.warnings))
     return found, excerpt
 
 

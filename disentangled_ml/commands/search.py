@@ -32,7 +32,6 @@ from disentangled_ml.evaluation.matching import MEAN
 from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device, fingerprint
 from disentangled_ml.reporting.cells import aligned, number_text
-from disentangled_ml.search.audio_fingerprint import EmbeddedRecording
 from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, check_source
 from disentangled_ml.search.embedder import Embedder, check_fingerprint
 from disentangled_ml.search.filters import SearchFilters, check_change
@@ -40,6 +39,7 @@ from disentangled_ml.search.path import path_between
 from disentangled_ml.search.playlists import check_suffix, is_result, write_results
 from disentangled_ml.search.precision import catalogue_precision
 from disentangled_ml.search.question import Question, Seed, check_question
+from disentangled_ml.search.recording import EmbeddedRecording
 from disentangled_ml.search.rematch import rematch
 from disentangled_ml.search.results import Answer, Result
 from disentangled_ml.search.similarity_search import SimilaritySearch, open_search

@@ -27,10 +27,10 @@ from datamodules.shards.resumable import Batch
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import DAMAGED_NPZ, atomic_write
 from disentangled_ml.progress import show_progress
-from disentangled_ml.search.audio_fingerprint import EmbeddedRecording, stacked
 from disentangled_ml.search.build import EmbeddedBatch
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.search.recording import EmbeddedRecording, stacked
 from disentangled_ml.structures import TEMPO, Corpus, Rejected, TrackInfo, TrackRecord
 
 EMBEDDINGS = "embeddings.npz"
@@ -116,16 +116,16 @@ def embed_contents(
     if missing:
         with show_progress(total=len(missing), unit="track", desc="embed") as progress:
 
-            def chunks() -> Iterator[tuple[str, np.ndarray]]:
+            def chunks() -> Iterator[tuple[tuple[str, np.ndarray], np.ndarray]]:
                 for digest in missing:
                     progress.update()
                     analysis = store.read(digest)
                     if isinstance(analysis, Analysis):
-                        yield digest, analysis.chunks
+                        yield (digest, analysis.audio_fingerprint), analysis.chunks
 
             saved = time.monotonic()
-            for digest, row in embedder.embed_tracks(chunks()):
-                known[digest] = row
+            for (digest, fingerprint), row in embedder.embed_tracks(chunks()):
+                known[digest] = EmbeddedRecording(row, fingerprint)
                 if time.monotonic() - saved >= SAVE_SECONDS:
                     write_embeddings(folder / EMBEDDINGS, embedder.model.fingerprint, known)
                     saved = time.monotonic()

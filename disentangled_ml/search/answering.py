@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from disentangled_ml.search.audio_fingerprint import NO_FINGERPRINT, EmbeddedRecording
+from datamodules.audio.fingerprint import NO_FINGERPRINT
 from disentangled_ml.search.catalogue import CatalogueTrack, EmbeddedCatalogue
 from disentangled_ml.search.composition import label_target, mean_target, moved_away, target_distances
 from disentangled_ml.search.explanation import NEAR_TEMPO, explain, joint_labels, percentile, sample_rows
@@ -18,6 +18,7 @@ from disentangled_ml.search.filters import OCTAVES, changed_tempo, check_change,
 from disentangled_ml.search.folding import Folding
 from disentangled_ml.search.labels import LabelledTracks
 from disentangled_ml.search.question import Question, Seed, check_question
+from disentangled_ml.search.recording import EmbeddedRecording
 from disentangled_ml.search.results import Answer, Result
 from disentangled_ml.search.weighted_distance import check_weights
 from disentangled_ml.structures import TEMPO, UNKNOWN

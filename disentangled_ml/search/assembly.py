@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from datamodules.audio.fingerprint import SIZE
 from datamodules.shards.resumable import Batch
 from disentangled_ml.files import UNFINISHED, as_json, atomic_write, read_object, remove_unfinished, write_json
 from disentangled_ml.progress import show_progress
-from disentangled_ml.search.audio_fingerprint import SIZE
 from disentangled_ml.search.build import EmbeddedStore
 from disentangled_ml.search.catalogue import (
     AUDIO_FINGERPRINTS,

@@ -20,6 +20,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from datamodules.audio.fingerprint import SIZE, audio_fingerprint
 from datamodules.batches.composer import StreamedTrack
 from datamodules.batches.cutting import cut_group
 from datamodules.batches.streams import Source
@@ -32,13 +33,13 @@ from datamodules.shards.tar import ShardSlice, read_samples, sample_context
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import DAMAGED_NPZ, as_json, atomic_write
 from disentangled_ml.progress import show_progress
-from disentangled_ml.search.audio_fingerprint import SIZE, EmbeddedRecording, stacked
 from disentangled_ml.search.catalogue import (
     CatalogueError,
     CatalogueTrack,
     absolute_source,
 )
 from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.search.recording import EmbeddedRecording, stacked
 from disentangled_ml.structures import (
     DUPLICATE,
     UNKNOWN,
@@ -332,10 +333,12 @@ def embed_batch(embedder: Embedder, tracks: Iterable[Chunks | Rejected]) -> Embe
     rejected: list[Rejected] = []
     found: list[CatalogueTrack] = []
     rows: list[EmbeddedRecording] = []
-    for track, row in embedder.embed_tracks(usable(tracks, rejected)):
-        if np.isfinite(row.embedding).all():
+    audio = embedder.model.audio
+    known = (((track, audio_fingerprint(chunks, audio)), chunks) for track, chunks in usable(tracks, rejected))
+    for (track, fingerprint), row in embedder.embed_tracks(known):
+        if np.isfinite(row).all():
             found.append(track)
-            rows.append(row)
+            rows.append(EmbeddedRecording(row, fingerprint))
         else:
             rejected.append(Rejected(track.track_id, track.path or "", "its embedding is not finite"))
     return EmbeddedBatch(*stacked(rows, embedder.model.masks.shape[1]), found, rejected, [])

@@ -7,7 +7,7 @@
 In ``state-DIGEST/``, named after its content, which never changes:
 
 * ``embedding.npy``: (N, D) float32, a row per track: the mean of the unit embeddings of its non-overlapping chunks, of unit length.
-* ``audio_fingerprint.npy``: (N, SIZE) int8, see audio_fingerprint.py; catalogues of before there were any have none.
+* ``audio_fingerprint.npy``: (N, SIZE) int8, see ``datamodules/audio/fingerprint.py``; catalogues of before there were any have none.
 * ``tracks.jsonl``: a line of JSON per track: ``track_id``, ``artist``, ``path``, ``labels``, ``section`` and, if known, ``metadata``.
 * ``columns.npy``: (N,) of what is searched or filtered by without reading those lines, see ``COLUMNS``.
 * ``index.faiss``: of large catalogues, see approximate.py.
@@ -30,8 +30,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datamodules.audio.fingerprint import NO_FINGERPRINT, SIZE
 from disentangled_ml.network.checkpoint import ModelDescription
-from disentangled_ml.search.audio_fingerprint import NO_FINGERPRINT, SIZE, EmbeddedRecording
+from disentangled_ml.search.recording import EmbeddedRecording
 from disentangled_ml.structures import TEMPO, AudioSettings, name_code
 
 FORMAT_VERSION = 1

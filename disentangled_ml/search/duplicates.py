@@ -16,8 +16,9 @@ import re
 
 import numpy as np
 
-from disentangled_ml.search.audio_fingerprint import SIZE, EmbeddedRecording, unit_fingerprints
+from datamodules.audio.fingerprint import SIZE, unit_fingerprints
 from disentangled_ml.search.catalogue import CatalogueTrack
+from disentangled_ml.search.recording import EmbeddedRecording
 
 DUPLICATE, VERSION = "duplicate", "version"
 CORRELATION = 0.9

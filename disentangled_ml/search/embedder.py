@@ -20,14 +20,15 @@ import torch
 from torch import Tensor
 
 from datamodules.audio.decoding import UnusableAudio, decode
+from datamodules.audio.fingerprint import audio_fingerprint
 from datamodules.batches.cutting import cut_waveform
 from disentangled_ml.network.checkpoint import load_model
 from disentangled_ml.network.model import CHUNKS_PER_PASS, embed_in_passes
-from disentangled_ml.search.audio_fingerprint import EmbeddedRecording, audio_fingerprint
 from disentangled_ml.search.catalogue import CatalogueError, EmbeddedCatalogue
 from disentangled_ml.search.filters import SearchFilters
 from disentangled_ml.search.path import path_between
 from disentangled_ml.search.question import Question, Seed
+from disentangled_ml.search.recording import EmbeddedRecording
 from disentangled_ml.search.results import Answer, Result
 from disentangled_ml.search.similarity_search import SimilaritySearch, open_search
 
@@ -63,8 +64,8 @@ class Embedder:
         return self.search_of().catalogue
 
     @torch.inference_mode()
-    def embed_tracks(self, tracks: Iterable[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, EmbeddedRecording]]:
-        """Embed the chunks of tracks, those of several in one pass; yield what came with each track, its embedding and fingerprint.
+    def embed_tracks(self, tracks: Iterable[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, np.ndarray]]:
+        """Embed the chunks of tracks, those of several in one pass; yield what came with each track, and its embedding.
 
         Shape:
             chunks of a track: (n, ...), n >= 1; embedding: (D,) float32, the normalised mean.
@@ -80,12 +81,11 @@ class Embedder:
         if items:
             yield from zip(items, self.embed_together(waiting), strict=True)
 
-    def embed_together(self, tracks: list[np.ndarray]) -> list[EmbeddedRecording]:
-        """Embed the chunks of some tracks, T arrays (n, ...)."""
+    def embed_together(self, tracks: list[np.ndarray]) -> np.ndarray:
+        """Embed the chunks of some tracks: T arrays (n, ...) to (T, D)."""
         rows = embed_in_passes(self.network, torch.from_numpy(np.concatenate(tracks))).cpu()
         sums = torch.stack([part.sum(0) for part in rows.split([len(track) for track in tracks])])
-        fingerprints = [audio_fingerprint(track, self.model.audio) for track in tracks]
-        return [*map(EmbeddedRecording, self.network.normalised(sums).numpy(), fingerprints)]
+        return self.network.normalised(sums).numpy()
 
     @torch.inference_mode()
     def embed_chunks(self, chunks: Iterable[np.ndarray]) -> Tensor:
@@ -120,10 +120,10 @@ class Embedder:
             chunks = cut_waveform(waveform, rate, audio, self.source, self.model.chunk_frames)
         except UnusableAudio as error:
             raise UnusableAudio(f"{name}: {error}") from error
-        ((_, embedded),) = self.embed_tracks([(None, chunks)])
-        if not np.isfinite(embedded.embedding).all():
+        ((_, embedding),) = self.embed_tracks([(None, chunks)])
+        if not np.isfinite(embedding).all():
             raise ValueError(f"the embedding of {name} is not finite: the recording or the checkpoint is damaged")
-        return embedded
+        return EmbeddedRecording(embedding, audio_fingerprint(chunks, audio))
 
     def open(self, folder: str | Path) -> Embedder:
         """Open a catalogue to be searched; return the model itself. Raises ValueError if it is missing, damaged or another model's."""

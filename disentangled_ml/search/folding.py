@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 
-from disentangled_ml.search.audio_fingerprint import EmbeddedRecording
 from disentangled_ml.search.catalogue import CatalogueTrack, EmbeddedCatalogue
 from disentangled_ml.search.duplicates import DUPLICATE, NONE, KnownRecordings, identities
+from disentangled_ml.search.recording import EmbeddedRecording
 from disentangled_ml.search.results import Duplicate
 from disentangled_ml.structures import name_code
 

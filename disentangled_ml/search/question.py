@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from disentangled_ml.search.audio_fingerprint import EmbeddedRecording
+from disentangled_ml.search.recording import EmbeddedRecording
 
 # Id of a track of the catalogue, or a recording: its embedding (D,), alone or with its audio fingerprint.
 Seed = str | np.ndarray | EmbeddedRecording

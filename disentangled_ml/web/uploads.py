@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from disentangled_ml.search.audio_fingerprint import EmbeddedRecording
+from disentangled_ml.search.recording import EmbeddedRecording
 
 KEPT = 64  # uploads that can still be searched with
 

@@ -270,9 +270,9 @@ def test_repeated_it_embeds_nothing_and_grown_only_what_is_new(tmp_path, checkpo
     embedded, embed_tracks = [], Embedder.embed_tracks
 
     def counted(self, tracks):
-        for track, row in embed_tracks(self, tracks):
-            embedded.append(track.track_id)
-            yield track, row
+        for item, row in embed_tracks(self, tracks):
+            embedded.append(item[0].track_id)
+            yield item, row
 
     monkeypatch.setattr(Embedder, "embed_tracks", counted)
     arguments = [f"checkpoint={checkpoint}", f"manifest={manifest}", f"out={tmp_path}/index"]

@@ -74,9 +74,9 @@ def made(tmp_path, monkeypatch) -> Made:
     embedded, embed_tracks = [], Embedder.embed_tracks
 
     def counted(self, tracks):
-        for track, row in embed_tracks(self, tracks):
-            embedded.append(track.track_id)
-            yield track, row
+        for item, row in embed_tracks(self, tracks):
+            embedded.append(item[0].track_id)
+            yield item, row
 
     monkeypatch.setattr(Embedder, "embed_tracks", counted)
     monkeypatch.setattr(build, "ROWS_PER_BATCH", 2)

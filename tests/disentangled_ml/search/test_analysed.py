@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datamodules.audio.fingerprint import NO_FINGERPRINT
 from datamodules.audio.tempo import Tempo
 from datamodules.batches.analysis import Analysis, AnalysisSettings, AnalysisStore
 from datamodules.corpora.manifest import read_manifest
@@ -156,7 +157,7 @@ def test_embeddings_are_kept_while_others_are_made(folder, monkeypatch):
 
 
 def analysis(tempo: float | None, **moods: float) -> Analysis:
-    return Analysis(np.empty(0), [0.0], 10.0, tempo and Tempo(tempo), {"mood": moods}, [])
+    return Analysis(np.empty(0), NO_FINGERPRINT, [0.0], 10.0, tempo and Tempo(tempo), {"mood": moods}, [])
 
 
 def test_labels_are_estimated_where_most_tracks_have_none():

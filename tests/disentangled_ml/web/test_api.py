@@ -15,8 +15,9 @@ from openapi_spec_validator import validate
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from disentangled_ml.search.audio_fingerprint import NO_FINGERPRINT, EmbeddedRecording
+from datamodules.audio.fingerprint import NO_FINGERPRINT
 from disentangled_ml.search.question import Question
+from disentangled_ml.search.recording import EmbeddedRecording
 from disentangled_ml.search.similarity_search import SimilaritySearch
 from disentangled_ml.web import maps
 from disentangled_ml.web.app import build_app

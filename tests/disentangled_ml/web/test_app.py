@@ -18,12 +18,13 @@ from servers import ARTISTS, CONDITIONS, GENRES, HOSTILE_IDS, IDS, RATE, Made, m
 from starlette.testclient import TestClient
 
 from datamodules.audio.bounded_decoding import Bounds
+from datamodules.audio.fingerprint import NO_FINGERPRINT
 from disentangled_ml.commands.schemas import ServeConfig
 from disentangled_ml.commands.serve import bind_socket, main, upload_embedder, warm_up_index
 from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.search.audio_fingerprint import NO_FINGERPRINT, EmbeddedRecording
 from disentangled_ml.search.catalogue import TRACKS, read_catalogue
 from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.search.recording import EmbeddedRecording
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.guard import HEADERS
 from disentangled_ml.web.listening.draw import open_listening_test

@@ -452,10 +452,14 @@ def test_a_path_is_shown_and_saved_as_a_playlist(served, made, tab, tmp_path):
         tab.get_by_role("button", name="playlist").click()
     assert download.value.suggested_filename == "playlist.m3u8"
     download.value.save_as(tmp_path / "list.m3u8")
-    lines = (tmp_path / "list.m3u8").read_text().splitlines()
-    paths = [line for line in lines if not line.startswith("#")]
-    assert [Path(path).stem for path in paths] == [str(IDS.index(name)) for name in way]
-    assert all(Path(path).is_file() for path in paths)
+    paths = listed_in(tmp_path / "list.m3u8")
+    assert [path.stem for path in paths] == [str(IDS.index(name)) for name in way]
+    assert all(path.is_file() for path in paths)
+
+
+def listed_in(playlist: Path) -> list[Path]:
+    """Return the recordings of a playlist."""
+    return [Path(line) for line in playlist.read_text().splitlines() if not line.startswith("#")]
 
 
 def luminance(tab, selector: str, name: str) -> float:
@@ -546,9 +550,7 @@ def test_a_path_begins_at_an_upload(served, made, tab, tmp_path):
     with tab.expect_download() as download:
         tab.get_by_role("button", name="playlist").click()
     download.value.save_as(tmp_path / "list.m3u8")
-    assert [Path(line).stem for line in (tmp_path / "list.m3u8").read_text().splitlines()[2::2]] == [
-        str(IDS.index(name)) for name in way[1:]
-    ]
+    assert [path.stem for path in listed_in(tmp_path / "list.m3u8")] == [str(IDS.index(name)) for name in way[1:]]
     tab.reload()
     tab.wait_for_selector("#results > li")
     assert names(tab) == ["Your upload", *way[1:]]

@@ -1,23 +1,15 @@
 """Audio fingerprints: what they tell apart, and what they do not."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import soundfile
 
 from datamodules.audio.decoding import decode
+from datamodules.audio.fingerprint import SIZE, audio_fingerprint, unit_fingerprints
 from datamodules.batches.cutting import cut_waveform
-from disentangled_ml.commands import embed
-from disentangled_ml.commands.schemas import EmbedConfig
-from disentangled_ml.config import load_config
-from disentangled_ml.search.audio_fingerprint import SIZE, audio_fingerprint, unit_fingerprints
-from disentangled_ml.search.catalogue import AUDIO_FINGERPRINTS, read_catalogue
-from disentangled_ml.search.duplicates import CORRELATION, DUPLICATE, duplicate_threshold
-from disentangled_ml.search.embedder import Embedder
-from disentangled_ml.search.question import Question
+from disentangled_ml.search.duplicates import CORRELATION
 from disentangled_ml.structures import AudioSettings
-from tests.disentangled_ml.catalogues import SAMPLE_RATE, embed_recordings, unit_rows
+from tests.disentangled_ml.catalogues import SAMPLE_RATE
 
 AUDIO, FRAMES = AudioSettings(), 129
 
@@ -81,39 +73,3 @@ def test_features_below_the_spectrogram_and_waveforms_have_the_same_fingerprint(
     below = np.concatenate([chunks, np.full((*chunks.shape[:2], 2, FRAMES), 7, chunks.dtype)], axis=2)
     assert np.array_equal(audio_fingerprint(below, AUDIO), own)
     assert correlation(fingerprint_of(sound, source="waveform"), own) > 0.99
-
-
-def test_a_threshold_knows_copies_by_their_fingerprints():
-    rows = unit_rows(20).astype(np.float64)
-    prints = np.random.default_rng(0).integers(-127, 128, (20, SIZE), np.int8)
-    alone = duplicate_threshold(rows, prints)
-    twice, both = np.concatenate([rows, rows + 1e-4]), np.concatenate([prints, prints])
-    assert duplicate_threshold(twice, both) == pytest.approx(alone, rel=1e-3)
-    assert duplicate_threshold(twice) < 0.01 * alone
-    assert duplicate_threshold(rows[:2], prints[[0, 0]]) == 0
-
-
-def test_a_strongly_compressed_copy_is_folded_into_its_original(tmp_path, monkeypatch):
-    monkeypatch.setattr("disentangled_ml.search.similarity_search.duplicate_threshold", lambda *known: 0.0)
-    folder = tmp_path / "recordings"
-    folder.mkdir()
-    rows = ["track_id,path"]
-    for seed in range(6):
-        soundfile.write(folder / f"{seed}.flac", music(seed, 2.0), SAMPLE_RATE)
-        rows.append(f"r{seed},{seed}.flac")
-    soundfile.write(folder / "copy.mp3", music(3, 2.0), SAMPLE_RATE, format="MP3", compression_level=0.99)
-    (folder / "manifest.csv").write_text("\n".join([*rows, "copy,copy.mp3"]) + "\n")
-    (tmp_path / "x").mkdir()
-    embed_recordings(tmp_path / "x", 1)
-    arguments = [f"checkpoint={tmp_path}/x/x.ckpt", f"manifest={folder}/manifest.csv", f"out={tmp_path}/index"]
-    embed.main(load_config(EmbedConfig, [*arguments, "workers=1"]))
-    model = Embedder(tmp_path / "x" / "x.ckpt").open(tmp_path / "index")
-    catalogue = model.catalogue
-    assert catalogue.audio_fingerprint.shape == (7, SIZE)
-    asked = Question(seeds=["r3"], k=6)
-    assert [(d.track.track_id, d.kind) for d in model.ask(asked).seed_duplicates] == [("copy", DUPLICATE)]
-    by_file = model.ask(replace(asked, seeds=[folder / "copy.mp3"]))
-    assert {d.track.track_id for d in by_file.seed_duplicates} == {"r3", "copy"}
-    (catalogue.files / AUDIO_FINGERPRINTS).unlink()
-    assert read_catalogue(tmp_path / "index").audio_fingerprint is None
-    assert model.open(tmp_path / "index").ask(asked).seed_duplicates == ()

@@ -6,11 +6,8 @@ band or in a slot, and is taken out. J. Haitsma and T. Kalker, "A Highly Robust 
 same differences along time and frequency, but as bits.
 
 Slots are shares of the length. So recordings that begin or end elsewhere have another fingerprint; these are known by their
-embeddings (duplicates.py).
+embeddings (``disentangled_ml/search/duplicates.py``).
 """
-
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,27 +22,8 @@ SIZE = BANDS * SLOTS
 LOWEST, HIGHEST = 1 / 16, 9 / 16
 LEAST_DEVIATION = 0.05  # of a band that is silent but for noise
 SCALE = 127  # of int8
-# Of a recording of which only the embedding is known: like no other
+# Of a recording of which none is known: like no other
 NO_FINGERPRINT = np.zeros(SIZE, np.int8)
-
-
-class EmbeddedRecording(NamedTuple):
-    """What is kept of a recording to be found by.
-
-    Attributes:
-        embedding: (D,) float32, of length 1.
-        audio_fingerprint: (``SIZE``,) int8, see ``audio_fingerprint``.
-    """
-
-    embedding: np.ndarray
-    audio_fingerprint: np.ndarray
-
-
-def stacked(recordings: Sequence[EmbeddedRecording], dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the embeddings (n, ``dim``) float32 and fingerprints (n, ``SIZE``) int8 of n recordings, n >= 0."""
-    if not recordings:
-        return np.empty((0, dim), np.float32), np.empty((0, SIZE), np.int8)
-    return np.stack([each.embedding for each in recordings]), np.stack([each.audio_fingerprint for each in recordings])
 
 
 def audio_fingerprint(chunks: np.ndarray, audio: AudioSettings) -> np.ndarray:
