@@ -144,7 +144,7 @@ def steps_of(search: SimilaritySearch, way: Sequence[int]) -> tuple[float, float
 
 def straight_list(search: SimilaritySearch, first: int, last: int) -> list[int]:
     """Return the nearest track to each point of the line that is not taken yet, the ends with them."""
-    ends = [KnownSeed(search.catalogue.embedding[row], row) for row in (first, last)]
+    ends = [KnownSeed(search.catalogue.recording(row), row) for row in (first, last)]
     layers = near_the_line(search, ends, STEPS, np.ones(len(search.catalogue.condition_names)), "exact")
     way = [first]
     for rows in layers:
