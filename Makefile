@@ -47,6 +47,10 @@ source = $(if $(from-manifest),$(MANIFEST),$(shards))
 embedded = $(if $(from-manifest),'manifest=$(MANIFEST)','shards=$(shards)') 'out=$(INDEX)'
 to-embed := $(if $(from-manifest),$(demo-manifest),$(if $(data-is-demo),shards/demo/index.json))
 is-any := $(and $(filter-out file,$(origin INDEX)),$(from-manifest),$(filter file,$(origin MANIFEST)))
+given = $(if $(filter-out file,$(origin CHECKPOINT)),$(CHECKPOINT))
+given-checkpoint = $(if $(given),'checkpoint=$(given)')
+# The newest run on what INDEX is named after, else the newest of all
+its-newest = { ls -t runs/$(notdir $(INDEX))-*/checkpoints/best.ckpt; ls -t runs/*/checkpoints/best.ckpt; } 2>/dev/null | head -n 1
 of-source = $(if $(is-any),,'source=$(source)')
 out-logs = $(if $(own-out),$(shards),$(OUT))/slurm
 tasks = $(or $(filter-out 0,$(GPUS)),1)
@@ -139,20 +143,18 @@ report: .venv/ready ## make one HTML page of RUN (the newest run; trained when m
 	$(PY) -m disentangled_ml html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
 		$(if $(filter-out file,$(origin MANIFEST)),'manifest=$(MANIFEST)') $(ARGS)
 
-embed: .venv/ready $(to-embed) ## embed the recordings of MANIFEST, or the tracks of DATA, by CHECKPOINT (the newest; trained when missing) into INDEX
+embed: .venv/ready $(to-embed) ## embed the recordings of MANIFEST, or the tracks of DATA, by CHECKPOINT (of its runs, or of all, the newest; trained when missing) into INDEX
 	$(if $(CHECKPOINT),,$(MAKE) train DATA='$(DATA)')
-	$(PY) -m disentangled_ml embed "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
-		$(embedded) $(ARGS)
+	$(PY) -m disentangled_ml embed "checkpoint=$(or $(given),$$($(its-newest)))" $(embedded) $(ARGS)
 
 search: .venv/ready ## search INDEX (embedded when missing) for what is LIKE a track or file, by WEIGHTS="genre=1 mood=.5"; without LIKE: measure how well that works
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
 	$(PY) -m disentangled_ml search 'index=$(INDEX)' $(of-source) $(if $(LIKE),'like=$(LIKE)',precision=true) \
-		$(if $(and $(LIKE),$(wildcard $(LIKE))),'checkpoint=$(CHECKPOINT)') $(addprefix weights.,$(WEIGHTS)) $(ARGS)
+		$(given-checkpoint) $(addprefix weights.,$(WEIGHTS)) $(ARGS)
 
-serve: .venv/ready ## serve a page to search INDEX (embedded when missing) by CHECKPOINT, which embedded it: docs/serve.md
+serve: .venv/ready ## serve a page to search INDEX (embedded when missing): docs/serve.md
 	$(if $(wildcard $(INDEX)/catalogue.json),,$(MAKE) embed ARGS=)
-	$(PY) -m disentangled_ml serve "checkpoint=$(or $(CHECKPOINT),$$(ls -t runs/*/checkpoints/best.ckpt | head -n 1))" \
-		'index=$(INDEX)' $(of-source) $(ARGS)
+	$(PY) -m disentangled_ml serve 'index=$(INDEX)' $(of-source) $(given-checkpoint) $(ARGS)
 
 slurm: slurm-$(JOB) ## submit JOB=train, JOB=prepare or JOB=embed to SLURM, see docs/slurm.md
 

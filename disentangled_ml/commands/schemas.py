@@ -329,7 +329,7 @@ class SearchConfig:
 class ServeConfig:
     """The keys of ``disentangled serve``."""
 
-    checkpoint: str
+    checkpoint: str | None
     index: str
     source: str | None
     weights_file: str | None

@@ -1,8 +1,8 @@
 """Find music: ``disentangled search index=DIR like=TRACK_ID weights.genre=1 weights.mood=0.5``.
 
-``index`` is a folder that ``embed`` made. ``like`` is the id of one of its tracks, or a recording (wav, flac, ogg, mp3), which needs
-``checkpoint=FILE``, the one that embedded the folder; or several, ``like=[A,B]``. Conditions without a weight have none; without
-weights each has one. More can be asked, together:
+``index`` is a folder that ``embed`` made. ``like`` is the id of one of its tracks, or a recording (wav, flac, ogg, mp3), which the
+checkpoint that the folder names embeds, or ``checkpoint=FILE``; or several, ``like=[A,B]``. Conditions without a weight have none;
+without weights each has one. More can be asked, together:
 
     seeds.genre=A seeds.mood=B                the genre of A, the mood of B
     like=A labels.mood=calm avoid=[C,D]       like A, but calm, and not like C or D
@@ -33,7 +33,7 @@ from disentangled_ml.files import writable, write_json
 from disentangled_ml.network.checkpoint import choose_device, fingerprint
 from disentangled_ml.reporting.cells import aligned, number_text
 from disentangled_ml.search.catalogue import TEMPO, CatalogueTrack, check_source
-from disentangled_ml.search.embedder import Embedder, check_fingerprint
+from disentangled_ml.search.embedder import Embedder, check_fingerprint, embedder_of
 from disentangled_ml.search.filters import SearchFilters, check_change
 from disentangled_ml.search.path import path_between
 from disentangled_ml.search.playlists import check_suffix, is_result, write_results
@@ -203,16 +203,14 @@ def embed_files(
                 continue
             if not Path(name).is_file():
                 raise ConfigError(f"{key}={name} is neither a track of {config.index} nor a file")
-            embedder = embedder or embedder_of(config, f"{key}={name} is a file")
+            embedder = embedder or own_embedder(config, search)
             files[name] = embedder.embed_recording(name)
     return files
 
 
-def embedder_of(config: DictConfig, reason: str) -> Embedder:
-    """Return the model of the catalogue. Raises ConfigError, with the reason that it is needed for, where none is given."""
-    if config.checkpoint is None:
-        raise ConfigError(f"{reason}: give checkpoint=FILE too, the one that embedded {config.index}")
-    embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+def own_embedder(config: DictConfig, search: SimilaritySearch) -> Embedder:
+    """Return the model of the catalogue, to embed what is a file."""
+    embedder = embedder_of(search.catalogue, config.checkpoint, choose_device(config.accelerator))
     musicnn.require(embedder.network.features)
     return embedder
 
@@ -243,14 +241,12 @@ def find_matching(config: DictConfig, search: SimilaritySearch) -> list[Result]:
     """Find the tracks whose stretches match the query's."""
     key = f"match={config.match}"
     like = the_one(config, key, search)
-    if config.checkpoint is None:
-        raise ConfigError(f"{key} embeds recordings anew: give checkpoint=FILE, that of {config.index}")
     row = search.catalogue.find(like)
     if row is None and not Path(like).is_file():
         raise ConfigError(f"like={like} is neither a track of {config.index} nor a file")
     weights, k = weights_of(config, search), max(config.k, config.rerank)
     tempo = None if config.tempo is None else tuple(config.tempo)
-    embedder = embedder_of(config, key)
+    embedder = own_embedder(config, search)
     if row is not None:
         query = search.catalogue.track(row)
         found = search.search_like(row, weights, k, config.same_artist, tempo, config.method)

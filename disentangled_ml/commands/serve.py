@@ -1,4 +1,4 @@
-"""Open a page to search a catalogue in a browser: ``disentangled serve checkpoint=FILE index=DIR``.
+"""Open a page to search a catalogue in a browser: ``disentangled serve index=DIR``.
 
 The page finds the tracks most similar to a track of the catalogue or to an uploaded recording, with a slider per condition, and shows a
 map of the catalogue. With ``listening_test=DIR`` it also asks people which of two recordings is more similar to a reference. Only this
@@ -23,8 +23,8 @@ from datamodules.audio import musicnn
 from datamodules.audio.bounded_decoding import Bounds, decode_bounded
 from disentangled_ml.config import ConfigError
 from disentangled_ml.network.checkpoint import choose_device
-from disentangled_ml.search.catalogue import check_source
-from disentangled_ml.search.embedder import Embedder
+from disentangled_ml.search.catalogue import check_source, read_catalogue
+from disentangled_ml.search.embedder import Embedder, embedder_of
 from disentangled_ml.search.weights_file import read_weights
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.current import CurrentView
@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
     if root is not None and not root.is_dir():
         raise ConfigError(f"audio={config.audio} is not a folder: give the one that the recordings lie in")
     token = None if config.token is None else token_of(config.token)
-    embedder = Embedder(config.checkpoint, choose_device(config.accelerator))
+    embedder = embedder_of(read_catalogue(config.index), config.checkpoint, choose_device(config.accelerator))
     musicnn.require(embedder.network.features)  # else the first upload would fail
     if config.source is not None:
         check_source(Path(config.index), config.source)

@@ -6,6 +6,7 @@ and where there are no others the reading ends: else it could be that of a whole
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -114,7 +115,8 @@ def compose(search: Ranked, question: Question) -> Composed:
     counted = [name for name, weight in zip(names, weights, strict=True) if weight]
     counted += [TEMPO] if question.tempo_change and TEMPO not in counted else []
     rows = [seed.row for seed in known.values()]
-    return Composed(targets, stands, weights, seeds, labels_of(question, seeds, counted), rows)
+    labels = labels_of(question, {**seeds, TEMPO: tempo_seeds(seeds)}, counted)
+    return Composed(targets, stands, weights, seeds, labels, rows)
 
 
 def target_of(
@@ -157,7 +159,7 @@ def tracks_of(seeds: Sequence[KnownSeed]) -> list[CatalogueTrack]:
     return [seed.track for seed in seeds if seed.track is not None]
 
 
-def distinct(seeds: Mapping[str, list[KnownSeed]]) -> list[KnownSeed]:
+def distinct(seeds: Mapping[str, Sequence[KnownSeed]]) -> list[KnownSeed]:
     """Return the seeds of all conditions, each once."""
     return list({id(seed.embedding): seed for own in seeds.values() for seed in own}.values())
 
@@ -179,12 +181,18 @@ def allowed_rows(catalogue: EmbeddedCatalogue, question: Question, composed: Com
     return allowed, without_tempo
 
 
+def tempo_seeds(seeds: Mapping[str, Sequence[KnownSeed]]) -> Sequence[KnownSeed]:
+    """Return the seeds that tempi are relative to: those that stand for tempo, else the first of all whose tempo is known."""
+    known = (seed for seed in distinct(seeds) if seed.track is not None and TEMPO in seed.track.labels)
+    return seeds[TEMPO] or list(islice(known, 1))
+
+
 def seed_tempo(composed: Composed) -> float:
-    """Return the tempo of the seeds that stand for it. Raises ValueError if it is not known."""
-    tempo = joint_labels(tracks_of(composed.seeds[TEMPO]), TEMPO)
+    """Return the tempo that others are relative to. Raises ValueError if it is not known."""
+    tempo = joint_labels(tracks_of(tempo_seeds(composed.seeds)), TEMPO)
     if tempo is None:
         raise ValueError(
-            "tempo_change: no seed that stands for tempo has a known one; give the range itself, as tempo=[90,120]"
+            "no seed has a known tempo that others could be slower or faster than: give a range of tempi instead, as 90 to 120 BPM"
         )
     return tempo
 

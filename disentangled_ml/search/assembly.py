@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -70,10 +71,21 @@ def assemble(
     finally:
         shutil.rmtree(files, ignore_errors=True)
     header = {"format_version": FORMAT_VERSION, "tracks": n_tracks, "state": state, "source": store.job["source"]}
+    header["checkpoint"] = checkpoint_path(embedder.checkpoint, folder)
     header["estimated"] = [name for name in embedder.condition_names if name in set(estimated)]
     previous = str(read_object(folder / HEADER).get("state", BESIDE))
     write_json(folder / HEADER, {**header, **describe_model(embedder.model)}, indent=None)
     remove_old(folder, {state, previous})
+
+
+def checkpoint_path(checkpoint: Path, folder: Path) -> str:
+    """Return the path of a checkpoint as a catalogue keeps it: within its folder from there, so that both can be moved together.
+
+    >>> checkpoint_path(Path("/index/tags.ckpt"), Path("/index")), checkpoint_path(Path("/runs/x.ckpt"), Path("/index"))
+    ('tags.ckpt', '/runs/x.ckpt')
+    """
+    checkpoint, folder = Path(os.path.abspath(checkpoint)), Path(os.path.abspath(folder))
+    return str(checkpoint.relative_to(folder) if checkpoint.is_relative_to(folder) else checkpoint)
 
 
 def put_in_place(files: Path, state: Path) -> None:

@@ -110,6 +110,7 @@ class EmbeddedCatalogue:
         columns: (N,) of ``COLUMNS``.
         estimated: Conditions of which labels are estimated, of some tracks at least.
         audio_fingerprint: (N, SIZE) int8; None where an earlier version made the catalogue.
+        checkpoint: That embedded it, where it was then; None where an earlier version made the catalogue.
     """
 
     folder: Path
@@ -119,6 +120,7 @@ class EmbeddedCatalogue:
     columns: np.ndarray
     estimated: tuple[str, ...] = ()
     audio_fingerprint: np.ndarray | None = None
+    checkpoint: Path | None = None
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -277,7 +279,11 @@ def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
     fingerprints = None
     if (files / AUDIO_FINGERPRINTS).exists():
         fingerprints = map_array(files / AUDIO_FINGERPRINTS, np.dtype("|i1"), (n_tracks, SIZE))
-    return EmbeddedCatalogue(folder, files, model, embedding, columns, tuple(estimated), fingerprints)
+    checkpoint = content.get("checkpoint")
+    if not isinstance(checkpoint, str | None):
+        raise damaged_header(folder / HEADER, ValueError(f"checkpoint is {checkpoint!r}, no path"))
+    checkpoint = None if checkpoint is None else folder / checkpoint
+    return EmbeddedCatalogue(folder, files, model, embedding, columns, tuple(estimated), fingerprints, checkpoint)
 
 
 def check_source(folder: Path, source: str) -> None:

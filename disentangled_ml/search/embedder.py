@@ -204,6 +204,26 @@ class Embedder:
         return path_between(self.search_of(), *self.seeds_from([a, b]), steps, weights, **caps)
 
 
+def embedder_of(
+    catalogue: EmbeddedCatalogue, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Embedder:
+    """Return the model of a catalogue: that of a checkpoint, or else of the one that the catalogue was embedded by.
+
+    Raises CatalogueError if it is another one, or not there.
+    """
+    if checkpoint is None and catalogue.checkpoint is None:
+        raise CatalogueError(
+            f"{catalogue.folder} does not say which checkpoint embedded it, for an earlier version made it: give checkpoint=FILE"
+        )
+    if checkpoint is None and not catalogue.checkpoint.exists():
+        raise CatalogueError(
+            f"{catalogue.checkpoint}, which embedded {catalogue.folder}, is gone: give checkpoint=FILE, where it is now"
+        )
+    embedder = Embedder(checkpoint or catalogue.checkpoint, device)
+    check_fingerprint(catalogue, embedder.model.fingerprint, embedder.checkpoint)
+    return embedder
+
+
 def check_fingerprint(catalogue: EmbeddedCatalogue, own: str, checkpoint: Path) -> None:
     """Check that a catalogue was embedded by a checkpoint. Raises CatalogueError if it was by another."""
     if catalogue.model.fingerprint != own:

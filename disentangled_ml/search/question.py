@@ -29,8 +29,8 @@ class Question:
         weights: Per condition, see ``check_weights``; None: 1 each. One that no seed or label stands for has none.
         k: Number of results.
         tempo: Slowest and fastest in BPM.
-        tempo_change: The same relative to the tempo of the seeds that stand for tempo, as (-0.15, -0.05) for 5 to 15 % slower;
-            half and double of a track's tempo count as well.
+        tempo_change: The same relative to the tempo of the seeds that stand for tempo, or else of the first seed with a known one,
+            as (-0.15, -0.05) for 5 to 15 % slower; half and double of a track's tempo count as well.
         other_artists: Leave out the artists of the seeds.
         most_dissimilar: Farthest first.
         per_artist: Most results by one artist; None: any number. Tracks of unknown artist are not counted.

@@ -194,6 +194,12 @@ def test_make_says_of_what_the_index_must_be():
         assert "'index=indexes/s' 'source=x/s'" in said(target, "DATA=x/s")
         assert "'index=i' 'source=m.csv'" in said(target, "INDEX=i", "MANIFEST=m.csv")
         assert "source=" not in said(target, "INDEX=i")
+        assert "checkpoint=" not in said(target, "INDEX=i").rpartition(f" {target} ")[2]
+        assert "'checkpoint=x.ckpt'" in said(target, "INDEX=i", "CHECKPOINT=x.ckpt")
+    assert '"checkpoint=x.ckpt"' in said("embed", "CHECKPOINT=x.ckpt")
+    assert "{ ls -t runs/b-*/checkpoints/best.ckpt; ls -t runs/*/checkpoints/best.ckpt; }" in said(
+        "embed", "MANIFEST=a/b/m.csv"
+    )
 
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from disentangled_ml.commands import search
 from disentangled_ml.commands.schemas import SearchConfig
 from disentangled_ml.config import ConfigError, load_config
+from disentangled_ml.search.catalogue import CatalogueError
 from tests import warm
 from tests.disentangled_ml.catalogues import embed_recordings, save_checkpoint
 
@@ -63,12 +65,23 @@ def test_filters(folder, capsys):
     assert capsys.readouterr().out == "no track is left by the filters\n"
 
 
-def test_a_file_needs_its_checkpoint(folder, capsys):
+def test_a_file_is_embedded_by_the_checkpoint_of_the_index(folder, capsys, tmp_path):
     path = folder / "recordings" / "2.flac"
-    run(folder, f"like={path}", f"checkpoint={folder}/x.ckpt", "k=1", "method=exact", "fold=false")
-    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["1", "r2", "0.000"]
-    with pytest.raises(ConfigError, match=r"like=.*2\.flac is a file: give checkpoint=FILE too"):
-        run(folder, f"like={path}")
+    asked = [f"like={path}", "k=1", "method=exact", "fold=false"]
+    for given in ([], [f"checkpoint={folder}/x.ckpt"]):
+        run(folder, *asked, *given)
+        assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["1", "r2", "0.000"]
+    shutil.copytree(folder / "index", tmp_path / "index")
+    header = json.loads((tmp_path / "index" / "catalogue.json").read_text())
+    assert header["checkpoint"] == f"{folder}/x.ckpt"
+    for changed, message in (
+        ("gone.ckpt", r"index/gone\.ckpt, which embedded .*index, is gone: give checkpoint=FILE"),
+        (None, "index does not say which checkpoint embedded it, for an earlier version made it: give checkpoint=FILE"),
+        (7, "catalogue.json is not that of a catalogue"),
+    ):
+        (tmp_path / "index" / "catalogue.json").write_text(json.dumps({**header, "checkpoint": changed}))
+        with pytest.raises(CatalogueError, match=message):
+            run(tmp_path, *asked)
 
 
 def test_a_question_of_several_parts(folder, capsys, tmp_path):

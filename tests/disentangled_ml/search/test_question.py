@@ -83,6 +83,15 @@ def test_seeds_for_all_stand_where_a_condition_has_none(search):
     assert given.weights["tempo"] == 2.0
 
 
+def test_without_a_seed_for_tempo_it_is_relative_to_the_first_that_has_one(search):
+    own = {"genre": ["t4"], "mood": ["t85"]}  # the tempo of t4 is not known
+    answer = search.ask(Question(seeds_of=own, tempo_change=(-0.15, -0.05), k=N, fold_duplicates=False))
+    seeded = search.ask(Question(seeds=["t85"], tempo_change=(-0.15, -0.05), k=N, fold_duplicates=False))
+    assert set(rows_of(answer)) == set(rows_of(seeded)) - {4}
+    assert "tempo" not in answer.results[0].distances
+    assert all("tempo 145 / " in found.matches for found in answer.results)
+
+
 def test_the_order_of_seeds_and_a_seed_given_twice_over_change_nothing(search):
     first = search.ask(Question(seeds=["t1", "t2", "t3"], avoid=["t4", "t5"]))
     assert rows_of(first) == rows_of(search.ask(Question(seeds=["t3", "t1", "t2"], avoid=["t5", "t4"])))
@@ -298,7 +307,10 @@ def test_a_collapsed_model_folds_nothing(tmp_path):
             r"mood has seeds and a label: give seeds_of\.mood or",
         ),
         ({"labels": {"mood": "calm"}, "weights": {"genre": 1}}, "no seed or label stands for genre"),
-        ({"seeds": ["t4"], "tempo_change": (0.0, 0.1)}, "no seed that stands for tempo has a known one"),
+        (
+            {"seeds": ["t4"], "tempo_change": (0.0, 0.1)},
+            "no seed has a known tempo that others could be slower or faster than",
+        ),
         ({"seeds": ["t1"], "tempo_change": (0.2, 0.1)}, r"tempo_change=\[0.2, 0.1\] is no range"),
         ({"seeds": ["t1"], "per_album": 0}, "per_album=0 is not legal"),
         ({"seeds": ["t1"], "k": None}, "k=None is not legal"),

@@ -124,11 +124,6 @@ def test_an_id_like_that_of_a_section_is_an_id(tmp_path, folder):
     assert len(results) == 3
 
 
-def test_it_needs_the_checkpoint(folder):
-    with pytest.raises(ConfigError, match=r"match=best embeds recordings anew: give checkpoint=FILE, that of"):
-        search.main(load_config(SearchConfig, [f"index={folder}/index", "like=r1", "match=best"]))
-
-
 def test_it_needs_the_recordings(folder, tmp_path):
     moved = folder / "5.flac"
     content = moved.read_bytes()
