@@ -99,6 +99,10 @@ CONDITION_TAGS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
         },
     },
 }
+# Of each condition what its network lacks a tag for and another one has; only labels are made of these, no distances.
+FURTHER_TAGS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
+    "genre": {"mtt": {"classical": ("classical", "classic")}},
+}
 
 
 def tag_model(condition: str, models: Sequence[str]) -> str | None:
@@ -297,10 +301,13 @@ def tag_probabilities(
     found = {}
     for condition in conditions:
         model = tag_model(condition, models)
-        named = {
-            tag: [TAGS[model].index(one) for one in same] for tag, same in CONDITION_TAGS[condition][model].items()
+        named = {model: CONDITION_TAGS[condition][model], **FURTHER_TAGS.get(condition, {})}
+        found[condition] = {
+            tag: float(f"{max(means[known][TAGS[known].index(one)] for one in same):.3g}")
+            for known, tags in named.items()
+            if known in means
+            for tag, same in tags.items()
         }
-        found[condition] = {tag: float(f"{means[model][rows].max():.3g}") for tag, rows in named.items()}
     return found
 
 

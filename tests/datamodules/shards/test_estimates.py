@@ -130,6 +130,16 @@ def test_of_tags_that_mean_the_same_the_highest_counts():
     assert found["mood"] == alone["mood"]
 
 
+def test_a_tag_that_the_network_of_a_condition_lacks_is_that_of_the_other():
+    features = np.random.default_rng(0).normal(size=(3, 400)).astype(np.float32)
+    both = musicnn.tag_probabilities(features, ("msd", "mtt"), ("genre",))["genre"]
+    alone = musicnn.tag_probabilities(features[:, :200], ("msd",), ("genre",))["genre"]
+    assert (both.keys() - alone.keys(), both.items() >= alone.items()) == ({"classical"}, True)
+    probabilities = (1 / (1 + np.exp(-musicnn.tag_logits(features[:, 200:], "mtt")))).mean(0)
+    named = [probabilities[musicnn.TAGS["mtt"].index(tag)] for tag in ("classical", "classic")]
+    assert both["classical"] == pytest.approx(max(named), rel=ROUNDING)
+
+
 def test_labels_are_the_same_for_all_who_read(index, tmp_path):
     infos = all_infos(index)
     source = Source(index, build_conditions(index), chunk_frames=129)
