@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from disentangled_ml.files import DAMAGED_NPZ
 from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.search.audio_fingerprint import NO_FINGERPRINT, SIZE, EmbeddedRecording
 from disentangled_ml.structures import TEMPO, AudioSettings, name_code
@@ -307,7 +308,7 @@ def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise CatalogueError(f"{path} does not exist: embed the catalogue anew") from error
-    except (OSError, ValueError, EOFError, TypeError, SyntaxError) as error:
+    except (OSError, *DAMAGED_NPZ) as error:
         raise CatalogueError(f"{path} is not a .npy array ({error}): embed the catalogue anew") from error
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
         found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__

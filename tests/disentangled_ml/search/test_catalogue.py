@@ -127,8 +127,13 @@ def test_no_catalogue_at_all(tmp_path):
         read_catalogue(tmp_path)
 
 
+def unclosed(array: bytes) -> bytes:
+    """Return an array with one byte of its header changed, so that numpy looks in vain for the end of a bracket."""
+    return array.replace(b"}", b"(", 1)
+
+
 @pytest.mark.parametrize("name", [EMBEDDING, COLUMNS_FILE])
-@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "cut off", "other type", "pickled", "npz"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "cut off", "other type", "pickled", "npz", "header"])
 def test_a_damaged_array_is_named(folder, name, damage):
     path = folder / name
     content = path.read_bytes()
@@ -142,7 +147,9 @@ def test_a_damaged_array_is_named(folder, name, damage):
         with open(path, "wb") as file:
             np.savez(file, a=np.zeros(3))
     else:
-        path.write_bytes({"empty": b"", "garbage": b"garbage" * 99, "cut off": content[:200]}[damage])
+        path.write_bytes(
+            {"empty": b"", "garbage": b"garbage" * 99, "cut off": content[:200], "header": unclosed(content)}[damage]
+        )
     with pytest.raises(CatalogueError, match=rf"{name} .*: embed the catalogue anew"):
         read_catalogue(folder)
 
