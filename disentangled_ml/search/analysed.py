@@ -27,7 +27,7 @@ from datamodules.shards.resumable import Batch
 from datamodules.shards.workers import Workers
 from disentangled_ml.files import DAMAGED_NPZ, atomic_write
 from disentangled_ml.progress import show_progress
-from disentangled_ml.search.audio_fingerprint import EmbeddedRecording, stacked
+from disentangled_ml.search.audio_fingerprint import SIZE, EmbeddedRecording, stacked
 from disentangled_ml.search.build import EmbeddedBatch
 from disentangled_ml.search.catalogue import CatalogueTrack
 from disentangled_ml.search.embedder import Embedder
@@ -134,12 +134,15 @@ def embed_contents(
 
 
 def read_embeddings(path: Path, fingerprint: str) -> dict[str, EmbeddedRecording]:
-    """Read the embeddings that are kept of a model; none where they are another's, missing or damaged."""
+    """Read the embeddings that are kept of a model; none where they are another's, missing, damaged, or with other fingerprints."""
     try:
         with np.load(path, allow_pickle=False) as content:
             if str(content["fingerprint"]) != fingerprint:
                 return {}
-            rows = map(EmbeddedRecording, content["embedding"], content["audio_fingerprint"])
+            embedding, fingerprints = content["embedding"], content["audio_fingerprint"]
+            if embedding.dtype != np.float32 or fingerprints.dtype != np.int8 or fingerprints.shape[1:] != (SIZE,):
+                return {}
+            rows = map(EmbeddedRecording, embedding, fingerprints)
             return dict(zip(content["digest"].tolist(), rows, strict=True))
     except (OSError, *DAMAGED_NPZ):
         return {}

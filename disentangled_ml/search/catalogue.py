@@ -255,7 +255,8 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def damaged_header(path: Path, error: Exception) -> CatalogueError:
-    return CatalogueError(f"{path} is not that of a catalogue ({error!r}): embed it anew")
+    # Not its repr, which of a UnicodeDecodeError has the whole file in it.
+    return CatalogueError(f"{path} is not that of a catalogue ({type(error).__name__}: {error}): embed it anew")
 
 
 def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
