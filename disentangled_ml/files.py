@@ -8,14 +8,16 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 from zipfile import BadZipFile
 
 from disentangled_ml.config import ConfigError
 
 UNFINISHED = ".tmp"  # suffix of a file being written
-# What reading a damaged npz file and the JSON in it raises, beside OSError; zipfile's NotImplementedError is a RuntimeError.
-DAMAGED_NPZ = (ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile)
+# What reading a damaged npy or npz file and the JSON in it raises, beside OSError; zipfile's NotImplementedError is a RuntimeError,
+# and numpy takes the header of an array apart as Python.
+DAMAGED_NPZ = (ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile, SyntaxError, TokenError)
 # How a cell begins that spreadsheets take for a formula (OWASP, "CSV Injection").
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 Errors = type[Exception] | tuple[type[Exception], ...]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.audio.fingerprint import SIZE
 from datamodules.audio.tempo import grouped
 from datamodules.batches.analysis import Analysis, AnalysisStore, features_of, keep_analyses
 from datamodules.corpora.cells import tag_key
@@ -134,12 +135,15 @@ def embed_contents(
 
 
 def read_embeddings(path: Path, fingerprint: str) -> dict[str, EmbeddedRecording]:
-    """Read the embeddings that are kept of a model; none where they are another's, missing or damaged."""
+    """Read the embeddings that are kept of a model; none where they are another's, missing, damaged, or with other fingerprints."""
     try:
         with np.load(path, allow_pickle=False) as content:
             if str(content["fingerprint"]) != fingerprint:
                 return {}
-            rows = map(EmbeddedRecording, content["embedding"], content["audio_fingerprint"])
+            embedding, fingerprints = content["embedding"], content["audio_fingerprint"]
+            if embedding.dtype != np.float32 or fingerprints.dtype != np.int8 or fingerprints.shape[1:] != (SIZE,):
+                return {}
+            rows = map(EmbeddedRecording, embedding, fingerprints)
             return dict(zip(content["digest"].tolist(), rows, strict=True))
     except (OSError, *DAMAGED_NPZ):
         return {}

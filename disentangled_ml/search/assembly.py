@@ -98,13 +98,17 @@ def put_in_place(files: Path, state: Path) -> None:
 
 
 def remove_old(folder: Path, kept: set[str]) -> None:
-    """Remove the states that nobody reads any more, and what killed processes left."""
-    for path in folder.glob(f"{STATE}*"):
-        if path.name not in kept:
-            shutil.rmtree(path)
-    if BESIDE not in kept:
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
+    """Remove the states that nobody reads any more, and what killed processes left.
+
+    Where ``kept`` is one state, the catalogue has not changed: whoever still reads the one before it goes on.
+    """
+    if len(kept) > 1:
+        for path in folder.glob(f"{STATE}*"):
+            if path.name not in kept:
+                shutil.rmtree(path)
+        if BESIDE not in kept:
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)
     for part in (folder, folder / EmbeddedStore.FOLDER):
         remove_unfinished(part)
 

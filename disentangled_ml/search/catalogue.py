@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.audio.fingerprint import NO_FINGERPRINT, SIZE
+from disentangled_ml.files import DAMAGED_NPZ
 from disentangled_ml.network.checkpoint import ModelDescription
 from disentangled_ml.search.recording import EmbeddedRecording
 from disentangled_ml.structures import TEMPO, AudioSettings, name_code
@@ -257,7 +258,8 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def damaged_header(path: Path, error: Exception) -> CatalogueError:
-    return CatalogueError(f"{path} is not that of a catalogue ({error!r}): embed it anew")
+    # Not its repr, which of a UnicodeDecodeError has the whole file in it.
+    return CatalogueError(f"{path} is not that of a catalogue ({type(error).__name__}: {error}): embed it anew")
 
 
 def read_catalogue(folder: str | Path) -> EmbeddedCatalogue:
@@ -314,7 +316,7 @@ def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise CatalogueError(f"{path} does not exist: embed the catalogue anew") from error
-    except (OSError, ValueError, EOFError, TypeError, SyntaxError) as error:
+    except (OSError, *DAMAGED_NPZ) as error:
         raise CatalogueError(f"{path} is not a .npy array ({error}): embed the catalogue anew") from error
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
         found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__

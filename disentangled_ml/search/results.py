@@ -30,7 +30,8 @@ class Result(NamedTuple):
     Attributes:
         row: In the catalogue; None of an end of a path that is none of its tracks.
         track: Of that row.
-        distance: Weighted distance from the query, where seeds are avoided from the one that is moved away from them.
+        distance: Weighted distance from the query, where seeds are avoided from the one that is moved away from them; None of a track
+            that was named, not searched for.
         distances: Distance in the subspace of each condition that something stands for, without its weight; the weighted squares sum to
             that of ``distance``.
         percentile: Share of the catalogue, in percent, that is farther from the query; None where that was not asked for.
@@ -41,7 +42,7 @@ class Result(NamedTuple):
 
     row: int | None
     track: CatalogueTrack
-    distance: float
+    distance: float | None
     distances: dict[str, float]
     percentile: float | None = None
     percentiles: dict[str, float] | None = None

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from disentangled_ml.search.answering import answer
-from disentangled_ml.search.catalogue import INDEX, EmbeddedCatalogue, read_catalogue
+from disentangled_ml.search.catalogue import EMBEDDING, INDEX, CatalogueError, EmbeddedCatalogue, read_catalogue
 from disentangled_ml.search.composition import centre, target_distances
 from disentangled_ml.search.duplicates import duplicate_threshold
 from disentangled_ml.search.filters import SearchFilters
@@ -152,10 +152,15 @@ class SimilaritySearch:
 
     @cached_property
     def squared_lengths(self) -> np.ndarray:
-        """Squared length of each track in each subspace, (N, C) float32."""
+        """Squared length of each track in each subspace, (N, C) float32. Raises CatalogueError if one is not finite."""
         embedding, squares = self.catalogue.embedding, self.catalogue.model.masks.astype(np.float32) ** 2
         blocks = range(0, len(embedding), ROWS_PER_BLOCK)
-        return np.concatenate([embedding[first : first + ROWS_PER_BLOCK] ** 2 @ squares.T for first in blocks])
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.concatenate([embedding[first : first + ROWS_PER_BLOCK] ** 2 @ squares.T for first in blocks])
+        if not np.isfinite(lengths).all():
+            path = self.catalogue.files / EMBEDDING
+            raise CatalogueError(f"{path} holds numbers that are of no embedding: embed the catalogue anew")
+        return lengths
 
     def exact_candidates(
         self, query: np.ndarray, weights: np.ndarray, allowed: np.ndarray | None, k: int, farthest: bool = False

@@ -1,5 +1,6 @@
 """Where the recording of a track is, if browsers play it and it may be played."""
 
+import os
 from pathlib import Path
 
 from disentangled_ml.files import existing_form
@@ -23,9 +24,9 @@ def recording_of(track: CatalogueTrack, root: Path | None) -> Path | None:
 
 
 def is_playable(path: Path, root: Path | None) -> bool:
-    """Return whether a file exists inside of the root and browsers play its format."""
+    """Return whether a file can be read, lies inside of the root and browsers play its format."""
     try:
         inside = root is None or path.resolve().is_relative_to(root)
-        return inside and path.suffix.lower() in EXTENSIONS and path.is_file()
+        return inside and path.suffix.lower() in EXTENSIONS and path.is_file() and os.access(path, os.R_OK)
     except (OSError, ValueError):  # of names that no file can have
         return False

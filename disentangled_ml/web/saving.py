@@ -37,7 +37,7 @@ def listed_text(
     """
     check_keys(content, ("form", "entries", *SOURCES))
     form, entries = content.get("form", "m3u8"), content.get("entries", FILES if tells_paths else ADDRESSES)
-    if form not in MEDIA_TYPES:
+    if not isinstance(form, str) or form not in MEDIA_TYPES:
         raise ValueError(f"form is one of {', '.join(MEDIA_TYPES)}")
     if entries not in (FILES, ADDRESSES) or (entries == FILES and not tells_paths):
         legal = f"{FILES} or {ADDRESSES}" if tells_paths else f"{ADDRESSES}: paths are told to the machine itself alone"

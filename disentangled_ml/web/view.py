@@ -199,7 +199,7 @@ class CatalogueView:
             return [found for found in self.path_results(content["path"]) if found.row is not None]
         rows = [self.row_of(track_id) for track_id in content["tracks"]]
         tracks = self.catalogue.tracks(rows)
-        return [Result(row, track, float("nan"), {}) for row, track in zip(rows, tracks, strict=True)]
+        return [Result(row, track, None, {}) for row, track in zip(rows, tracks, strict=True)]
 
     def find_seed(self, seed: Any) -> Seed:
         """Return a seed as ``Question`` has it. Raises UnknownQuery if it is not there."""

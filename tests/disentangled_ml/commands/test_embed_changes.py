@@ -261,6 +261,16 @@ def test_a_state_is_open_until_the_next_but_one(made):
     assert first.files.name not in states
 
 
+def test_a_repeated_command_leaves_the_state_before_to_those_who_read_it(made):
+    made.embed()
+    first = read_catalogue(made.index)
+    tracks = tracks_of(first)
+    made.edit("jazz", "swing")
+    made.embed()
+    made.embed()
+    assert tracks_of(first) == tracks
+
+
 def test_a_damaged_state_is_mended(made):
     made.embed()
     expected = tracks_of(read_catalogue(made.index))

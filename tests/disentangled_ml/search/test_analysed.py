@@ -137,6 +137,16 @@ def test_damaged_embeddings_are_made_anew(folder, content):
     np.testing.assert_allclose(folder.update().embedding, before, atol=ATOL)
 
 
+@pytest.mark.parametrize("change", [None, lambda old: old[:, :5], lambda old: old.astype(np.float32)])
+def test_embeddings_without_todays_fingerprints_are_made_anew(folder, change):
+    before = folder.update().audio_fingerprint.copy()
+    with np.load(folder.folder / EMBEDDINGS) as kept:
+        content = dict(kept)
+    old = content.pop("audio_fingerprint")
+    np.savez(folder.folder / EMBEDDINGS, **content, **({} if change is None else {"audio_fingerprint": change(old)}))
+    np.testing.assert_array_equal(folder.update().audio_fingerprint, before)
+
+
 def test_a_damaged_analysis_is_made_anew_by_the_next_run(folder):
     before = folder.update().embedding.copy()
     path = folder.store.path(folder.digests["r1"])

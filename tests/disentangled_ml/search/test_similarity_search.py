@@ -212,6 +212,14 @@ def test_bad_k(tmp_path, k):
         searched(tmp_path).search_like(0, k=k)
 
 
+@pytest.mark.parametrize("damage", [np.nan, np.inf, 1e38])
+def test_embeddings_that_are_none_are_named(tmp_path, damage):
+    rows = unit_rows(N)
+    rows[3, 5] = damage
+    with pytest.raises(ValueError, match=r"embedding\.npy holds numbers that are of no embedding: embed the catalogue"):
+        SimilaritySearch(write_catalogue(tmp_path, rows)).search(rows[0])
+
+
 def test_bad_queries_and_methods(tmp_path):
     search = searched(tmp_path)
     for query in (np.zeros(11), np.zeros((1, 12)), np.full(12, np.nan)):

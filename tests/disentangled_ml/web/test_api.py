@@ -421,6 +421,16 @@ def test_tables_hold_what_the_answer_has(client):
     assert [row["track_id"] for row in content["results"]] == ids(asked(client, "path", **path))
 
 
+def test_tracks_that_are_named_have_no_distance(client):
+    def refuse(name: str):
+        raise AssertionError(f"{name} is no JSON")
+
+    (found,) = json.loads(saved(client, form="json", tracks=["t2"]), parse_constant=refuse)["results"]
+    assert (found["track_id"], found["distance"]) == ("t2", None)
+    (row,) = csv.DictReader(io.StringIO(saved(client, form="csv", tracks=["t2"])))
+    assert (row["track_id"], row["distance"]) == ("t2", "")
+
+
 def test_paths_are_told_to_this_machine_alone(view):
     client = client_of(view, loopback_only=False)
     assert "/audio?track=t2" in saved(client, form="m3u8", tracks=["t2"])
@@ -439,6 +449,7 @@ def test_paths_are_told_to_this_machine_alone(view):
         ({"tracks": ["t1"] * 102}, "at most 101 ids"),
         ({"question": ["t1"]}, "question is an object"),
         ({"tracks": ["t1"], "form": "pls"}, "form is one of m3u8, csv, json"),
+        ({"tracks": ["t1"], "form": ["csv"]}, "form is one of m3u8, csv, json"),
         ({"tracks": ["t20"]}, "none of these tracks has a recording"),
     ],
 )

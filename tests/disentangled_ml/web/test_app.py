@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -263,6 +264,12 @@ def test_nonsense_ranges(client, given, status):
     answer = client.get("/audio", params={"track": "t5"}, headers={"range": given})
     assert answer.status_code == status
     assert len(answer.content) < 200
+
+
+def test_a_recording_that_may_not_be_read_is_not_found(client, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read all
+    assert client.get("/audio", params={"track": "t5"}).status_code == 404
+    assert client.get("/api/v1/tracks/t5").json()["audio"] is False
 
 
 def test_ten_thousand_ranges_are_no_reason_for_work(client):
