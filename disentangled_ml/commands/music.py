@@ -65,14 +65,14 @@ def main(config: DictConfig) -> None:
     if (out / EmbeddedStore.FOLDER).exists():
         raise ConfigError(f"{out} holds a catalogue that embed made, which would be lost: give another out=DIR")
     with output_context(out), locked(out):
-        checkpoint = make_catalogue(config, music, out)
+        make_catalogue(config, music, out)
     if config.page:
-        arguments = [f"checkpoint={checkpoint}", f"index={out}", f"host={config.host}", f"port={config.port}"]
+        arguments = [f"index={out}", f"host={config.host}", f"port={config.port}"]
         serve.main(load_config(ServeConfig, [*arguments, f"accelerator={config.accelerator}"]))
 
 
-def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
-    """Bring the catalogue of a folder up to date; return the checkpoint of its model."""
+def make_catalogue(config: DictConfig, music: Path, out: Path) -> None:
+    """Bring the catalogue of a folder up to date."""
     logger.info("%s: %s", music, summary(scan_folder(music, out / MANIFEST)))
     digests = {name: track.digest for name, track in read_state(out / f"{MANIFEST}.scan" / STATE).tracks.items()}
     corpus = read_manifest(out / MANIFEST, ALL_TRAIN)
@@ -99,7 +99,6 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> Path:
     show_summary(read_catalogue(out), corpus.notes)
     for name, number in sorted(catalogue.estimated.items()):
         logger.info("%s is estimated, for %s of %s tracks", name, f"{number:,}", f"{len(catalogue.tracks):,}")
-    return checkpoint
 
 
 def analysis_settings(config: DictConfig, embedder: Embedder | None) -> AnalysisSettings:

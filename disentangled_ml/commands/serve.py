@@ -42,8 +42,6 @@ def main(config: DictConfig) -> None:
     if root is not None and not root.is_dir():
         raise ConfigError(f"audio={config.audio} is not a folder: give the one that the recordings lie in")
     token = None if config.token is None else token_of(config.token)
-    embedder = embedder_of(read_catalogue(config.index), config.checkpoint, choose_device(config.accelerator))
-    musicnn.require(embedder.network.features)  # else the first upload would fail
     if config.source is not None:
         check_source(Path(config.index), config.source)
     limits = UploadLimits(
@@ -51,14 +49,7 @@ def main(config: DictConfig) -> None:
         max_seconds=config.max_upload_minutes * 60.0,
         uploads_at_a_time=config.uploads_at_a_time,
     )
-    embed_upload = upload_embedder(embedder, Bounds(limits.max_seconds, config.decode_seconds))
-
-    weights = None if config.weights_file is None else read_weights(config.weights_file, embedder.condition_names)
-
-    def open_view() -> CatalogueView:
-        return CatalogueView(embedder.open(config.index).search_of(), embed_upload, plane, limits, root, weights)
-
-    current = CurrentView(Path(config.index), open_view)
+    current = CurrentView(Path(config.index), ViewOpener(config, limits, root))
     view = current.view
     listening = None
     if config.listening_test is not None:
@@ -83,6 +74,37 @@ def main(config: DictConfig) -> None:
     # Ctrl-C is how it is ended.
     with suppress(KeyboardInterrupt):
         uvicorn.Server(settings).run(sockets=[listening_socket])
+
+
+class ViewOpener:
+    """Opens the index as it is now, with the model that it is of: ``music`` may have made another one.
+
+    Args:
+        config: Of the command.
+        limits: Of uploads.
+        root: Folder of the recordings; None: where the catalogue says.
+    """
+
+    def __init__(self, config: DictConfig, limits: UploadLimits, root: Path | None):
+        self.config, self.limits, self.root = config, limits, root
+        self.embedder = self.open_embedder()
+        names = self.embedder.condition_names
+        self.weights = None if config.weights_file is None else read_weights(config.weights_file, names)
+
+    def open_embedder(self) -> Embedder:
+        catalogue, device = read_catalogue(self.config.index), choose_device(self.config.accelerator)
+        embedder = embedder_of(catalogue, self.config.checkpoint, device)
+        musicnn.require(embedder.network.features)  # else the first upload would fail
+        return embedder
+
+    def __call__(self) -> CatalogueView:
+        """Return the view. Raises ValueError if the index is damaged, or its model is not there."""
+        if read_catalogue(self.config.index).model.fingerprint != self.embedder.model.fingerprint:
+            self.embedder = self.open_embedder()
+        search = self.embedder.open(self.config.index).search_of()
+        bounds = Bounds(self.limits.max_seconds, self.config.decode_seconds)
+        embed_upload = upload_embedder(self.embedder, bounds)
+        return CatalogueView(search, embed_upload, plane, self.limits, self.root, self.weights)
 
 
 def plane(points: np.ndarray) -> np.ndarray:

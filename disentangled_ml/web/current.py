@@ -1,7 +1,7 @@
 """The view of a catalogue as it is now: ``embed`` may put a new state in the place of the one that is open.
 
-An answer is of one state, since a request takes one view and asks nothing else. Uploads are known to every view, as all states that
-are opened are of one model.
+An answer is of one state, since a request takes one view and asks nothing else. Uploads are known to every view of the same model; one
+of another model would have to embed them anew.
 """
 
 import logging
@@ -56,6 +56,7 @@ class CurrentView:
         except ValueError as error:
             logger.warning("the new catalogue cannot be used, the old one is served on: %s", error)
             return
-        view.uploads = self.view.uploads
+        if view.catalogue.model.fingerprint == self.view.catalogue.model.fingerprint:
+            view.uploads = self.view.uploads
         self.view = view
         logger.info("%d tracks are served now", len(view.catalogue))

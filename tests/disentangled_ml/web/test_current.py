@@ -11,13 +11,16 @@ from servers import ARTISTS, CONDITIONS, IDS, NEW, Made, embed_again, grow, make
 from starlette.testclient import TestClient
 
 from datamodules.audio.bounded_decoding import Bounds
-from disentangled_ml.commands.serve import upload_embedder
+from disentangled_ml.commands.schemas import ServeConfig
+from disentangled_ml.commands.serve import ViewOpener, upload_embedder
+from disentangled_ml.config import load_config
 from disentangled_ml.search.catalogue import HEADER, TRACKS, read_catalogue
 from disentangled_ml.search.embedder import Embedder
 from disentangled_ml.web.app import build_app
 from disentangled_ml.web.current import CurrentView
+from disentangled_ml.web.uploads import UploadLimits
 from disentangled_ml.web.view import CatalogueView
-from tests.disentangled_ml.catalogues import write_catalogue
+from tests.disentangled_ml.catalogues import save_checkpoint, write_catalogue
 
 ALL = dict.fromkeys(CONDITIONS, 1.0)
 
@@ -83,6 +86,21 @@ def test_a_request_that_began_before_is_answered_from_the_old_state(made, curren
 def test_nothing_is_opened_again_while_nothing_has_changed(made, current):
     view = current()
     assert current() is view
+
+
+def test_a_model_that_was_made_anew_is_served_with_its_catalogue(made):
+    opener = ViewOpener(load_config(ServeConfig, [f"index={made.index}", "accelerator=cpu"]), UploadLimits(), None)
+    current = CurrentView(made.index, opener)
+    client = TestClient(build_app(current, None, True), base_url="http://127.0.0.1:8000")
+    old = upload(client, made.folder / "audio/8.wav")
+    assert nearest(client, upload=old)["track"]["id"] == IDS[8]
+    save_checkpoint(made.folder / "other.ckpt", seed=1)
+    shutil.rmtree(made.index / "pieces")
+    embed_again(made._replace(checkpoint=made.folder / "other.ckpt"))
+    new = upload(client, made.folder / "audio/8.wav")
+    assert opener.embedder.checkpoint == made.folder / "other.ckpt"
+    assert nearest(client, upload=new)["track"]["id"] == IDS[8]
+    assert client.post("/api/v1/similar", json={"upload": old}).status_code == 404
 
 
 def test_the_old_catalogue_is_served_on_while_there_is_none_or_another_models(made, current, client, caplog, tmp_path):
