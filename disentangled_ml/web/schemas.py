@@ -117,6 +117,7 @@ SCHEMAS: dict[str, Schema] = {
             "artist": maybe(TEXT),
             "album": maybe(TEXT),
             "labels": by_condition({"anyOf": [listing(TEXT), NUMBER]}, "Tags, or the tempo in BPM."),
+            "estimated": listing(TEXT, description="Conditions whose label is estimated, not given."),
             "audio": {**FLAG, "description": "Whether /audio?track=ID plays its recording."},
         }
     ),

@@ -148,6 +148,7 @@ class CatalogueView:
             "artist": track.artist,
             "album": metadata.get("album"),
             "labels": track.labels,
+            "estimated": self.catalogue.estimated_of(track),
             "audio": recording_of(track, self.root) is not None,
         }
 

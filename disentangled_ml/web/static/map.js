@@ -119,5 +119,5 @@ const labelOf = (label) => (typeof label === "number" ? `${Math.round(label)} BP
 
 by("map").addEventListener("click", (event) => {
   const number = event.target.closest("circle")?.dataset.number;
-  if (number !== undefined) pick({ id: map.ids[number], title: map.titles[number], artist: map.artists[number], album: null, labels: {}, audio: false });
+  if (number !== undefined) pick({ id: map.ids[number], title: map.titles[number], artist: map.artists[number], album: null, labels: {}, estimated: [], audio: false });
 });

@@ -9,7 +9,7 @@ import { drawParts, offerLabels, setUpFilters, setUpParts } from "./parts.js";
 import { completeEnds, drawEnds, endAt, isPath, placesOf, showPath, toPath } from "./path.js";
 import { asksAnything, emptyQuestion, fromFragment, same, setUsualWeights, toFragment, toQuestion, weightsOf } from "./question.js";
 import { clearResults, showResults } from "./results.js";
-import { learn, setEstimated } from "./tracks.js";
+import { learn } from "./tracks.js";
 
 const PAGE = 10, MOST = 100; // results shown at first, and at most
 let conditions = [];
@@ -192,7 +192,6 @@ async function start() {
   }
   conditions = catalogue.conditions.map(({ name }) => name);
   setUsualWeights(catalogue.conditions);
-  setEstimated(catalogue.conditions);
   by("size").textContent = `${catalogue.size.toLocaleString("en")} tracks`;
   by("to-listen").hidden = !catalogue.listening_test;
   setUpControls();

@@ -45,6 +45,8 @@ def tracks_of(folder) -> list:
         path = folder / f"{number}.wav"
         path.write_bytes(b"x")
         tracks[number] = tracks[number]._replace(path=str(path))
+    tracks[3] = tracks[3]._replace(estimated=[])  # the others are as their catalogue says
+    tracks[5] = tracks[5]._replace(estimated=["mood"])
     return tracks
 
 
@@ -245,6 +247,11 @@ def test_labels_are_counted(client):
 def test_what_is_estimated_is_told(client):
     conditions = client.get(f"{PREFIX}/catalogue").json()["conditions"]
     assert {each["name"]: each["estimated"] for each in conditions} == {"genre": False, "mood": False, "tempo": True}
+
+
+def test_labels_that_are_estimated_are_told_of_each_track(client):
+    told = {track["id"]: track["estimated"] for track in client.get(f"{PREFIX}/tracks").json()["tracks"]}
+    assert (told["t1"], told["t3"], told["t4"], told["t5"]) == (["tempo"], [], [], ["mood"])
 
 
 def test_health_says_what_is_served(client, view):
