@@ -77,6 +77,19 @@ class CatalogueTrack(NamedTuple):
     metadata: dict[str, str] | None = None
     estimated: list[str] | None = None
 
+    @property
+    def name(self) -> str:
+        """What people are shown: the title, else the name of the file, if it is whole, else the id.
+
+        >>> CatalogueTrack("a__b", None, "/music/a/b.ogg", {}).name, CatalogueTrack("a__b", None, None, {}).name
+        ('b', 'a__b')
+        >>> CatalogueTrack("a__b", None, "/music/a/b.ogg", {}, [30.0, 60.0]).name
+        'a__b'
+        """
+        is_whole = self.section is None or list(self.section) == [0.0, None]
+        stem = Path(self.path).stem if self.path and is_whole else ""
+        return (self.metadata or {}).get("title") or stem or self.track_id
+
     def as_plain(self) -> dict[str, Any]:
         """Return what is stored of it; metadata, and what is estimated, only where that is known.
 

@@ -57,6 +57,8 @@ def explain(seed_labels: Mapping[str, list[str] | float], track: CatalogueTrack,
     'tempo 124 / 126, mood calm'
     >>> explain({"tempo": 124.0}, CatalogueTrack("a", None, None, {"tempo": 90.0}))
     ''
+    >>> explain({"tempo": 68.0}, CatalogueTrack("a", None, None, {"tempo": 125.0}), 0.15)
+    'tempo 68 / 125 (half: 62)'
     """
     words = []
     for name, wanted in seed_labels.items():
@@ -65,8 +67,27 @@ def explain(seed_labels: Mapping[str, list[str] | float], track: CatalogueTrack,
             shared = [label for label in own if label in wanted]
             words += [f"{name} {', '.join(shared)}"] if shared else []
         elif name == TEMPO and own and not isinstance(wanted, list) and is_near_tempo(wanted, own, near_tempo):
-            words.append(f"{name} {wanted:.0f} / {own:.0f}")
+            words.append(f"{name} {wanted:.0f} / {own:.0f}{octave_note(wanted, own, near_tempo)}")
     return ", ".join(words)
+
+
+def octave_note(wanted: float, own: float, share: float) -> str:
+    """Return in words that the half or the double of a tempo is near the one that is wanted; empty where the tempo itself alone is.
+
+    >>> octave_note(120, 62, 0.08), octave_note(120, 125, 0.08)
+    (' (double: 124)', '')
+    >>> octave_note(100, 130, 0.4)  # both are
+    ' (half: 65)'
+    """
+    word, factor = ("half", 0.5) if own > wanted else ("double", 2.0)
+    is_near = abs(np.log2(own / wanted)) <= octaves_of(share)
+    is_octave_near = abs(factor * own / wanted - 1) <= share
+    return "" if is_near and not is_octave_near else f" ({word}: {factor * own:.0f})"
+
+
+def octaves_of(share: float) -> float:
+    """Return by how many octaves tempi may differ; half of a tempo is an octave already."""
+    return -float(np.log2(1 - min(share, 0.5)))
 
 
 def is_near_tempo(one: float, other: float, share: float = NEAR_TEMPO) -> bool:
@@ -79,5 +100,4 @@ def is_near_tempo(one: float, other: float, share: float = NEAR_TEMPO) -> bool:
     """
     octaves = np.log2(one / other)
     nearest = min(1.0, max(-1.0, float(np.round(octaves))))
-    # Half of a tempo is an octave already.
-    return bool(abs(octaves - nearest) <= -np.log2(1 - min(share, 0.5)))
+    return bool(abs(octaves - nearest) <= octaves_of(share))

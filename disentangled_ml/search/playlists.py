@@ -146,15 +146,14 @@ def is_line(text: str) -> bool:
 
 
 def playlist_title(track: CatalogueTrack) -> str:
-    r"""Return what players show of a track: artist and title, or its id, in one line.
+    r"""Return what players show of a track: artist and name, in one line.
 
     >>> playlist_title(CatalogueTrack("a", "Nina", None, {}, None, {"title": "Blue\nSky"}))
     'Nina - Blue Sky'
     >>> playlist_title(CatalogueTrack("a", None, None, {}))
     'a'
     """
-    known = [track.artist, (track.metadata or {}).get("title") or track.track_id]
-    shown = " - ".join(filter(None, known)).encode(errors="replace").decode()
+    shown = " - ".join(filter(None, [track.artist, track.name])).encode(errors="replace").decode()
     return " ".join(shown.split())
 
 

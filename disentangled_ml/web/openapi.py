@@ -51,7 +51,9 @@ def number(least: int, most: int | None, default: int) -> dict[str, Any]:
 
 TEXT = {"type": "string"}
 BYTES = {"schema": {}}
-SEARCHED = parameter("q", "Words of title, id, artist, album or labels; without it, all tracks are listed.", TEXT)
+SEARCHED = parameter(
+    "q", "Words of title, name of the file, id, artist, album or labels; without it, all tracks are listed.", TEXT
+)
 PAGES = [
     parameter("limit", "Tracks of a page.", number(1, MAX_PAGE, 20)),
     parameter("offset", "Tracks before the page.", number(0, None, 0)),

@@ -113,6 +113,7 @@ SCHEMAS: dict[str, Schema] = {
     "Track": record(
         {
             "id": TEXT,
+            "name": {**TEXT, "description": "What to show: the title, else the name of its file, else its id."},
             "title": maybe(TEXT),
             "artist": maybe(TEXT),
             "album": maybe(TEXT),
@@ -130,6 +131,7 @@ SCHEMAS: dict[str, Schema] = {
     "Map": record(
         {
             "ids": listing(TEXT),
+            "names": listing(TEXT, description="What to show."),
             "titles": listing(maybe(TEXT)),
             "artists": listing(maybe(TEXT)),
             "x": listing(NUMBER, description="From 0 to 1."),

@@ -6,8 +6,8 @@ import { el } from "./dom.js";
 const known = new Map();
 
 export const learn = (tracks) => { for (const track of tracks) known.set(track.id, track); };
-export const nameOf = (track) => track.title ?? track.id;
-export const knownTrack = (id) => known.get(id) ?? { id, title: null, artist: null, album: null, labels: {}, estimated: [], audio: false };
+export const nameOf = (track) => track.name;
+export const knownTrack = (id) => known.get(id) ?? { id, name: id, title: null, artist: null, album: null, labels: {}, estimated: [], audio: false };
 
 export const labelText = (label) => (typeof label === "number" ? `${Math.round(label)} BPM` : Array.isArray(label) ? label.join(", ") : String(label));
 

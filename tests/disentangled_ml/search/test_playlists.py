@@ -141,6 +141,11 @@ def test_no_text_of_a_table_is_a_formula_and_numbers_stay_numbers(tmp_path, begi
     assert row == ["1", f"'{text}", f"'{text}", f"'{text}", f"'{text}", f"a {text}", "-1.0", "-0.5", "-0.25", ""]
 
 
+def test_a_track_without_a_title_is_listed_by_the_name_of_its_file(tmp_path):
+    write_results(tmp_path / "x.m3u8", [Result(0, CatalogueTrack("a__b", None, str(tmp_path / "b.ogg"), {}), 0.0, {})])
+    assert (tmp_path / "x.m3u8").read_text() == f"{HEAD}#EXTINF:-1,b\nb.ogg\n"
+
+
 @pytest.mark.parametrize(("suffix", "content"), [("m3u8", HEAD), ("csv", ",".join([*COLUMNS, "estimated"]) + "\n")])
 def test_no_result_is_an_empty_file_of_the_form(tmp_path, suffix, content):
     write_results(tmp_path / f"x.{suffix}", [])

@@ -237,6 +237,18 @@ def test_texts_hold_what_people_type():
     assert searched_text(track) == "blue t1 artist 1 gold happy rock"
 
 
+def test_a_track_is_named_by_its_title_its_file_or_its_id(client):
+    named = {track["id"]: track["name"] for track in client.get(f"{PREFIX}/tracks").json()["tracks"]}
+    assert [named[name] for name in ("t0", "t1", "t10", "t11")] == ["Song 0", "1", "Song 10", "t11"]
+    drawn = client.get(f"{PREFIX}/map").json()
+    assert dict(zip(drawn["ids"], drawn["names"], strict=True)).items() >= named.items()
+
+
+@pytest.mark.parametrize(("typed", "expected"), [("7.wav", ["t7"]), ("6.WAV", ["t6"]), ("t7 7.wav", ["t7"])])
+def test_a_track_is_found_by_the_name_of_its_file(client, typed, expected):
+    assert [track["id"] for track in client.get(f"{PREFIX}/tracks", params={"q": typed}).json()["tracks"]] == expected
+
+
 def test_labels_are_counted(client):
     labels = client.get(f"{PREFIX}/labels").json()["labels"]
     assert set(labels) == {"genre", "mood"}
