@@ -169,6 +169,15 @@ def test_errors_are_described(client, method, path, given, status):
     assert str(status) in document("1")["paths"][PREFIX + path][method.lower()]["responses"]
 
 
+@pytest.mark.parametrize(("method", "path"), [(method, path) for method, path, _, _ in REQUESTS])
+def test_unknown_parameters_are_refused_by_name(client, method, path):
+    answer = client.request(method, PREFIX + path.replace("{track_id}", "t1"), params={"limitt": 3})
+    assert answer.status_code == 400
+    known = {"/tracks": "q, limit, offset", "/map": "space"}.get(path, "none")
+    assert answer.json() == {"error": f"limitt is not a parameter of this address, which takes {known}"}
+    assert "400" in document("1")["paths"][PREFIX + path][method.lower()]["responses"]
+
+
 @pytest.mark.parametrize(
     ("asks_for", "status", "span"),
     [
