@@ -25,6 +25,7 @@ from disentangled_ml.structures import quoted, shortened
 # From so many cells on that look like lists, and such a share of a column, it is warned of.
 LEAST_JOINED, SHARE_JOINED = 3, 0.1
 SHOWN = 5  # unknown values that a note names
+NOTHING_KNOWN = "columns without any known value make no condition"  # how a warning begins
 
 
 @dataclass
@@ -118,9 +119,9 @@ class ManifestSurvey:
         nothing = [column for column in self.left_out if not self.columns[column].filled]
         lines = []
         if numbers:
-            lines.append(f"columns taken as no condition, for they hold numbers, not tags: {told(numbers)}")
+            lines.append(f"columns of numbers, not tags, make no condition: {told(numbers)}")
         if nothing:
-            lines.append(f"columns taken as no condition, for they hold nothing known: {told(nothing)}")
+            lines.append(f"{NOTHING_KNOWN}: {told(nothing)}")
         for column in self.tags:
             counts = self.columns[column]
             if counts.looks_joined():

@@ -69,3 +69,24 @@ def labelled(info: TrackInfo, thresholds: Mapping[str, Mapping[str, float]]) -> 
         if tags and name not in labels:
             labels[name] = tags
     return info._replace(labels=labels)
+
+
+def estimated_of(info: TrackInfo, names: Sequence[str], thresholds: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the conditions whose label of a track is estimated.
+
+    Args:
+        info: As ``labelled`` returns it.
+        names: Conditions of which labels are estimated. Shards do not say of which tracks a tempo is, so all of them count.
+        thresholds: Of the tags of each condition that is estimated.
+
+    >>> info = TrackInfo("a", None, 9, {"genre": ["own"], "tempo": 90.0}, estimates={"mood": {"sad": 0.3}, "genre": {"pop": 0.3}})
+    >>> bounds = {"mood": {"sad": 0.3}, "genre": {"pop": 0.3}}
+    >>> estimated_of(labelled(info, bounds), ["genre", "mood", "tempo"], bounds)
+    ['tempo', 'mood']
+    """
+    made = labelled(info._replace(labels={}), thresholds).labels
+    return [
+        name
+        for name, label in info.labels.items()
+        if name in names and (name not in thresholds or made.get(name) == label)
+    ]

@@ -244,12 +244,13 @@ def describe_tracks(
             labels[TEMPO] = analysis.tempo.bpm
         info = TrackInfo(record.track_id, record.artist, 0, labels, estimates=probabilities)
         labels = labelled(info, bounds).labels
-        for name in labels.keys() - record.labels.keys():
+        found = [name for name in labels if name not in record.labels]
+        for name in found:
             estimated[name] += 1
         metadata = {**(record.metadata or {}), "duration": f"{analysis.seconds:.1f}"}
         path = str(Path(record.path).absolute())
-        tracks.append(CatalogueTrack(record.track_id, record.artist, path, labels, record.section, metadata))
-    return tracks, dict(estimated)
+        tracks.append(CatalogueTrack(record.track_id, record.artist, path, labels, record.section, metadata, found))
+    return (tracks if estimated else [track._replace(estimated=None) for track in tracks]), dict(estimated)
 
 
 def given_spellings(tags: Iterable[Sequence[str]]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from datamodules.audio.fingerprint import SIZE, audio_fingerprint
 from datamodules.batches.composer import StreamedTrack
 from datamodules.batches.cutting import cut_group
 from datamodules.batches.streams import Source
+from datamodules.shards.estimates import estimated_of
 from datamodules.shards.index import Shard, ShardIndex, ShardsError
 from datamodules.shards.origin import Origin, results_of
 from datamodules.shards.parts import UNDIVIDED, Part, describe_missing, note_division
@@ -304,7 +305,7 @@ def merge_shards(index: ShardIndex, store: EmbeddedStore, splits: Sequence[str])
 def read_shard(source: Source, shard: Shard) -> Iterator[Chunks | Rejected]:
     """Read the tracks of a shard with their chunks; what is damaged is rejected."""
     damaged: list[Rejected] = []
-    root = source.index.root
+    root, names, thresholds = source.index.root, source.index.estimated(), source.index.thresholds()
 
     def reject(error: ShardsError, lost: int) -> None:
         damaged.append(Rejected("", str(root), f"{lost} tracks are lost: {error}"))
@@ -316,17 +317,18 @@ def read_shard(source: Source, shard: Shard) -> Iterator[Chunks | Rejected]:
         except ShardsError as error:
             reject(error, 1)
             continue
-        yield cut_track(info, track, source.chunk_frames)
+        estimated = estimated_of(info, names, thresholds) if names else None
+        yield cut_track(info, track, source.chunk_frames, estimated)
     yield from damaged
 
 
-def cut_track(info: TrackInfo, track: StreamedTrack, frames: int) -> Chunks | Rejected:
-    """Cut a track of shards into its non-overlapping chunks."""
+def cut_track(info: TrackInfo, track: StreamedTrack, frames: int, estimated: list[str] | None) -> Chunks | Rejected:
+    """Cut a track of shards, some of whose labels are estimated, into its non-overlapping chunks."""
     grid = chunk_grid(info.frames, frames)
     if not grid:
         return Rejected(info.track_id, "", f"shorter than a chunk: {info.frames} frames, {frames} needed")
     chunks = np.stack([track.read_chunk(start) for start in grid])
-    return CatalogueTrack(info.track_id, info.artist, None, info.labels), chunks
+    return CatalogueTrack(info.track_id, info.artist, None, info.labels, estimated=estimated), chunks
 
 
 def embed_batch(embedder: Embedder, tracks: Iterable[Chunks | Rejected]) -> EmbeddedBatch:

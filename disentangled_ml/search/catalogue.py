@@ -8,7 +8,8 @@ In ``state-DIGEST/``, named after its content, which never changes:
 
 * ``embedding.npy``: (N, D) float32, a row per track: the mean of the unit embeddings of its non-overlapping chunks, of unit length.
 * ``audio_fingerprint.npy``: (N, SIZE) int8, see ``datamodules/audio/fingerprint.py``; catalogues of before there were any have none.
-* ``tracks.jsonl``: a line of JSON per track: ``track_id``, ``artist``, ``path``, ``labels``, ``section`` and, if known, ``metadata``.
+* ``tracks.jsonl``: a line of JSON per track: ``track_id``, ``artist``, ``path``, ``labels``, ``section`` and, if known, ``metadata``;
+  where some labels of the catalogue are estimated, ``estimated`` too.
 * ``columns.npy``: (N,) of what is searched or filtered by without reading those lines, see ``COLUMNS``.
 * ``index.faiss``: of large catalogues, see approximate.py.
 
@@ -66,6 +67,7 @@ class CatalogueTrack(NamedTuple):
         labels: Per condition the tags (list of str) or the tempo (float, BPM); a condition without label is absent.
         section: Of the recording, from and to where in seconds, the latter None for its end; None where that was not yet kept.
         metadata: Title, album and the like, by ``METADATA``; None where the manifest has none.
+        estimated: Conditions whose label is estimated; None where only ``EmbeddedCatalogue.estimated`` says something about that.
     """
 
     track_id: str
@@ -74,16 +76,31 @@ class CatalogueTrack(NamedTuple):
     labels: dict[str, list[str] | float]
     section: Sequence[float | None] | None = None
     metadata: dict[str, str] | None = None
+    estimated: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """What people are shown: the title, else the name of the file, if it is whole, else the id.
+
+        >>> CatalogueTrack("a__b", None, "/music/a/b.ogg", {}).name, CatalogueTrack("a__b", None, None, {}).name
+        ('b', 'a__b')
+        >>> CatalogueTrack("a__b", None, "/music/a/b.ogg", {}, [30.0, 60.0]).name
+        'a__b'
+        """
+        is_whole = self.section is None or list(self.section) == [0.0, None]
+        stem = Path(self.path).stem if self.path and is_whole else ""
+        return (self.metadata or {}).get("title") or stem or self.track_id
 
     def as_plain(self) -> dict[str, Any]:
-        """Return what is stored of it; metadata only where there are some.
+        """Return what is stored of it; metadata, and what is estimated, only where that is known.
 
         >>> CatalogueTrack("a", None, None, {}).as_plain()
         {'track_id': 'a', 'artist': None, 'path': None, 'labels': {}, 'section': None}
         """
         content = self._asdict()
-        if self.metadata is None:
-            del content["metadata"]
+        for name in ("metadata", "estimated"):
+            if content[name] is None:
+                del content[name]
         return content
 
 
@@ -175,6 +192,11 @@ class EmbeddedCatalogue:
         if row + 1 != len(self):
             raise CatalogueError(f"{path} has {row + 1} rows, expected {len(self)}: embed the catalogue anew")
 
+    def estimated_of(self, track: CatalogueTrack) -> list[str]:
+        """Return the conditions whose label is estimated, of a track; where it is not known of which tracks, that of all of them."""
+        names = self.estimated if track.estimated is None else track.estimated
+        return [name for name in track.labels if name in names]
+
     def find(self, track_id: str) -> int | None:
         """Find the row of a track; None if there is none."""
         keys, rows = self.by_key
@@ -207,7 +229,7 @@ def parse_track(line: bytes, where: str) -> CatalogueTrack:
         track = CatalogueTrack(**json.loads(line))
     except (ValueError, TypeError, RecursionError) as error:
         raise CatalogueError(f"{where} is not that of a track ({error}): embed the catalogue anew") from error
-    legal = (str, str | None, str | None, dict, list | None, dict | None)
+    legal = (str, str | None, str | None, dict, list | None, dict | None, list | None)
     if not all(isinstance(value, kind) for value, kind in zip(track, legal, strict=True)):
         raise CatalogueError(f"{where} is not that of a track ({line[:100]!r}): embed the catalogue anew")
     return track

@@ -9,6 +9,7 @@ from disentangled_ml.structures import TEMPO
 
 SAMPLE, SEED = 4_096, 0  # tracks that stand for a catalogue, always the same
 NEAR_TEMPO = 0.08  # share by which tempi may differ to be called near, octaves apart
+ROUNDING = 1e-9  # of a share
 
 
 def sample_rows(n_tracks: int) -> np.ndarray:
@@ -45,18 +46,26 @@ def joint_labels(tracks: Iterable[CatalogueTrack], condition: str) -> list[str] 
     return list(dict.fromkeys(label for labels in found for label in labels)) or None
 
 
-def explain(seed_labels: Mapping[str, list[str] | float], track: CatalogueTrack, near_tempo: float = NEAR_TEMPO) -> str:
+def explain(
+    seed_labels: Mapping[str, list[str] | float],
+    track: CatalogueTrack,
+    near_tempo: float = NEAR_TEMPO,
+    change: tuple[float, float] | None = None,
+) -> str:
     """Return in words what a track has in common with the seeds; the seeds' tempo comes first.
 
     Args:
         seed_labels: What the seeds are, per condition.
         track: The track.
         near_tempo: Share by which tempi may differ, octaves apart.
+        change: Least and most change of tempo, as shares, that was asked for; None: none was.
 
     >>> explain({"tempo": 124.0, "mood": ["calm"]}, CatalogueTrack("a", None, None, {"mood": ["calm", "sad"], "tempo": 126.0}))
     'tempo 124 / 126, mood calm'
     >>> explain({"tempo": 124.0}, CatalogueTrack("a", None, None, {"tempo": 90.0}))
     ''
+    >>> explain({"tempo": 68.0}, CatalogueTrack("a", None, None, {"tempo": 125.0}), 0.15)
+    'tempo 68 / 125 (half: 62)'
     """
     words = []
     for name, wanted in seed_labels.items():
@@ -65,8 +74,35 @@ def explain(seed_labels: Mapping[str, list[str] | float], track: CatalogueTrack,
             shared = [label for label in own if label in wanted]
             words += [f"{name} {', '.join(shared)}"] if shared else []
         elif name == TEMPO and own and not isinstance(wanted, list) and is_near_tempo(wanted, own, near_tempo):
-            words.append(f"{name} {wanted:.0f} / {own:.0f}")
+            words.append(
+                f"{name} {wanted:.0f} / {own:.0f}{octave_note(wanted, own, change or (-near_tempo, near_tempo))}"
+            )
     return ", ".join(words)
+
+
+def octave_note(wanted: float, own: float, change: tuple[float, float]) -> str:
+    """Return in words that not a tempo itself but its half or double is as it was wanted; empty where the tempo is.
+
+    Args:
+        wanted: Of the seeds.
+        own: Of the track.
+        change: Least and most change, as shares, that is wanted.
+
+    >>> octave_note(120, 62, (-0.08, 0.08)), octave_note(120, 125, (-0.08, 0.08))
+    (' (double: 124)', '')
+    >>> octave_note(100, 130, (-0.4, -0.15)), octave_note(100, 130, (0.15, 0.4)), octave_note(100, 62, (-0.4, -0.15))
+    (' (half: 65)', '', '')
+    """
+    word, octave = ("half", own / 2) if own > wanted else ("double", own * 2)
+    is_own, is_octave = (change[0] - ROUNDING <= bpm / wanted - 1 <= change[1] + ROUNDING for bpm in (own, octave))
+    # Where neither is, by a hair, the nearer one was meant.
+    is_meant = is_octave or abs(np.log2(own / wanted)) > 0.5
+    return f" ({word}: {octave:.0f})" if is_meant and not is_own else ""
+
+
+def octaves_of(share: float) -> float:
+    """Return by how many octaves tempi may differ; half of a tempo is an octave already."""
+    return -float(np.log2(1 - min(share, 0.5)))
 
 
 def is_near_tempo(one: float, other: float, share: float = NEAR_TEMPO) -> bool:
@@ -79,5 +115,4 @@ def is_near_tempo(one: float, other: float, share: float = NEAR_TEMPO) -> bool:
     """
     octaves = np.log2(one / other)
     nearest = min(1.0, max(-1.0, float(np.round(octaves))))
-    # Half of a tempo is an octave already.
-    return bool(abs(octaves - nearest) <= -np.log2(1 - min(share, 0.5)))
+    return bool(abs(octaves - nearest) <= octaves_of(share))

@@ -146,15 +146,14 @@ def is_line(text: str) -> bool:
 
 
 def playlist_title(track: CatalogueTrack) -> str:
-    r"""Return what players show of a track: artist and title, or its id, in one line.
+    r"""Return what players show of a track: artist and name, in one line.
 
     >>> playlist_title(CatalogueTrack("a", "Nina", None, {}, None, {"title": "Blue\nSky"}))
     'Nina - Blue Sky'
     >>> playlist_title(CatalogueTrack("a", None, None, {}))
     'a'
     """
-    known = [track.artist, (track.metadata or {}).get("title") or track.track_id]
-    shown = " - ".join(filter(None, known)).encode(errors="replace").decode()
+    shown = " - ".join(filter(None, [track.artist, track.name])).encode(errors="replace").decode()
     return " ".join(shown.split())
 
 
@@ -176,18 +175,18 @@ def results_json(results: Sequence[Result], about: Mapping[str, Any] | None = No
 
 
 def results_csv(results: Sequence[Result]) -> str:
-    """Return results as a table: a row per track, the nearest first, with a column for the distance in each condition.
+    """Return results as a table: a row per track, the nearest first, with the distance in each condition and what is estimated.
 
-    >>> track = CatalogueTrack("a", "Nina", None, {"tempo": 120.0}, None, {"title": "Blue"})
+    >>> track = CatalogueTrack("a", "Nina", None, {"tempo": 120.0}, None, {"title": "Blue"}, ["tempo"])
     >>> print(results_csv([Result(3, track, 0.5, {"genre": 0.25})]))
-    rank,track_id,path,artist,title,album,tempo,distance,distance_genre
-    1,a,,Nina,Blue,,120.0,0.5,0.25
+    rank,track_id,path,artist,title,album,tempo,distance,distance_genre,estimated
+    1,a,,Nina,Blue,,120.0,0.5,0.25,tempo
     <BLANKLINE>
     """
     names = list(results[0].distances) if results else []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(f"distance_{name}" for name in names)])
+    writer.writerow([*COLUMNS, *(f"distance_{name}" for name in names), "estimated"])
     for rank, result in enumerate(results, start=1):
         track, distances = result.track, result.distances
         metadata = track.metadata or {}
@@ -199,6 +198,7 @@ def results_csv(results: Sequence[Result]) -> str:
                 track.labels.get(TEMPO),
                 result.distance,
                 *(distances[name] for name in names),
+                text_cell(";".join(track.estimated or ())),
             ]
         )
     return text.getvalue()

@@ -31,6 +31,7 @@ def make_map(
     tracks = catalogue.tracks(rows.tolist())
     return {
         "ids": [track.track_id for track in tracks],
+        "names": [track.name for track in tracks],
         "titles": [(track.metadata or {}).get("title") for track in tracks],
         "artists": [track.artist for track in tracks],
         "x": places[:, 0].tolist(),

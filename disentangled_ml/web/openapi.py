@@ -8,7 +8,7 @@ from disentangled_ml.web.schemas import EXAMPLES, SCHEMAS, reference
 PREFIX = "/api/v1"
 MAX_PAGE = 100  # tracks of a listing
 REASONS = {
-    400: "The question is not legal; the error says what is.",
+    400: "The question is not legal, or has a parameter that is not known; the error says what is.",
     401: "The server has a token, and the request has not.",
     404: "A track or an upload that is asked about is not there.",
     408: "The body was not sent in time.",
@@ -17,7 +17,7 @@ REASONS = {
     422: "The recording cannot be used; the error says why.",
     503: "The catalogue is damaged, or, with Retry-After, the server is busy with other uploads.",
 }
-IN_JSON = (400, 404, 408, 413, 415)  # how a question in JSON may fail
+IN_JSON = (404, 408, 413, 415)  # how a question in JSON may fail
 
 
 def json_of(name: str) -> dict[str, Any]:
@@ -28,7 +28,9 @@ def json_of(name: str) -> dict[str, Any]:
 
 def operation(summary: str, content: dict[str, Any], *errors: int, **more: Any) -> dict[str, Any]:
     """Return the description of one operation: what it answers, and how it may fail."""
-    failures = {str(code): {"description": REASONS[code], "content": json_of("Error")} for code in (*errors, 401, 503)}
+    failures = {
+        str(code): {"description": REASONS[code], "content": json_of("Error")} for code in (*errors, 400, 401, 503)
+    }
     return {
         "summary": summary,
         "operationId": more.pop("id"),
@@ -51,7 +53,9 @@ def number(least: int, most: int | None, default: int) -> dict[str, Any]:
 
 TEXT = {"type": "string"}
 BYTES = {"schema": {}}
-SEARCHED = parameter("q", "Words of title, id, artist, album or labels; without it, all tracks are listed.", TEXT)
+SEARCHED = parameter(
+    "q", "Words of title, name of the file, id, artist, album or labels; without it, all tracks are listed.", TEXT
+)
 PAGES = [
     parameter("limit", "Tracks of a page.", number(1, MAX_PAGE, 20)),
     parameter("offset", "Tracks before the page.", number(0, None, 0)),
@@ -66,14 +70,13 @@ PATHS: dict[str, dict[str, Any]] = {
     },
     "/tracks": {
         "get": operation(
-            "Find tracks by text, or list them.", json_of("Tracks"), 400, id="tracks", parameters=[SEARCHED, *PAGES]
+            "Find tracks by text, or list them.", json_of("Tracks"), id="tracks", parameters=[SEARCHED, *PAGES]
         )
     },
     "/tracks/{track_id}": {
         "get": operation(
             "What is known about a track.",
             json_of("Track"),
-            400,
             404,
             id="track",
             parameters=[parameter("track_id", "Id of the track, percent-encoded.", TEXT, "path")],
@@ -83,7 +86,6 @@ PATHS: dict[str, dict[str, Any]] = {
         "get": operation(
             "The tracks in two dimensions, by which near ones are similar.",
             json_of("Map"),
-            400,
             id="map",
             parameters=[parameter("space", "A condition; without it, all together.", TEXT)],
         )

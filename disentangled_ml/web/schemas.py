@@ -113,10 +113,12 @@ SCHEMAS: dict[str, Schema] = {
     "Track": record(
         {
             "id": TEXT,
+            "name": {**TEXT, "description": "What to show: the title, else the name of its file, else its id."},
             "title": maybe(TEXT),
             "artist": maybe(TEXT),
             "album": maybe(TEXT),
             "labels": by_condition({"anyOf": [listing(TEXT), NUMBER]}, "Tags, or the tempo in BPM."),
+            "estimated": listing(TEXT, description="Conditions whose label is estimated, not given."),
             "audio": {**FLAG, "description": "Whether /audio?track=ID plays its recording."},
         }
     ),
@@ -129,6 +131,7 @@ SCHEMAS: dict[str, Schema] = {
     "Map": record(
         {
             "ids": listing(TEXT),
+            "names": listing(TEXT, description="What to show."),
             "titles": listing(maybe(TEXT)),
             "artists": listing(maybe(TEXT)),
             "x": listing(NUMBER, description="From 0 to 1."),

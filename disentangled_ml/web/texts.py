@@ -1,8 +1,9 @@
-"""Find tracks by what people type: title, id, artist, album, labels."""
+"""Find tracks by what people type: title, name of the file, id, artist, album, labels."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, chain, islice
+from pathlib import Path
 
 from disentangled_ml.search.catalogue import CatalogueTrack
 
@@ -46,14 +47,18 @@ class TextIndex:
 
 
 def searched_text(track: CatalogueTrack) -> str:
-    """Return the text that a track is found by, which begins with its title, or with its id where it has none.
+    """Return the text that a track is found by, which begins with what people are shown of it.
 
     >>> searched_text(CatalogueTrack("T1", "Ann", None, {"genre": ["Rock"], "tempo": 90.0}))
     't1 ann rock'
     >>> searched_text(CatalogueTrack("T1", "Ann", None, {}, metadata={"album": "Gold", "title": "Blue"}))
     'blue t1 ann gold'
+    >>> searched_text(CatalogueTrack("a__b", None, "/music/a/b.ogg", {}))
+    'b.ogg a__b'
     """
     metadata = track.metadata or {}
     tags = [tag for label in track.labels.values() if isinstance(label, list) for tag in label]
-    known = [metadata.get("title"), track.track_id, track.artist, metadata.get("album"), metadata.get("date"), *tags]
+    file = Path(track.path).name if track.path else ""
+    names = [file, track.track_id] if file.startswith(track.name) else [track.name, file, track.track_id]
+    known = [*dict.fromkeys(names), track.artist, metadata.get("album"), metadata.get("date"), *tags]
     return " ".join(str(text) for text in known if text).casefold()

@@ -144,10 +144,12 @@ class CatalogueView:
         metadata = track.metadata or {}
         return {
             "id": track.track_id,
+            "name": track.name,
             "title": metadata.get("title"),
             "artist": track.artist,
             "album": metadata.get("album"),
             "labels": track.labels,
+            "estimated": self.catalogue.estimated_of(track),
             "audio": recording_of(track, self.root) is not None,
         }
 
@@ -242,8 +244,8 @@ class CatalogueView:
     def map(self, space: str | None) -> dict[str, Any]:
         """Return the map of a condition's subspace, or of all dimensions (None); it is drawn once and saved.
 
-        It is ``{"ids", "titles", "artists", "x", "y", "labels": {condition: [label or None]}, "of": tracks of the catalogue}``, x and y
-        from 0 to 1. Of a large catalogue some tracks are drawn by lot. Raises ValueError for an unknown condition.
+        It is ``{"ids", "names", "titles", "artists", "x", "y", "labels": {condition: [label or None]}, "of": tracks in all}``,
+        x and y from 0 to 1. Of a large catalogue some tracks are drawn by lot. Raises ValueError for an unknown condition.
         """
         names = self.catalogue.condition_names
         if space is not None and space not in names:

@@ -61,18 +61,18 @@ def sound(number: int, seconds: float = 2.0) -> np.ndarray:
 
 
 def write_recordings(folder: Path) -> None:
-    """Write the manifest and the recordings of ``IDS``; every format occurs."""
+    """Write the manifest and the recordings of ``IDS``, which are the titles too; every format occurs."""
     (folder / "audio").mkdir(parents=True)
     with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["track_id", "path", "artist", "genre", "mood", "tempo"])
+        writer.writerow(["track_id", "path", "artist", "genre", "mood", "tempo", "title"])
         for i, track_id in enumerate(IDS):
             name = f"audio/{i}.{('wav', 'flac', 'ogg', 'mp3')[i % 4]}"
             if i % 4 == 3:
                 (folder / name).write_bytes(encode_mp3(sound(i), RATE))
             else:
                 soundfile.write(folder / name, sound(i), RATE)
-            writer.writerow([track_id, name, ARTISTS[i % 4], GENRES[i % 2], MOODS[i % 3], 80 + 5 * i])
+            writer.writerow([track_id, name, ARTISTS[i % 4], GENRES[i % 2], MOODS[i % 3], 80 + 5 * i, track_id])
 
 
 def hear(network: nn.Module) -> None:
@@ -112,7 +112,7 @@ def grow(made: Made) -> None:
     """Embed the manifest with a track more, before all others."""
     soundfile.write(made.folder / "new.wav", sound(99), RATE)
     header, *rows = (made.folder / "manifest.csv").read_text().splitlines(keepends=True)
-    row = f'"{NEW}",new.wav,New,new genre,calm,150\n'
+    row = f'"{NEW}",new.wav,New,new genre,calm,150,"{NEW}"\n'
     (made.folder / "manifest.csv").write_text("".join([header, row, *rows]))
     embed_again(made)
 

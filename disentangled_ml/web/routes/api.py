@@ -1,7 +1,7 @@
 """The routes of the API, which the page uses too. openapi.py describes them, and a test holds the two together."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from disentangled_ml.web.openapi import MAX_PAGE, PREFIX, document
+from disentangled_ml.web.openapi import MAX_PAGE, PATHS, PREFIX, document
 from disentangled_ml.web.routes.answers import PlainJSON, answered, result_of, view_of
 from disentangled_ml.web.routes.bodies import json_object, media_type, receive
 from disentangled_ml.web.saving import MEDIA_TYPES, listed_text
@@ -110,18 +110,38 @@ async def upload(request: Request) -> Response:
                 raise HTTPException(422, f"this recording cannot be used: {error}") from error
 
 
+def api_route(path: str, endpoint: Callable, method: str = "GET") -> Route:
+    """Return the route of an endpoint, which refuses parameters that its description does not have."""
+    described = PATHS[path.replace(":path}", "}")][method.lower()].get("parameters", ())
+    known = [parameter["name"] for parameter in described if parameter["in"] == "query"]
+
+    async def answer_checked(request: Request) -> Response:
+        check_parameters(request.query_params, known)
+        return await endpoint(request)
+
+    return Route(PREFIX + path, answer_checked, methods=[method])
+
+
+def check_parameters(given: Iterable[str], known: Sequence[str]) -> None:
+    """Check the names of the parameters in an address. Raises HTTPException 400, naming the first that is not known."""
+    told = f"which takes {', '.join(known) or 'none'}"
+    for name in given:
+        if name not in known:
+            raise HTTPException(400, f"{name[:40]} is not a parameter of this address, {told}")
+
+
 ROUTES = [
-    Route(PREFIX + "/openapi.json", openapi),
-    Route(PREFIX + "/health", health),
-    Route(PREFIX + "/catalogue", catalogue),
-    Route(PREFIX + "/labels", labels),
-    Route(PREFIX + "/tracks", tracks),
-    Route(PREFIX + "/tracks/{track_id:path}", track),
-    Route(PREFIX + "/map", tracks_map),
-    Route(PREFIX + "/places", asking(CatalogueView.places), methods=["POST"]),
-    Route(PREFIX + "/similar", asking(CatalogueView.similar), methods=["POST"]),
-    Route(PREFIX + "/compose", asking(CatalogueView.compose), methods=["POST"]),
-    Route(PREFIX + "/path", asking(CatalogueView.path), methods=["POST"]),
-    Route(PREFIX + "/playlist", playlist, methods=["POST"]),
-    Route(PREFIX + "/upload", upload, methods=["POST"]),
+    api_route("/openapi.json", openapi),
+    api_route("/health", health),
+    api_route("/catalogue", catalogue),
+    api_route("/labels", labels),
+    api_route("/tracks", tracks),
+    api_route("/tracks/{track_id:path}", track),
+    api_route("/map", tracks_map),
+    api_route("/places", asking(CatalogueView.places), "POST"),
+    api_route("/similar", asking(CatalogueView.similar), "POST"),
+    api_route("/compose", asking(CatalogueView.compose), "POST"),
+    api_route("/path", asking(CatalogueView.path), "POST"),
+    api_route("/playlist", playlist, "POST"),
+    api_route("/upload", upload, "POST"),
 ]

@@ -49,7 +49,7 @@ export function drawChips(chips, conditions, actions) {
   by("seeds").hidden = !chips.some((chip) => chip.condition === null);
   const notes = chips.filter((chip) => uploads.has(chip.upload)).flatMap((chip) => {
     const { name, seconds, cut, warnings } = uploads.get(chip.upload);
-    return [`${name}: ${Math.round(seconds)} s${cut ? ", of which the beginning is used" : ""}`, ...warnings.map((warning) => `Note: ${warning}`)];
+    return [`${name}: ${cut ? "only the first " : ""}${Math.round(seconds)} s${cut ? " are used" : ""}`, ...warnings.map((warning) => `Note: ${warning}`)];
   });
   by("upload-notes").replaceChildren(...notes.map((note) => el("li", {}, note)));
 }

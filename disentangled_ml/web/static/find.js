@@ -37,7 +37,7 @@ async function suggest() {
   options = tracks;
   const items = tracks.map((track, i) => el("li", { role: "option", id: `option-${i}`, "aria-selected": "false",
     onmousedown: (event) => { event.preventDefault(); choose(track); } }, titled(track), tags(track)));
-  by("suggestions").replaceChildren(...(items.length ? items : [el("li", { class: "dim" }, "No such track")]));
+  by("suggestions").replaceChildren(...(items.length ? items : [el("li", { class: "dim" }, "No track found")]));
   by("suggestions").hidden = false;
   by("find").setAttribute("aria-expanded", "true");
   active = -1;

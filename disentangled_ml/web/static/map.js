@@ -62,8 +62,8 @@ const place = ({ x, y }) => ({ x: Number((12 + 476 * x).toFixed(1)), y: Number((
 
 function notes() {
   const near = stops.filter((stop) => !stop.isDrawn).length, [some, all] = [map.ids.length, map.of].map((n) => n.toLocaleString("en"));
-  const few = `The map lacks ${near} of the path's ${stops.length} recordings; the nearest dot stands in.`;
-  return [some === all ? null : `${some} of ${all} tracks, drawn by lot.`, near ? few : null].filter(Boolean).join(" ");
+  const few = `Not on the map: ${near} of the path's ${stops.length} recordings; the nearest dot stands in.`;
+  return [some === all ? null : `${some} of ${all} tracks, chosen at random.`, near ? few : null].filter(Boolean).join(" ");
 }
 
 function blend(share) {
@@ -106,7 +106,7 @@ export function drawMap() {
     const at = place({ x: map.x[i], y: map.y[i] });
     const r = kind === "query" ? radius * 1.9 : kind ? radius * 1.45 : radius;
     return { order: kind === "query" ? 2 : kind ? 1 : 0, dot: svg("circle", { cx: at.x, cy: at.y, r: r.toFixed(1),
-      fill: fill[i], class: kind, "data-number": i }, svg("title", {}, [map.titles[i] ?? id, map.artists[i], labelOf(labels[i])].filter(Boolean).join(" · "))) };
+      fill: fill[i], class: kind, "data-number": i }, svg("title", {}, [map.names[i], map.artists[i], labelOf(labels[i])].filter(Boolean).join(" · "))) };
   });
   dots.sort((a, b) => a.order - b.order);
   by("map").classList.toggle("with-results", results.size > 0);
@@ -119,5 +119,5 @@ const labelOf = (label) => (typeof label === "number" ? `${Math.round(label)} BP
 
 by("map").addEventListener("click", (event) => {
   const number = event.target.closest("circle")?.dataset.number;
-  if (number !== undefined) pick({ id: map.ids[number], title: map.titles[number], artist: map.artists[number], album: null, labels: {}, audio: false });
+  if (number !== undefined) pick({ id: map.ids[number], name: map.names[number], title: map.titles[number], artist: map.artists[number], album: null, labels: {}, estimated: [], audio: false });
 });

@@ -13,10 +13,10 @@ function part(name, i, actions) {
   const soon = debounced(actions.weigh, 120);
   const input = el("input", { type: "range", id: `weight-${i}`, min: 0, max: 1, step: 0.05, value: 1,
     oninput: () => { value.textContent = Number(input.value).toFixed(2); soon(name, Number(input.value)); } });
-  const label = el("select", { id: `label-${i}`, "aria-label": `A label of ${name} instead`, hidden: true, onchange: () => actions.label(name, label.value || null) },
-    el("option", { value: "" }, "like the seeds"));
+  const label = el("select", { id: `label-${i}`, "aria-label": `Label for ${name} instead`, hidden: true, onchange: () => actions.label(name, label.value || null) },
+    el("option", { value: "" }, "like the tracks above"));
   const element = el("div", { class: "part" }, el("label", { for: `weight-${i}` }, name), input, value,
-    el("div", { class: "own" }, el("ul", { class: "chips", id: `chips-${i}`, "aria-label": `Seeds of ${name} alone` }), label));
+    el("div", { class: "own" }, el("ul", { class: "chips", id: `chips-${i}`, "aria-label": `Tracks for ${name} alone` }), label));
   takeDrops(element, { condition: name }, actions.drop);
   return element;
 }
@@ -34,7 +34,7 @@ export async function offerLabels(conditions, chosen) {
   conditions.forEach((name, i) => {
     if (!labels[name]) return;
     const options = labels[name].slice(0, 300).map(({ label, tracks }) => el("option", { value: label }, `${label} (${tracks})`));
-    by(`label-${i}`).replaceChildren(el("option", { value: "" }, "like the seeds"), ...options);
+    by(`label-${i}`).replaceChildren(el("option", { value: "" }, "like the tracks above"), ...options);
     by(`label-${i}`).hidden = false;
     by(`label-${i}`).value = chosen()[name] ?? "";
   });

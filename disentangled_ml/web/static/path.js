@@ -1,7 +1,7 @@
 // A path from one track to another, in small steps. Either end may be an upload.
 
 import { chipName, uploadAddress } from "./chips.js";
-import { by, el } from "./dom.js";
+import { by, counted, el } from "./dom.js";
 import { same, seedOf } from "./question.js";
 import { nameOf, player, tags, titled } from "./tracks.js";
 
@@ -19,7 +19,7 @@ export function drawEnds(state) {
     by(side).replaceChildren(...offered.map((end, i) => el("option", { value: i, selected: state[side] && same(end, state[side]) }, chipName(end))));
     by(side).disabled = offered.length < 2;
   }
-  by("steps").value = state.steps;
+  if (document.activeElement !== by("steps")) by("steps").value = state.steps; // an answer must not undo what is being typed
 }
 
 // Choose ends where none are: the first two chips.
@@ -40,7 +40,7 @@ export const placesOf = (steps, { from, to }) => steps.map(({ track }, i) => tra
 
 export function showPath(steps, state, actions) {
   const longest = Math.max(...steps.map((step) => step.distance));
-  by("status").textContent = `${steps.length - 1} steps, the longest of ${longest.toFixed(2)}.`;
+  by("status").textContent = `${counted(steps.length - 1, "step")}; the longest is ${longest.toFixed(2)}.`;
   by("seed-duplicates").replaceChildren();
   by("results").className = "results path";
   by("results").replaceChildren(...steps.map(({ track, distance }, i) => el("li", {}, el("span", { class: "rank" }, String(i)),
@@ -52,10 +52,10 @@ function trackRow(track, { only, add }) {
   return el("div", {}, titled(track), tags(track), player(track),
     el("div", { class: "actions" },
       el("button", { class: "link", type: "button", "aria-label": `More like ${nameOf(track)}`, onclick: () => only(track) }, "More like this"),
-      el("button", { class: "link", type: "button", "aria-label": `Add ${nameOf(track)} to what to be like`, onclick: () => add(track, "like") }, "Add")));
+      el("button", { class: "link", type: "button", "aria-label": `Add ${nameOf(track)} to Like`, onclick: () => add(track, "like") }, "Add")));
 }
 
 function uploadRow(end) {
   const name = chipName(end);
-  return el("div", {}, titled({ id: name, title: name, artist: "uploaded", album: null }), player({ id: name, title: name }, uploadAddress(end.upload)));
+  return el("div", {}, titled({ id: name, name, artist: "uploaded", album: null }), player({ name }, uploadAddress(end.upload)));
 }

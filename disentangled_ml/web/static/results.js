@@ -1,6 +1,6 @@
 // The answer to a question: a row per track, with what matches and how near it is.
 
-import { by, el, svg } from "./dom.js";
+import { by, counted, el, svg } from "./dom.js";
 import { nameOf, player, tags, titled } from "./tracks.js";
 
 // Rounded down, so that it is true, and never 100: only a sample of a large catalogue is compared.
@@ -12,7 +12,7 @@ export function percent(value) {
 function bars({ percentiles, distances }, weights) {
   const names = Object.keys(percentiles), row = 19, left = 84, wide = 92, right = 56;
   const said = names.map((name) => `${name} ${percent(percentiles[name])}`).join(", ");
-  const picture = svg("svg", { class: "why", viewBox: `0 0 ${left + wide + right} ${names.length * row}`, role: "img", "aria-label": `Closer than, as to ${said}` });
+  const picture = svg("svg", { class: "why", viewBox: `0 0 ${left + wide + right} ${names.length * row}`, role: "img", "aria-label": `Closer than: ${said}` });
   names.forEach((name, i) => {
     const y = i * row, middle = left + wide / 2;
     picture.append(svg("g", { class: weights[name] === 0 ? "off" : null },
@@ -28,10 +28,10 @@ function bars({ percentiles, distances }, weights) {
 
 const kinds = { duplicate: "the same recording", version: "another version" };
 
-export function folded(duplicates, what) {
+export function folded(duplicates, summary) {
   if (!duplicates.length) return null;
   const items = duplicates.map(({ track, kind }) => el("li", {}, titled(track), el("span", { class: "dim" }, ` ${kinds[kind]}`), player(track)));
-  return el("details", { class: "folded" }, el("summary", {}, `${duplicates.length} ${what}`), el("ul", {}, ...items));
+  return el("details", { class: "folded" }, el("summary", {}, summary), el("ul", {}, ...items));
 }
 
 const button = (text, name, action) => el("button", { class: "link", type: "button", "aria-label": name, onclick: action }, text);
@@ -41,22 +41,22 @@ function row(result, i, weights, isFar, { only, add }) {
   return el("li", {}, el("span", { class: "rank" }, String(i + 1)),
     el("div", {}, titled(track),
       result.matches ? el("p", { class: "matches" }, el("span", { "aria-hidden": true }, "✓ "), result.matches) : null,
-      tags(track), player(track), folded(result.duplicates, result.duplicates.length === 1 ? "duplicate or version" : "duplicates and versions"),
+      tags(track), player(track), folded(result.duplicates, counted(result.duplicates.length, "duplicate or version", "duplicates or versions")),
       el("div", { class: "actions" }, button("More like this", `More like ${name}`, () => only(track)),
-        button("Add", `Add ${name} to what to be like`, () => add(track, "like")), button("Avoid", `Avoid ${name}`, () => add(track, "avoid")))),
+        button("Add", `Add ${name} to Like`, () => add(track, "like")), button("Avoid", `Avoid ${name}`, () => add(track, "avoid")))),
     el("div", { class: "picture" }, el("p", { class: "closer" }, isFar ? "Farther than " : "Closer than ", el("strong", {}, percent(isFar ? 100 - percentile : percentile))), bars(result, weights)));
 }
 
 function remarks({ results, beyond_artist: artist, beyond_album: album, without_tempo: tempo }, isFar) {
-  const words = [results.length ? `${results.length} ${isFar ? "farthest" : "nearest"} tracks.` : "No track passes the filters."];
-  if (artist || album) words.push(`${artist + album} skipped: their artist or album has enough.`);
-  if (tempo) words.push(`${tempo} left out: their tempo is not known.`);
+  const words = [results.length ? `${counted(results.length, `${isFar ? "farthest" : "nearest"} track`)}.` : "No track passes the filters."];
+  if (artist || album) words.push(`${artist + album} skipped: enough by the same artist or from the same album.`);
+  if (tempo) words.push(`${tempo} left out: tempo unknown.`);
   return words.join(" ");
 }
 
 export function showResults(answer, isFar, actions) {
   by("status").textContent = remarks(answer, isFar);
-  const ofSeeds = folded(answer.seed_duplicates, "in the catalogue are the same as a seed, left out");
+  const ofSeeds = folded(answer.seed_duplicates, `${counted(answer.seed_duplicates.length, "track")} left out: the same as a chosen one`);
   by("seed-duplicates").replaceChildren(...(ofSeeds ? [ofSeeds] : []));
   by("results").className = "results";
   by("results").replaceChildren(...answer.results.map((result, i) => row(result, i, answer.weights, isFar, actions)));

@@ -9,7 +9,7 @@ import { drawParts, offerLabels, setUpFilters, setUpParts } from "./parts.js";
 import { completeEnds, drawEnds, endAt, isPath, placesOf, showPath, toPath } from "./path.js";
 import { asksAnything, emptyQuestion, fromFragment, same, setUsualWeights, toFragment, toQuestion, weightsOf } from "./question.js";
 import { clearResults, showResults } from "./results.js";
-import { learn, setEstimated } from "./tracks.js";
+import { learn } from "./tracks.js";
 
 const PAGE = 10, MOST = 100; // results shown at first, and at most
 let conditions = [];
@@ -47,7 +47,7 @@ async function run() {
   pending?.abort();
   by("save").hidden = by("to-map").hidden = true;
   if (isPathView() ? !isPath(state) : !asksAnything(state)) {
-    return clear(isPathView() ? "Find two tracks or upload recordings, and choose where the path begins and ends." : "Find a track to be like, choose a label, or upload a recording.");
+    return clear(isPathView() ? "Find two tracks, or upload recordings, and choose where the path begins and ends." : "Find a track, choose a label, or upload a recording.");
   }
   const own = (pending = new AbortController());
   by("found").classList.add("busy");
@@ -125,7 +125,7 @@ async function send(file) {
   const status = by("status"), before = status.textContent;
   try {
     if (file.size > catalogue.upload.max_bytes) throw new Refused(`This file is too large: the most is ${Math.round(catalogue.upload.max_bytes / 1e6)} MB.`);
-    status.textContent = "Uploading and listening to the recording…";
+    status.textContent = "Uploading and analysing the recording…";
     const answer = await upload(file);
     learnUpload(answer.upload, { ...answer, name: file.name, url: URL.createObjectURL(file) });
     await add(answer);
@@ -192,7 +192,6 @@ async function start() {
   }
   conditions = catalogue.conditions.map(({ name }) => name);
   setUsualWeights(catalogue.conditions);
-  setEstimated(catalogue.conditions);
   by("size").textContent = `${catalogue.size.toLocaleString("en")} tracks`;
   by("to-listen").hidden = !catalogue.listening_test;
   setUpControls();

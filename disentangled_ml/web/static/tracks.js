@@ -4,13 +4,10 @@ import { audioAddress } from "./api.js";
 import { el } from "./dom.js";
 
 const known = new Map();
-let estimated = new Set(); // conditions of which labels are estimated
-
-export const setEstimated = (conditions) => { estimated = new Set(conditions.filter((condition) => condition.estimated).map(({ name }) => name)); };
 
 export const learn = (tracks) => { for (const track of tracks) known.set(track.id, track); };
-export const nameOf = (track) => track.title ?? track.id;
-export const knownTrack = (id) => known.get(id) ?? { id, title: null, artist: null, album: null, labels: {}, audio: false };
+export const nameOf = (track) => track.name;
+export const knownTrack = (id) => known.get(id) ?? { id, name: id, title: null, artist: null, album: null, labels: {}, estimated: [], audio: false };
 
 export const labelText = (label) => (typeof label === "number" ? `${Math.round(label)} BPM` : Array.isArray(label) ? label.join(", ") : String(label));
 
@@ -20,7 +17,7 @@ export function titled(track) {
 }
 
 export const tags = (track) => el("div", { class: "tags" },
-  ...Object.entries(track.labels).map(([condition, label]) => estimated.has(condition)
+  ...Object.entries(track.labels).map(([condition, label]) => track.estimated.includes(condition)
     ? el("span", { title: `${condition}, estimated` }, `≈ ${labelText(label)}`) : el("span", { title: condition }, labelText(label))));
 
 export const player = (track, source = track.audio ? audioAddress(track.id) : null) =>

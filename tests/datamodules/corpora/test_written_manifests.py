@@ -153,7 +153,7 @@ def test_unknown_values_make_no_column_of_numbers_one_of_tags(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         corpus = open_manifest(tmp_path, "track_id,path,year,key\na,a.wav,1999,NA\nb,b.wav,N/A,\n")
     assert corpus.conditions == []
-    assert "hold numbers, not tags: year" in caplog.text
+    assert "columns of numbers, not tags, make no condition: year" in caplog.text
     assert "hold nothing known: key" in caplog.text
 
 

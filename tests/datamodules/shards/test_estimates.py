@@ -274,7 +274,7 @@ def test_a_chosen_column_that_says_nothing_and_cannot_be_estimated_is_named(mani
         estimated_conditions(config, build_corpus(config))
     caplog.clear()
     assert read_manifest(bare, [1, 0, 0], ["genre", "tempo"]).conditions == ["tempo"]
-    assert "no_genres.csv: columns taken as no condition, for they hold nothing known: genre" in caplog.text
+    assert "no_genres.csv: columns without any known value make no condition: genre" in caplog.text
 
 
 def test_conditions_of_no_track_are_named(manifest, tmp_path, caplog):

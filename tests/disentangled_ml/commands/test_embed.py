@@ -143,7 +143,7 @@ def test_what_is_odd_about_a_manifest_is_told_once(tmp_path, checkpoint, manifes
     with caplog.at_level(logging.INFO):
         run(f"checkpoint={checkpoint}", f"manifest={odd}", f"out={tmp_path}/index", "split=test")
     told = [record.getMessage() for record in caplog.records]
-    for odd in ("hold numbers, not tags: year", "hold nothing known: mood"):
+    for odd in ("of numbers, not tags, make no condition: year", "without any known value make no condition: mood"):
         assert sum(odd in line for line in told) == 1
 
 

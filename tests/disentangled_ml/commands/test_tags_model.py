@@ -149,6 +149,9 @@ def test_evaluation_on_estimated_labels_is_marked(tmp_path, shards, checkpoint, 
     embed.main(load_config(EmbedConfig, arguments))
     before = labels_of(out)
     assert len(before) == sum(COUNTS.values())
+    assert all(
+        track.estimated == ["genre"] for track in read_catalogue(out).every_track()
+    )  # the other labels are given
     entry["thresholds"]["bass"] = 1.1
     replace(index, root=root, conditions=[entry, *index.conditions[1:]]).write()
     embed.main(load_config(EmbedConfig, arguments))

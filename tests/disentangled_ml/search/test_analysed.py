@@ -182,11 +182,15 @@ def test_labels_are_estimated_where_most_tracks_have_none():
         {"tempo": 80.0, "mood": ["sad"]},
         {"tempo": 71.0},
     ]
+    assert [track.estimated for track in tracks] == [["tempo"], ["mood"], ["tempo", "mood"], []]
     assert estimated == {"tempo": 2, "mood": 2}
     records[1].labels["mood"] = ["Calm"]  # that is half of them
     tracks, estimated = describe_tracks(records, notes, 0.5)
     assert [track.labels.get("mood") for track in tracks] == [["Calm"], ["Calm"], None, None]
     assert estimated == {"tempo": 2}
+    for record in records:
+        record.labels.setdefault("tempo", 60.0)
+    assert [track.estimated for track in describe_tracks(records, notes, 0.5)[0]] == [None] * 4
 
 
 def test_an_estimated_tag_that_some_files_name_is_written_as_they_do():

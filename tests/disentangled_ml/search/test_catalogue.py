@@ -71,6 +71,17 @@ def test_names_of_any_characters(tmp_path):
     assert catalogue.find('a\nb "c" <d>') == 0
 
 
+def test_what_is_estimated_is_known_of_each_track_or_else_of_all(tmp_path):
+    labels = {"mood": ["sad"], "tempo": 90.0}
+    tracks = [
+        CatalogueTrack(str(n), None, None, labels, estimated=known) for n, known in enumerate((None, [], ["mood"]))
+    ]
+    catalogue = write_catalogue(tmp_path / "index", unit_rows(3), tracks=tracks, estimated=["genre", "tempo"])
+    assert catalogue.tracks(range(3)) == tracks
+    assert [catalogue.estimated_of(track) for track in tracks] == [["tempo"], [], ["mood"]]
+    assert ["estimated" in track.as_plain() for track in tracks] == [False, True, True]
+
+
 def change(folder, **changed) -> None:
     content = json.loads((folder / HEADER).read_text())
     (folder / HEADER).write_text(json.dumps({**content, **changed}))

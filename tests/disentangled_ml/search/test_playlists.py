@@ -126,8 +126,8 @@ def test_a_table_has_a_row_per_result(tmp_path):
     assert write_results(tmp_path / "x.csv", [result(1, "/a.wav", title=title), result(2, None)]) == 0
     with open(tmp_path / "x.csv", newline="", encoding="utf-8") as file:
         first, second = csv.DictReader(file)
-    assert [*first] == [*COLUMNS, "distance_genre", "distance_mood"]
-    assert [*first.values()] == ["1", "t1", "/a.wav", "Nina", title, "", "100.0", "1.5", "0.25", "0.5"]
+    assert [*first] == [*COLUMNS, "distance_genre", "distance_mood", "estimated"]
+    assert [*first.values()] == ["1", "t1", "/a.wav", "Nina", title, "", "100.0", "1.5", "0.25", "0.5", ""]
     assert (second["rank"], second["path"], second["artist"]) == ("2", "", "")
 
 
@@ -138,10 +138,15 @@ def test_no_text_of_a_table_is_a_formula_and_numbers_stay_numbers(tmp_path, begi
     write_results(tmp_path / "x.csv", [Result(0, track, -0.5, {"genre": -0.25})])
     with open(tmp_path / "x.csv", newline="", encoding="utf-8") as file:
         _, row = csv.reader(file)
-    assert row == ["1", f"'{text}", f"'{text}", f"'{text}", f"'{text}", f"a {text}", "-1.0", "-0.5", "-0.25"]
+    assert row == ["1", f"'{text}", f"'{text}", f"'{text}", f"'{text}", f"a {text}", "-1.0", "-0.5", "-0.25", ""]
 
 
-@pytest.mark.parametrize(("suffix", "content"), [("m3u8", HEAD), ("csv", ",".join(COLUMNS) + "\n")])
+def test_a_track_without_a_title_is_listed_by_the_name_of_its_file(tmp_path):
+    write_results(tmp_path / "x.m3u8", [Result(0, CatalogueTrack("a__b", None, str(tmp_path / "b.ogg"), {}), 0.0, {})])
+    assert (tmp_path / "x.m3u8").read_text() == f"{HEAD}#EXTINF:-1,b\nb.ogg\n"
+
+
+@pytest.mark.parametrize(("suffix", "content"), [("m3u8", HEAD), ("csv", ",".join([*COLUMNS, "estimated"]) + "\n")])
 def test_no_result_is_an_empty_file_of_the_form(tmp_path, suffix, content):
     write_results(tmp_path / f"x.{suffix}", [])
     assert (tmp_path / f"x.{suffix}").read_text() == content

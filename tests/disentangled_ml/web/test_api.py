@@ -45,6 +45,8 @@ def tracks_of(folder) -> list:
         path = folder / f"{number}.wav"
         path.write_bytes(b"x")
         tracks[number] = tracks[number]._replace(path=str(path))
+    tracks[3] = tracks[3]._replace(estimated=[])  # the others are as their catalogue says
+    tracks[5] = tracks[5]._replace(estimated=["mood"])
     return tracks
 
 
@@ -167,6 +169,15 @@ def test_errors_are_described(client, method, path, given, status):
     assert str(status) in document("1")["paths"][PREFIX + path][method.lower()]["responses"]
 
 
+@pytest.mark.parametrize(("method", "path"), [(method, path) for method, path, _, _ in REQUESTS])
+def test_unknown_parameters_are_refused_by_name(client, method, path):
+    answer = client.request(method, PREFIX + path.replace("{track_id}", "t1"), params={"limitt": 3})
+    assert answer.status_code == 400
+    known = {"/tracks": "q, limit, offset", "/map": "space"}.get(path, "none")
+    assert answer.json() == {"error": f"limitt is not a parameter of this address, which takes {known}"}
+    assert "400" in document("1")["paths"][PREFIX + path][method.lower()]["responses"]
+
+
 @pytest.mark.parametrize(
     ("asks_for", "status", "span"),
     [
@@ -235,6 +246,18 @@ def test_texts_hold_what_people_type():
     assert searched_text(track) == "blue t1 artist 1 gold happy rock"
 
 
+def test_a_track_is_named_by_its_title_its_file_or_its_id(client):
+    named = {track["id"]: track["name"] for track in client.get(f"{PREFIX}/tracks").json()["tracks"]}
+    assert [named[name] for name in ("t0", "t1", "t10", "t11")] == ["Song 0", "1", "Song 10", "t11"]
+    drawn = client.get(f"{PREFIX}/map").json()
+    assert dict(zip(drawn["ids"], drawn["names"], strict=True)).items() >= named.items()
+
+
+@pytest.mark.parametrize(("typed", "expected"), [("7.wav", ["t7"]), ("6.WAV", ["t6"]), ("t7 7.wav", ["t7"])])
+def test_a_track_is_found_by_the_name_of_its_file(client, typed, expected):
+    assert [track["id"] for track in client.get(f"{PREFIX}/tracks", params={"q": typed}).json()["tracks"]] == expected
+
+
 def test_labels_are_counted(client):
     labels = client.get(f"{PREFIX}/labels").json()["labels"]
     assert set(labels) == {"genre", "mood"}
@@ -245,6 +268,11 @@ def test_labels_are_counted(client):
 def test_what_is_estimated_is_told(client):
     conditions = client.get(f"{PREFIX}/catalogue").json()["conditions"]
     assert {each["name"]: each["estimated"] for each in conditions} == {"genre": False, "mood": False, "tempo": True}
+
+
+def test_labels_that_are_estimated_are_told_of_each_track(client):
+    told = {track["id"]: track["estimated"] for track in client.get(f"{PREFIX}/tracks").json()["tracks"]}
+    assert (told["t1"], told["t3"], told["t4"], told["t5"]) == (["tempo"], [], [], ["mood"])
 
 
 def test_health_says_what_is_served(client, view):

@@ -403,11 +403,12 @@ def test_a_question_is_composed_of_chips_shared_and_gone_back_to(served, tab):
         tab.get_by_label("How t2 counts").select_option("like its mood")
     tab.get_by_label("How t3 counts").select_option("avoid")
     with tab.expect_response("**/api/v1/compose"):
-        tab.get_by_label("A label of genre instead").select_option("jazz")
+        tab.get_by_label("Label for genre instead").select_option("jazz")
     assert fits(tab)
     with tab.expect_request("**/api/v1/compose") as asked:
         tab.locator("#filters > summary").click()
-        tab.get_by_label("Tempo of the seeds").select_option("slower (5 to 15 %)")
+        tab.get_by_label("Relative tempo").select_option("slower (5 to 15 %)")
+    assert tab.get_by_text("Half and double tempi count too.").is_visible()
     content = asked.value.post_data_json
     assert (content["seeds"], content["seeds_of"], content["avoid"]) == (["t1"], {"mood": ["t2"]}, ["t3"])
     assert (content["labels"], content["tempo_change"]) == ({"genre": "jazz"}, [-0.15, -0.05])
@@ -498,7 +499,7 @@ def test_a_path_is_a_line_on_the_map_until_something_else_is_asked(served, tab):
         for mark in ("#map .way .end", "#map .way g:not(.end)"):
             assert contrast(tab, (f"{mark} > text", "fill"), (f"{mark} > rect", "fill")) > 7
     before = tab.locator("#map .way .line").get_attribute("d")
-    tab.get_by_label("Near as to").select_option("tempo")
+    tab.get_by_label("Map by").select_option("tempo")
     tab.wait_for_function("d => (document.querySelector('#map .way .line')?.getAttribute('d') ?? d) !== d", arg=before)
     tab.get_by_role("tab", name="Similar").click()
     tab.wait_for_function("() => !document.querySelector('#map .way')")
@@ -542,7 +543,7 @@ def test_a_path_begins_at_an_upload(served, made, tab, tmp_path):
     tab.wait_for_selector("#map .way")
     assert (
         tab.locator("#map-note").inner_text()
-        == "The map lacks 1 of the path's 3 recordings; the nearest dot stands in."
+        == "Not on the map: 1 of the path's 3 recordings; the nearest dot stands in."
     )
     player = tab.locator("#results audio").first
     player.evaluate("audio => audio.play()")
@@ -564,9 +565,24 @@ def test_duplicates_are_folded_and_unfold(served, tab, made):
     tab.wait_for_selector("#results > li")
     assert "t1" not in names(tab)
     assert not tab.get_by_text("the same recording").is_visible()
+    assert tab.locator("#seed-duplicates summary").inner_text() == "1 track left out: the same as a chosen one"
     tab.locator("#seed-duplicates summary").click()
     assert tab.locator("#seed-duplicates li .name").all_inner_texts() == ["t1"]
     assert tab.get_by_text("the same recording").is_visible()
+
+
+@in_browser
+def test_no_line_of_labels_is_cut_in_half(served, tab):
+    opened(tab, served, "like=t1")
+    tab.wait_for_selector("#results > li")
+    found = tab.locator("#results .tags").first.evaluate("""tags => {
+        tags.style.width = "6rem";
+        const label = Object.assign(document.createElement("span"), { textContent: "label" });
+        tags.replaceChildren(...Array.from({ length: 20 }, () => label.cloneNode(true)));
+        const end = tags.getBoundingClientRect().bottom, lines = [...tags.children].map((each) => each.getBoundingClientRect());
+        return [lines.at(-1).top > end, lines.filter((line) => line.top < end - 1 && line.bottom > end + 1).length];
+    }""")
+    assert found == [True, 0]
 
 
 @in_browser
@@ -585,7 +601,7 @@ def test_the_map_is_clicked_and_marked_and_results_sound(served, tab):
     second.evaluate("audio => audio.play()")
     assert first.evaluate("audio => audio.paused")
     with tab.expect_response("**/api/v1/map*"):
-        tab.get_by_label("Near as to").select_option("tempo")
+        tab.get_by_label("Map by").select_option("tempo")
     tab.wait_for_selector("#legend svg.scale")
     tab.set_viewport_size({"width": 340, "height": 700})
     assert fits(tab)
