@@ -277,7 +277,7 @@ def told(catalogue: EmbeddedCatalogue, question: Question, composed: Composed, r
             distances={name: found.distances[name] for name in of_condition},
             percentile=percentile(found.distance, total),
             percentiles={name: percentile(found.distances[name], part) for name, part in of_condition.items()},
-            matches=explain(composed.labels, found.track, near),
+            matches=explain(composed.labels, found.track, near, question.tempo_change),
         )
         for found in results
     ]

@@ -154,7 +154,7 @@ def test_unknown_values_make_no_column_of_numbers_one_of_tags(tmp_path, caplog):
         corpus = open_manifest(tmp_path, "track_id,path,year,key\na,a.wav,1999,NA\nb,b.wav,N/A,\n")
     assert corpus.conditions == []
     assert "columns of numbers, not tags, make no condition: year" in caplog.text
-    assert "hold nothing known: key" in caplog.text
+    assert "columns without any known value make no condition: key" in caplog.text
 
 
 # Lists

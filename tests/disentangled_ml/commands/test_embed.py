@@ -64,7 +64,7 @@ def test_shards_are_embedded_as_evaluation_embeds_them(tmp_path, checkpoint, tin
     infos = [info for split in SPLITS for info in read_infos(index, split)]
     assert len(catalogue) == len(infos) == 84
     for track, info in zip(catalogue.tracks(range(84)), infos, strict=True):
-        assert track == (info.track_id, info.artist, None, info.labels, None, None)
+        assert track == (info.track_id, info.artist, None, info.labels, None, None, None)
     system, _ = load_network_system(checkpoint, index, "cpu")
     for split in SPLITS:
         ids, expected = system.embed(split, set()).tracks()
