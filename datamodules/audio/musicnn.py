@@ -114,6 +114,16 @@ def tag_model(condition: str, models: Sequence[str]) -> str | None:
     return next((model for model in CONDITION_TAGS.get(condition, ()) if model in models), None)
 
 
+def further_tags(conditions: Sequence[str], models: Sequence[str]) -> list[str]:
+    """Return the tags of conditions that only another of some networks knows than the one that ``tag_model`` names.
+
+    >>> further_tags(("genre", "mood"), ("msd", "mtt")), further_tags(("genre",), ("msd",))
+    (['classical'], [])
+    """
+    known = [FURTHER_TAGS.get(name, {}).get(model, {}) for name in conditions for model in models]
+    return [tag for tags in known for tag in tags]
+
+
 def tag_rows(condition: str, model: str) -> list[int]:
     """Return the places of a condition's tags in ``TAGS`` of a network.
 

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from datamodules.audio.decoding import MAX_LOST, UnusableAudio, encode_flac, read_recording
-from datamodules.audio.musicnn import tag_probabilities, window_features
+from datamodules.audio.musicnn import further_tags, tag_probabilities, window_features
 from datamodules.audio.spectrogram import log_mel, resample
 from datamodules.audio.tempo import NOTHING, Tempo, estimate_tempi, excerpt_of
 from datamodules.shards.copies import find_copies, former_copies, read_sounds, sound_code, without
@@ -90,7 +90,9 @@ class PreparationSettings:
         """
         names = ["audio", "min_frames", "store_waveform", "tempo", "tracks_per_shard", "max_lost"]
         names += [name for name in ("features", "estimated") if getattr(self, name)]
-        return f"PreparationSettings({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        further = further_tags(self.estimated, self.features)
+        said = [f"{name}={getattr(self, name)!r}" for name in names] + ([f"further={further}"] if further else [])
+        return f"PreparationSettings({', '.join(said)})"
 
     def members(self) -> list[str]:
         """Return the members of each sample, besides its labels."""

@@ -29,7 +29,7 @@ from disentangled_ml.commands.scan import music_folder, summary
 from disentangled_ml.commands.schemas import ServeConfig
 from disentangled_ml.commands.tags_model import save_checkpoint, tags_checkpoint
 from disentangled_ml.config import ConfigError, load_config
-from disentangled_ml.files import atomic_write, error_context, locked, output_context
+from disentangled_ml.files import UNFINISHED, atomic_write, error_context, locked, output_context
 from disentangled_ml.network.checkpoint import choose_device, load_checkpoint
 from disentangled_ml.search.analysed import (
     AnalysedCatalogue,
@@ -91,10 +91,14 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> None:
     if embedder is None:
         check_usable(music, tracks, rejected, store)
     if embedder is None or (config.model == TAGS and is_outgrown(checkpoint, len({each.digest for each in tracks}))):
-        write_tags_model(checkpoint, tracks, store)
-        embedder = Embedder(checkpoint, choose_device(config.accelerator))
+        made = checkpoint.with_name(f"{checkpoint.name}{UNFINISHED}")
+        write_tags_model(made, tracks, store)
+        embedder = Embedder(made, choose_device(config.accelerator))
     embeddings = embed_contents(embedder, tracks, store, out)
     catalogue = AnalysedCatalogue(str(out / MANIFEST), tracks, embeddings, store, rejected, config.tag_share)
+    if embedder.checkpoint.name.endswith(UNFINISHED):
+        # Only now: until then the catalogue of before needs the model of before.
+        embedder.checkpoint = embedder.checkpoint.replace(checkpoint)
     assemble(out, embedder, catalogue, catalogue.batches(), None, catalogue.estimated)
     show_summary(read_catalogue(out), corpus.notes)
     for name, number in sorted(catalogue.estimated.items()):

@@ -219,7 +219,7 @@ def the_one(config: DictConfig, key: str, search: SimilaritySearch) -> str:
     """Return the one name that ``like`` gives. Raises ConfigError for several."""
     names = names_of(config.like, search)
     if len(names) != 1:
-        raise ConfigError(f"{key} needs one track: give like=TRACK_ID")
+        raise ConfigError(f"{key} needs one track: give like=TRACK_ID, or like=FILE")
     return names[0]
 
 

@@ -88,8 +88,6 @@ class ViewOpener:
     def __init__(self, config: DictConfig, limits: UploadLimits, root: Path | None):
         self.config, self.limits, self.root = config, limits, root
         self.embedder = self.open_embedder()
-        names = self.embedder.condition_names
-        self.weights = None if config.weights_file is None else read_weights(config.weights_file, names)
 
     def open_embedder(self) -> Embedder:
         catalogue, device = read_catalogue(self.config.index), choose_device(self.config.accelerator)
@@ -104,7 +102,9 @@ class ViewOpener:
         search = self.embedder.open(self.config.index).search_of()
         bounds = Bounds(self.limits.max_seconds, self.config.decode_seconds)
         embed_upload = upload_embedder(self.embedder, bounds)
-        return CatalogueView(search, embed_upload, plane, self.limits, self.root, self.weights)
+        file, names = self.config.weights_file, self.embedder.condition_names
+        weights = None if file is None else read_weights(file, names)
+        return CatalogueView(search, embed_upload, plane, self.limits, self.root, weights)
 
 
 def plane(points: np.ndarray) -> np.ndarray:

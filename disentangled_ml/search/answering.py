@@ -6,7 +6,6 @@ and where there are no others the reading ends: else it could be that of a whole
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -182,9 +181,12 @@ def allowed_rows(catalogue: EmbeddedCatalogue, question: Question, composed: Com
 
 
 def tempo_seeds(seeds: Mapping[str, Sequence[KnownSeed]]) -> Sequence[KnownSeed]:
-    """Return the seeds that tempi are relative to: those that stand for tempo, else the first of all whose tempo is known."""
-    known = (seed for seed in distinct(seeds) if seed.track is not None and TEMPO in seed.track.labels)
-    return seeds[TEMPO] or list(islice(known, 1))
+    """Return the seeds that tempi are relative to: those that stand for tempo, else the first of all, whose tempo is known."""
+
+    def known(some: Sequence[KnownSeed]) -> list[KnownSeed]:
+        return [seed for seed in some if seed.track is not None and TEMPO in seed.track.labels]
+
+    return known(seeds[TEMPO]) or known(distinct(seeds))[:1]
 
 
 def seed_tempo(composed: Composed) -> float:

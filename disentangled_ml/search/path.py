@@ -59,7 +59,7 @@ def path_between(
     weight = check_weights(weights, search.catalogue.condition_names)
     ends = [find_seed(search, seed, {}) for seed in (a, b)]
     if ends[0].row == ends[1].row and np.array_equal(ends[0].embedding, ends[1].embedding):
-        raise ValueError(f"the path begins and ends at {end_name(a)}: give two tracks")
+        raise ValueError(f"the path begins and ends at {end_name(a)}: give two different ones")
     layers = near_the_line(search, ends, n, weight, method)
     points = [ends[0].embedding[None], *(search.catalogue.embedding[rows] for rows in layers), ends[1].embedding[None]]
     scale = np.sqrt(scales(weight, search.catalogue.model.masks))

@@ -21,20 +21,24 @@ from datamodules.corpora.manifest_table import ManifestError
 LAST, DELETED = "last.csv", "deleted.csv"
 
 
-def keep_deleted(beside: Path, track_ids: Collection[str]) -> None:
-    """Keep the rows of tracks that a person has deleted, as they were; without such tracks the list stays as it is."""
+def keep_deleted(beside: Path, track_ids: Collection[str]) -> set[str]:
+    """Keep the rows of tracks that a person has deleted, as they were; return the tracks whose rows are kept.
+
+    Without such tracks the list stays as it is.
+    """
     if not track_ids:
-        return
+        return set()
     last, listed = (read_kept(beside / name) for name in (LAST, DELETED))
-    before = [row for row in listed.rows if row_id(row) in track_ids]
-    names = set(map(row_id, before))
-    rows = before + [row for row in last.rows if row_id(row) in track_ids and row_id(row) not in names]
+    newest = [row for row in last.rows if row_id(row) in track_ids]
+    names = set(map(row_id, newest))
+    rows = [row for row in listed.rows if row_id(row) in track_ids and row_id(row) not in names] + newest
     others = {
         column: name for column, name in zip(listed.columns, listed.header, strict=True) if column not in last.columns
     }
     header = dict(zip(last.columns, last.header, strict=True)) | others
     file = ManifestFile([*header], [*header.values()], [], last.separator, last.mark)
     write_manifest(beside / DELETED, manifest_text(file, rows))
+    return set(map(row_id, rows))
 
 
 def read_kept(path: Path) -> ManifestFile:

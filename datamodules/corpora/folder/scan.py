@@ -111,9 +111,9 @@ def scan_folder(music: Path, manifest: Path) -> ScanReport:
         usable = {path: reading for path, reading in readings.items() if not reading.failure}
         merged = merge(file, state.tracks, usable, cell_of, partial(place_in, str(music), str(manifest.parent)))
         after = ScanState(str(music), list(TAG_COLUMNS), readings, merged.tracks)
-        deleted = {name for name in merged.placement.path_of if merged.tracks[name].is_deleted}
-        lost = {name for name in deleted if name in state.tracks and not state.tracks[name].is_deleted}
-        keep_deleted(beside, deleted)
+        deleted = {name for name, track in merged.tracks.items() if track.is_deleted}
+        gone = {name for name in deleted if name in state.tracks and not state.tracks[name].is_deleted}
+        lost = gone & keep_deleted(beside, deleted) & merged.placement.path_of.keys()
         if after != state:
             save(after._replace(tracks=pending(state.tracks, merged.tracks)))
         text = manifest_text(file, merged.rows)

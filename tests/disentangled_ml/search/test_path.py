@@ -100,10 +100,10 @@ def test_a_short_line_has_tracks_for_all_steps(search, monkeypatch):
     ("arguments", "message"),
     [
         (("t1", "t2", 0), "steps=0 is not legal: give a number from 1 to 100"),
-        (("t1", "t1", 3), "the path begins and ends at t1: give two tracks"),
+        (("t1", "t1", 3), "the path begins and ends at t1: give two different ones"),
         (("t1", "x", 3), "x is no track of"),
         (("t1", np.ones(3), 3), "the query is no embedding: 12 finite numbers expected"),
-        ((np.ones(12), np.ones(12), 3), "the path begins and ends at a recording of yours: give two tracks"),
+        ((np.ones(12), np.ones(12), 3), "the path begins and ends at a recording of yours: give two different ones"),
         (("t1", "t3", 60, None, 1), "too few tracks are near the line from t1 to t3"),
     ],
 )

@@ -83,6 +83,13 @@ def test_seeds_for_all_stand_where_a_condition_has_none(search):
     assert given.weights["tempo"] == 2.0
 
 
+def test_tempi_are_relative_to_a_seed_whose_tempo_is_known(search):
+    change = {"tempo_change": (-0.15, -0.05), "k": N, "fold_duplicates": False}
+    own = search.ask(Question(seeds=["t4"], seeds_of={"genre": ["t85"]}, **change))  # the tempo of t4 is not known
+    expected = search.ask(Question(seeds=["t85"], **change))
+    assert set(rows_of(own)) == set(rows_of(expected)) - {4}
+
+
 def test_without_a_seed_for_tempo_it_is_relative_to_the_first_that_has_one(search):
     own = {"genre": ["t4"], "mood": ["t85"]}  # the tempo of t4 is not known
     answer = search.ask(Question(seeds_of=own, tempo_change=(-0.15, -0.05), k=N, fold_duplicates=False))

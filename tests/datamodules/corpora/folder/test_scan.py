@@ -234,6 +234,29 @@ def test_rows_that_an_editor_has_lost_are_put_back_as_they_were(folder):
     assert (folder / "all.csv").read_text().splitlines() == [header, three, one, two]
 
 
+def test_a_row_that_is_lost_twice_is_kept_as_it_was_last(folder):
+    header, one, two, three = (folder / "all.csv").read_text().splitlines()
+    for title in ("T 1", "My own title"):
+        (folder / "all.csv").write_text("\n".join([header, one, two, three]) + "\n")
+        edit(folder, "T 1", title)
+        scan(folder)
+        edited = (folder / "all.csv").read_text().splitlines()
+        (row,) = (line for line in edited if title in line)
+        (folder / "all.csv").write_text("\n".join(line for line in edited if line != row) + "\n")
+        assert scan(folder).deletions.read_text().splitlines() == [header, row]
+
+
+def test_a_lost_row_is_kept_while_its_file_is_away(folder):
+    header, one, two, three = (folder / "all.csv").read_text().splitlines()
+    (folder / "all.csv").write_text(header + "\n")
+    scan(folder)
+    away = folder / "away.mp3"
+    (folder / "music" / "A" / "one.mp3").rename(away)
+    scan(folder)
+    away.rename(folder / "music" / "A" / "one.mp3")
+    assert set(scan(folder).deletions.read_text().splitlines()) == {header, one, two, three}
+
+
 @pytest.mark.parametrize("place", ["before the manifest", "behind the manifest"])
 def test_lost_rows_are_kept_by_a_scan_that_is_killed(folder, monkeypatch, place):
     header, *rows = (folder / "all.csv").read_text().splitlines()
@@ -433,6 +456,29 @@ def test_two_scans_at_once_are_refused(folder):
 
 class Killed(BaseException):
     """The end of a process, as far as files show it."""
+
+
+def test_a_row_that_is_lost_twice_is_kept_as_it_was_last(folder):
+    header, one, two, three = (folder / "all.csv").read_text().splitlines()
+    for title in ("T 1", "My own title"):
+        (folder / "all.csv").write_text("\n".join([header, one, two, three]) + "\n")
+        edit(folder, "T 1", title)
+        scan(folder)
+        edited = (folder / "all.csv").read_text().splitlines()
+        (row,) = (line for line in edited if title in line)
+        (folder / "all.csv").write_text("\n".join(line for line in edited if line != row) + "\n")
+        assert scan(folder).deletions.read_text().splitlines() == [header, row]
+
+
+def test_a_lost_row_is_kept_while_its_file_is_away(folder):
+    header, one, two, three = (folder / "all.csv").read_text().splitlines()
+    (folder / "all.csv").write_text(header + "\n")
+    scan(folder)
+    away = folder / "away.mp3"
+    (folder / "music" / "A" / "one.mp3").rename(away)
+    scan(folder)
+    away.rename(folder / "music" / "A" / "one.mp3")
+    assert set(scan(folder).deletions.read_text().splitlines()) == {header, one, two, three}
 
 
 @pytest.mark.parametrize("place", ["before the manifest", "behind the manifest"])
