@@ -458,29 +458,6 @@ class Killed(BaseException):
     """The end of a process, as far as files show it."""
 
 
-def test_a_row_that_is_lost_twice_is_kept_as_it_was_last(folder):
-    header, one, two, three = (folder / "all.csv").read_text().splitlines()
-    for title in ("T 1", "My own title"):
-        (folder / "all.csv").write_text("\n".join([header, one, two, three]) + "\n")
-        edit(folder, "T 1", title)
-        scan(folder)
-        edited = (folder / "all.csv").read_text().splitlines()
-        (row,) = (line for line in edited if title in line)
-        (folder / "all.csv").write_text("\n".join(line for line in edited if line != row) + "\n")
-        assert scan(folder).deletions.read_text().splitlines() == [header, row]
-
-
-def test_a_lost_row_is_kept_while_its_file_is_away(folder):
-    header, one, two, three = (folder / "all.csv").read_text().splitlines()
-    (folder / "all.csv").write_text(header + "\n")
-    scan(folder)
-    away = folder / "away.mp3"
-    (folder / "music" / "A" / "one.mp3").rename(away)
-    scan(folder)
-    away.rename(folder / "music" / "A" / "one.mp3")
-    assert set(scan(folder).deletions.read_text().splitlines()) == {header, one, two, three}
-
-
 @pytest.mark.parametrize("place", ["before the manifest", "behind the manifest"])
 def test_a_scan_that_ends_around_the_manifest_takes_no_cell_of_its_own_for_a_persons(folder, monkeypatch, place):
     edit(folder, "music/A/one.mp3,A,", "music/A/one.mp3,mine,")
