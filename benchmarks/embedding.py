@@ -98,7 +98,9 @@ def measure_merging(n_rows: int, folder: Path) -> Iterator[tuple[str, str]]:
     write_manifest(folder / "manifest.csv", n_rows)
     masks = np.kron(np.eye(len(NAMES)), np.ones((1, DIM // len(NAMES)))).astype(np.float32)
     embedder = SimpleNamespace(
-        checkpoint=folder / "x.ckpt", model=ModelDescription("0" * 64, NAMES, masks, AUDIO, CHUNK_FRAMES, {})
+        checkpoint=folder / "x.ckpt",
+        condition_names=NAMES,
+        model=ModelDescription("0" * 64, NAMES, masks, AUDIO, CHUNK_FRAMES, {}),
     )
     store = EmbeddedStore(folder / "index", "0" * 64, str(folder / "manifest.csv"))
     store.claim()
