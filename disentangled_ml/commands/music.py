@@ -96,7 +96,7 @@ def make_catalogue(config: DictConfig, music: Path, out: Path) -> None:
         embedder = Embedder(made, choose_device(config.accelerator))
     embeddings = embed_contents(embedder, tracks, store, out)
     catalogue = AnalysedCatalogue(str(out / MANIFEST), tracks, embeddings, store, rejected, config.tag_share)
-    if embedder.checkpoint.name.endswith(UNFINISHED):
+    if embedder.checkpoint != checkpoint:
         # Only now: until then the catalogue of before needs the model of before.
         embedder.checkpoint = embedder.checkpoint.replace(checkpoint)
     assemble(out, embedder, catalogue, catalogue.batches(), None, catalogue.estimated)
