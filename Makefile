@@ -49,8 +49,10 @@ to-embed := $(if $(from-manifest),$(demo-manifest),$(if $(data-is-demo),shards/d
 is-any := $(and $(filter-out file,$(origin INDEX)),$(from-manifest),$(filter file,$(origin MANIFEST)))
 given = $(if $(filter-out file,$(origin CHECKPOINT)),$(CHECKPOINT))
 given-checkpoint = $(if $(given),'checkpoint=$(given)')
-# The newest run on what INDEX is named after, else the newest of all
-its-newest = { ls -t runs/$(notdir $(INDEX))-*/checkpoints/best.ckpt; ls -t runs/*/checkpoints/best.ckpt; } 2>/dev/null | head -n 1
+# The newest run on the demo; of other music the newest on what INDEX is named after, else the newest of all
+is-demo := $(if $(from-manifest),$(demo-manifest),$(data-is-demo))
+its-runs = $(if $(is-demo),runs/demo-*,runs/$(notdir $(INDEX))-* runs/*)
+its-newest = { $(foreach runs,$(its-runs),ls -t $(runs)/checkpoints/best.ckpt;) } 2>/dev/null | head -n 1
 of-source = $(if $(is-any),,'source=$(source)')
 out-logs = $(if $(own-out),$(shards),$(OUT))/slurm
 tasks = $(or $(filter-out 0,$(GPUS)),1)
@@ -143,8 +145,8 @@ report: .venv/ready ## make one HTML page of RUN (the newest run; trained when m
 	$(PY) -m disentangled_ml html_report "run=$(or $(RUN),$$(ls -td runs/*/ | head -n 1))" \
 		$(if $(filter-out file,$(origin MANIFEST)),'manifest=$(MANIFEST)') $(ARGS)
 
-embed: .venv/ready $(to-embed) ## embed the recordings of MANIFEST, or the tracks of DATA, by CHECKPOINT (of its runs, or of all, the newest; trained when missing) into INDEX
-	$(if $(CHECKPOINT),,$(MAKE) train DATA='$(DATA)')
+embed: .venv/ready $(to-embed) ## embed the recordings of MANIFEST, or the tracks of DATA, by CHECKPOINT (the newest of its runs; for your own music else the newest of all; trained when missing) into INDEX
+	$(if $(or $(given),$(shell $(its-newest))),,$(MAKE) train DATA='$(DATA)')
 	$(PY) -m disentangled_ml embed "checkpoint=$(or $(given),$$($(its-newest)))" $(embedded) $(ARGS)
 
 search: .venv/ready ## search INDEX (embedded when missing) for what is LIKE a track or file, by WEIGHTS="genre=1 mood=.5"; without LIKE: measure how well that works

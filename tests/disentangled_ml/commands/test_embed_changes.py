@@ -197,6 +197,8 @@ def test_make_says_of_what_the_index_must_be():
         assert "checkpoint=" not in said(target, "INDEX=i").rpartition(f" {target} ")[2]
         assert "'checkpoint=x.ckpt'" in said(target, "INDEX=i", "CHECKPOINT=x.ckpt")
     assert '"checkpoint=x.ckpt"' in said("embed", "CHECKPOINT=x.ckpt")
+    for demo in ([], ["DATA=demo"], ["INDEX=i"]):
+        assert "{ ls -t runs/demo-*/checkpoints/best.ckpt; }" in said("embed", *demo)
     assert "{ ls -t runs/b-*/checkpoints/best.ckpt; ls -t runs/*/checkpoints/best.ckpt; }" in said(
         "embed", "MANIFEST=a/b/m.csv"
     )
